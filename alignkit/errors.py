@@ -1,0 +1,54 @@
+"""Errors that a user may meet, each with the exit code of the command that meets it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class AlignkitError(Exception):
+    """Base class. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(AlignkitError):
+    """The user's input can't be used; nothing has started.
+
+    Args:
+        what: what is wrong, in one sentence.
+        where: the key path, `file:line` or plugin that it was found in.
+        fix: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(": ".join(part for part in (where, what) if part) + (f"\n  fix: {fix}" if fix else ""))
+
+
+class StoppedByCheck(AlignkitError):  # noqa: N818
+    """A check stopped the run on purpose: a non-finite loss, a KL limit, a budget. What was saved is good."""
+
+    exit_code = 3
+
+
+class PluginError(AlignkitError):
+    """A plugin raised or returned something that its interface does not allow."""
+
+
+class CheckpointError(AlignkitError):
+    """No checkpoint verifies, or the one asked for belongs to another recipe or other data."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name: the closest known one, or all of them."""
+    options = sorted(known)
+    matches = get_close_matches(name, options, n=1)
+    if matches:
+        return f"did you mean {matches[0]!r}?"
+    return f"choose one of: {', '.join(options)}" if options else "none is available"

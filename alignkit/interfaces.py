@@ -1,0 +1,281 @@
+"""The four roles that plugins fill, as abstract classes. Importing this module imports no torch.
+
+A third-party plugin subclasses one of them, names its options in a `Config` dataclass and registers both through a
+hook (`alignkit.hookspecs`). Shapes: G groups, S responses, R response tokens of a batch (see `alignkit.batch`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from alignkit.batch import GroupBatch
+    from alignkit.records import Group, Prompt
+
+INTERFACE_VERSION = 1
+"""Version of everything in this module and in `hookspecs`; a plugin module declares the one it was written for."""
+
+Metrics = dict[str, "Tensor | float"]
+"""Figures of one micro-batch. The engine adds them up over the micro-batches and processes of a step, so write them
+with the batch's `token_mean`, `response_mean` and `group_mean`."""
+
+
+def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
+    raise RuntimeError(f"this context can't build a {role} component ({spec.get('plugin')!r})")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a component may use of the run that builds it.
+
+    Attributes:
+        seed: the run's seed.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        folder: where the component may keep files of its own, or None.
+        build: makes another component from a spec, for components that are made of others.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    folder: Path | None = None
+    build: Callable[[str, ComponentSpec], Component[Any]] = field(default=_no_builder)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+class Component(ABC, Generic[ConfigT]):
+    """A part that a plugin supplies. `Config` names its options; an instance holds them as `self.config`."""
+
+    Config: ClassVar[type[Config]] = Config
+
+    def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
+        self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
+        self.context = context if context is not None else Context()
+
+
+@dataclass(frozen=True)
+class PolicyOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        logprobs: [R] log-probability of each response token, of the distribution at the batch's temperature.
+        entropy: [R] entropy of that distribution, when asked for.
+        hidden: [R, H] last hidden state at the position that predicts each response token, when asked for.
+        values: [R] value head at the same positions, when asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None = None
+    hidden: Tensor | None = None
+    values: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ScorerOutput:
+    """A scalar for every token: `values` [R] at the position that predicts each response token, `scores` [S] at the
+    last token of each response."""
+
+    values: Tensor
+    scores: Tensor
+
+
+class Model(ABC):
+    """What a policy and a scorer share: they encode groups, are made of modules, and can be saved."""
+
+    @abstractmethod
+    def encode(self, groups: Sequence[Group]) -> GroupBatch:
+        """The token batch of text records, on this model's device. Each response ends with its stop token.
+
+        Raises:
+            InputError: a prompt and its response don't fit the model's context.
+        """
+
+    @abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules by name. The engine prepares, optimises, saves and restores them by these names."""
+
+    @abstractmethod
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        """Runs further forward passes through these modules: the ones that the engine wrapped, under their names."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Writes a folder from which the model loads again, here and in other tools."""
+
+
+class Scorer(Model):
+    """A trunk with one scalar head on every token: a reward model or a critic."""
+
+    @abstractmethod
+    def forward(self, batch: GroupBatch) -> ScorerOutput:
+        """Scores all responses of every group in one pass."""
+
+
+class Policy(Component[ConfigT], Model):
+    """A language model that can be sampled, scored and trained."""
+
+    @abstractmethod
+    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+        """Samples `n` responses a prompt, with the `logprobs` [R] they were sampled with and `finished` [S].
+
+        A response depends on its prompt, its index and the seed, not on what is sampled beside it.
+        """
+
+    @abstractmethod
+    def forward(
+        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+    ) -> PolicyOutput:
+        """Log-probabilities of the response tokens, and what else is asked for, in one pass."""
+
+    @abstractmethod
+    def reference(self) -> Policy[Any]:
+        """This policy as it is now, frozen: the adapter switched off, or a copy."""
+
+    @abstractmethod
+    def add_value_head(self) -> None:
+        """Adds a scalar head, zero at the start, on every token of this policy's trunk, for `forward(values=True)`."""
+
+    @abstractmethod
+    def scorer(self) -> Scorer:
+        """A new scorer with its own trunk, a copy of this policy's, and a head that is zero at the start."""
+
+    @classmethod
+    @abstractmethod
+    def load_scorer(cls, path: Path, context: Context) -> Scorer:
+        """The scorer that `Scorer.save` wrote.
+
+        Raises:
+            InputError: the folder holds no scorer (a causal LM has no scoring head).
+        """
+
+
+class RewardSource(Component[ConfigT]):
+    """Scores responses: a trained model, a rule, a judge, a function."""
+
+    @abstractmethod
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        """One float a response, higher is better, None to abstain. Never depends on what is scored beside it."""
+
+    def calibrate(self, groups: Sequence[Group]) -> None:
+        """Called once after training with demonstrations, to fix the scale of the scores. Does nothing by default."""
+
+    def start_critic(self) -> Scorer | None:
+        """A trainable copy of the model behind this source for a critic to start from, or None where there is none."""
+        return None
+
+
+class Sampler(Protocol):
+    """Samples from the policy that a run is at; what labellers of fresh responses are given."""
+
+    prompts: Sequence[Prompt]
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        """K responses for each prompt."""
+
+
+class PreferenceSource(Component[ConfigT]):
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses."""
+
+    @abstractmethod
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """The groups in a fixed order. Files ignore the sampler; labellers call it."""
+
+
+class Feed(Enum):
+    """What an algorithm learns from, and so what the pipeline must bring."""
+
+    DEMONSTRATIONS = "demonstrations"
+    RANKINGS = "rankings"
+    LABELS = "labels"
+    ROLLOUTS = "rollouts"
+
+
+OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
+
+
+class Optimizer(Component[OptionsT]):
+    """An alignment algorithm: what happens to a batch once, and the loss of a micro-batch. The engine does the rest.
+
+    Attributes:
+        consumes: the kind of feed.
+        uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made.
+        couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
+    """
+
+    Config: ClassVar[type[Config]] = TrainingOptions
+    consumes: ClassVar[Feed]
+    uses_reference: ClassVar[bool] = False
+    couples_responses: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context)
+        self.policy = policy
+        self.reward = reward
+        self.reference: Policy[Any] | None = policy.reference() if self.uses_reference else None
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """Called once for each batch, without gradient: reference log-probabilities, advantages. Returns a new batch.
+
+        An offline algorithm is given its data set in pieces, an online one the scored rollouts of an iteration.
+        """
+        return batch
+
+    @abstractmethod
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        """The loss of a micro-batch, a scalar written with the batch's means, and its metrics."""
+
+    def keep_going(self, metrics: Mapping[str, float]) -> bool:
+        """After each optimisation step: whether to go on with the rest of this batch (early stop on KL)."""
+        return True
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What is trained, by name: the policy's modules, and any critic or head of the algorithm's own."""
+        return self.policy.modules()
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        """Takes over the wrapped modules; see `Model.bind`."""
+        self.policy.bind(modules)
+
+    def learning_rate_scales(self) -> Mapping[str, float]:
+        """Factors on the learning rate by prefix of the qualified parameter name (`policy.value_head`)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State beside the modules that a resumed run needs (KL controller, running statistics): JSON types."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+    def save(self, path: Path) -> None:
+        """Writes what was trained: the policy, or a reward model."""
+        self.policy.save(path)
+
+
+class MetricSink(Component[ConfigT]):
+    """Receives the metrics of every optimisation step, beside metrics.jsonl."""
+
+    @abstractmethod
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One record: `stage`, `step` and the figures."""
+
+    def close(self) -> None:
+        """The run has ended."""

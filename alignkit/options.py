@@ -1,0 +1,95 @@
+"""Options of plugins: frozen dataclasses with declared ranges, and the kinds of value that they share.
+
+Free of torch, so that options can be shown and checked before anything heavy is imported. Each field of an options
+class carries a docstring under it; `plugins show`, `--help` and the docs are generated from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, Le
+
+NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+ComponentSpec = Mapping[str, Any]
+"""A component inside another one's options: `{plugin = "name", option = value, ...}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every options class."""
+
+    def check(self) -> None:
+        """Checks what types and ranges can't say, before any model loads (a file is there, two options agree).
+
+        Raises:
+            InputError: with the option's name in `where`, relative to this class.
+        """
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        """(key, role, spec) of every component inside these options, so that they are checked before the start."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Config):
+    """Options that every Optimizer has: how the one training loop of the engine runs it."""
+
+    learning_rate: NonNegative = 1e-5
+    """Peak learning rate of AdamW."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Course of the learning rate after the warm-up, towards zero over the planned steps."""
+    warmup: Fraction = 0.05
+    """Share of the planned steps over which the learning rate rises from zero."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta2: Fraction = 0.99
+    """Decay of AdamW's second moment."""
+    max_grad_norm: Positive = 1.0
+    """The gradient is scaled down to this Euclidean norm."""
+    n_epochs: Count = 1
+    """Passes over each batch: over the data set for offline algorithms, over the rollouts for online ones."""
+    minibatch_size: Count = 16
+    """Groups (a prompt with its responses) in one optimisation step, over all processes."""
+    max_tokens: Count = 16384
+    """Token budget of one micro-batch; halved when memory runs out. It never changes the gradient."""
+    save_every: Natural = 0
+    """Optimisation steps between checkpoints; 0 saves at the end of each batch of rollouts or epoch."""
+    keep_checkpoints: Count = 2
+    """Newest checkpoints that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(TrainingOptions):
+    """Options of every online Optimizer: how many rollouts are sampled."""
+
+    iterations: Count = 100
+    """Rounds of sampling, scoring and optimising."""
+    batch_size: Count = 32
+    """Prompts sampled in each iteration, over all processes."""
+    group_size: Count = 1
+    """Responses sampled for each prompt."""
+    max_kl: NonNegative = 0.0
+    """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Config):
+    """How responses are sampled."""
+
+    max_tokens: Count = 128
+    """Longest response, in tokens; a response that reaches it is unfinished."""
+    temperature: NonNegative = 1.0
+    """The logits are divided by it; 0 takes the likeliest token. Log-probabilities are of the tempered distribution."""
+    top_k: Natural = 0
+    """Only the k likeliest tokens; 0 keeps all. Not for rollouts that are trained on."""
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Only the likeliest tokens whose probabilities sum to this. Not for rollouts that are trained on."""
+    min_tokens: Natural = 0
+    """No stop token before this many tokens. Not for rollouts that are trained on."""

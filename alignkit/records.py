@@ -1,0 +1,182 @@
+"""Text records: a prompt and its K responses. Free of torch, read from and written to JSONL.
+
+A demonstration is a group of one, a preference pair a ranked group of two, a human ranking a ranked group of K, and a
+rollout a scored group. Every stage of the pipeline passes these records on as files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What the policy is asked: plain `text` for base models or chat `messages`, exactly one of the two.
+
+    `meta` holds what a reward may need (a reference answer, an id) and is passed on untouched.
+    """
+
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError("a prompt is either text or messages, exactly one of them")
+        if self.messages is not None:
+            if not self.messages:
+                raise ValueError("a prompt's messages are empty")
+            for message in self.messages:
+                if not isinstance(message.get("role"), str) or "content" not in message:
+                    raise ValueError(f"a message needs 'role' and 'content', found {sorted(message)}")
+
+    @property
+    def content(self) -> str | list[Message]:
+        """The text, or the list of messages: the form in which a prompt is stored and passed to reward functions."""
+        return self.text if self.messages is None else list(self.messages)  # type: ignore[return-value]
+
+    @property
+    def key(self) -> str:
+        """A stable digest of the content, to split and match records by prompt."""
+        return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def plain(self) -> str:
+        """The prompt as readable text, whatever its form."""
+        if self.messages is None:
+            return self.text or ""
+        return "\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
+
+    @classmethod
+    def of(cls, content: str | Iterable[Message], meta: Mapping[str, Any] | None = None) -> Prompt:
+        """The prompt of a string or of messages."""
+        if isinstance(content, str):
+            return cls(text=content, meta=dict(meta or {}))
+        return cls(messages=tuple(dict(message) for message in content), meta=dict(meta or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt and its K >= 1 responses, with whatever is known about them.
+
+    Attributes:
+        ranks: one integer a response, 0 is the best, ties share a rank.
+        scores: one float a response, higher is better, None where the source abstained.
+        labels: desirable or not, for unpaired feedback.
+        source: where the feedback comes from.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...] | None = None
+    scores: tuple[float | None, ...] | None = None
+    labels: tuple[bool, ...] | None = None
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.responses)
+        if count == 0:
+            raise ValueError("a group needs at least one response")
+        if not all(isinstance(response, str) for response in self.responses):
+            raise ValueError("a response is a string")
+        for name, values in (("ranks", self.ranks), ("scores", self.scores), ("labels", self.labels)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{len(values)} {name} for {count} responses")
+        if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
+            raise ValueError(f"ranks are integers from 0 (best), found {list(self.ranks)}")
+        if self.scores is not None and not all(score is None or math.isfinite(score) for score in self.scores):
+            raise ValueError(f"scores are finite numbers or null, found {list(self.scores)}")
+        if self.labels is not None and not all(isinstance(label, bool) for label in self.labels):
+            raise ValueError(f"labels are true or false, found {list(self.labels)}")
+
+    def preferred_pairs(self) -> list[tuple[int, int]]:
+        """(better, worse) indices of all pairs that the ranks order; ties give none."""
+        ranks = self.ranks or ()
+        return [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b]
+
+    def ranked_by_scores(self) -> Group:
+        """The same group with ranks from its scores: equal scores tie, a response without a score is dropped."""
+        scores = self.scores or (None,) * len(self.responses)
+        kept = [(response, score) for response, score in zip(self.responses, scores, strict=True) if score is not None]
+        if not kept:
+            raise ValueError("no response has a score")
+        order = sorted({score for _, score in kept}, reverse=True)
+        return replace(
+            self,
+            responses=tuple(response for response, _ in kept),
+            scores=tuple(score for _, score in kept),
+            ranks=tuple(order.index(score) for _, score in kept),
+            labels=None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON types; empty fields are left out."""
+        record: dict[str, Any] = {"prompt": self.prompt.content, "responses": list(self.responses)}
+        for name in ("ranks", "scores", "labels"):
+            if (values := getattr(self, name)) is not None:
+                record[name] = list(values)
+        if self.source:
+            record["source"] = self.source
+        if self.meta:
+            record["meta"] = dict(self.meta)
+        if self.prompt.meta:
+            record["prompt_meta"] = dict(self.prompt.meta)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Group:
+        """The group of a JSON record. Raises ValueError or KeyError where it is none."""
+
+        def optional(name: str) -> tuple[Any, ...] | None:
+            return None if record.get(name) is None else tuple(record[name])
+
+        return cls(
+            prompt=Prompt.of(record["prompt"], record.get("prompt_meta")),
+            responses=tuple(record["responses"]),
+            ranks=optional("ranks"),
+            scores=optional("scores"),
+            labels=optional("labels"),
+            source=record.get("source", ""),
+            meta=dict(record.get("meta") or {}),
+        )
+
+
+def read_groups(path: Path) -> Iterator[Group]:
+    """The groups of a JSONL file that alignkit wrote. Raises InputError with `file:line`."""
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), fix="check the path")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield Group.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+                raise InputError(
+                    reason, where=f"{path}:{number}", fix="a group has 'prompt' and 'responses' (docs/data.md)"
+                ) from error
+
+
+def write_groups(path: Path, groups: Iterable[Group]) -> int:
+    """Writes one JSON record a line, whole or not at all; returns how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as lines:
+        for group in groups:
+            lines.write(json.dumps(group.to_json(), ensure_ascii=False) + "\n")
+            count += 1
+    partial.replace(path)
+    return count
