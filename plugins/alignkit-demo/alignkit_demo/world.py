@@ -1,0 +1,190 @@
+"""The support desk: a world small enough that the true quality of every reply is known exactly.
+
+A seeded grammar writes customers' prompts and agents' replies. `gold` reads the intent and product from a prompt's
+`meta` and gives a reply its true reward, so that a learned reward can be held against it. Annotators see that reward
+only through noise and a fondness for long replies: they draw their ranking from a Plackett-Luce model, in which every
+pair follows Bradley-Terry (arXiv:1706.03741 takes the same view of human labellers).
+
+`gold_reward` has TRL's signature of a reward function and `annotate` that of a preference source, so that recipes name
+them as `alignkit_demo.world:gold_reward` and `alignkit_demo.world:annotate`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from alignkit.records import Group, Prompt
+from alignkit_demo import phrases
+from alignkit_demo.phrases import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from alignkit.interfaces import Sampler
+
+RESPONSES_PER_RANKING = 4
+ANNOTATOR_TEMPERATURE = 0.7
+"""Gold reward over which an annotator's odds change by a factor of e."""
+LENGTH_BIAS = 0.03
+"""What each word adds to an annotator's liking, whatever it says."""
+BRIEF_WORDS = 20
+"""A reply up to this long loses nothing for its length."""
+_SENTENCE = re.compile(r"[^.?!]+[.?!]?")
+
+
+def make_prompt(random: Random) -> Prompt:
+    """A customer's message; `meta` holds its intent and product."""
+    name, product = random.choice(list(phrases.INTENTS)), random.choice(phrases.PRODUCTS)
+    template = random.choice(phrases.OPENINGS) + random.choice(phrases.INTENTS[name].asks)
+    text = template.format(product=product, color=random.choice(phrases.COLORS), number=random.choice(phrases.NUMBERS))
+    return Prompt.of([{"role": "user", "content": text}], {"intent": name, "product": product})
+
+
+def make_prompts(count: int, random: Random) -> list[Prompt]:
+    """Several customers' messages."""
+    return [make_prompt(random) for _ in range(count)]
+
+
+def make_reply(prompt: Prompt, quality: float, random: Random) -> str:
+    """What an agent of a quality between 0 (careless) and 1 (excellent) answers."""
+
+    def happens(probability: float) -> bool:
+        return random.random() < probability
+
+    sentences = []
+    if happens(0.15 + 0.6 * quality):
+        sentences.append(random.choice(phrases.GREETINGS))
+    elif happens(0.4):
+        sentences.append(random.choice(phrases.NEUTRAL))
+    if happens(0.1 + 0.5 * quality):
+        sentences.append(random.choice(phrases.SYMPATHY))
+    if happens(0.55 * (1 - quality)):
+        sentences.append(random.choice(phrases.RUDE))
+    body = [_answer(prompt, quality, random) if happens(0.6 + 0.4 * quality) else random.choice(phrases.VAGUE)]
+    while len(body) < 4 and happens(0.45 * (1 - 0.7 * quality)):
+        body.append(random.choice(phrases.CHATTER))
+    if happens(0.4):
+        random.shuffle(body)
+    sentences += body
+    if happens(0.25 * (1 - quality)):
+        sentences.append(random.choice(phrases.RUDE))
+    if happens(0.1 + 0.4 * quality):
+        sentences.append(random.choice(phrases.FAREWELLS))
+    return " ".join(sentences)
+
+
+def _answer(prompt: Prompt, quality: float, random: Random) -> str:
+    """A solution; the worse the agent, the more often of another problem or product."""
+    intent = prompt.meta["intent"] if random.random() < 0.45 + 0.55 * quality else random.choice(list(phrases.INTENTS))
+    product = prompt.meta["product"] if random.random() < 0.65 + 0.35 * quality else random.choice(phrases.PRODUCTS)
+    return random.choice(phrases.INTENTS[intent].solutions).format(product=product)
+
+
+def make_note(random: Random) -> list[str]:
+    """Six sentences of raw text about one product: it recurs, so that a tiny model learns to copy it."""
+    product = random.choice(phrases.PRODUCTS)
+    return [
+        random.choice(phrases.NOTES).format(
+            product=product,
+            color=random.choice(phrases.COLORS),
+            color2=random.choice(phrases.COLORS),
+            number=random.choice(phrases.NUMBERS),
+        )
+        for _ in range(6)
+    ]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is known about a reply.
+
+    Attributes:
+        relevance: 1 for the right solution with the right product, 0.5 with another product, less 0.5 for each
+            solution of another problem; at least -1.
+        politeness: 0.5 for each of up to two kinds of courtesy, less 1 for each rude sentence; at least -1.
+        brevity: 1 up to 20 words, falling by 0.05 with each word more; at least -1.
+        garbled: sentences that nobody at the desk would write, and repeated ones.
+        words: length of the reply.
+    """
+
+    relevance: float
+    politeness: float
+    brevity: float
+    garbled: int
+    words: int
+
+    @property
+    def gold(self) -> float:
+        """The true reward; an empty reply loses 2."""
+        empty = self.words == 0
+        return 2 * self.relevance + 1.5 * self.politeness + self.brevity - 0.75 * self.garbled - 2 * empty
+
+
+def assess(intent: str, product: str, reply: str) -> Assessment:
+    """Looks up each sentence of a reply to a prompt of this intent and product."""
+    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE.findall(reply) if sentence.strip()]
+    kinds = [_kind(sentence) for sentence in sentences]
+    solved = [phrases.SOLUTIONS[sentence] for sentence in sentences if sentence in phrases.SOLUTIONS]
+    fitting = [0.5 + 0.5 * (about == product) for solves, about in solved if solves == intent]
+    relevance = max(fitting, default=0.0) - 0.5 * (len(solved) - len(fitting))
+    courtesies = len(phrases.COURTESIES.intersection(kinds))
+    words = len(reply.split())
+    return Assessment(
+        relevance=max(-1.0, relevance),
+        politeness=max(-1.0, min(courtesies, 2) / 2 - kinds.count(Kind.RUDE)),
+        brevity=max(-1.0, 1 - max(0, words - BRIEF_WORDS) / BRIEF_WORDS),
+        garbled=kinds.count(Kind.GARBLED) + len(sentences) - len(set(sentences)),
+        words=words,
+    )
+
+
+def _kind(sentence: str) -> Kind:
+    return Kind.SOLUTION if sentence in phrases.SOLUTIONS else phrases.SENTENCES.get(sentence, Kind.GARBLED)
+
+
+def gold(prompt: Prompt, reply: str) -> float:
+    """The true reward of a reply, from the intent and product in the prompt's `meta`."""
+    return assess(prompt.meta["intent"], prompt.meta["product"], reply).gold
+
+
+def gold_reward(
+    prompts: Sequence[Any],  # noqa: ARG001 - TRL passes it by name
+    completions: Sequence[Any],
+    *,
+    intent: Sequence[str],
+    product: Sequence[str],
+    **_columns: Any,
+) -> list[float]:
+    """The true reward as a reward function of TRL's signature."""
+    return [
+        assess(wanted, about, _text(completion)).gold
+        for completion, wanted, about in zip(completions, intent, product, strict=True)
+    ]
+
+
+def _text(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
+
+
+def liking(prompt: Prompt, reply: str) -> float:
+    """What annotators feel about a reply, before noise: the log-odds against another one are the difference."""
+    return gold(prompt, reply) / ANNOTATOR_TEMPERATURE + LENGTH_BIAS * len(reply.split())
+
+
+def rank(group: Group) -> Group:
+    """The group with one annotator's ranking, a Plackett-Luce draw on `liking` that the group's text alone seeds."""
+    random = Random(repr((group.prompt.key, group.responses)))
+    noisy = [liking(group.prompt, reply) - math.log(random.expovariate(1.0)) for reply in group.responses]
+    best_first = sorted(range(len(noisy)), key=lambda index: -noisy[index])
+    ranks = tuple(best_first.index(index) for index in range(len(noisy)))
+    return replace(group, ranks=ranks, scores=None, source="simulated annotators")
+
+
+def annotate(sampler: Sampler) -> Iterator[Group]:
+    """Rankings of four fresh replies to every prompt of the run."""
+    for group in sampler(sampler.prompts, RESPONSES_PER_RANKING):
+        yield rank(group)
