@@ -1,0 +1,171 @@
+"""Discovery: what is found, what is refused, and that one plugin's failure stays its own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alignkit import hookspecs
+from alignkit.errors import InputError, PluginError
+from alignkit.interfaces import INTERFACE_VERSION
+from alignkit.plugins import FIRST_PARTY, HOOKS, ROLES, registry
+
+if TYPE_CHECKING:
+    from conftest import InstallPlugin
+
+REWARD = """
+    from dataclasses import dataclass
+    from alignkit import Config, RewardSource, hookimpl
+
+    ALIGNKIT_INTERFACE = {version}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Config):
+        weight: float = 1.0
+
+    class Reward(RewardSource[Options]):
+        Config = Options
+
+        def score(self, groups):
+            return [[self.config.weight for _ in group.responses] for group in groups]
+
+    @hookimpl
+    def register_reward_sources(register):
+        register("{name}", {target}, config=Options)
+"""
+
+
+def reward_source(name: str = "steady", *, version: int = INTERFACE_VERSION, target: str = "Reward") -> str:
+    return REWARD.format(name=name, version=version, target=target)
+
+
+def test_a_registered_component_is_found_by_name_and_imported_on_use(install_plugin: InstallPlugin) -> None:
+    install_plugin("steady-reward", reward_source(target='"steady_reward:Reward"'))
+    found = registry().get("reward", "steady")
+    assert (found.role, found.name, found.distribution) == ("reward", "steady", "steady-reward")
+    assert found.target == "steady_reward:Reward"
+    assert registry().load("reward", "steady").__name__ == "Reward"
+    assert "steady" in registry().names("reward")
+    assert "steady" not in registry().names("optimizer")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import a_package_that_nobody_has", "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
+        ("raise SystemExit(4)", "SystemExit: 4"),
+        ("x = (", "SyntaxError"),
+        ("ALIGNKIT_INTERFACE = 1", "registers nothing"),
+        (reward_source("bad name"), "a name is made of"),
+        (reward_source(target="Reward()"), "the target must be a class"),
+        (reward_source().replace("config=Options", "config=dict"), "config must be a subclass of alignkit.Config"),
+        (reward_source().replace("register_reward_sources", "register_rewards"), "unknown hook 'register_rewards'"),
+        (reward_source() + '        register("steady", Reward, config=Options)\n', "registered twice"),
+    ],
+)
+def test_a_broken_plugin_is_listed_with_its_error_and_the_others_work(
+    install_plugin: InstallPlugin, source: str, reason: str
+) -> None:
+    install_plugin("good-reward", reward_source("good"))
+    install_plugin("bad-reward", source)
+    broken = {b.distribution: b.error for b in registry().broken}
+    assert reason in broken["bad-reward"]
+    assert "good-reward" not in broken
+    assert registry().load("reward", "good").__name__ == "Reward"
+    with pytest.raises(InputError, match="bad_reward could not be loaded"):
+        registry().get("reward", "steady")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (
+            reward_source(version=INTERFACE_VERSION + 1),
+            f"needs plugin interface {INTERFACE_VERSION + 1}, this alignkit",
+        ),
+        (reward_source().replace("ALIGNKIT_INTERFACE = 1", ""), "declares no ALIGNKIT_INTERFACE, this alignkit"),
+    ],
+)
+def test_another_interface_version_is_refused_alone(install_plugin: InstallPlugin, source: str, reason: str) -> None:
+    install_plugin("good-reward", reward_source("good"))
+    install_plugin("future-reward", source)
+    assert [reason in b.error for b in registry().broken if b.distribution == "future-reward"] == [True]
+    assert "good" in registry().names("reward")
+    assert "steady" not in registry().names("reward")
+
+
+def test_strangers_that_share_a_name_must_be_told_apart(install_plugin: InstallPlugin) -> None:
+    install_plugin("first-stranger", reward_source())
+    install_plugin("second-stranger", reward_source())
+    with pytest.raises(InputError, match="offered by first-stranger and second-stranger") as raised:
+        registry().get("reward", "steady")
+    assert raised.value.fix == "say which one: first-stranger:steady or second-stranger:steady"
+    assert registry().get("reward", "second-stranger:steady").distribution == "second-stranger"
+    assert registry().get("reward", "Second_Stranger:steady").distribution == "second-stranger"
+    assert {"first-stranger:steady", "second-stranger:steady"} <= set(registry().names("reward"))
+
+
+def test_the_projects_own_plugin_wins_over_a_stranger(install_plugin: InstallPlugin) -> None:
+    assert "alignkit-trl" in FIRST_PARTY
+    install_plugin("a-stranger", reward_source())
+    install_plugin("alignkit-trl", reward_source())
+    assert registry().get("reward", "steady").distribution == "alignkit-trl"
+    assert registry().get("reward", "a-stranger:steady").distribution == "a-stranger"
+
+
+def test_an_unknown_name_suggests_the_closest(install_plugin: InstallPlugin) -> None:
+    install_plugin("steady-reward", reward_source())
+    with pytest.raises(InputError, match="no reward plugin 'steddy'") as raised:
+        registry().get("reward", "steddy")
+    assert raised.value.fix == "did you mean 'steady'?"
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "reason"),
+    [
+        ('"a_package_that_nobody_has:Reward"', InputError, "pip install a_package_that_nobody_has"),
+        ('"steady_reward:Missing"', PluginError, "AttributeError: module 'steady_reward' has no attribute 'Missing'"),
+        ("Options", PluginError, "is no subclass of RewardSource"),
+    ],
+)
+def test_a_target_that_cannot_be_used_is_attributed_to_its_plugin(
+    install_plugin: InstallPlugin, target: str, error: type[Exception], reason: str
+) -> None:
+    install_plugin("steady-reward", reward_source(target=target))
+    registration = registry().get("reward", "steady")
+    with pytest.raises(error, match="steady-reward:steady") as raised:
+        registration.load()
+    assert reason in str(raised.value)
+
+
+def test_discovery_imports_neither_torch_nor_transformers_nor_pydantic() -> None:
+    code = (
+        "import sys, json; from alignkit.plugins import registry; registry();"
+        "print(json.dumps([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules]))"
+    )
+    assert json.loads(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout) == []
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_registers_for_its_role(install_plugin: InstallPlugin, hook: str) -> None:
+    install_plugin("steady-reward", reward_source().replace("register_reward_sources", hook))
+    assert registry().get(HOOKS[hook], "steady").role == HOOKS[hook]
+    others = set(ROLES) - {HOOKS[hook]}
+    assert not any("steady" in registry().names(role) for role in others)
+
+
+def test_every_hook_is_documented_with_its_signature_and_has_a_role() -> None:
+    hooks = {name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("register_")}
+    assert set(HOOKS) == hooks
+    assert set(HOOKS.values()) == set(ROLES)
+    documented = (Path(__file__).parent.parent / "docs/plugins.md").read_text()
+    for name in hooks:
+        hook = getattr(hookspecs, name)
+        assert f"{name}(register)" in documented
+        assert inspect.getdoc(hook) in documented, f"docs/plugins.md lacks the example call of {name}"
