@@ -1,0 +1,56 @@
+# `make demo` and `make test` do all the set-up on a machine with python3 >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+DISTRIBUTIONS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+PACKAGES := alignkit $(notdir $(patsubst %/__init__.py,%,$(wildcard plugins/*/alignkit_*/__init__.py)))
+empty :=
+space := $(empty) $(empty)
+
+# One thread in each of a few processes: tiny models gain nothing from more threads, and two programs that each use all
+# cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+DEMO ?= demo
+
+.PHONY: demo test test-slow install lint docs bench clean python
+
+demo: install
+	$(BIN)/alignkit demo --out $(DEMO)
+
+test: install
+	$(PYTEST) -m "not slow and not gpu"
+
+test-slow: install
+	$(PYTEST) -m "slow and not gpu"
+
+install: $(STAMP)
+
+$(STAMP): constraints.txt requirements-dev.txt pyproject.toml $(DISTRIBUTIONS:%=%/pyproject.toml)
+	@$(MAKE) --no-print-directory python
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "setuptools>=77" wheel
+	$(PIP) --no-build-isolation -r requirements-dev.txt
+	@touch $@
+
+python:
+	@command -v $(PYTHON) > /dev/null || { echo "There is no $(PYTHON) on this machine: install Python 3.11 or newer, or say which one to use: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "alignkit needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1). Say which one to use: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { echo "$(PYTHON) can't make virtual environments: install its venv package (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
+	$(if $(wildcard docs/generate.py),$(BIN)/python docs/generate.py --check)
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+bench: install
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo
