@@ -37,6 +37,14 @@ class StoppedByCheck(AlignkitError):  # noqa: N818
     exit_code = 3
 
 
+class Interrupted(AlignkitError):  # noqa: N818
+    """A signal stopped the run after a checkpoint was written. The exit code is 128 + its number."""
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(message)
+
+
 class PluginError(AlignkitError):
     """A plugin raised or returned something that its interface does not allow."""
 

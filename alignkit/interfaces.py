@@ -211,6 +211,8 @@ class Optimizer(Component[OptionsT]):
         consumes: the kind of feed.
         uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made.
         couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
+        batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps. The
+            engine stops the run when `kl` among them passes `max_kl`.
     """
 
     Config: ClassVar[type[Config]] = TrainingOptions
@@ -230,6 +232,7 @@ class Optimizer(Component[OptionsT]):
         self.policy = policy
         self.reward = reward
         self.reference: Policy[Any] | None = policy.reference() if self.uses_reference else None
+        self.batch_metrics: dict[str, float] = {}
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         """Called once for each batch, without gradient: reference log-probabilities, advantages. Returns a new batch.

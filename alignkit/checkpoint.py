@@ -1,0 +1,172 @@
+"""Checkpoints that either verify or do not exist.
+
+Files are written and flushed to disk first, `manifest.json` (each file, its size and sha256) last. A folder without a
+manifest that verifies is no checkpoint: resuming takes the newest that is one.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.errors import AlignkitError, CheckpointError
+from alignkit.records import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from alignkit.batch import GroupBatch
+
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(
+    folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Writes `folder/step-N` and removes all but the newest `keep` checkpoints.
+
+    Args:
+        tensors: file stem -> anything that `torch.load(weights_only=True)` reads back.
+        state: JSON types.
+
+    Raises:
+        AlignkitError: the disk is full; what was written is removed and earlier checkpoints stay.
+    """
+    target = folder / f"step-{step:08d}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    try:
+        for name, value in tensors.items():
+            torch.save(value, target / f"{name}.pt")
+        (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        files = {path.name: _entry(path) for path in sorted(target.iterdir())}
+        write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
+    except (OSError, RuntimeError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "file write failed" in str(error) or "iostream" in str(error):
+            raise AlignkitError(_disk_full(target, tensors)) from error
+        raise
+    for old in checkpoint_folders(folder)[keep:]:
+        shutil.rmtree(old)
+    return target
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, and on disk when this returns."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Folders of checkpoints, complete or not, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def problem_with(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from verifying, naming the file; None when all of it is as it was written."""
+    try:
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return f"{checkpoint.name}: no readable {MANIFEST} (the save was cut off)"
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{checkpoint.name}/{name}: missing"
+        if path.stat().st_size != expected["size"]:
+            return f"{checkpoint.name}/{name}: {path.stat().st_size} bytes instead of {expected['size']}"
+        if _digest(path) != expected["sha256"]:
+            return f"{checkpoint.name}/{name}: its content has changed"
+    return None
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and the problems of newer ones that don't.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none of them verifies.
+    """
+    problems: list[str] = []
+    for candidate in checkpoint_folders(folder):
+        problem = problem_with(candidate)
+        if problem is None:
+            return candidate, problems
+        problems.append(problem)
+    complete = [candidate for candidate in checkpoint_folders(folder) if (candidate / MANIFEST).is_file()]
+    if complete:
+        raise CheckpointError("no checkpoint verifies:\n  " + "\n  ".join(problems))
+    return None, problems
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The JSON state of a checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def load_tensors(checkpoint: Path, name: str) -> Any:
+    """One tensor file of a checkpoint, on the CPU; nothing but tensors and plain containers is unpickled."""
+    return torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True)
+
+
+def batch_to_tensors(batch: GroupBatch) -> dict[str, Any]:
+    """A prepared batch as tensors and JSON text, for `save_checkpoint`."""
+    packed: dict[str, Any] = {"groups": json.dumps([group.to_json() for group in batch.groups])}
+    for name in batch.__dataclass_fields__:
+        value = getattr(batch, name)
+        if isinstance(value, torch.Tensor | float):
+            packed[name] = value
+    return packed
+
+
+def batch_from_tensors(packed: Mapping[str, Any], device: torch.device) -> GroupBatch:
+    """The batch that `batch_to_tensors` packed."""
+    from alignkit.batch import GroupBatch
+
+    fields = {name: value for name, value in packed.items() if name != "groups"}
+    groups = tuple(Group.from_json(record) for record in json.loads(packed["groups"]))
+    return GroupBatch(**fields, groups=groups).to(device)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return {"size": path.stat().st_size, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(target: Path, tensors: Mapping[str, Any]) -> str:
+    needed = sum(
+        leaf.numel() * leaf.element_size()
+        for leaf in torch.utils._pytree.tree_leaves(dict(tensors))
+        if isinstance(leaf, torch.Tensor)
+    )
+    free = shutil.disk_usage(target.parent).free
+    return (
+        f"{target.parent}: no room for a checkpoint of {needed:,} bytes, {free:,} are free; "
+        "the earlier checkpoint is kept\n  fix: free room, then run the same command with --resume"
+    )

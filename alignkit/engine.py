@@ -1,0 +1,376 @@
+"""The one training loop: feed -> prepare -> epochs x minibatches x micro-batches -> loss -> step -> metrics.
+
+Every algorithm runs through it unchanged, alone or under `accelerate launch`. Everything random is seeded by (seed,
+position), so a run that was stopped goes on bit for bit from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from alignkit import checkpoint as checkpoints
+from alignkit.batch import GroupBatch, Totals
+from alignkit.errors import CheckpointError, Interrupted, StoppedByCheck
+from alignkit.ops.batched import pieces_in_order
+from alignkit.ops.distributed import barrier, num_processes, process_index, sum_over_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from alignkit.feeds import BatchFeed
+    from alignkit.interfaces import Optimizer
+    from alignkit.options import TrainingOptions
+
+    LogStep = Callable[[dict[str, float]], None]
+    Notice = Callable[[str], None]
+
+
+@dataclass
+class Position:
+    """Where a run is: optimisation steps done, the batch it is in and the minibatches of that batch behind it."""
+
+    step: int = 0
+    batch: int = 0
+    minibatch: int = 0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Steps done in all, seconds and response tokens of this process's run, and the last step's metrics."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    metrics: Mapping[str, float]
+
+
+def _ignore(_: object) -> None:
+    """Nobody listens."""
+
+
+def train(
+    optimizer: Optimizer[Any],
+    feed: BatchFeed,
+    *,
+    folder: Path,
+    seed: int,
+    on_step: LogStep = _ignore,
+    on_notice: Notice = _ignore,
+    resume: bool = False,
+    fingerprint: str = "",
+) -> TrainResult:
+    """Trains the optimizer's modules in place.
+
+    Args:
+        folder: checkpoints go to `folder/checkpoints`.
+        fingerprint: of the recipe and the data; a checkpoint of another one is refused.
+
+    Raises:
+        StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
+        Interrupted: SIGINT or SIGTERM, after a checkpoint.
+        CheckpointError: checkpoints exist but none verifies or fits.
+    """
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint)
+    if resume:
+        engine.restore()
+    with engine.stop_signals():
+        return engine.run()
+
+
+class Engine:
+    """State of one training stage; use `train`."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer[Any],
+        feed: BatchFeed,
+        folder: Path,
+        seed: int,
+        on_step: LogStep,
+        on_notice: Notice,
+        fingerprint: str,
+    ) -> None:
+        self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
+        self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
+        self.options: TrainingOptions = optimizer.config
+        self.max_tokens = self.options.max_tokens
+        self.position = Position()
+        self.batch: GroupBatch | None = None
+        self.signal_number = 0
+        self._wrap()
+
+    def _wrap(self) -> None:
+        modules = self.optimizer.modules()
+        device = next(parameter for module in modules.values() for parameter in module.parameters()).device
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        groups = parameter_groups(self.optimizer)
+        fused = device.type in ("cpu", "cuda")
+        adam = torch.optim.AdamW(
+            groups, lr=self.options.learning_rate, betas=(0.9, self.options.adam_beta2), fused=fused
+        )
+        *wrapped, self.adam = self.accelerator.prepare(*modules.values(), adam)
+        self.wrapped: dict[str, torch.nn.Module] = dict(zip(modules, wrapped, strict=True))
+        self.optimizer.bind(self.wrapped)
+        for module in self.wrapped.values():
+            module.train()
+        total = planned_steps(self.feed, self.options)
+        name = "constant_with_warmup" if self.options.lr_schedule == "constant" else self.options.lr_schedule
+        self.scheduler = get_scheduler(
+            name, adam, num_warmup_steps=round(self.options.warmup * total), num_training_steps=total
+        )
+
+    @property
+    def _local_minibatch(self) -> int:
+        return max(1, self.options.minibatch_size // num_processes())
+
+    def run(self) -> TrainResult:
+        """The loop, from the current position to the end of the feed."""
+        start, tokens = time.perf_counter(), 0
+        metrics: dict[str, float] = {}
+        for index in range(self.position.batch, self.feed.num_batches):
+            batch = self.batch if self.batch is not None else self._prepared(index)
+            self.batch = batch
+            self._check_kl()
+            schedule = list(self._schedule(index, batch.num_groups))
+            for epoch_ends, chosen in schedule[self.position.minibatch :]:
+                step_start = time.perf_counter()
+                part = batch.select(chosen or [0])
+                metrics = self._step(part, empty=not chosen)
+                tokens += part.num_tokens
+                self.position.minibatch += 1
+                metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
+                self._log(metrics)
+                if not self.optimizer.keep_going(metrics):
+                    break
+                self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
+            self.position = Position(self.position.step, index + 1, 0)
+            self.batch = None
+            if not self.feed.repeatable or index + 1 == self.feed.num_batches:
+                self._save_if_due(epoch_ends=True)
+        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics)
+
+    def _prepared(self, index: int) -> GroupBatch:
+        torch.manual_seed(_mixed(self.seed, index, -1))
+        batch = self.feed.batch(index)
+        with torch.no_grad():
+            if not self.feed.repeatable:
+                return self.optimizer.prepare(batch)
+            return GroupBatch.concat([self.optimizer.prepare(p) for p in pieces_in_order(batch, self.max_tokens)])
+
+    def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
+        """(last of its epoch, groups of this process) of every minibatch of a batch."""
+        size = self._local_minibatch
+        steps = math.ceil(self._most_groups(num_groups) / size)
+        for epoch in range(self.options.n_epochs):
+            order = list(range(num_groups))
+            random.Random(f"order/{self.seed}/{index}/{epoch}/{process_index()}").shuffle(order)
+            for step in range(steps):
+                yield step + 1 == steps, order[step * size : (step + 1) * size]
+
+    def _most_groups(self, num_groups: int) -> int:
+        if num_processes() == 1:
+            return num_groups
+        counts = torch.zeros(num_processes(), device=self.accelerator.device)
+        counts[process_index()] = num_groups
+        return int(sum_over_processes(counts).max())
+
+    def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
+        """One optimisation step; halves the token budget and tries again when memory runs out."""
+        while True:
+            try:
+                sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error) or self.max_tokens <= 1:
+                    raise
+                self.adam.zero_grad()
+                self.max_tokens //= 2
+                self.on_notice(f"out of memory: going on with max_tokens = {self.max_tokens}")
+        names = sorted(sums)
+        totals = sum_over_processes(torch.stack([sums[name] for name in names])) / num_processes()
+        metrics = dict(zip(names, totals.tolist(), strict=True))
+        metrics["grad_norm"] = float(norm)
+        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        self._require_finite(metrics)
+        self.adam.step()
+        self.scheduler.step()
+        self.adam.zero_grad()
+        self.position.step += 1
+        return metrics
+
+    def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        part = part.replace(totals=self._step_totals(part, weight))
+        micro_batches = part.split(self.max_tokens, divisible=not self.optimizer.couples_responses)
+        sums: dict[str, torch.Tensor] = {}
+        for number, micro in enumerate(micro_batches, start=1):
+            torch.manual_seed(_mixed(self.seed, self.position.step, number))
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(*self.wrapped.values()):
+                loss, metrics = self.optimizer.loss(micro)
+                self.accelerator.backward(loss * weight)
+            for name, value in {"loss": loss, **metrics}.items():
+                figure = torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() * weight
+                sums[name] = sums[name] + figure if name in sums else figure
+        parameters = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        return sums, torch.as_tensor(norm)
+
+    def _step_totals(self, part: GroupBatch, weight: float) -> Totals:
+        own = part.counts()
+        counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
+        shared = sum_over_processes(counts * weight) / num_processes()
+        return Totals(*shared.tolist())
+
+    def _require_finite(self, metrics: Mapping[str, float]) -> None:
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        if bad:
+            raise StoppedByCheck(
+                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
+                "  fix: a lower learning_rate or max_grad_norm, or float32, then --resume --force"
+            )
+
+    def _check_kl(self) -> None:
+        limit = getattr(self.options, "max_kl", 0.0)
+        kl = self.optimizer.batch_metrics.get("kl", 0.0)
+        if limit and kl > limit:
+            self.save()
+            raise StoppedByCheck(f"step {self.position.step}: the KL to the reference is {kl:.2f}, over {limit}")
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
+
+    def _save_if_due(self, *, epoch_ends: bool) -> None:
+        every = self.options.save_every
+        due = self.position.step % every == 0 if every else epoch_ends
+        if due or self.signal_number:
+            self.save()
+        if self.signal_number:
+            raise Interrupted(
+                self.signal_number,
+                f"stopped by {signal.Signals(self.signal_number).name} after step {self.position.step}; "
+                "a checkpoint is saved, go on with --resume",
+            )
+
+    def save(self) -> None:
+        """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
+        barrier()
+        if process_index() == 0:
+            tensors: dict[str, Any] = {"modules": self._module_state(), "adam": self.adam.state_dict()}
+            if self.batch is not None and not self.feed.repeatable:
+                tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
+            state = {
+                "position": vars(self.position),
+                "fingerprint": self.fingerprint,
+                "scheduler": self.scheduler.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "batch_metrics": self.optimizer.batch_metrics,
+            }
+            keep = self.options.keep_checkpoints
+            checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
+        barrier()
+
+    def restore(self) -> None:
+        """Goes back to the newest checkpoint that verifies; does nothing where there is none."""
+        path, problems = checkpoints.newest_checkpoint(self.folder)
+        for problem in problems:
+            self.on_notice(f"skipped a checkpoint: {problem}")
+        if path is None:
+            return
+        state = checkpoints.load_state(path)
+        if state["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"{path} belongs to another recipe or other data\n  fix: --overwrite or another --out"
+            )
+        saved = checkpoints.load_tensors(path, "modules")
+        with torch.no_grad():
+            for name, tensor in self._named_tensors():
+                tensor.copy_(saved[name])
+        self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.batch_metrics = dict(state["batch_metrics"])
+        self.position = Position(**state["position"])
+        if (path / "batch.pt").exists():
+            packed = checkpoints.load_tensors(path, "batch")
+            self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
+        self.on_notice(f"resumed after step {self.position.step}")
+
+    def _named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Trained parameters and buffers by qualified name; frozen weights are in the policy's own files."""
+        for name, module in self.wrapped.items():
+            inner = self.accelerator.unwrap_model(module)
+            for key, parameter in inner.named_parameters():
+                if parameter.requires_grad:
+                    yield f"{name}.{key}", parameter
+            persistent = inner.state_dict().keys()
+            yield from ((f"{name}.{key}", buffer) for key, buffer in inner.named_buffers() if key in persistent)
+
+    def _module_state(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().cpu() for name, tensor in self._named_tensors()}
+
+    @contextmanager
+    def stop_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after a checkpoint; a second one stops at once."""
+
+        def request_stop(number: int, _frame: object) -> None:
+            self.signal_number = number
+            for each in previous:
+                signal.signal(each, signal.SIG_DFL)
+            self.on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            previous = {number: signal.signal(number, request_stop) for number in numbers}
+        except ValueError:  # not in the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
+    """Optimisation steps of a whole run, if no batch ends early."""
+    size = max(1, options.minibatch_size // num_processes())
+    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
+
+
+def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices decay, vectors (norms, biases) don't, and the algorithm scales the learning rate."""
+    options, scales = optimizer.config, optimizer.learning_rate_scales()
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    seen: set[int] = set()
+    for module_name, module in optimizer.modules().items():
+        for key, parameter in module.named_parameters():
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{module_name}.{key}"
+            scale = next((factor for prefix, factor in scales.items() if name.startswith(prefix)), 1.0)
+            decay = options.weight_decay if parameter.ndim >= 2 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": options.learning_rate * scale, "weight_decay": decay}
+        for (scale, decay), parameters in groups.items()
+    ]
+
+
+def _mixed(seed: int, *numbers: int) -> int:
+    return random.Random(f"{seed}/{'/'.join(map(str, numbers))}").getrandbits(63)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

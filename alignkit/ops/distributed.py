@@ -1,0 +1,35 @@
+"""Sums over processes; with a single process they cost nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def num_processes() -> int:
+    """Processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_index() -> int:
+    """The rank of this process, from 0."""
+    return dist.get_rank() if num_processes() > 1 else 0
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of `x`, of equal shape everywhere, over all processes; `x` itself with one process."""
+    if num_processes() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if num_processes() > 1:
+        dist.barrier()
