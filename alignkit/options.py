@@ -6,11 +6,14 @@ class carries a docstring under it; `plugins show`, `--help` and the docs are ge
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from alignkit.errors import InputError
 
 NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -93,3 +96,46 @@ class Sampling(Config):
     """Only the likeliest tokens whose probabilities sum to this. Not for rollouts that are trained on."""
     min_tokens: Natural = 0
     """No stop token before this many tokens. Not for rollouts that are trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Config):
+    """The recipe's table `run`: what concerns the run as a whole."""
+
+    seed: Natural = 0
+    """Everything random follows from it."""
+    device: str = "auto"
+    """Where models run: auto, cpu, cuda, cuda:1 or mps."""
+    threads: Natural = 0
+    """CPU threads of torch; 0 leaves the number to torch."""
+    holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Share of the prompts that is never trained on and that `eval` uses; chosen by a digest of the prompt."""
+    metrics: tuple[ComponentSpec, ...] = ()
+    """Further receivers of the metrics, beside metrics.jsonl: `[{plugin = "name", option = value}]`."""
+
+    def check(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
+            raise InputError(f"no device {self.device!r}", where="device", fix="auto, cpu, cuda, cuda:1 or mps")
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        return [(f"metrics.{index}", "metrics", spec) for index, spec in enumerate(self.metrics)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Config):
+    """The recipe's table `eval`: what the trained policy is measured on, and against."""
+
+    prompts: ComponentSpec | None = None
+    """Where unseen prompts come from, as a preference source; left out, the held-out prompts of the run."""
+    reward: ComponentSpec | None = None
+    """What scores the responses; left out, the run's reward."""
+    count: Count = 256
+    """At most this many prompts."""
+    samples: Count = 1
+    """Responses sampled for each prompt."""
+    against: str = "sft"
+    """What the policy is held against: `sft` (where alignment started), `base` (before it), or a model's folder."""
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        specs = (("prompts", "preferences", self.prompts), ("reward", "reward", self.reward))
+        return [(key, role, spec) for key, role, spec in specs if spec is not None]
