@@ -1,0 +1,161 @@
+"""Losses on rankings of any K, vectorised over groups of different sizes.
+
+Bradley-Terry over pairs: arXiv:2203.02155 (InstructGPT), eq. 1; its margin: arXiv:2307.09288, eq. 2; its centring:
+arXiv:2312.09244, eq. 2. InfoNCE: arXiv:1807.03748. Plackett-Luce: Plackett 1975, J. R. Stat. Soc. C 24(2).
+
+Deliberate choices:
+ - A group's pairs are averaged before groups are, as in InstructGPT: one prompt counts once whatever its K. Over pairs
+   (K = 2), or over rankings of one K without ties, this equals the mean over all pairs.
+ - Ties say nothing about each other. A group without an ordered pair has loss 0; `with_ordered_pairs` drops it before
+   training, so that it does not dilute the mean.
+ - InfoNCE with several best: the mean over them, each against the responses ranked strictly lower.
+ - Plackett-Luce with ties: Efron's approximation (1977, J. Am. Stat. Assoc. 72, 557-565) to the sum over the orders in
+   which tied responses could stand, times their number d!, so that a perfect fit has loss 0. For the last rank that sum
+   is exactly 1, so it adds no factor: a partial ranking puts all its unranked responses there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import logsigmoid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Who beats whom: S responses in G groups, Q strictly ordered pairs.
+
+    Attributes:
+        group_index: [S] the group of each response, ascending.
+        left, right: [all pairs] response indices of every ordered couple within a group, (s, s) included.
+        better, worse: [Q] response indices; `better` has the lower rank.
+        tied: [all pairs] bool, whether left and right share a rank.
+        num_groups: G.
+    """
+
+    group_index: Tensor
+    left: Tensor
+    right: Tensor
+    better: Tensor
+    worse: Tensor
+    tied: Tensor
+    num_groups: int
+
+    @classmethod
+    def of(cls, group_index: Tensor, ranks: Tensor, num_groups: int) -> Rankings:
+        """The pairs of ranks [S] (0 is best, ties share a rank) in groups [S], ascending."""
+        sizes = torch.bincount(group_index, minlength=num_groups)
+        starts = sizes.cumsum(0) - sizes
+        partners = sizes[group_index]
+        left = torch.repeat_interleave(torch.arange(len(ranks), device=ranks.device), partners)
+        first = torch.repeat_interleave(partners.cumsum(0) - partners, partners)
+        right = starts[group_index[left]] + torch.arange(len(left), device=ranks.device) - first
+        ordered = ranks[left] < ranks[right]
+        return cls(group_index, left, right, left[ordered], right[ordered], ranks[left] == ranks[right], num_groups)
+
+    @classmethod
+    def of_batch(cls, batch: GroupBatch) -> Rankings:
+        """The pairs of a batch. Raises ValueError where it has no ranks."""
+        if batch.ranks is None:
+            raise ValueError("a ranking loss needs ranks: some group has none")
+        return cls.of(batch.group_index, batch.ranks, batch.num_groups)
+
+    @property
+    def pairs_per_group(self) -> Tensor:
+        """[G] strictly ordered pairs of each group."""
+        return torch.bincount(self.group_index[self.better], minlength=self.num_groups)
+
+    def mean_by_group(self, of_pairs: Tensor) -> Tensor:
+        """[Q] -> [G]: the mean over each group's pairs, 0 where it has none."""
+        return _sum_by(of_pairs, self.group_index[self.better], self.num_groups) / self.pairs_per_group.clamp(min=1)
+
+
+def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
+    """The batch without the groups in which no response is ranked above another one."""
+    usable = Rankings.of_batch(batch).pairs_per_group > 0
+    return batch if bool(usable.all()) else batch.select(usable.nonzero()[:, 0].tolist())
+
+
+def pair_accuracy(scores: Tensor, rankings: Rankings) -> Tensor:
+    """[S] -> [G]: share of each group's pairs that the scores order rightly; equal scores count one half."""
+    gaps = scores[rankings.better] - scores[rankings.worse]
+    return rankings.mean_by_group((gaps.sign() + 1) / 2)
+
+
+def logistic_loss(gaps: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """[Q] -> [Q]: -log sigmoid(gap), with the label flipped with probability `label_smoothing` (0 to 0.5).
+
+    Source: Bradley and Terry 1952; the smoothing: the conservative DPO of arXiv:2305.18290's authors.
+    """
+    return -(1 - label_smoothing) * logsigmoid(gaps) - label_smoothing * logsigmoid(-gaps)
+
+
+def bradley_terry(
+    scores: Tensor,
+    rankings: Rankings,
+    *,
+    margins: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    center_coef: float = 0.0,
+) -> Tensor:
+    """[S] -> [G]: each group's mean over its pairs of -log sigmoid(better - worse - margin).
+
+    Args:
+        scores: [S] the reward model's.
+        margins: [Q] by how much the better one shall lead.
+        label_smoothing: probability that an annotator's order is flipped, 0 to 0.5.
+        center_coef: coefficient of the mean of (better + worse)^2, which holds scores around zero.
+    """
+    better, worse = scores[rankings.better], scores[rankings.worse]
+    gaps = better - worse if margins is None else better - worse - margins
+    return rankings.mean_by_group(logistic_loss(gaps, label_smoothing) + center_coef * (better + worse).square())
+
+
+def infonce(scores: Tensor, rankings: Rankings, *, temperature: float = 1.0) -> Tensor:
+    """[S] -> [G]: -log of the softmax probability (of scores / temperature) of the best against the rest.
+
+    With K = 2 and temperature 1 it equals Bradley-Terry. Several best: see the module's docstring.
+    """
+    logits = scores / temperature
+    beaten = torch.zeros_like(logits, dtype=torch.bool).index_fill(0, rankings.worse, True)
+    losses = -logsigmoid(logits - _logsumexp_of_worse(logits, rankings)).masked_fill(beaten, 0)
+    best = _sum_by((~beaten).to(logits.dtype), rankings.group_index, rankings.num_groups)
+    return _sum_by(losses, rankings.group_index, rankings.num_groups) / best
+
+
+def plackett_luce(scores: Tensor, rankings: Rankings) -> Tensor:
+    """[S] -> [G]: -log probability of each group's ranking, full, partial or tied; with K = 2 Bradley-Terry.
+
+    A response among d tied ones, m of them before it, has the factor exp(s) / (mean over the tied of exp(s) + sum over
+    the worse of exp(s) / (d - m)): the order within a tie does not matter. See the module's docstring.
+    """
+    left, right = rankings.left[rankings.tied], rankings.right[rankings.tied]
+    tied = _sum_by(torch.ones_like(scores[left]), left, len(scores))
+    before = _sum_by((right < left).to(scores.dtype), left, len(scores))
+    mean_tied = _logsumexp_by(scores[right], left, len(scores)) - tied.log()
+    worse = _logsumexp_of_worse(scores, rankings)
+    last = worse.isneginf()
+    stages = torch.logaddexp(mean_tied, worse.masked_fill(last, 0) - (tied - before).log()) - scores
+    return _sum_by(stages.masked_fill(last, 0), rankings.group_index, rankings.num_groups)
+
+
+def _sum_by(x: Tensor, index: Tensor, size: int) -> Tensor:
+    return torch.zeros(size, dtype=x.dtype, device=x.device).index_add(0, index, x)
+
+
+def _logsumexp_by(x: Tensor, index: Tensor, size: int) -> Tensor:
+    """[size] log of the sum of exp(x) at each index, minus infinity where there is none."""
+    top = x.new_full((size,), -torch.inf).scatter_reduce(0, index, x.detach(), "amax")
+    return _sum_by((x - top[index]).exp(), index, size).log() + top
+
+
+def _logsumexp_of_worse(scores: Tensor, rankings: Rankings) -> Tensor:
+    """[S] -> [S]: over the responses that each one beats, minus infinity where it beats none."""
+    return _logsumexp_by(scores[rankings.worse], rankings.better, len(scores))
