@@ -1,0 +1,146 @@
+"""The files of a run, and the lock that keeps a second run out of them.
+
+recipe.toml (resolved, without secrets), run.json (versions, command line, what each stage said), sft/,
+preferences.jsonl, reward/, policy/, metrics.jsonl, samples.jsonl, report.html.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from alignkit.checkpoint import write_synced
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
+
+
+class RunDir:
+    """A locked run directory. Use as a context manager.
+
+    Raises:
+        InputError: another run holds it, or it has been used and neither `resume` nor `overwrite` is given, or
+            `resume` is given with another recipe and `force` is not.
+    """
+
+    def __init__(self, path: Path, *, recipe: str, digest: str, resume: bool, overwrite: bool, force: bool) -> None:
+        self.path = path
+        self._state_file = path / "run.json"
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if self._state_file.exists() and overwrite:
+            self._clear()
+        if self._state_file.exists():
+            self._reopen(digest, resume=resume, force=force)
+        else:
+            self.state: dict[str, Any] = {"stages": {}}
+        self.state.update(digest=digest, argv=sys.argv[1:], versions=_versions(), python=platform.python_version())
+        self._write_state()
+        write_synced(path / "recipe.toml", recipe)
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock_descriptor)
+
+    def _lock(self) -> None:
+        self._lock_descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock_descriptor)
+            raise InputError(
+                "another run is using this directory", where=str(self.path), fix="wait for it, or choose another --out"
+            ) from error
+
+    def _clear(self) -> None:
+        for entry in self.path.iterdir():
+            if entry.name in ("sft", "reward", "policy"):
+                shutil.rmtree(entry)
+            elif entry.name in ("run.json", "recipe.toml", "preferences.jsonl", "metrics.jsonl", "samples.jsonl"):
+                entry.unlink()
+
+    def _reopen(self, digest: str, *, resume: bool, force: bool) -> None:
+        self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+        if not resume:
+            raise InputError(
+                "this directory holds a run", where=str(self.path), fix="--resume, --overwrite or another --out"
+            )
+        if self.state["digest"] != digest and not force:
+            raise InputError(
+                "the recipe has changed since this run was started",
+                where=str(self.path / "recipe.toml"),
+                fix="undo the change, give --force to go on with the new one, or choose another --out",
+            )
+
+    def _write_state(self) -> None:
+        write_synced(self._state_file, json.dumps(self.state, indent=1))
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage has ended, in this run or in the one that is resumed."""
+        return stage in self.state["stages"]
+
+    def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
+        """Keeps what the stage said; a resumed run skips it."""
+        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        self._write_state()
+
+    def summary(self) -> dict[str, Any]:
+        """Stage name -> what it said."""
+        return dict(self.state["stages"])
+
+
+class MetricsFile:
+    """metrics.jsonl: one record for each optimisation step. A resumed stage drops what lies after its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[str] = set()
+
+    def write(self, stage: str, record: Mapping[str, float]) -> None:
+        """Appends a record; the first of a stage removes older ones of the same steps."""
+        if stage not in self._seen:
+            self._seen.add(stage)
+            self._drop(stage, first_step=record["step"])
+        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _drop(self, stage: str, first_step: float) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except ValueError:  # a line that a kill cut off
+                continue
+            if record["stage"] != stage or record["step"] < first_step:
+                kept.append(line)
+        write_synced(self._path, "".join(kept))
+
+
+def _rounded(record: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in record.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

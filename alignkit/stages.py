@@ -1,0 +1,275 @@
+"""What each stage does: takes files, trains or labels or measures, leaves files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from alignkit import evaluation
+from alignkit.engine import planned_steps, train
+from alignkit.errors import InputError
+from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
+from alignkit.interfaces import Feed
+from alignkit.pipeline import reward_training
+from alignkit.records import Group, read_groups, write_groups
+from alignkit.rundir import MetricsFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignkit.feeds import BatchFeed
+    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.options import Sampling
+    from alignkit.recipe import Resolved
+    from alignkit.records import Prompt
+    from alignkit.reporting import Reporter
+    from alignkit.rundir import RunDir
+
+SCORING_TOKENS = 16384
+"""Token budget of passes without gradient."""
+
+
+class PolicySampler:
+    """Samples from a policy; what labellers of fresh responses are given (`alignkit.interfaces.Sampler`)."""
+
+    def __init__(self, policy: Policy[Any], prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> None:
+        self.policy, self.prompts, self._sampling, self._seed = policy, prompts, sampling, seed
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        return list(self.policy.generate(prompts, n=k, sampling=self._sampling, seed=self._seed).groups)
+
+
+class Stages:
+    """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
+
+    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool) -> None:
+        self._resolved, self._rundir, self._reporter, self._resume = resolved, rundir, reporter, resume
+        self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
+        self._seed: int = resolved.run.seed
+
+    def sft(self) -> dict[str, Any]:
+        """Demonstrations -> sft/."""
+        policy = self._policy(None)
+        groups = self._read("demonstrations", policy)
+        optimizer = self._resolved.build("sft", policy=policy)
+        return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
+
+    def preferences(self) -> dict[str, Any]:
+        """The preference source, with the policy at hand -> preferences.jsonl."""
+        source: PreferenceSource[Any] = self._resolved.build("preferences")
+        groups = list(source.preferences(self._sampler("prompts")))
+        if not groups:
+            raise InputError("the preference source yields nothing", where="preferences")
+        write_groups(self._preferences_file, groups)
+        self._reporter.note(self._sample_of("preferences", groups))
+        return {"groups": len(groups), "pairs": sum(len(group.preferred_pairs()) for group in groups)}
+
+    def reward(self) -> dict[str, Any]:
+        """Preferences -> reward/, with its accuracy on held-out prompts."""
+        training = reward_training(self._resolved)
+        if training is None:
+            raise InputError("there is nothing to train", where="reward", fix="use --reward model without reward.model")
+        policy = self._policy(self._start)
+        train_groups, held_out = self._preference_split
+        spec = {"plugin": training[0], **training[1]}
+        optimizer: Optimizer[Any] = self._resolved.build_spec("optimizer", spec, policy=policy)
+        summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
+        source = self._reward_source()
+        source.calibrate(self._calibration_groups(train_groups))
+        return {**summary, **ranking_report(source, held_out or train_groups, held_out=bool(held_out))}
+
+    def align(self) -> dict[str, Any]:
+        """Preferences or prompts and a reward -> policy/."""
+        policy = self._policy(self._start)
+        consumes = self._resolved.load("optimizer").consumes
+        if consumes is not Feed.ROLLOUTS:
+            groups = self._preference_split[0]
+            optimizer = self._resolved.build("optimizer", policy=policy)
+            return self._train("policy", optimizer, OfflineFeed(groups, policy), groups)
+        reward = self._reward_source()
+        prompts = self._prompt_split[0]
+        optimizer = self._resolved.build("optimizer", policy=policy, reward=reward)
+        feed = RolloutFeed(
+            prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
+        )
+        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts])
+
+    def eval(self) -> dict[str, Any]:
+        """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
+        options = self._resolved.eval
+        start = self._policy(self._start)
+        final = self._policy(self._path / "policy")
+        prompts = self._eval_prompts()[: options.limit]
+        rewards: dict[str, RewardSource[Any]] = {
+            name: self._resolved.build_spec("reward", spec) for name, spec in options.rewards.items()
+        }
+        if "reward" in self._resolved.names:
+            rewards = {"reward": self._reward_source(), **rewards}
+        sampling, seed = self._resolved.sampling, self._seed + 1
+        batches = {
+            name: policy.generate(prompts, n=options.n, sampling=sampling, seed=seed)
+            for name, policy in (("start", start), ("policy", final))
+        }
+        report = compare(batches, rewards, reference=start)
+        write_groups(
+            self._path / "samples.jsonl",
+            (
+                replace(group, source=name, scores=None)
+                for pair in zip(*(batch.groups for batch in batches.values()), strict=True)
+                for name, group in zip(batches, pair, strict=True)
+            ),
+        )
+        return {"prompts": len(prompts), **report}
+
+    @property
+    def _path(self) -> Path:
+        return self._rundir.path
+
+    @property
+    def _preferences_file(self) -> Path:
+        return self._path / "preferences.jsonl"
+
+    @property
+    def _start(self) -> Path | None:
+        """The policy that alignment starts from: the SFT stage's where there was one."""
+        return self._path / "sft" if self._rundir.is_done("sft") else None
+
+    def _policy(self, folder: Path | None) -> Policy[Any]:
+        if folder is None:
+            return self._resolved.build("policy")
+        return self._resolved.build("policy", config=replace(self._resolved.config("policy"), model=str(folder)))
+
+    def _reward_source(self) -> RewardSource[Any]:
+        if reward_training(self._resolved) is None:
+            return self._resolved.build("reward")
+        folder = self._path / "reward"
+        if not folder.exists():
+            raise InputError(
+                "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
+            )
+        return self._resolved.build("reward", config=replace(self._resolved.config("reward"), model=str(folder)))
+
+    def _sampler(self, table: str) -> PolicySampler:
+        prompts = [group.prompt for group in self._groups_of(table)] if table in self._resolved.names else []
+        return PolicySampler(self._policy(self._start), prompts, self._resolved.sampling, self._seed)
+
+    def _groups_of(self, table: str, sampler: PolicySampler | None = None) -> list[Group]:
+        source: PreferenceSource[Any] = self._resolved.build(table)
+        sampler = sampler or PolicySampler(None, [], self._resolved.sampling, self._seed)  # type: ignore[arg-type]
+        return list(source.preferences(sampler))
+
+    def _read(self, table: str, policy: Policy[Any]) -> list[Group]:
+        sampler = PolicySampler(policy, self._prompts, self._resolved.sampling, self._seed)
+        groups = self._groups_of(table, sampler)
+        if not groups:
+            raise InputError("the source yields nothing", where=table)
+        self._reporter.note(self._sample_of(table, groups))
+        return groups
+
+    @cached_property
+    def _prompts(self) -> list[Prompt]:
+        """Distinct prompts of the [prompts] table, or else of the preferences, in their order."""
+        if "prompts" in self._resolved.names:
+            groups = self._groups_of("prompts")
+        else:
+            groups = list(read_groups(self._preferences_file)) if self._preferences_file.exists() else []
+        return list({group.prompt.key: group.prompt for group in groups}.values())
+
+    @cached_property
+    def _prompt_split(self) -> tuple[list[Prompt], list[Prompt]]:
+        groups = [Group(prompt, ("",)) for prompt in self._prompts]
+        share = 0.0 if self._resolved.eval.prompts else self._resolved.run.holdout
+        rest, held = evaluation.split_by_prompt(groups, share, self._seed)
+        return [group.prompt for group in rest], [group.prompt for group in held]
+
+    @cached_property
+    def _preference_split(self) -> tuple[list[Group], list[Group]]:
+        groups = list(read_groups(self._preferences_file))
+        return evaluation.split_by_prompt(groups, self._resolved.run.holdout, self._seed)
+
+    def _eval_prompts(self) -> list[Prompt]:
+        if self._resolved.eval.prompts:
+            source: PreferenceSource[Any] = self._resolved.build_spec("preferences", self._resolved.eval.prompts)
+            sampler = PolicySampler(None, [], self._resolved.sampling, self._seed)  # type: ignore[arg-type]
+            return [group.prompt for group in source.preferences(sampler)]
+        held = self._prompt_split[1]
+        return held or self._prompt_split[0]
+
+    def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
+        if "demonstrations" in self._resolved.names:
+            return list(islice(self._groups_of("demonstrations", self._sampler("prompts")), 512))
+        return train_groups[:512]
+
+    def _train(self, folder: str, optimizer: Optimizer[Any], feed: BatchFeed, data: Sequence[Group]) -> dict[str, Any]:
+        """Runs the engine, saves what was trained into `folder`, and returns the last metrics."""
+        path = self._path / folder
+        self._reporter.start(folder, planned_steps(feed, optimizer.config))
+
+        def on_step(record: dict[str, float]) -> None:
+            self._metrics.write(folder, record)
+            self._reporter.step(record)
+
+        result = train(
+            optimizer,
+            feed,
+            folder=path,
+            seed=self._seed,
+            on_step=on_step,
+            on_notice=self._reporter.note,
+            resume=self._resume,
+            fingerprint=f"{self._resolved.digest}/{digest_of(data)}",
+        )
+        optimizer.save(path)
+        summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
+        self._reporter.finish(summary)
+        return {**summary, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+
+    @staticmethod
+    def _sample_of(table: str, groups: Sequence[Group]) -> str:
+        sample = groups[0]
+        ranked = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
+        shown = " | ".join(response[:80] for response in sample.responses[:2])
+        return f"{table}: {len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranked}"
+
+
+def digest_of(groups: Sequence[Group]) -> str:
+    """sha256 of the records, so that a run is never resumed on other data."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:
+    """Accuracy on ranked pairs with its interval, beside the baseline that the shorter response wins."""
+    ranked = [group for group in groups if group.preferred_pairs()]
+    if not ranked:
+        return {}
+    accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
+    return {
+        "accuracy": accuracy.to_json(),
+        "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
+        "held_out": held_out,
+    }
+
+
+def compare(
+    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any]
+) -> dict[str, Any]:
+    """Figures of each policy's samples, and the win rate of the last over the first under each reward."""
+    report: dict[str, Any] = {name: {} for name in batches}
+    first, *_, last = batches
+    for name, batch in batches.items():
+        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS)
+    for reward_name, reward in rewards.items():
+        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
+        keys = [group.prompt.key for group in batches[first].groups]
+        for name, rows in scores.items():
+            report[name][reward_name] = evaluation.mean_score(rows, keys).to_json()
+        report[f"win_rate/{reward_name}"] = evaluation.win_rate(scores[last], scores[first], keys).to_json()
+    return report
