@@ -1,0 +1,114 @@
+"""Advantages and the statistics around them, on the flat token axis.
+
+GAE: Schulman et al., arXiv:1506.02438. Bootstrapping behind a cut: Pardo et al., arXiv:1712.00378. Whitening with the
+population variance: Huang et al., arXiv:2403.17031. Means and variances are those of all processes together.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.ops.distributed import sum_over_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+EPSILON = 1e-8
+
+
+def gae(
+    token_rewards: Tensor, values: Tensor, lengths: Tensor, next_values: Tensor, *, gamma: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation of all responses at once.
+
+    delta_t = r_t + gamma * V_{t+1} - V_t and A_t = delta_t + gamma * gae_lambda * A_{t+1}, where V_t is the value
+    before token t. Behind the last token, which `values` does not reach, V is `next_values`.
+
+    Args:
+        token_rewards: [R] reward of each token.
+        values: [R] value of the state in which each token is chosen.
+        lengths: [S] tokens of each response, all >= 1.
+        next_values: [S] value behind each response's last token: 0 where the response is finished, and an estimate of
+            what would have followed where it was cut off.
+        gamma: discount factor in [0, 1]. gae_lambda: in [0, 1], 0 trusts the values, 1 the rewards.
+
+    Returns:
+        [R] advantages and [R] returns, which are the advantages plus the values.
+    """
+    lasts = lengths.cumsum(0) - 1
+    following = values.roll(-1)
+    following[lasts] = next_values.to(values.dtype)
+    deltas = token_rewards + gamma * following - values
+    response = torch.repeat_interleave(lengths, output_size=values.shape[0])
+    step = torch.arange(values.shape[0], device=values.device) - (lasts - lengths + 1)[response]
+    grid = deltas.new_zeros(int(lengths.max()), lengths.shape[0])
+    grid[step, response] = deltas
+    for t in range(grid.shape[0] - 2, -1, -1):
+        grid[t] += gamma * gae_lambda * grid[t + 1]
+    advantages = grid[step, response]
+    return advantages, advantages + values
+
+
+def moments(x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population variance and count of all values of `x`, over all processes.
+
+    Args:
+        x: values of any shape. total: sums a tensor over the processes.
+    """
+    sums = total(torch.stack([x.sum(), x.new_tensor(float(x.numel()))]))
+    mean, count = sums[0] / sums[1], sums[1]
+    return mean, total((x - mean).square().sum()) / count, count
+
+
+def whiten(x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes, *, shift_mean: bool = True) -> Tensor:
+    """`x` scaled to variance 1 over all its values and all processes, and to mean 0 unless `shift_mean` is False.
+
+    Args:
+        x: values of any shape. total: sums a tensor over the processes. shift_mean: False keeps the mean.
+    """
+    mean, variance, _ = moments(x, total)
+    whitened = (x - mean) * (variance + EPSILON).rsqrt()
+    return whitened if shift_mean else whitened + mean
+
+
+def explained_variance(
+    values: Tensor, returns: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes
+) -> float:
+    """Share of the variance of the returns [R] that the values [R] explain: 1 is perfect, 0 no better than a constant.
+
+    It is 0 where the returns do not vary.
+    """
+    variance = moments(returns, total)[1]
+    residual = moments(returns - values, total)[1]
+    return float(1 - residual / variance) if variance > EPSILON else 0.0
+
+
+class RunningMoments:
+    """Mean and standard deviation of everything seen so far, over all processes (Chan et al.'s parallel update)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.variance = 0.0, 0.0, 0.0
+
+    def update(self, x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes) -> None:
+        """Adds the values of `x`, of any shape."""
+        mean, variance, count = (float(moment) for moment in moments(x, total))
+        seen = self.count + count
+        shift = mean - self.mean
+        self.variance = (self.count * self.variance + count * variance + shift**2 * self.count * count / seen) / seen
+        self.mean += shift * count / seen
+        self.count = seen
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """`x` by the mean and standard deviation seen so far."""
+        return (x - self.mean) / math.sqrt(self.variance + EPSILON)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "mean": self.mean, "variance": self.variance}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.count, self.mean, self.variance = (float(state[name]) for name in ("count", "mean", "variance"))
