@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -127,8 +127,8 @@ class EvalOptions(Config):
 
     prompts: ComponentSpec | None = None
     """Where unseen prompts come from, as a preference source; left out, the held-out prompts of the run."""
-    reward: ComponentSpec | None = None
-    """What scores the responses; left out, the run's reward."""
+    rewards: Mapping[str, ComponentSpec] = field(default_factory=dict)
+    """Reward sources to report beside the run's own, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
     count: Count = 256
     """At most this many prompts."""
     samples: Count = 1
@@ -137,5 +137,5 @@ class EvalOptions(Config):
     """What the policy is held against: `sft` (where alignment started), `base` (before it), or a model's folder."""
 
     def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        specs = (("prompts", "preferences", self.prompts), ("reward", "reward", self.reward))
-        return [(key, role, spec) for key, role, spec in specs if spec is not None]
+        prompts = [("prompts", "preferences", self.prompts)] if self.prompts is not None else []
+        return [*prompts, *((f"rewards.{name}", "reward", spec) for name, spec in self.rewards.items())]

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import evaluation
@@ -20,7 +21,6 @@ from alignkit.rundir import MetricsFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
@@ -102,9 +102,9 @@ class Stages:
     def eval(self) -> dict[str, Any]:
         """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
         options = self._resolved.eval
-        start = self._policy(self._start)
+        start = self._policy(self._against(options.against))
         final = self._policy(self._path / "policy")
-        prompts = self._eval_prompts()[: options.limit]
+        prompts = self._eval_prompts()[: options.count]
         rewards: dict[str, RewardSource[Any]] = {
             name: self._resolved.build_spec("reward", spec) for name, spec in options.rewards.items()
         }
@@ -112,7 +112,7 @@ class Stages:
             rewards = {"reward": self._reward_source(), **rewards}
         sampling, seed = self._resolved.sampling, self._seed + 1
         batches = {
-            name: policy.generate(prompts, n=options.n, sampling=sampling, seed=seed)
+            name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
             for name, policy in (("start", start), ("policy", final))
         }
         report = compare(batches, rewards, reference=start)
@@ -138,6 +138,11 @@ class Stages:
     def _start(self) -> Path | None:
         """The policy that alignment starts from: the SFT stage's where there was one."""
         return self._path / "sft" if self._rundir.is_done("sft") else None
+
+    def _against(self, name: str) -> Path | None:
+        if name == "sft":
+            return self._start
+        return None if name == "base" else Path(name)
 
     def _policy(self, folder: Path | None) -> Policy[Any]:
         if folder is None:
