@@ -82,7 +82,7 @@ class TinyTrunk(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, contexts: Contexts) -> Tensor:
-        count = int(contexts.prompts.max()) + 1
+        count = 1 + max(int(index.max()) for index in (contexts.prompts, contexts.prompt_index) if len(index))
         tokens = self.embedding(contexts.prompt_ids)
         sums = tokens.new_zeros(count, EMBEDDING).index_add(0, contexts.prompt_index, tokens)
         lengths = torch.bincount(contexts.prompt_index, minlength=count).clamp(min=1)
