@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from alignkit.recipe import Resolved
+    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.records import Group, Prompt
     from alignkit.reporting import Reporter
+    from alignkit.resolved import Resolved
+
+REWARD_TRAINING = "reward.train"
+"""The part of a recipe that names the Optimizer by which its reward is trained."""
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
 
@@ -37,13 +42,13 @@ def plan(resolved: Resolved) -> list[Stage]:
     stages: list[Stage] = []
     if "demonstrations" in names:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
-    training = reward_training(resolved)
-    consumes = resolved.load("optimizer").consumes if "optimizer" in names else None
-    if training or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+    trained = REWARD_TRAINING in resolved
+    consumes = consumed_by(resolved) if "optimizer" in names else None
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
         _need(resolved, "preferences", "an algorithm or reward model that learns from preferences")
         stages.append(Stage("preferences", f"from {names['preferences']}"))
-    if training:
-        stages.append(Stage("reward", f"reward model by {training[0]}"))
+    if trained:
+        stages.append(Stage("reward", f"reward model by {resolved.part(REWARD_TRAINING).registration.name}"))
     if consumes is Feed.ROLLOUTS:
         _need(resolved, "reward", f"{names['optimizer']}, which learns from scored rollouts")
         if "prompts" not in names and "preferences" not in names:
@@ -65,13 +70,10 @@ def plan(resolved: Resolved) -> list[Stage]:
     return stages
 
 
-def reward_training(resolved: Resolved) -> tuple[str, dict[str, Any]] | None:
-    """(Optimizer, options) that train the recipe's reward source, or None where nothing is to be trained."""
-    if "reward" not in resolved.names:
-        return None
-    training = getattr(resolved.config("reward"), "training", None)
-    found = training() if training else None
-    return None if found is None else (found[0], dict(found[1]))
+def consumed_by(resolved: Resolved) -> Feed:
+    """What the recipe's alignment algorithm learns from."""
+    algorithm: type[Optimizer[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
+    return algorithm.consumes
 
 
 def _need(resolved: Resolved, table: str, who: str) -> None:
@@ -100,6 +102,8 @@ def run(
         InputError: the plan lacks something, or `out` is in use.
     """
     chosen = plan(resolved) if stages is None else [Stage(name, "") for name in ORDER if name in stages]
+    for notice in resolved.notices:
+        reporter.note(notice)
     reporter.plan([(stage.name, stage.text) for stage in chosen])
 
     from alignkit.rundir import RunDir
@@ -124,3 +128,46 @@ def run(
             summary = getattr(body, stage.name)()
             rundir.mark_done(stage.name, summary, time.perf_counter() - start)
         return rundir.summary()
+
+
+def sample(resolved: Resolved, prompts: Path, n: int, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Samples `n` responses to each prompt of a data file from the recipe's policy -> groups in `out`."""
+    from alignkit.records import write_groups
+
+    source: PreferenceSource[Any] = resolved.context().build(  # type: ignore[assignment]
+        "preferences", {"plugin": "dataset", "path": str(prompts)}
+    )
+    asked = [group.prompt for group in source.preferences(NoSampler())]
+    policy: Policy[Any] = resolved.build("policy")  # type: ignore[assignment]
+    reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")
+    batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
+    write_groups(out, batch.groups)
+    finished = round(float(batch.finished.float().mean()), 4)
+    return {"groups": batch.num_groups, "responses": batch.num_responses, "finished": finished, "out": str(out)}
+
+
+def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Scores the responses of a groups file with the recipe's reward -> the same groups with `scores` in `out`."""
+    from alignkit.feeds import score_groups
+    from alignkit.records import read_groups, write_groups
+
+    records = list(read_groups(groups))
+    if not records:
+        raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record a line")
+    source: RewardSource[Any] = resolved.build("reward")  # type: ignore[assignment]
+    reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
+    scored = score_groups(source, records)
+    write_groups(out, scored)
+    values = [value for group in scored for value in group.scores or () if value is not None]
+    mean = round(sum(values) / len(values), 4) if values else None
+    abstained = sum(len(group.responses) for group in scored) - len(values)
+    return {"groups": len(scored), "scores": len(values), "abstained": abstained, "mean": mean, "out": str(out)}
+
+
+class NoSampler:
+    """What a source of data on file is given where there is no policy to sample."""
+
+    prompts: Sequence[Prompt] = ()
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        raise InputError("this source samples responses, which needs a run", fix="use `alignkit preferences`")

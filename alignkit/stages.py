@@ -5,29 +5,31 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from alignkit import evaluation
 from alignkit.engine import planned_steps, train
 from alignkit.errors import InputError
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
 from alignkit.interfaces import Feed
-from alignkit.pipeline import reward_training
+from alignkit.pipeline import REWARD_TRAINING, consumed_by
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.rundir import MetricsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import Sampling
-    from alignkit.recipe import Resolved
+    from alignkit.options import ComponentSpec, Sampling
     from alignkit.records import Prompt
     from alignkit.reporting import Reporter
+    from alignkit.resolved import Resolved
     from alignkit.rundir import RunDir
 
 SCORING_TOKENS = 16384
@@ -35,10 +37,20 @@ SCORING_TOKENS = 16384
 
 
 class PolicySampler:
-    """Samples from a policy; what labellers of fresh responses are given (`alignkit.interfaces.Sampler`)."""
+    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Sampler`)."""
 
-    def __init__(self, policy: Policy[Any], prompts: Sequence[Prompt], sampling: Sampling, seed: int) -> None:
-        self.policy, self.prompts, self._sampling, self._seed = policy, prompts, sampling, seed
+    def __init__(
+        self, load: Callable[[], Policy[Any]], prompts: Callable[[], list[Prompt]], sampling: Sampling, seed: int
+    ) -> None:
+        self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
+
+    @cached_property
+    def policy(self) -> Policy[Any]:
+        return self._load()
+
+    @cached_property
+    def prompts(self) -> Sequence[Prompt]:
+        return self._read_prompts()
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
         return list(self.policy.generate(prompts, n=k, sampling=self._sampling, seed=self._seed).groups)
@@ -51,33 +63,29 @@ class Stages:
         self._resolved, self._rundir, self._reporter, self._resume = resolved, rundir, reporter, resume
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
+        self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
+        if resolved.run.threads:
+            torch.set_num_threads(resolved.run.threads)
 
     def sft(self) -> dict[str, Any]:
         """Demonstrations -> sft/."""
+        groups = self._read("demonstrations")
+        write_groups(self._path / "demonstrations.jsonl", groups)
         policy = self._policy(None)
-        groups = self._read("demonstrations", policy)
-        optimizer = self._resolved.build("sft", policy=policy)
+        optimizer = self._build("sft", policy=policy)
         return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
 
     def preferences(self) -> dict[str, Any]:
         """The preference source, with the policy at hand -> preferences.jsonl."""
-        source: PreferenceSource[Any] = self._resolved.build("preferences")
-        groups = list(source.preferences(self._sampler("prompts")))
-        if not groups:
-            raise InputError("the preference source yields nothing", where="preferences")
+        groups = self._read("preferences")
         write_groups(self._preferences_file, groups)
-        self._reporter.note(self._sample_of("preferences", groups))
         return {"groups": len(groups), "pairs": sum(len(group.preferred_pairs()) for group in groups)}
 
     def reward(self) -> dict[str, Any]:
         """Preferences -> reward/, with its accuracy on held-out prompts."""
-        training = reward_training(self._resolved)
-        if training is None:
-            raise InputError("there is nothing to train", where="reward", fix="use --reward model without reward.model")
         policy = self._policy(self._start)
         train_groups, held_out = self._preference_split
-        spec = {"plugin": training[0], **training[1]}
-        optimizer: Optimizer[Any] = self._resolved.build_spec("optimizer", spec, policy=policy)
+        optimizer = self._build(REWARD_TRAINING, policy=policy)
         summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
         source = self._reward_source()
         source.calibrate(self._calibration_groups(train_groups))
@@ -86,14 +94,13 @@ class Stages:
     def align(self) -> dict[str, Any]:
         """Preferences or prompts and a reward -> policy/."""
         policy = self._policy(self._start)
-        consumes = self._resolved.load("optimizer").consumes
-        if consumes is not Feed.ROLLOUTS:
+        if consumed_by(self._resolved) is not Feed.ROLLOUTS:
             groups = self._preference_split[0]
-            optimizer = self._resolved.build("optimizer", policy=policy)
+            optimizer = self._build("optimizer", policy=policy)
             return self._train("policy", optimizer, OfflineFeed(groups, policy), groups)
         reward = self._reward_source()
         prompts = self._prompt_split[0]
-        optimizer = self._resolved.build("optimizer", policy=policy, reward=reward)
+        optimizer = self._build("optimizer", policy=policy, reward=reward)
         feed = RolloutFeed(
             prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
         )
@@ -106,7 +113,7 @@ class Stages:
         final = self._policy(self._path / "policy")
         prompts = self._eval_prompts()[: options.count]
         rewards: dict[str, RewardSource[Any]] = {
-            name: self._resolved.build_spec("reward", spec) for name, spec in options.rewards.items()
+            name: self._build_spec("reward", spec) for name, spec in options.rewards.items()
         }
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
@@ -144,43 +151,52 @@ class Stages:
             return self._start
         return None if name == "base" else Path(name)
 
+    def _build(self, table: str, **keywords: Any) -> Any:
+        return self._resolved.build(table, folder=self._path, **keywords)
+
+    def _build_spec(self, role: str, spec: ComponentSpec) -> Any:
+        return self._resolved.context(self._path).build(role, spec)
+
+    def _build_from(self, table: str, folder: Path) -> Any:
+        """The component of a table, loaded from a folder of this run."""
+        part = self._resolved.parts[table]
+        moved = replace(part, config=replace(part.config, model=str(folder)))  # type: ignore[call-arg]
+        return replace(self._resolved, parts={**self._resolved.parts, table: moved}).build(table, folder=self._path)
+
     def _policy(self, folder: Path | None) -> Policy[Any]:
-        if folder is None:
-            return self._resolved.build("policy")
-        return self._resolved.build("policy", config=replace(self._resolved.config("policy"), model=str(folder)))
+        policy: Policy[Any] = self._build("policy") if folder is None else self._build_from("policy", folder)
+        return policy
 
     def _reward_source(self) -> RewardSource[Any]:
-        if reward_training(self._resolved) is None:
-            return self._resolved.build("reward")
+        if REWARD_TRAINING not in self._resolved:
+            source: RewardSource[Any] = self._build("reward")
+            return source
         folder = self._path / "reward"
         if not folder.exists():
             raise InputError(
                 "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
             )
-        return self._resolved.build("reward", config=replace(self._resolved.config("reward"), model=str(folder)))
+        trained: RewardSource[Any] = self._build_from("reward", folder)
+        return trained
 
-    def _sampler(self, table: str) -> PolicySampler:
-        prompts = [group.prompt for group in self._groups_of(table)] if table in self._resolved.names else []
-        return PolicySampler(self._policy(self._start), prompts, self._resolved.sampling, self._seed)
-
-    def _groups_of(self, table: str, sampler: PolicySampler | None = None) -> list[Group]:
-        source: PreferenceSource[Any] = self._resolved.build(table)
-        sampler = sampler or PolicySampler(None, [], self._resolved.sampling, self._seed)  # type: ignore[arg-type]
-        return list(source.preferences(sampler))
-
-    def _read(self, table: str, policy: Policy[Any]) -> list[Group]:
-        sampler = PolicySampler(policy, self._prompts, self._resolved.sampling, self._seed)
-        groups = self._groups_of(table, sampler)
+    def _read(self, table: str) -> list[Group]:
+        """All groups of a table's source, with a note of what they look like."""
+        groups = self._groups_from(self._build(table))
         if not groups:
             raise InputError("the source yields nothing", where=table)
-        self._reporter.note(self._sample_of(table, groups))
+        self._reporter.note(described(table, groups))
         return groups
+
+    def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
+        prompts = partial(getattr, self, "_prompts")
+        sampler = PolicySampler(lambda: self._policy(self._start), prompts, self._resolved.sampling, self._seed)
+        return list(source.preferences(sampler))
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
         """Distinct prompts of the [prompts] table, or else of the preferences, in their order."""
         if "prompts" in self._resolved.names:
-            groups = self._groups_of("prompts")
+            groups = self._groups_from(self._build("prompts"))
         else:
             groups = list(read_groups(self._preferences_file)) if self._preferences_file.exists() else []
         return list({group.prompt.key: group.prompt for group in groups}.values())
@@ -199,16 +215,15 @@ class Stages:
 
     def _eval_prompts(self) -> list[Prompt]:
         if self._resolved.eval.prompts:
-            source: PreferenceSource[Any] = self._resolved.build_spec("preferences", self._resolved.eval.prompts)
-            sampler = PolicySampler(None, [], self._resolved.sampling, self._seed)  # type: ignore[arg-type]
-            return [group.prompt for group in source.preferences(sampler)]
+            source = self._build_spec("preferences", self._resolved.eval.prompts)
+            return [group.prompt for group in self._groups_from(source)]
         held = self._prompt_split[1]
         return held or self._prompt_split[0]
 
     def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
-        if "demonstrations" in self._resolved.names:
-            return list(islice(self._groups_of("demonstrations", self._sampler("prompts")), 512))
-        return train_groups[:512]
+        demonstrations = self._path / "demonstrations.jsonl"
+        groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
+        return list(islice(groups, 512))
 
     def _train(self, folder: str, optimizer: Optimizer[Any], feed: BatchFeed, data: Sequence[Group]) -> dict[str, Any]:
         """Runs the engine, saves what was trained into `folder`, and returns the last metrics."""
@@ -217,6 +232,8 @@ class Stages:
 
         def on_step(record: dict[str, float]) -> None:
             self._metrics.write(folder, record)
+            for sink in self._sinks:
+                sink.write({"stage": folder, **record})
             self._reporter.step(record)
 
         result = train(
@@ -234,12 +251,13 @@ class Stages:
         self._reporter.finish(summary)
         return {**summary, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
-    @staticmethod
-    def _sample_of(table: str, groups: Sequence[Group]) -> str:
-        sample = groups[0]
-        ranked = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
-        shown = " | ".join(response[:80] for response in sample.responses[:2])
-        return f"{table}: {len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranked}"
+
+def described(name: str, groups: Sequence[Group]) -> str:
+    """How many groups there are and what the first looks like, for people."""
+    sample = groups[0]
+    ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
+    shown = " | ".join(response[:80] for response in sample.responses[:2])
+    return f"{name}: {len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
 def digest_of(groups: Sequence[Group]) -> str:
