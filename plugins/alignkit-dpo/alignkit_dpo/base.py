@@ -1,0 +1,127 @@
+"""What the DPO family shares: log-probabilities of whole responses under policy and reference, compared pair by pair.
+
+A ranking of K responses gives all its strictly ordered pairs. Their losses are averaged within the group and then over
+groups, so that a prompt counts once whatever its K; for pairs of two this is the papers' mean over pairs. The K
+responses are scored in one pass however many pairs they are in. The reference is asked once for the whole data set.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from alignkit.interfaces import Feed, Optimizer
+from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.ranking_losses import Rankings, pair_accuracy, with_ordered_pairs
+from alignkit_dpo.options import PreferenceOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Context, Metrics, Policy, RewardSource
+    from alignkit.options import Config
+
+OptionsT = TypeVar("OptionsT", bound=PreferenceOptions)
+
+
+@dataclass(frozen=True)
+class ResponseLogprobs:
+    """Log-probabilities of whole responses, in nats.
+
+    Attributes:
+        logprobs, ref_logprobs: [S] sums over each response's tokens; the reference's None for algorithms without one.
+        lengths: [S] response tokens, the stop token included.
+    """
+
+    logprobs: Tensor
+    ref_logprobs: Tensor | None
+    lengths: Tensor
+
+    @property
+    def logratios(self) -> Tensor:
+        """[S] log of the policy's over the reference's probability. Raises ValueError where there is no reference."""
+        if self.ref_logprobs is None:
+            raise ValueError("there are no reference log-probabilities: this algorithm sets uses_reference = False")
+        return self.logprobs - self.ref_logprobs
+
+    def at(self, index: Tensor) -> ResponseLogprobs:
+        """The responses [Q] of an index into [S]."""
+        reference = None if self.ref_logprobs is None else self.ref_logprobs[index]
+        return ResponseLogprobs(self.logprobs[index], reference, self.lengths[index])
+
+
+class PreferenceLoss(Optimizer[OptionsT]):
+    """Base of the family. A member defines `pair_losses`, and `uses_reference = False` where it needs none."""
+
+    Config: ClassVar[type[Config]] = PreferenceOptions
+    consumes = Feed.RANKINGS
+    uses_reference = True
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self._groups_without_order = 0
+
+    @abstractmethod
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        """[Q] the loss of each pair."""
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        """[S] the reward that the policy stands for, up to a constant of the prompt. Used for metrics only."""
+        return self.config.beta * responses.logratios
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """Drops groups without an ordered pair (counted) and adds the reference's log-probabilities [R]."""
+        kept = with_ordered_pairs(batch)
+        self._groups_without_order += batch.num_groups - kept.num_groups
+        self.batch_metrics = {"groups_without_order": float(self._groups_without_order)}
+        if self.reference is None:
+            return kept
+        if not kept.num_groups:
+            return kept.replace(ref_logprobs=kept.response_ids.new_zeros(0, dtype=torch.float32))
+        return kept.replace(ref_logprobs=policy_logprobs(self.reference, kept, self.config.max_tokens))
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        """The mean over groups of the mean over pairs, and what a person watches."""
+        responses = self._score(batch)
+        rankings = Rankings.of_batch(batch)
+        losses = self.pair_losses(responses.at(rankings.better), responses.at(rankings.worse))
+        return batch.group_mean(rankings.mean_by_group(losses)), self._metrics(batch, rankings, responses)
+
+    def _score(self, batch: GroupBatch) -> ResponseLogprobs:
+        reference = None
+        if self.uses_reference:
+            if batch.ref_logprobs is None:
+                raise ValueError("the batch has no ref_logprobs: prepare() comes before loss()")
+            reference = batch.sum_by_response(batch.ref_logprobs)
+        return ResponseLogprobs(batch.sum_by_response(self.policy.forward(batch).logprobs), reference, batch.lengths)
+
+    def _metrics(self, batch: GroupBatch, rankings: Rankings, responses: ResponseLogprobs) -> Metrics:
+        rewards = self.implicit_rewards(responses).detach()
+
+        def mean(of_pairs: Tensor) -> Tensor:
+            return batch.group_mean(rankings.mean_by_group(of_pairs))
+
+        chosen, rejected = rewards[rankings.better], rewards[rankings.worse]
+        metrics: Metrics = {
+            "accuracy": batch.group_mean(pair_accuracy(rewards, rankings)),
+            "margin": mean(chosen - rejected),
+            "chosen_reward": mean(chosen),
+            "rejected_reward": mean(rejected),
+            "chosen_logprobs": mean(responses.logprobs[rankings.better].detach()),
+            "rejected_logprobs": mean(responses.logprobs[rankings.worse].detach()),
+        }
+        if responses.ref_logprobs is not None:
+            # The KL from the reference to the policy, if the responses were sampled from the reference.
+            metrics["reference_kl"] = batch.response_mean(-responses.logratios.detach())
+        return metrics
