@@ -178,7 +178,9 @@ class RewardSource(Component[ConfigT]):
 class Sampler(Protocol):
     """Samples from the policy that a run is at; what labellers of fresh responses are given."""
 
-    prompts: Sequence[Prompt]
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The run's prompts: of the [prompts] table, or else of its preferences."""
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
         """K responses for each prompt."""

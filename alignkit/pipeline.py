@@ -138,7 +138,7 @@ def sample(resolved: Resolved, prompts: Path, n: int, out: Path, reporter: Repor
         "preferences", {"plugin": "dataset", "path": str(prompts)}
     )
     asked = [group.prompt for group in source.preferences(NoSampler())]
-    policy: Policy[Any] = resolved.build("policy")  # type: ignore[assignment]
+    policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")
     batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
     write_groups(out, batch.groups)
@@ -154,7 +154,7 @@ def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> di
     records = list(read_groups(groups))
     if not records:
         raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record a line")
-    source: RewardSource[Any] = resolved.build("reward")  # type: ignore[assignment]
+    source: RewardSource[Any] = resolved.build("reward")
     reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
     scored = score_groups(source, records)
     write_groups(out, scored)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+FILES = (
+    "run.json", "recipe.toml", "demonstrations.jsonl", "preferences.jsonl", "metrics.jsonl", "samples.jsonl",
+    "report.html",
+)  # fmt: skip
+FOLDERS = ("sft", "reward", "policy")
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
@@ -38,13 +43,16 @@ class RunDir:
         self.path = path
         self._state_file = path / "run.json"
         path.mkdir(parents=True, exist_ok=True)
+        self.state: dict[str, Any] = {"stages": {}}
         self._lock()
-        if self._state_file.exists() and overwrite:
-            self._clear()
-        if self._state_file.exists():
-            self._reopen(digest, resume=resume, force=force)
-        else:
-            self.state: dict[str, Any] = {"stages": {}}
+        try:
+            if self._state_file.exists() and overwrite:
+                self._clear()
+            if self._state_file.exists():
+                self._reopen(digest, resume=resume, force=force)
+        except BaseException:
+            os.close(self._lock_descriptor)
+            raise
         self.state.update(digest=digest, argv=sys.argv[1:], versions=_versions(), python=platform.python_version())
         self._write_state()
         write_synced(path / "recipe.toml", recipe)
@@ -67,9 +75,9 @@ class RunDir:
 
     def _clear(self) -> None:
         for entry in self.path.iterdir():
-            if entry.name in ("sft", "reward", "policy"):
+            if entry.name in FOLDERS:
                 shutil.rmtree(entry)
-            elif entry.name in ("run.json", "recipe.toml", "preferences.jsonl", "metrics.jsonl", "samples.jsonl"):
+            elif entry.name in FILES:
                 entry.unlink()
 
     def _reopen(self, digest: str, *, resume: bool, force: bool) -> None:

@@ -1,0 +1,88 @@
+"""Figures of an evaluation against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignkit import evaluation
+from alignkit.options import Sampling
+from alignkit.records import Group, Prompt
+from alignkit.testing import TinyPolicy
+
+
+def ranked(prompt: str, *ranks: int, responses: tuple[str, ...] | None = None) -> Group:
+    return Group(Prompt(text=prompt), responses or tuple(f"r{i}" for i in range(len(ranks))), ranks=ranks)
+
+
+def test_ranking_accuracy_counts_ordered_pairs_and_halves_equal_scores() -> None:
+    groups = [ranked("a", 0, 1), ranked("b", 0, 0, 1)]
+    # a: 2 > 1 right. b: pairs (0, 2) with 1 against 1, a half, and (1, 2) with 0 against 1, wrong: 1.5 of 3.
+    accuracy = evaluation.ranking_accuracy([[2.0, 1.0], [1.0, 0.0, 1.0]], groups)
+    assert accuracy.value == pytest.approx(0.5)
+    assert accuracy.count == 3
+
+
+def test_an_abstention_leaves_its_pairs_out() -> None:
+    accuracy = evaluation.ranking_accuracy([[2.0, None, 1.0]], [ranked("a", 0, 1, 2)])
+    assert (accuracy.value, accuracy.count) == (1.0, 1)
+
+
+def test_shorter_wins_is_the_accuracy_of_word_counts() -> None:
+    groups = [
+        ranked("a", 0, 1, responses=("one two", "one")),
+        ranked("b", 0, 1, responses=("one", "one two")),
+        ranked("c", 1, 0, responses=("one two three", "x")),
+    ]
+    assert evaluation.shorter_wins(groups).value == pytest.approx(2 / 3)
+
+
+def test_the_interval_resamples_prompts_not_responses() -> None:
+    """Ten copies of two opposite prompts: by response the interval would be narrow, by prompt it spans everything."""
+    estimate = evaluation.clustered_mean({"a": [0.0] * 10, "b": [1.0] * 10})
+    assert (estimate.value, estimate.low, estimate.high, estimate.count) == (0.5, 0.0, 1.0, 20)
+    certain = evaluation.clustered_mean({str(k): [float(k % 2)] for k in range(400)})
+    assert certain.value == 0.5
+    assert certain.low == pytest.approx(0.451, abs=0.01)  # 1.96 * 0.5 / sqrt(400) = 0.049
+    assert certain.high == pytest.approx(0.549, abs=0.01)
+    with pytest.raises(ValueError, match="no values"):
+        evaluation.clustered_mean({})
+
+
+def test_win_rate_compares_the_kth_samples_and_halves_ties() -> None:
+    rate = evaluation.win_rate([[3.0, 1.0], [0.0]], [[2.0, 1.0], [5.0]], ["a", "b"])
+    assert rate.value == pytest.approx((1 + 0.5 + 0) / 3)
+
+
+def test_distinct_bigrams() -> None:
+    # the cat, cat sat | the cat, cat ran: three of four are distinct
+    assert evaluation.distinct_share(["the cat sat", "the cat ran"]) == pytest.approx(0.75)
+    assert evaluation.distinct_share(["one", ""]) == 0.0
+
+
+def test_split_by_prompt_is_disjoint_stable_and_of_the_asked_size() -> None:
+    groups = [ranked(f"p{k % 50}", 0, 1) for k in range(100)]
+    rest, held = evaluation.split_by_prompt(groups, 0.2, seed=1)
+    keys = {group.prompt.key for group in held}
+    assert len(keys) == 10
+    assert len(held) == 20
+    assert not keys & {group.prompt.key for group in rest}
+    again = evaluation.split_by_prompt(list(reversed(groups)), 0.2, seed=1)[1]
+    assert {group.prompt.key for group in again} == keys
+    assert {group.prompt.key for group in evaluation.split_by_prompt(groups, 0.2, seed=2)[1]} != keys
+
+
+def test_the_kl_of_samples_is_the_mean_log_ratio_a_response() -> None:
+    torch.manual_seed(0)
+    policy = TinyPolicy()
+    reference = policy.reference()
+    with torch.no_grad():
+        policy.modules()["policy"].vocabulary_head.bias[3] += 1.0  # type: ignore[union-attr,operator,index]
+    batch = policy.generate([Prompt(text="a"), Prompt(text="b")], n=3, sampling=Sampling(max_tokens=6), seed=0)
+    figures = evaluation.describe_samples(batch, reference, 1000)
+    assert batch.logprobs is not None
+    with torch.no_grad():
+        expected = float((batch.logprobs - reference.forward(batch).logprobs).sum()) / 6
+    assert abs(expected) > 1e-3
+    assert figures["kl"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert figures["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
