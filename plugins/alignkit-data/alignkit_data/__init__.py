@@ -1,0 +1,32 @@
+"""Preference sources `dataset` and `function`, and the export to TRL's columns. Free of torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignkit.hookspecs import hookimpl
+from alignkit_data.export import to_trl_rows, write_parquet
+from alignkit_data.loading import Detected
+from alignkit_data.options import DatasetOptions, FunctionOptions
+from alignkit_data.source import Dataset, FunctionSource
+
+if TYPE_CHECKING:
+    from alignkit.hookspecs import Register
+
+ALIGNKIT_INTERFACE = 1
+
+__all__ = [
+    "Dataset",
+    "DatasetOptions",
+    "Detected",
+    "FunctionOptions",
+    "FunctionSource",
+    "to_trl_rows",
+    "write_parquet",
+]
+
+
+@hookimpl
+def register_preference_sources(register: Register) -> None:
+    register("dataset", "alignkit_data.source:Dataset", config=DatasetOptions)
+    register("function", "alignkit_data.source:FunctionSource", config=FunctionOptions)

@@ -1,0 +1,64 @@
+"""A ranking with ties out of pairwise comparisons, where there is exactly one that reproduces every verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit_data.messages import Unusable
+
+TIE, FIRST, SECOND = 0, 1, 2
+
+
+def checked_verdict(verdict: Any, name: str) -> int:
+    """A verdict on two responses: 0 tie, 1 the first is better, 2 the second. Raises ValueError where it is none."""
+    if type(verdict) is not int or verdict not in (TIE, FIRST, SECOND):
+        raise ValueError(f"{name} is {verdict!r}, expected 0 (tie), 1 (the first is better) or 2 (the second)")
+    return verdict
+
+
+def ranks_of_comparisons(comparisons: Any, count: int) -> tuple[int, ...]:
+    """Ranks of `count` responses, 0 is best, from `[i, j, verdict]` entries.
+
+    Responses that tie share a rank, along chains of ties too. So a verdict for a > b where a and b both tie with c is
+    as intransitive as a circle of wins.
+
+    Raises:
+        ValueError: an entry is no comparison of two of the responses.
+        Unusable: no ranking reproduces all verdicts, or more than one does.
+    """
+    entries = _checked(comparisons, count)
+    tied = list(range(count))
+    for first, second, verdict in entries:
+        if verdict == TIE:
+            old, new = tied[second], tied[first]
+            tied = [new if member == old else member for member in tied]
+    beats = {
+        (tied[first], tied[second]) if verdict == FIRST else (tied[second], tied[first])
+        for first, second, verdict in entries
+        if verdict != TIE
+    }
+    order: list[int] = []
+    remaining = set(tied)
+    while remaining:
+        unbeaten = [one for one in remaining if not any((other, one) in beats for other in remaining)]
+        if not unbeaten:
+            raise Unusable("intransitive comparisons")
+        if len(unbeaten) > 1:
+            raise Unusable("comparisons that leave the order open")
+        order.append(unbeaten[0])
+        remaining.remove(unbeaten[0])
+    return tuple(order.index(member) for member in tied)
+
+
+def _checked(comparisons: Any, count: int) -> list[tuple[int, int, int]]:
+    if not isinstance(comparisons, list):
+        raise ValueError("pairwise is no list of [i, j, verdict]")
+    entries = []
+    for entry in comparisons:
+        if not (isinstance(entry, list) and len(entry) == 3 and all(type(number) is int for number in entry[:2])):
+            raise ValueError(f"pairwise holds {entry!r}, expected [i, j, verdict]")
+        first, second, verdict = entry
+        if first == second or not (0 <= first < count and 0 <= second < count):
+            raise ValueError(f"pairwise holds {entry!r}, expected two of the responses 0 to {count - 1}")
+        entries.append((first, second, checked_verdict(verdict, f"the verdict of {entry!r}")))
+    return entries

@@ -1,0 +1,301 @@
+"""The forms of rows that are known, how one is told from another, and the group that a row of each becomes.
+
+A converter raises ValueError for a row that is malformed and Unusable for one with nothing to learn from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from alignkit.records import Group, Prompt
+from alignkit_data.comparisons import checked_verdict, ranks_of_comparisons
+from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of rows.
+
+    Attributes:
+        needs: columns that each row must have; the first form whose needs are met is taken.
+        may: further columns that it uses. All others are kept in the prompt's `meta`.
+        group: the converter.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    may: tuple[str, ...]
+    group: Callable[[Values], Group]
+
+    def uses(self, columns: Collection[str]) -> set[str]:
+        """Those of a row's columns that become part of the group itself."""
+        instruction = set() if "prompt" in columns or "instruction" not in columns else set(_INSTRUCTION)
+        return {*self.needs, *self.may, *instruction} & set(columns)
+
+
+_INSTRUCTION = ("instruction", "input", "system", "history")
+
+
+def _prompt(values: Values) -> Content:
+    if "prompt" in values:
+        content = content_of(values["prompt"], "prompt")
+    elif "instruction" in values:
+        content = _instruction(values)
+    else:
+        raise ValueError("no column 'prompt'")
+    if not (content.strip() if isinstance(content, str) else any(message["content"] for message in content)):
+        raise Unusable("empty prompt")
+    return content
+
+
+def _instruction(values: Values) -> Content:
+    """Alpaca's columns as a chat: the input stands below the instruction, the history's turns before them."""
+    messages: list[dict[str, Any]] = []
+    if values.get("system"):
+        messages.append({"role": "system", "content": text_of(values["system"], "system")})
+    for index, turn in enumerate(values.get("history") or ()):
+        if not (isinstance(turn, list) and len(turn) == 2):
+            raise ValueError(f"history[{index}] is no pair of texts")
+        for role, text in zip(("user", "assistant"), turn, strict=True):
+            messages.append({"role": role, "content": text_of(text, f"history[{index}]")})
+    request = text_of(values["instruction"], "instruction")
+    if values.get("input"):
+        request += "\n\n" + text_of(values["input"], "input")
+    return [*messages, {"role": "user", "content": request}]
+
+
+def _response(text: str) -> str:
+    if not text.strip():
+        raise Unusable("empty response")
+    return text
+
+
+def _pair(prompt: Content | None, values: Values, first: str, second: str) -> tuple[Prompt, tuple[str, str]]:
+    content, (left, right) = part(prompt, [content_of(values[first], first), content_of(values[second], second)])
+    if left.strip() == right.strip():
+        raise Unusable(f"{first} and {second} are the same")
+    return Prompt.of(content), (_response(left), _response(right))
+
+
+def _preference(values: Values) -> Group:
+    prompt = _prompt(values) if "prompt" in values or "instruction" in values else None
+    parted, responses = _pair(prompt, values, "chosen", "rejected")
+    return Group(parted, responses, ranks=(0, 1))
+
+
+def _verdict(values: Values) -> Group:
+    verdict = checked_verdict(values["verdict"], "verdict")
+    prompt, responses = _pair(_prompt(values), values, "response_1", "response_2")
+    return Group(prompt, responses, ranks=((0, 0), (0, 1), (1, 0))[verdict])
+
+
+def _completion(values: Values) -> Group:
+    """A demonstration. Its prompt may be empty: plain text to be learned from."""
+    content, (response,) = part(
+        content_of(values["prompt"], "prompt"), [content_of(values["completion"], "completion")]
+    )
+    return Group(Prompt.of(content), (_response(response),))
+
+
+def _label(values: Values) -> Group:
+    label = values["label"]
+    if isinstance(label, str):
+        label = {"true": True, "false": False, "1": True, "0": False}.get(label.strip().lower(), label)
+    if not (isinstance(label, bool | int) and label in (0, 1)):
+        raise ValueError(f"label is {values['label']!r}, expected true or false (1 or 0)")
+    _prompt(values)
+    return replace(_completion(values), labels=(bool(label),))
+
+
+def _messages(values: Values) -> Group:
+    return _chat(values, "messages")
+
+
+def _conversations(values: Values) -> Group:
+    return _chat(values, "conversations")
+
+
+def _chat(values: Values, column: str) -> Group:
+    messages = content_of(values[column], column)
+    if isinstance(messages, str):
+        raise ValueError(f"{column} is text, expected messages")
+    before, response = split_last_turn(messages)
+    return Group(Prompt.of(before), (_response(response),))
+
+
+def _alpaca(values: Values) -> Group:
+    prompt = Prompt.of(_prompt({key: value for key, value in values.items() if key != "prompt"}))
+    return Group(prompt, (_response(text_of(values["output"], "output")),))
+
+
+def _prompts(values: Values) -> Group:
+    """A prompt to sample from: its one response is empty, and not meant to be learned from."""
+    return Group(Prompt.of(_prompt(values)), ("",))
+
+
+def _groups(values: Values) -> Group:
+    """The form that alignkit writes, one row a group; ranks of 0 (best) or 1 and up are both taken."""
+    content, responses = _responses(values)
+    group = Group(
+        Prompt.of(content, _mapping(values, "prompt_meta")),
+        responses,
+        scores=_scores(values),
+        labels=_listed(values, "labels"),
+        source=values.get("source") or "",
+        meta=_mapping(values, "meta"),
+    )
+    ranks = _listed(values, "ranks")
+    if ranks is not None:
+        return _ranked(group, _checked_ranks(ranks))
+    return _ranked_by_scores(group)
+
+
+def _comparisons(values: Values) -> Group:
+    content, responses = _responses(values)
+    ranks = ranks_of_comparisons(values["pairwise"], len(responses))
+    return _ranked(Group(Prompt.of(content), responses, scores=_scores(values)), ranks)
+
+
+def _responses(values: Values) -> tuple[Content, tuple[str, ...]]:
+    listed = values["responses"]
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"responses is {kind(listed)}, expected a list of texts")
+    prompt = content_of(values["prompt"], "prompt")
+    if all(isinstance(response, str) for response in listed):
+        return prompt, tuple(listed)
+    content, texts = part(prompt, [content_of(item, f"responses[{index}]") for index, item in enumerate(listed)])
+    return content, tuple(texts)
+
+
+def _mapping(values: Values, name: str) -> dict[str, Any]:
+    value = values.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {kind(value)}, expected an object")
+    return value
+
+
+def _listed(values: Values, name: str) -> tuple[Any, ...] | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{name} is {kind(value)}, expected a list")
+    return tuple(value)
+
+
+def _scores(values: Values) -> tuple[float | None, ...] | None:
+    scores = _listed(values, "scores")
+    for score in scores or ():
+        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+            raise ValueError(f"scores holds {score!r}, expected finite numbers or null")
+    return None if scores is None else tuple(None if score is None else float(score) for score in scores)
+
+
+def _checked_ranks(ranks: Sequence[Any]) -> tuple[int, ...]:
+    if len(ranks) == 1:
+        raise ValueError("a ranking with one entry ranks nothing")
+    for rank in ranks:
+        if type(rank) is not int or rank < 0:
+            raise ValueError(f"ranks holds {rank!r}, expected integers from 0 (best)")
+    order = sorted(set(ranks))
+    return tuple(order.index(rank) for rank in ranks)
+
+
+def _ranked_by_scores(group: Group) -> Group:
+    """With ranks from the scores, where two or more are known; otherwise as it is."""
+    known = [score for score in group.scores or () if score is not None]
+    if len(known) < 2:
+        return group
+    ranked = group.ranked_by_scores()
+    if len(known) == len(group.responses):
+        ranked = replace(ranked, labels=group.labels)
+    return _ranked(ranked, ranked.ranks or ())
+
+
+def _ranked(group: Group, ranks: tuple[int, ...]) -> Group:
+    group = replace(group, ranks=ranks)
+    if len(set(zip(group.responses, ranks, strict=True))) > len(set(group.responses)):
+        raise Unusable("the same response at two ranks")
+    return group
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        Form("comparisons", ("prompt", "responses", "pairwise"), ("scores",), _comparisons),
+        Form(
+            "groups", ("prompt", "responses"), ("ranks", "scores", "labels", "source", "meta", "prompt_meta"), _groups
+        ),
+        Form("preference", ("chosen", "rejected"), ("prompt",), _preference),
+        Form("verdict", ("prompt", "response_1", "response_2", "verdict"), (), _verdict),
+        Form("label", ("prompt", "completion", "label"), (), _label),
+        Form("completion", ("prompt", "completion"), (), _completion),
+        Form("messages", ("messages",), (), _messages),
+        Form("sharegpt", ("conversations",), (), _conversations),
+        Form("alpaca", ("instruction", "output"), ("input", "system", "history"), _alpaca),
+        Form("prompts", ("prompt",), (), _prompts),
+    )
+}
+"""By name, in the order in which they are tried."""
+
+_NOT_BARE = {"completion", "completions", "responses", "response", "pairwise", "response_1", "response_2", "verdict"}
+_OTHER_NAMES = {
+    "prompt": ("question", "query", "instruction", "problem", "input", "user", "context", "post"),
+    "completion": ("answer", "response", "output", "reply", "solution", "assistant", "text"),
+    "chosen": ("preferred", "winner", "better", "good", "accepted", "win", "positive"),
+    "rejected": ("dispreferred", "loser", "worse", "bad", "lose", "negative"),
+    "label": ("desirable", "thumbs_up", "is_good", "feedback"),
+    "responses": ("completions", "candidates", "answers", "outputs", "generations"),
+    "messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
+    "verdict": ("winner", "preference", "label", "human_majority"),
+}
+
+
+def detected_form(columns: Collection[str]) -> Form | None:
+    """The first form whose needs these columns meet, or None.
+
+    Bare prompts are only taken for such where nothing hints at a form that lacks a column.
+    """
+    for form in FORMS.values():
+        if set(form.needs) <= set(columns):
+            half = any(name in _NOT_BARE or "chosen" in name or "rejected" in name for name in columns)
+            return None if form.name == "prompts" and half else form
+    return None
+
+
+def mapping_hint(columns: Collection[str], forms: Collection[Form]) -> tuple[Form, dict[str, str]]:
+    """The form that these columns come closest to, and which column may be which of those that it lacks."""
+    guesses = [(form, _guess(columns, form)) for form in forms]
+
+    def distance(guess: tuple[Form, dict[str, str]]) -> tuple[int, int]:
+        form, mapping = guess
+        met = len(set(form.needs) & set(columns)) + len(mapping)
+        return len(_wanted(form, columns)) - len(mapping), -met
+
+    return min(guesses, key=distance)
+
+
+def _wanted(form: Form, columns: Collection[str]) -> list[str]:
+    extra = ("prompt",) if form.name == "preference" and "instruction" not in columns else ()
+    return [name for name in (*extra, *form.needs) if name not in columns]
+
+
+def _guess(columns: Collection[str], form: Form) -> dict[str, str]:
+    free = [column for column in columns if column not in form.uses(columns)]
+    mapping: dict[str, str] = {}
+    for name in _wanted(form, columns):
+        aliases = {alias for alias in _OTHER_NAMES.get(name, ()) if alias in free}
+        near = get_close_matches(name, free, n=1, cutoff=0.7) or [column for column in free if column in aliases]
+        near = near or [column for column in free if name in column.lower()]
+        if near:
+            mapping[near[0]] = name
+            free.remove(near[0])
+    return mapping

@@ -1,0 +1,59 @@
+"""Rows of a data set on the Hugging Face hub, through `datasets`, which is imported only here."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit_data.readers import Row, choose_split, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LOCAL = "a local JSONL, JSON, CSV or Parquet file, or a folder of them, works as `path` too"
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path that isn't there may be a data set of the hub: `name` or `owner/name` without a file's ending."""
+    endings = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt")
+    return bool(_HUB_ID.fullmatch(path)) and path.strip(".") != "" and not path.lower().endswith(endings)
+
+
+def hub_rows(name: str, subset: str, split: str) -> Iterator[Row]:
+    """The rows of one split.
+
+    Raises:
+        InputError: `datasets` is missing, the data set can't be had, or has no such split.
+    """
+    datasets = _datasets(name)
+    splits = _asked(name, lambda: datasets.get_dataset_split_names(name, subset or None))
+    chosen = choose_split(split, list(splits), name)
+    rows = _asked(name, lambda: datasets.load_dataset(name, subset or None, split=chosen))
+    for number, values in enumerate(rows, start=1):
+        yield Row(f"{name} ({chosen}), row {number}", plain(values))
+
+
+def _datasets(name: str) -> Any:
+    try:
+        return import_module("datasets")
+    except ImportError as error:
+        raise InputError(
+            f"there is no local file or folder {name!r}, and reading it from the hub needs the package 'datasets'",
+            where="path",
+            fix=f"pip install 'alignkit-data[hub]'; {_LOCAL}",
+        ) from error
+
+
+def _asked(name: str, question: Any) -> Any:
+    try:
+        return question()
+    except Exception as error:  # the hub's client has dozens, from sockets to JSON
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"there is no local file or folder {name!r}, and the hub doesn't give it: {reason[0]}",
+            where="path",
+            fix=f"check the name and the network (without one, only cached data sets are found); {_LOCAL}",
+        ) from error

@@ -1,0 +1,195 @@
+"""Groups out of rows: columns renamed, the form detected, rows with nothing to learn from dropped and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError, closest
+from alignkit.records import Group, Prompt
+from alignkit_data.forms import FORMS, Form, detected_form, mapping_hint
+from alignkit_data.messages import Unusable, filled_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from alignkit_data.readers import Row
+
+_SHOWN = 300
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found in a data set.
+
+    Attributes:
+        form: its name, a key of `alignkit_data.forms.FORMS`.
+        columns: those of the first row that became part of its group, after renaming.
+        meta_columns: the others, kept in the prompt's `meta`.
+        sample: the first group.
+        rows: how many were read.
+        dropped: how many of them were left out, by reason.
+    """
+
+    form: str
+    columns: tuple[str, ...]
+    meta_columns: tuple[str, ...]
+    sample: Group
+    rows: int
+    dropped: Mapping[str, int]
+
+    def render(self) -> str:
+        """The form, the counts and the sample as text for a reader."""
+        kept = self.rows - sum(self.dropped.values())
+        lines = [f"form: {self.form} ({', '.join(self.columns)})", f"rows: {kept} of {self.rows}"]
+        lines += [f"  dropped {count}: {reason}" for reason, count in self.dropped.items()]
+        if self.meta_columns:
+            lines.append(f"kept for rewards: {', '.join(self.meta_columns)}")
+        lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
+        for index, response in enumerate(self.sample.responses):
+            lines.append(f"response{_known(self.sample, index)}: {_short(response)}")
+        return "\n".join(lines)
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _SHOWN else f"{flat[: _SHOWN // 2]} ... {flat[-_SHOWN // 2 :]}"
+
+
+def _known(group: Group, index: int) -> str:
+    parts = [
+        f"{name} {values[index]}"
+        for name, values in (("rank", group.ranks), ("score", group.scores), ("label", group.labels))
+        if values is not None
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+@dataclass
+class GroupMaker:
+    """Makes groups of rows one by one, all of the same form, and counts.
+
+    Attributes:
+        form: a form's name, or "auto" to detect it from the first row's columns.
+        columns: new names by old name.
+        template: makes the prompt from a row's columns, or "".
+        drop_malformed: malformed rows are dropped and counted too, rather than an error.
+        source: the groups' source where a row names none.
+    """
+
+    form: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
+    drop_malformed: bool = False
+    source: str = ""
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    _first_dropped: str = ""
+    _form: Form | None = None
+    _detected: Detected | None = None
+    _labels: set[bool] = field(default_factory=set)
+
+    def groups(self, rows: Iterable[Row]) -> Iterator[Group]:
+        """The groups of those rows that can be used.
+
+        Raises:
+            InputError: a row is malformed, or the columns fit no form.
+        """
+        for row in rows:
+            self.rows += 1
+            try:
+                yield self._group(row)
+            except Unusable as reason:
+                self._drop(str(reason), row)
+            except ValueError as error:
+                if not self.drop_malformed:
+                    raise InputError(str(error), where=row.where, fix=_MEND) from error
+                self._drop("malformed", row)
+
+    def detected(self) -> Detected:
+        """What was found so far, at least one group."""
+        if self._detected is None:
+            raise ValueError("no group has been made yet")
+        return replace(self._detected, rows=self.rows, dropped=dict(self.dropped))
+
+    def check(self, place: str, max_bad_share: float) -> None:
+        """Whether the rows, all of them read, can be used as a whole.
+
+        Raises:
+            InputError: there are none, too many were dropped, or all labels are the same.
+        """
+        bad = sum(self.dropped.values())
+        if self.rows == 0:
+            raise InputError("the data set is empty", where=place, fix="name a file with at least one row")
+        if bad == self.rows or bad > max_bad_share * self.rows:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common(5))
+            raise InputError(
+                f"{bad} of {self.rows} rows can't be used: {reasons} (the first at {self._first_dropped})",
+                where=place,
+                fix=f"mend the rows, or allow more with max_bad_share (now {max_bad_share:g})",
+            )
+        if self._form is FORMS["label"] and len(self._labels) == 1:
+            raise InputError(
+                f"every label is {str(self._labels.pop()).lower()}: unpaired feedback needs both kinds",
+                where=place,
+                fix='add rows of the other kind, raise limit, or read them as demonstrations with form = "completion"',
+            )
+
+    def _drop(self, reason: str, row: Row) -> None:
+        self.dropped[reason] += 1
+        self._first_dropped = self._first_dropped or row.where
+
+    def _group(self, row: Row) -> Group:
+        if row.problem:
+            raise ValueError(row.problem)
+        values = self._renamed(row)
+        if self.template:
+            values["prompt"] = filled_template(self.template, values)
+        form = self._form = self._form or self._choose_form(values, row.where)
+        if missing := [name for name in form.needs if name not in values]:
+            raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows has")
+        group = form.group(values)
+        used = form.uses(values)
+        extra = {name: value for name, value in values.items() if name not in used}
+        prompt = Prompt.of(group.prompt.content, {**group.prompt.meta, **extra})
+        group = replace(group, prompt=prompt, source=group.source or self.source)
+        self._labels.update(group.labels or ())
+        if self._detected is None:
+            columns = tuple(name for name in values if name in used)
+            self._detected = Detected(form.name, columns, tuple(extra), group, self.rows, {})
+        return group
+
+    def _renamed(self, row: Row) -> dict[str, Any]:
+        missing = [old for old in self.columns if old not in row.values]
+        if missing and self._form is None:
+            raise InputError(
+                f"no column {missing[0]!r}: {row.where} has {_listed(row.values)}",
+                where="columns",
+                fix=closest(missing[0], row.values),
+            )
+        renamed = {self.columns[old]: row.values[old] for old in self.columns if old in row.values}
+        kept = {name: value for name, value in row.values.items() if name not in self.columns and name not in renamed}
+        return {**renamed, **kept}
+
+    def _choose_form(self, values: Mapping[str, Any], where: str) -> Form:
+        wanted = FORMS.get(self.form)
+        found = detected_form(values) if wanted is None else wanted
+        if found is not None and set(found.needs) <= set(values):
+            return found
+        nearest, mapping = mapping_hint(values, FORMS.values() if wanted is None else [wanted])
+        missing = [name for name in nearest.needs if name not in values]
+        hint = ", ".join(f"--columns {old}={new}" for old, new in mapping.items())
+        raise InputError(
+            f"missing columns: found {_listed(values)}; {nearest.name} data needs {_listed(nearest.needs)}"
+            f" (missing: {_listed(missing)})",
+            where=where,
+            fix=f"name the columns: {hint or '--columns old=new'}; docs/data.md lists the forms",
+        )
+
+
+_MEND = 'mend the row, or leave such rows out with malformed = "drop"; docs/data.md shows the forms'
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,263 @@
+"""Rows of local files and folders, each with the place it comes from. Reads lazily; free of torch.
+
+Text formats are read with the standard library, for exact line numbers and a fast start; Parquet and Arrow through
+pyarrow.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from alignkit.errors import InputError, closest
+from alignkit_data.messages import kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_METADATA = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
+_LIST_KEYS = ("data", "rows", "examples", "train")
+_LONGEST_CELL = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row by column name and where it stands, or the `problem` that kept it from being read."""
+
+    where: str
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+def local_rows(path: Path, split: str) -> Iterator[Row]:
+    """The rows of a file, or of one split of a folder.
+
+    Raises:
+        InputError: path or split isn't there, or the format is unknown or broken beyond single rows.
+    """
+    for file in _files(path, split):
+        yield from _file_rows(file)
+
+
+def _files(path: Path, split: str) -> list[Path]:
+    if path.is_dir():
+        return _files_of_split(path, split)
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.iterdir() if is_data_file(file)] if path.parent.is_dir() else []
+        hint = f"in {path.parent}: {closest(path.name, siblings)}" if siblings else "check the path"
+        raise InputError(f"no such file: {path}", where="path", fix=hint)
+    if split not in ("", "train", _split_name(path)):
+        raise InputError(
+            f"there is no split {split!r}: {path} is a single file",
+            where="split",
+            fix="leave split out, or name a folder",
+        )
+    return [path]
+
+
+def _files_of_split(folder: Path, split: str) -> list[Path]:
+    splits: dict[str, list[Path]] = {}
+    for file in sorted([*folder.iterdir(), *folder.glob("data/*"), *folder.glob("*/*.arrow")]):
+        if is_data_file(file):
+            name = file.parent.name if file.suffix == ".arrow" and file.parent != folder else _split_name(file)
+            splits.setdefault(name, []).append(file)
+    return splits[choose_split(split, list(splits), str(folder))]
+
+
+def choose_split(split: str, splits: list[str], place: str) -> str:
+    """The split that was asked for; without a name, the only one or `train`.
+
+    Raises:
+        InputError: it isn't there; lists those that are.
+    """
+    if not splits:
+        raise InputError(f"{place} holds no data files", where="path", fix=f"formats: {', '.join(sorted(_READERS))}")
+    if split in splits:
+        return split
+    if split:
+        raise InputError(f"{place} has no split {split!r}", where="split", fix=f"splits: {', '.join(sorted(splits))}")
+    if len(splits) == 1:
+        return splits[0]
+    if "train" in splits:
+        return "train"
+    raise InputError(f"{place} has several splits", where="split", fix=f"choose one: {', '.join(sorted(splits))}")
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether the name is that of a data file in a known format."""
+    return _format(path) in _READERS and path.name not in _METADATA and path.is_file()
+
+
+def _split_name(path: Path) -> str:
+    return _SHARD.sub("", path.name.partition(".")[0])
+
+
+def _format(path: Path) -> str:
+    return (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    reader = _READERS.get(_format(path))
+    if reader is None:
+        raise InputError(
+            f"unknown format: {path.name}", where="path", fix=f"name a file that ends in {', '.join(sorted(_READERS))}"
+        )
+    try:
+        yield from reader(path)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"the compressed file is broken: {error}", where=str(path), fix="fetch it again") from error
+    except OSError as error:
+        raise InputError(
+            f"can't be read: {error}", where=str(path), fix="check the file and its permissions"
+        ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _json_line(line, f"{path}:{number}")
+
+
+def _json_line(line: bytes, where: str) -> Row:
+    try:
+        return _object_row(json.loads(line.decode("utf-8-sig")), where)
+    except UnicodeDecodeError as error:
+        return Row(where, problem=f"not UTF-8 (byte {error.start + 1} of the line)")
+    except json.JSONDecodeError as error:
+        return Row(where, problem=f"broken JSON: {error.msg} at column {error.colno}")
+
+
+def _object_row(value: Any, where: str) -> Row:
+    if isinstance(value, dict):
+        return Row(where, value)
+    return Row(where, problem=f"a row is {kind(value)}, expected an object with the columns as keys")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A list of objects, an object that holds one (`{"data": [...]}`), or JSON lines under this name."""
+    with _open(path) as file:
+        raw = file.read()
+    try:
+        content = json.loads(raw.decode("utf-8-sig") or "[]")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError("not UTF-8", where=f"{path}:{line}", fix="store the file as UTF-8") from error
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and raw.lstrip().startswith(b"{"):
+            yield from _json_lines(path)
+            return
+        where = f"{path}:{error.lineno}"
+        raise InputError(
+            f"broken JSON: {error.msg} at column {error.colno}", where=where, fix="mend the file"
+        ) from error
+    if isinstance(content, dict):
+        content = next((content[key] for key in _LIST_KEYS if isinstance(content.get(key), list)), [content])
+    if not isinstance(content, list):
+        raise InputError(f"the file holds {kind(content)}", where=str(path), fix="store a list of objects")
+    for number, value in enumerate(content, start=1):
+        yield _object_row(value, f"{path}, row {number}")
+
+
+def _comma_separated(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_CELL)
+    delimiter = "\t" if _format(path) == ".tsv" else ","
+    with _open(path) as lines:
+        reader = csv.reader(_decoded(lines, path), delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        start = reader.line_num + 1
+        try:
+            for cells in reader:
+                where = f"{path}:{start}"
+                start = reader.line_num + 1
+                if not cells:
+                    continue
+                if len(cells) == len(header):
+                    yield _csv_row(dict(zip(header, cells, strict=True)), where)
+                else:
+                    yield Row(where, problem=f"{len(cells)} cells under a header of {len(header)}")
+        except csv.Error as error:
+            raise InputError(
+                f"broken CSV: {error}", where=f"{path}:{start}", fix="quote cells with line ends"
+            ) from error
+
+
+def _decoded(lines: IO[bytes], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError("not UTF-8", where=f"{path}:{number}", fix="store the file as UTF-8") from error
+
+
+_JSON_CELLS = {"responses", "ranks", "scores", "labels", "pairwise", "messages", "conversations", "meta", "prompt_meta"}
+
+
+def _csv_row(cells: dict[str, str], where: str) -> Row:
+    values: dict[str, Any] = dict(cells)
+    for name, cell in cells.items():
+        if cell and (name in _JSON_CELLS or cell.startswith('[{"')):
+            try:
+                values[name] = json.loads(cell)
+            except json.JSONDecodeError as error:
+                return Row(where, problem=f"{name} is broken JSON: {error.msg} at column {error.colno}")
+        elif not cell and name in _JSON_CELLS:
+            values[name] = None
+    return Row(where, values)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    yield from _arrow_rows(path, lambda: import_module("pyarrow.parquet").ParquetFile(path).iter_batches(1024))
+
+
+def _arrow(path: Path) -> Iterator[Row]:
+    yield from _arrow_rows(path, lambda: _arrow_stream(path))
+
+
+def _arrow_stream(path: Path) -> Any:
+    pyarrow = import_module("pyarrow")
+    return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+
+
+def _arrow_rows(path: Path, batches: Any) -> Iterator[Row]:
+    broken = import_module("pyarrow").ArrowInvalid
+    number = 0
+    try:
+        for batch in batches():
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path}, row {number}", plain(values))
+    except broken as error:
+        raise InputError(f"broken file: {error}", where=str(path), fix="write it again") from error
+
+
+def plain(value: Any) -> Any:
+    """The value in JSON types; others (dates, decimals, bytes) as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+_READERS = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _comma_separated,
+    ".tsv": _comma_separated,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}

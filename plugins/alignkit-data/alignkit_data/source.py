@@ -1,0 +1,136 @@
+"""The preference sources `dataset` and `function`."""
+
+from __future__ import annotations
+
+import random
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import AlignkitError, InputError, PluginError
+from alignkit.imports import load_function
+from alignkit.interfaces import PreferenceSource
+from alignkit.records import Group
+from alignkit_data.hub import hub_rows, is_hub_id
+from alignkit_data.loading import Detected, GroupMaker
+from alignkit_data.messages import kind
+from alignkit_data.options import DatasetOptions, FunctionOptions, RowOptions
+from alignkit_data.readers import Row, local_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alignkit.interfaces import Sampler
+
+CHECKED_ROWS = 5000
+"""Rows that are read before the start."""
+
+
+class Dataset(PreferenceSource[DatasetOptions]):
+    """Groups from files or the hub, in the order of the rows or a seeded one. Read once, at the first use."""
+
+    Config = DatasetOptions
+
+    def preferences(self, sampler: Sampler | None = None) -> Iterator[Group]:
+        """The groups; the sampler isn't used.
+
+        Raises:
+            InputError: see `DatasetOptions.check`; here for all rows.
+        """
+        return iter(self.groups())
+
+    def groups(self) -> list[Group]:
+        """The groups as a list."""
+        return self._loaded[0]
+
+    def describe(self) -> Detected:
+        """The form that was detected, a sample and the counts."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[list[Group], Detected]:
+        config = self.config
+        rows = _rows(config)
+        if config.shuffle is not None:
+            shuffled = list(rows)
+            random.Random(config.shuffle).shuffle(shuffled)
+            rows = iter(shuffled)
+        maker = _maker(config, source=Path(config.path).name)
+        groups = list(islice(maker.groups(rows), config.limit))
+        maker.check(config.path, config.max_bad_share)
+        return groups, maker.detected()
+
+
+class FunctionSource(PreferenceSource[FunctionOptions]):
+    """Groups that a function yields, given the sampler of the policy that a run is at."""
+
+    Config = FunctionOptions
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """The groups, as the function yields them.
+
+        Raises:
+            InputError: the function isn't there, or yields a row that fits no form.
+            PluginError: the function raised.
+        """
+        config = self.config
+        function = load_function(config.function)
+        maker = _maker(config, source=config.function)
+        for row in self._rows(lambda: function(sampler, **config.args)):
+            if isinstance(row, Group):
+                maker.rows += 1
+                yield row
+            else:
+                yield from maker.groups([row])
+        maker.check(config.function, config.max_bad_share)
+
+    def _rows(self, call: Any) -> Iterator[Group | Row]:
+        name = self.config.function
+        try:
+            for number, item in enumerate(call(), start=1):
+                where = f"{name}, row {number}"
+                if isinstance(item, Group):
+                    yield item
+                elif isinstance(item, dict):
+                    yield Row(where, item)
+                else:
+                    raise InputError(f"{kind(item)} was yielded", where=where, fix="yield Group objects or dicts")
+        except AlignkitError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+def check_dataset(config: DatasetOptions) -> None:
+    """Reads the first rows and raises the InputError that a run would meet, its `where` beginning with an option."""
+    options = ("path", "split", "columns", "template")
+    maker = _maker(config)
+    try:
+        rows = islice(_rows(config), CHECKED_ROWS)
+        groups = islice(maker.groups(rows), config.limit if config.shuffle is None else None)
+        for _ in groups:
+            pass
+        if maker.rows < CHECKED_ROWS:
+            maker.check(config.path, config.max_bad_share)
+    except InputError as error:
+        if error.where in options:
+            raise
+        raise InputError(error.what, where=f"path: {error.where}", fix=error.fix) from error
+
+
+def _maker(config: RowOptions, source: str = "") -> GroupMaker:
+    return GroupMaker(
+        form=config.form,
+        columns=config.columns,
+        template=config.template,
+        drop_malformed=config.malformed == "drop",
+        source=source,
+    )
+
+
+def _rows(config: DatasetOptions) -> Iterator[Row]:
+    path = Path(config.path).expanduser()
+    if not path.exists() and is_hub_id(config.path):
+        return hub_rows(config.path, config.subset, config.split)
+    return local_rows(path, config.split)
