@@ -163,6 +163,11 @@ class Registry:
         """The component's class, imported now. Raises what `get` and `Registration.load` raise."""
         return self.get(role, name).load()
 
+    def spelled(self, registration: Registration) -> str:
+        """The shortest name that `get` takes for this component."""
+        alone = self._winners(registration.role, registration.name) == [registration]
+        return registration.name if alone else str(registration)
+
     def _of(self, role: str) -> list[Registration]:
         return [r for r in self.registrations if r.role == role]
 

@@ -1,0 +1,185 @@
+"""What a run says while it runs: a progress bar, plain lines, JSON lines, or nothing. All of it on stderr.
+
+stdout is left to results, so that scripts can read them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.progress import Progress, TaskID
+
+FIGURES = (
+    "reward",
+    "kl",
+    "accuracy",
+    "loss",
+    "clip_fraction",
+    "margin",
+    "entropy",
+    "tokens_per_s",
+    "learning_rate",
+    "grad_norm",
+)
+"""The figures that matter, the most telling first."""
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def figures_that_matter(record: Mapping[str, float], count: int = 5) -> dict[str, float]:
+    """The first `count` of FIGURES that the record has."""
+    return {name: record[name] for name in [name for name in FIGURES if name in record][:count]}
+
+
+def figures_text(record: Mapping[str, float]) -> str:
+    """The figures that matter in one line: `kl 0.12  loss 1.53`."""
+    return "  ".join(f"{name} {_short(value)}" for name, value in figures_that_matter(record).items())
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class Reporter:
+    """Says nothing; the base of those that do."""
+
+    def plan(self, stages: Sequence[tuple[str, str]]) -> None:
+        """The stages to come: (name, what it does)."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Training begins, of `total` planned optimisation steps."""
+
+    def step(self, record: Mapping[str, float]) -> None:
+        """An optimisation step is done; `record` holds `step`, counted from 1, and the figures."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Training has ended."""
+
+    def close(self) -> None:
+        """The run has ended, well or not."""
+
+
+class JsonReporter(Reporter):
+    """One JSON object a line, each with an `event`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def plan(self, stages: Sequence[tuple[str, str]]) -> None:
+        self._write("plan", stages=[{"name": name, "text": text} for name, text in stages])
+
+    def stage(self, name: str) -> None:
+        self._write("stage", name=name)
+
+    def note(self, text: str) -> None:
+        self._write("note", text=text)
+
+    def start(self, stage: str, total: int) -> None:
+        self._write("start", stage=stage, total=total)
+
+    def step(self, record: Mapping[str, float]) -> None:
+        self._write("step", **record)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._write("finish", **summary)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        print(json.dumps({"event": event, **fields}, default=str), file=self._stream, flush=True)
+
+
+class LineReporter(Reporter):
+    """Plain lines, a step now and then: for log files and other places that are no terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stage, self._total, self._next_line = "", 0, 0.0
+
+    def plan(self, stages: Sequence[tuple[str, str]]) -> None:
+        width = max((len(name) for name, _ in stages), default=0)
+        self._say("plan:", *(f"  {number}. {name:<{width}}  {text}" for number, (name, text) in enumerate(stages, 1)))
+
+    def stage(self, name: str) -> None:
+        self._say(f"== {name}")
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def start(self, stage: str, total: int) -> None:
+        self._stage, self._total, self._next_line = stage, total, 0.0
+
+    def step(self, record: Mapping[str, float]) -> None:
+        number, now = int(record["step"]), time.monotonic()
+        if now >= self._next_line or number >= self._total:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            self._say(f"{self._stage} {number}/{self._total}  {figures_text(record)}".rstrip())
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self._say(f"{self._stage}: done")
+
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            print(line.rstrip(), file=self._stream, flush=True)
+
+
+class BarReporter(LineReporter):
+    """A progress bar with the time left and the figures that matter, through rich; the rest in plain lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def start(self, stage: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().start(stage, total)
+        self.close()
+        left = TimeRemainingColumn(elapsed_when_finished=True)
+        columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), left)
+        figures = TextColumn("{task.fields[figures]}", markup=False)
+        self._progress = Progress(*columns, figures, console=Console(file=self._stream))
+        self._task = self._progress.add_task(stage, total=total, figures="")
+        self._progress.start()
+
+    def step(self, record: Mapping[str, float]) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=record["step"], figures=figures_text(record))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _say(self, *lines: str) -> None:
+        if self._progress is None:
+            super()._say(*lines)
+        else:
+            for line in lines:
+                self._progress.console.print(line.rstrip(), markup=False, highlight=False)
+
+
+def make_reporter(*, quiet: bool = False, json_lines: bool = False, stream: TextIO | None = None) -> Reporter:
+    """The reporter for this place: only the first of several processes speaks, and a bar needs a terminal."""
+    stream = stream or sys.stderr
+    if quiet or os.environ.get("RANK", "0") != "0":
+        return Reporter()
+    if json_lines:
+        return JsonReporter(stream)
+    return BarReporter(stream) if stream.isatty() else LineReporter(stream)
