@@ -1,0 +1,122 @@
+"""The reward source `function`: a plain function with the signature that TRL's trainers call reward functions with.
+
+`f(prompts, completions, **columns) -> list[float | None]`: strings, or lists of messages for conversational prompts;
+each column of the prompts is a list with one entry a completion. Different from TRL: `completion_ids`, `trainer_state`,
+`log_extra` and `log_metric` are not passed, since text is what is scored; a function without `**kwargs` is given only
+what it names; and NaN is an error, where TRL takes it for an abstention.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit.errors import PluginError
+from alignkit.imports import load_function
+from alignkit.interfaces import RewardSource
+from alignkit_reward.options import FunctionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.interfaces import Context
+    from alignkit.options import Config
+    from alignkit.records import Group, Prompt
+
+    Row = tuple[Prompt, str]
+
+RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
+
+
+class FunctionReward(RewardSource[FunctionOptions]):
+    """A function of the user's, called once for all responses."""
+
+    Config: ClassVar[type[Config]] = FunctionOptions
+
+    def __init__(self, config: FunctionOptions, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        self._function = load_function(config.function)
+        self._accepted = _named_parameters(self._function)
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        """What the function returns.
+
+        Raises:
+            PluginError: it raises, or returns anything but one finite number or None a response; the row is named.
+        """
+        rows = [(group.prompt, response) for group in groups for response in group.responses]
+        if not rows:
+            return []
+        scores = iter(self._checked(self._call(rows), rows))
+        return [[next(scores) for _ in group.responses] for group in groups]
+
+    def _call(self, rows: Sequence[Row]) -> Any:
+        arguments = _arguments(rows)
+        if self._accepted is not None:
+            arguments = {name: value for name, value in arguments.items() if name in self._accepted}
+        try:
+            result = self._function(**arguments)
+            return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+        except Exception as error:
+            if len(rows) > 1:
+                for row in rows:
+                    self._call([row])
+            where = f"row {_describe(rows[0])}" if len(rows) == 1 else f"{len(rows)} rows together, none of them alone"
+            raise PluginError(f"{self.config.function} raised {type(error).__name__}: {error} ({where})") from error
+
+    def _checked(self, result: Any, rows: Sequence[Row]) -> list[float | None]:
+        name = self.config.function
+        values = result.tolist() if hasattr(result, "tolist") else result
+        if not isinstance(values, list | tuple):
+            raise PluginError(f"{name} returned {type(result).__name__}, not a list of {len(rows)} numbers")
+        if len(values) != len(rows):
+            raise PluginError(f"{name} returned {len(values)} rewards for {len(rows)} responses")
+        return [self._number(value, row) for value, row in zip(values, rows, strict=True)]
+
+    def _number(self, value: Any, row: Row) -> float | None:
+        if value is None:
+            return None
+        try:
+            number = math.nan if isinstance(value, str | bytes) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise PluginError(
+                f"{self.config.function} returned {value!r}, not a finite number, for row {_describe(row)}"
+            )
+        return number
+
+
+def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
+    """Prompts, completions and the columns, each with one entry a response."""
+    columns = dict.fromkeys(key for prompt, _ in rows for key in prompt.meta if key not in RESERVED)
+    return {
+        **{key: [prompt.meta.get(key) for prompt, _ in rows] for key in columns},
+        "prompts": [prompt.content for prompt, _ in rows],
+        "completions": [
+            response if prompt.messages is None else [{"role": "assistant", "content": response}]
+            for prompt, response in rows
+        ],
+    }
+
+
+def _named_parameters(function: Any) -> set[str] | None:
+    """The names that a function takes, None where it takes any."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _describe(row: Row) -> str:
+    prompt, response = row
+    return f"(prompt {prompt.plain[-60:]!r}, response {response[:60]!r})"

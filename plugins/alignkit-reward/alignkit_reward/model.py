@@ -1,0 +1,87 @@
+"""The reward source `model`: a sequence classifier with one label, read at the last token of each response.
+
+Scores are shifted and scaled to mean 0 and variance 1 on demonstrations (arXiv:2009.01325, section 3.4, and detail 12
+of arXiv:2403.17031 shift only; the scale makes one kl_coef fit any reward model).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit.errors import InputError, PluginError
+from alignkit.interfaces import RewardSource
+from alignkit.ops.batched import scorer_outputs
+from alignkit_reward.options import ModelOptions
+from alignkit_reward.stored import StoredReward, load_policy_class
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from alignkit.interfaces import Context, Scorer
+    from alignkit.options import Config
+    from alignkit.records import Group
+
+
+class ModelReward(RewardSource[ModelOptions]):
+    """A trained reward model.
+
+    Raises:
+        InputError: no model is given, or the folder holds none.
+    """
+
+    Config: ClassVar[type[Config]] = ModelOptions
+
+    def __init__(self, config: ModelOptions | None = None, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        if self.config.model is None:
+            raise InputError("there is no reward model yet", where="model", fix="train one, or give its folder")
+        self._folder = Path(self.config.model)
+        self._stored = StoredReward.read(self._folder)
+        self._policy_class = load_policy_class(self._stored.policy, str(self._folder))
+        self._scorer = self._load()
+        for module in self._scorer.modules().values():
+            module.eval().requires_grad_(False)
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        """The model's scores, normalised by what `calibrate` measured.
+
+        Raises:
+            PluginError: a score is not finite.
+        """
+        if not groups:
+            return []
+        scores = self._raw_scores(groups)
+        if self.config.normalise:
+            scores = (scores - self._stored.mean) / self._stored.std
+        flat = iter(scores.tolist())
+        return [[next(flat) for _ in group.responses] for group in groups]
+
+    def calibrate(self, groups: Sequence[Group]) -> None:
+        """Stores mean and standard deviation of the raw scores of these groups' responses with the model."""
+        if not (self.config.normalise and groups):
+            return
+        scores = self._raw_scores(groups)
+        std = float(scores.std(correction=0))
+        self._stored = replace(self._stored, mean=float(scores.mean()), std=std if std > 0 else 1.0)
+        if self._folder.is_dir():
+            self._stored.write(self._folder)
+
+    def start_critic(self) -> Scorer:
+        """A trainable copy of the reward model."""
+        return self._load()
+
+    def _load(self) -> Scorer:
+        return self._policy_class.load_scorer(self._folder, self.context)
+
+    def _raw_scores(self, groups: Sequence[Group]) -> Tensor:
+        """[S] in float64 on the CPU."""
+        batch = self._scorer.encode(groups)
+        scores = scorer_outputs(self._scorer, batch, self.config.max_tokens).scores.double().cpu()
+        if not bool(scores.isfinite().all()):
+            group = int(batch.group_index[(~scores.isfinite()).nonzero()[0, 0]])
+            raise PluginError(f"reward model {self._folder}: the score of group {group} is not finite")
+        return scores

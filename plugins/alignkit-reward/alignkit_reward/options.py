@@ -1,0 +1,220 @@
+"""Options of the plugin's components. Free of torch."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Interval
+
+from alignkit.errors import InputError
+from alignkit.imports import load_function
+from alignkit.options import ComponentSpec, Config, Count, Natural, NonNegative, Positive, TrainingOptions
+
+RankingLoss = Literal["pairwise", "infonce", "plackett-luce"]
+OPTIMIZER_OF_LOSS = {"pairwise": "bradley-terry", "infonce": "infonce", "plackett-luce": "plackett-luce"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BradleyTerryOptions(TrainingOptions):
+    """Options of `bradley-terry`."""
+
+    margin: NonNegative = 0.0
+    """Times the gap of the annotators' scores, by which the better response shall lead; needs groups with scores."""
+    label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
+    """Probability that a preference is recorded the wrong way round."""
+    center_coef: NonNegative = 0.0
+    """Coefficient of (better + worse)^2, which holds the scores around zero; 0.01 is usual."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoNCEOptions(TrainingOptions):
+    """Options of `infonce`."""
+
+    temperature: Positive = 1.0
+    """Scores are divided by it before the softmax."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlackettLuceOptions(TrainingOptions):
+    """Options of `plackett-luce`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Config):
+    """Options of the reward source `model`."""
+
+    model: str | None = None
+    """Folder (or hub id) of a sequence classifier with one label; none trains one on the preferences first."""
+    loss: RankingLoss = "pairwise"
+    """What it is trained with: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
+    normalise: bool = True
+    """Shift and scale the scores to mean 0 and variance 1 on demonstrations."""
+    max_tokens: Count = 16384
+    """Token budget of one forward pass. It never changes a score."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the Optimizer that trains it (`learning_rate`, `n_epochs`, `temperature`, ...)."""
+
+    def check(self) -> None:
+        """Raises InputError where `model` is neither a folder nor looks like a hub id."""
+        if (
+            self.model is not None
+            and not Path(self.model).is_dir()
+            and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
+        ):
+            raise InputError(
+                f"no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
+            )
+
+    def training(self) -> tuple[str, Mapping[str, Any]] | None:
+        """(Optimizer, its options) that must run before this source can be built; None where a model is given."""
+        return None if self.model is not None else (OPTIMIZER_OF_LOSS[self.loss], self.train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionOptions(Config):
+    """Options of the reward source `function`."""
+
+    function: str
+    """`module:function`, called as `f(prompts=..., completions=..., **columns)`; returns one float a completion."""
+
+    def check(self) -> None:
+        """Raises InputError where the function can't be imported or asks for what a text record does not hold."""
+        try:
+            parameters = inspect.signature(load_function(self.function)).parameters.values()
+        except ValueError:  # a builtin without a signature
+            return
+        for parameter in parameters:
+            if parameter.name in ("completion_ids", "trainer_state") and parameter.default is parameter.empty:
+                raise InputError(
+                    f"{self.function} requires {parameter.name!r}, which is only known inside TRL's trainer",
+                    where="function",
+                    fix=f"give it a default: {parameter.name}=None",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthRule(Config):
+    """1 for a response within the limits, 0 outside; with a target, less the further it is from it."""
+
+    weight: float = 1.0
+    """Factor of this rule."""
+    target: Natural = 0
+    """Words that score 1; the score falls linearly to 0 at no words and at twice the target. 0: no target."""
+    minimum: Natural = 0
+    """Fewest words."""
+    maximum: Natural = 0
+    """Most words; 0: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeywordRule(Config):
+    """Distinct good words found minus distinct bad ones. Whole words, any case; `smil*` stands for all that begin so."""
+
+    weight: float = 1.0
+    """Factor of this rule."""
+    good: tuple[str, ...] = ()
+    """Words that count +1, once each."""
+    bad: tuple[str, ...] = ()
+    """Words that count -1, once each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JSONRule(Config):
+    """1 if the whole response is valid JSON, 0 otherwise."""
+
+    weight: float = 1.0
+    """Factor of this rule."""
+    keys: tuple[str, ...] = ()
+    """Keys that it must have, as an object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerRule(Config):
+    """1 if the number that the response ends on is the right one, 0 otherwise."""
+
+    weight: float = 1.0
+    """Factor of this rule."""
+    column: str = "final_answer"
+    """Column of the prompts with the right number, or a text that states it in the same way as the response."""
+    pattern: str = r"(?im)^\s*(?:A:|Answer:|####)\s*[$€£]?(-?[\d,]*\.?\d+)"
+    """Regular expression with one group, the number; the last match counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesOptions(Config):
+    """Options of the reward source `rules`: the sum of the rules that are given."""
+
+    length: LengthRule | None = None
+    """Number of words."""
+    keywords: KeywordRule | None = None
+    """Good and bad words."""
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    """Regular expressions, each with what a response scores where it is found."""
+    json: JSONRule | None = None
+    """Validity as JSON."""
+    answer: AnswerRule | None = None
+    """A numeric answer."""
+
+    def check(self) -> None:
+        """Raises InputError where there is no rule, or a rule can't be applied."""
+        if not (self.length or self.keywords or self.patterns or self.json or self.answer):
+            raise InputError("no rule is given", fix="give one of: length, keywords, patterns, json, answer")
+        for pattern in self.patterns:
+            _compiled(pattern, "patterns")
+        if self.answer and _compiled(self.answer.pattern, "answer.pattern").groups != 1:
+            raise InputError("needs exactly one group, the number", where="answer.pattern", fix="use (?:...) elsewhere")
+        if self.length and 0 < self.length.maximum < self.length.minimum:
+            raise InputError("is below the minimum", where="length.maximum", fix="swap the two")
+        if self.keywords and not (self.keywords.good or self.keywords.bad):
+            raise InputError("has no words", where="keywords", fix="give good or bad words")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumOptions(Config):
+    """Options of the reward source `sum`."""
+
+    sources: tuple[ComponentSpec, ...]
+    """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
+    weights: tuple[float, ...] = ()
+    """Factor of each source; none means 1 for all."""
+
+    def check(self) -> None:
+        """Raises InputError where the weights don't fit the sources."""
+        if not self.sources:
+            raise InputError("is empty", where="sources", fix="name at least one reward source")
+        if self.weights and len(self.weights) != len(self.sources):
+            raise InputError(
+                f"{len(self.weights)} weights for {len(self.sources)} sources", where="weights", fix="one for each"
+            )
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        """The sources."""
+        return [(f"sources.{i}", "reward", spec) for i, spec in enumerate(self.sources)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabellerOptions(Config):
+    """Options of the preference source `reward`."""
+
+    source: ComponentSpec
+    """The reward source that ranks: `{plugin = "rules", length = {target = 30}}`."""
+    k: Annotated[int, Ge(2)] = 4
+    """Responses sampled for each prompt; duplicates are dropped."""
+    temperature: NonNegative = 0.0
+    """Noise of the simulated annotator: rankings follow Plackett-Luce on score / temperature. 0: no noise."""
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        """The source."""
+        return [("source", "reward", self.source)]
+
+
+def _compiled(pattern: str, where: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{pattern!r} is no regular expression: {error}", where=where, fix="correct it") from error

@@ -1,0 +1,131 @@
+"""The reward source `rules`: what a reader can check by hand. A response's score is the sum of the rules given."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit.errors import PluginError
+from alignkit.interfaces import RewardSource
+from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRule, RulesOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from alignkit.interfaces import Context
+    from alignkit.options import Config
+    from alignkit.records import Group, Prompt
+
+    Rule = Callable[[Prompt, str], float]
+
+
+class RulesReward(RewardSource[RulesOptions]):
+    """The weighted sum of length, keyword, pattern, JSON and answer rules."""
+
+    Config: ClassVar[type[Config]] = RulesOptions
+
+    def __init__(self, config: RulesOptions, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        weighted = [
+            (rule.weight, make(rule))  # type: ignore[operator]
+            for rule, make in (
+                (config.length, length_rule),
+                (config.keywords, keyword_rule),
+                (config.json, json_rule),
+                (config.answer, answer_rule),
+            )
+            if rule is not None
+        ]
+        weighted += [(weight, pattern_rule(pattern)) for pattern, weight in config.patterns.items()]
+        self._rules: list[tuple[float, Rule]] = weighted
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        """The sums.
+
+        Raises:
+            PluginError: a prompt lacks the column with the right answer.
+        """
+        return [[self._total(group.prompt, response) for response in group.responses] for group in groups]
+
+    def _total(self, prompt: Prompt, response: str) -> float:
+        return math.fsum(weight * rule(prompt, response) for weight, rule in self._rules)
+
+
+def length_rule(options: LengthRule) -> Rule:
+    """0 outside the limits, else 1, less the share by which the words miss the target."""
+
+    def score(_: Prompt, response: str) -> float:
+        words = len(response.split())
+        if words < options.minimum or 0 < options.maximum < words:
+            return 0.0
+        return max(0.0, 1 - abs(words - options.target) / options.target) if options.target else 1.0
+
+    return score
+
+
+def keyword_rule(options: KeywordRule) -> Rule:
+    """Distinct good words found minus distinct bad ones."""
+    good, bad = (_words(words) for words in (options.good, options.bad))
+
+    def score(_: Prompt, response: str) -> float:
+        found = [sum(word.search(response) is not None for word in words) for words in (good, bad)]
+        return float(found[0] - found[1])
+
+    return score
+
+
+def _words(words: Iterable[str]) -> list[re.Pattern[str]]:
+    return [
+        re.compile(rf"(?<!\w){re.escape(word.removesuffix('*'))}" + ("" if word.endswith("*") else r"(?!\w)"), re.I)
+        for word in dict.fromkeys(words)
+    ]
+
+
+def pattern_rule(pattern: str) -> Rule:
+    """1 where the regular expression is found."""
+    compiled = re.compile(pattern)
+    return lambda _, response: float(compiled.search(response) is not None)
+
+
+def json_rule(options: JSONRule) -> Rule:
+    """1 for valid JSON with the keys asked for."""
+
+    def score(_: Prompt, response: str) -> float:
+        try:
+            value = json.loads(response)
+        except (ValueError, RecursionError):
+            return 0.0
+        return float(not options.keys or (isinstance(value, dict) and all(key in value for key in options.keys)))
+
+    return score
+
+
+def answer_rule(options: AnswerRule) -> Rule:
+    """1 where the last number stated is the one in the prompt's column."""
+    pattern = re.compile(options.pattern)
+
+    def score(prompt: Prompt, response: str) -> float:
+        if options.column not in prompt.meta:
+            raise PluginError(
+                f"rules: the answer rule needs the column {options.column!r}; "
+                f"the prompts have {', '.join(sorted(prompt.meta)) or 'no columns'} (option answer.column)"
+            )
+        right = _reference(prompt.meta[options.column], pattern)
+        found = pattern.findall(response)
+        return float(bool(found) and math.isclose(_number(found[-1]), right, rel_tol=1e-9, abs_tol=1e-9))
+
+    return score
+
+
+def _reference(value: Any, pattern: re.Pattern[str]) -> float:
+    stated = pattern.findall(value)[-1:] if isinstance(value, str) else []
+    try:
+        return _number(stated[0] if stated else str(value))
+    except ValueError as error:
+        raise PluginError(f"rules: the right answer {value!r} is no number") from error
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "").strip())

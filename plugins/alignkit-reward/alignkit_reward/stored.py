@@ -1,0 +1,70 @@
+"""What is stored beside a reward model's weights: how to load it, and the scale of its scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.plugins import registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignkit.interfaces import Policy
+
+FILE = "alignkit.json"
+
+
+@dataclass(frozen=True)
+class StoredReward:
+    """The contents of `alignkit.json`; a reward model that another tool wrote has none and gets the defaults.
+
+    Attributes:
+        policy: the policy plugin whose scorer this is.
+        mean, std: of the raw scores on demonstrations.
+        loss: what it was trained with, empty where unknown.
+    """
+
+    policy: str = "hf"
+    mean: float = 0.0
+    std: float = 1.0
+    loss: str = ""
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredReward:
+        """The file's contents. Raises InputError where it is damaged."""
+        file = folder / FILE
+        if not file.is_file():
+            return cls()
+        try:
+            stored = cls(**json.loads(file.read_text(encoding="utf-8")))
+            if not stored.std > 0:
+                raise ValueError(f"std is {stored.std}")
+        except (ValueError, TypeError) as error:
+            raise InputError(str(error), where=str(file), fix="train the reward model again") from error
+        return stored
+
+    def write(self, folder: Path) -> None:
+        """Writes the file, whole or not at all."""
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / FILE)
+
+
+def policy_name(policy: Policy[Any]) -> str:
+    """The name under which a policy's plugin is registered."""
+    target = type(policy)
+    for found in registry().registrations:
+        if found.role == "policy" and found.target in (target, f"{target.__module__}:{target.__qualname__}"):
+            return found.name
+    return target.__qualname__
+
+
+def load_policy_class(name: str, where: str) -> type[Policy[Any]]:
+    """The policy plugin's class. Raises InputError where it is not installed."""
+    try:
+        return registry().load("policy", name)  # type: ignore[return-value]
+    except InputError as error:
+        raise InputError(f"needs a policy plugin: {error.what}", where=where, fix=error.fix) from error

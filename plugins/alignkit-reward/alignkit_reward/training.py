@@ -1,0 +1,150 @@
+"""Reward models trained on rankings: Bradley-Terry, InfoNCE and Plackett-Luce over the scores of a group's responses.
+
+The mathematics and its sources are in `alignkit.ops.ranking_losses`. The K responses of a group are scored in one
+forward pass, where other trainers run two passes for each of the K (K - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from alignkit.errors import InputError
+from alignkit.interfaces import Feed, Optimizer
+from alignkit.ops.ranking_losses import (
+    Rankings,
+    bradley_terry,
+    infonce,
+    pair_accuracy,
+    plackett_luce,
+    with_ordered_pairs,
+)
+from alignkit.options import TrainingOptions
+from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, PlackettLuceOptions
+from alignkit_reward.stored import StoredReward, policy_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Context, Metrics, Policy, RewardSource
+    from alignkit.options import Config
+
+OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
+
+
+class RewardTraining(Optimizer[OptionsT]):
+    """Base: trains a scorer that starts from the policy's trunk. A subclass defines `group_losses`.
+
+    Attributes:
+        loss_name: what `alignkit.json` says that the model was trained with.
+    """
+
+    consumes = Feed.RANKINGS
+    loss_name: ClassVar[str]
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.scorer = policy.scorer()
+        self._groups_without_order = 0
+
+    @abstractmethod
+    def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:
+        """[S] -> [G] the loss of each group."""
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """Drops groups in which no response is ranked above another one, and counts them."""
+        kept = with_ordered_pairs(batch)
+        self._groups_without_order += batch.num_groups - kept.num_groups
+        self.batch_metrics = {"groups_without_order": float(self._groups_without_order)}
+        return kept
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        """The mean over groups; accuracy and margin over their ordered pairs, mean and spread of the scores."""
+        scores = self.scorer.forward(batch).scores
+        rankings = Rankings.of_batch(batch)
+        loss = batch.group_mean(self.group_losses(scores, rankings, batch))
+        scores = scores.detach()
+        gaps = scores[rankings.better] - scores[rankings.worse]
+        return loss, {
+            "accuracy": batch.group_mean(pair_accuracy(scores, rankings)),
+            "margin": batch.group_mean(rankings.mean_by_group(gaps)),
+            "score": batch.response_mean(scores),
+            "score_squared": batch.response_mean(scores.square()),
+        }
+
+    def modules(self) -> dict[str, nn.Module]:
+        return self.scorer.modules()
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        self.scorer.bind(modules)
+
+    def save(self, path: Path) -> None:
+        """Writes the scorer and, beside it, what loads it again."""
+        self.scorer.save(path)
+        StoredReward(policy=policy_name(self.policy), loss=self.loss_name).write(path)
+
+
+class BradleyTerry(RewardTraining[BradleyTerryOptions]):
+    """All strictly ordered pairs of a ranking."""
+
+    Config: ClassVar[type[Config]] = BradleyTerryOptions
+    loss_name = "pairwise"
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """With a margin, the annotators' scores [S] are kept as `rewards`."""
+        batch = super().prepare(batch)
+        if not self.config.margin:
+            return batch
+        scores = [score for group in batch.groups for score in group.scores or (None,) * len(group.responses)]
+        if None in scores:
+            raise InputError(
+                "a margin needs the annotators' scores, and some responses have none",
+                where="margin",
+                fix="give groups with scores, or margin = 0",
+            )
+        return batch.replace(rewards=torch.tensor(scores, dtype=torch.float32, device=batch.device))
+
+    def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:
+        margins = None
+        if batch.rewards is not None and self.config.margin:
+            margins = self.config.margin * (batch.rewards[rankings.better] - batch.rewards[rankings.worse])
+        return bradley_terry(
+            scores,
+            rankings,
+            margins=margins,
+            label_smoothing=self.config.label_smoothing,
+            center_coef=self.config.center_coef,
+        )
+
+
+class InfoNCE(RewardTraining[InfoNCEOptions]):
+    """The best response against the rest."""
+
+    Config: ClassVar[type[Config]] = InfoNCEOptions
+    loss_name = "infonce"
+
+    def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:
+        return infonce(scores, rankings, temperature=self.config.temperature)
+
+
+class PlackettLuce(RewardTraining[PlackettLuceOptions]):
+    """The whole ranking, partial and tied ones too."""
+
+    Config: ClassVar[type[Config]] = PlackettLuceOptions
+    loss_name = "plackett-luce"
+
+    def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:
+        return plackett_luce(scores, rankings)
