@@ -63,7 +63,7 @@ class FunctionReward(RewardSource[FunctionOptions]):
             if len(rows) > 1:
                 for row in rows:
                     self._call([row])
-            where = f"row {_describe(rows[0])}" if len(rows) == 1 else f"{len(rows)} rows together, none of them alone"
+            where = _describe(rows[0]) if len(rows) == 1 else f"{len(rows)} rows together, none of them alone"
             raise PluginError(f"{self.config.function} raised {type(error).__name__}: {error} ({where})") from error
 
     def _checked(self, result: Any, rows: Sequence[Row]) -> list[float | None]:
@@ -83,9 +83,7 @@ class FunctionReward(RewardSource[FunctionOptions]):
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise PluginError(
-                f"{self.config.function} returned {value!r}, not a finite number, for row {_describe(row)}"
-            )
+            raise PluginError(f"{self.config.function} returned {value!r}, no finite number, for {_describe(row)}")
         return number
 
 
@@ -119,4 +117,4 @@ async def _awaited(result: Any) -> Any:
 
 def _describe(row: Row) -> str:
     prompt, response = row
-    return f"(prompt {prompt.plain[-60:]!r}, response {response[:60]!r})"
+    return f"the row with prompt {prompt.plain[-60:]!r}, response {response[:60]!r}"

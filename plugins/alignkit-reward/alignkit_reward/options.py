@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping  # noqa: TC003 (pydantic resolves annotations at run time)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,13 +61,10 @@ class ModelOptions(Config):
 
     def check(self) -> None:
         """Raises InputError where `model` is neither a folder nor looks like a hub id."""
-        if (
-            self.model is not None
-            and not Path(self.model).is_dir()
-            and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
-        ):
+        known = self.model is None or Path(self.model).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
+        if not known:
             raise InputError(
-                f"no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
+                f"there is no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
             )
 
     def training(self) -> tuple[str, Mapping[str, Any]] | None:
@@ -113,7 +110,7 @@ class LengthRule(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class KeywordRule(Config):
-    """Distinct good words found minus distinct bad ones. Whole words, any case; `smil*` stands for all that begin so."""
+    """Distinct good words found minus distinct bad ones: whole words in any case, `smil*` for all that begin so."""
 
     weight: float = 1.0
     """Factor of this rule."""

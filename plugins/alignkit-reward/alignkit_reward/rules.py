@@ -28,18 +28,16 @@ class RulesReward(RewardSource[RulesOptions]):
 
     def __init__(self, config: RulesOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
-        weighted = [
-            (rule.weight, make(rule))  # type: ignore[operator]
-            for rule, make in (
-                (config.length, length_rule),
-                (config.keywords, keyword_rule),
-                (config.json, json_rule),
-                (config.answer, answer_rule),
-            )
-            if rule is not None
-        ]
-        weighted += [(weight, pattern_rule(pattern)) for pattern, weight in config.patterns.items()]
-        self._rules: list[tuple[float, Rule]] = weighted
+        rules: list[tuple[float, Rule]] = [(w, pattern_rule(p)) for p, w in self.config.patterns.items()]
+        if length := self.config.length:
+            rules.append((length.weight, length_rule(length)))
+        if keywords := self.config.keywords:
+            rules.append((keywords.weight, keyword_rule(keywords)))
+        if validity := self.config.json:
+            rules.append((validity.weight, json_rule(validity)))
+        if answer := self.config.answer:
+            rules.append((answer.weight, answer_rule(answer)))
+        self._rules = rules
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The sums.
