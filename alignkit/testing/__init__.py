@@ -1,11 +1,51 @@
 """For authors of plugins: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
 
-class TestMine(RewardSourceContract):
-    component = Mine
+    class TestMine(RewardSourceContract):
+        component = Mine
+
+Importing this package imports pytest only when a contract is asked for.
 """
 
 from __future__ import annotations
 
-from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TinyOptions", "TinyPolicy", "TinyReward", "TinyRewardOptions", "TinyScorer"]
+if TYPE_CHECKING:
+    from alignkit.testing.contracts import (
+        ComponentContract,
+        OptimizerContract,
+        PolicyContract,
+        PreferenceSourceContract,
+        RewardSourceContract,
+    )
+    from alignkit.testing.installed import contracts_for
+    from alignkit.testing.runner import run_contracts
+    from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
+
+__all__ = [
+    "ComponentContract",
+    "OptimizerContract",
+    "PolicyContract",
+    "PreferenceSourceContract",
+    "RewardSourceContract",
+    "TinyOptions",
+    "TinyPolicy",
+    "TinyReward",
+    "TinyRewardOptions",
+    "TinyScorer",
+    "contracts_for",
+    "run_contracts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'alignkit.testing' has no attribute {name!r}")
+    if name.startswith("Tiny"):
+        return getattr(import_module("alignkit.testing.tiny"), name)
+    import pytest
+
+    pytest.register_assert_rewrite("alignkit.testing.contracts")
+    module = {"run_contracts": "runner", "contracts_for": "installed"}.get(name, "contracts")
+    return getattr(import_module(f"alignkit.testing.{module}"), name)

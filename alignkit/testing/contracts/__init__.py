@@ -1,0 +1,17 @@
+"""Contract tests: a plugin's author inherits one, names the component, and pytest does the rest."""
+
+from __future__ import annotations
+
+from alignkit.testing.contracts.component import ComponentContract
+from alignkit.testing.contracts.optimizer import OptimizerContract
+from alignkit.testing.contracts.policy import PolicyContract
+from alignkit.testing.contracts.preferences import PreferenceSourceContract
+from alignkit.testing.contracts.reward import RewardSourceContract
+
+__all__ = [
+    "ComponentContract",
+    "OptimizerContract",
+    "PolicyContract",
+    "PreferenceSourceContract",
+    "RewardSourceContract",
+]

@@ -1,0 +1,94 @@
+"""What every component must keep: its options, whatever its role."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from pydantic import TypeAdapter
+
+from alignkit.interfaces import Component, Context
+from alignkit.options import Config
+from alignkit.plugins import registry
+from alignkit.validation import option_names, read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SEED = 7
+
+
+class ComponentContract:
+    """Base of the contracts. Set `component`, and `options` where it can't be built without; or override `make`."""
+
+    component: ClassVar[type[Component[Any]]]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def config(self, **changes: Any) -> Any:
+        """The component's options, with changes."""
+        return _read(self.component.Config, {**self.options, **changes})
+
+    def context(self) -> Context:
+        return Context(seed=SEED, device="cpu")
+
+    def make(self) -> Any:
+        """A new component; equal at every call."""
+        return self.component(self.config(), self.context())
+
+    def test_options_are_a_frozen_keyword_only_dataclass(self) -> None:
+        config = self.component.Config
+        assert issubclass(config, Config), f"{config.__name__} does not derive from alignkit.Config"
+        for owner in _owners(config):
+            parameters = owner.__dataclass_params__
+            assert parameters.frozen, f"@dataclass(frozen=True, kw_only=True) is missing on {owner.__name__}"
+        assert all(field.kw_only for field in dataclasses.fields(config) if field.init)
+
+    def test_unknown_options_are_refused(self) -> None:
+        given = {**self.options, "no_such_option": 1}
+        _, problems = read_options(registry(), self.component.Config, given, owner=self.component.__name__)
+        assert [problem.key for problem in problems] == [("no_such_option",)]
+
+    def test_options_survive_a_round_trip(self) -> None:
+        config = self.config()
+        assert _read(type(config), dataclasses.asdict(config)) == config
+        adapter = TypeAdapter(type(config))
+        assert _read(type(config), json.loads(adapter.dump_json(config))) == config
+
+    def test_every_option_is_documented(self) -> None:
+        config = self.component.Config
+        documented = {name for owner in _owners(config) for name in _documented(owner)}
+        missing = [name for name in option_names(config) if name not in documented]
+        assert not missing, f"no docstring under {', '.join(missing)} of {config.__name__}"
+
+
+def _read(config: type[Config], values: Mapping[str, Any]) -> Config:
+    instance, problems = read_options(registry(), config, values, owner=config.__name__)
+    if instance is None or problems:
+        pytest.fail("; ".join(f"{'.'.join(p.key)}: {p.what}" for p in problems))
+    return instance
+
+
+def _owners(config: type[Config]) -> list[type[Any]]:
+    """The options class and the dataclasses that it inherits fields from."""
+    return [owner for owner in config.__mro__ if "__dataclass_fields__" in vars(owner)]
+
+
+def _documented(owner: type[Any]) -> list[str]:
+    """Fields of one class that have a docstring under them in its source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return [
+        field.target.id
+        for field, below in zip(body.body, body.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+        and below.value.value.strip()
+    ]

@@ -1,0 +1,278 @@
+"""The contract of alignment algorithms, run with the tiny policy: each check takes milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.batch import GroupBatch, Totals
+from alignkit.interfaces import Context, Feed, Optimizer, Policy, PolicyOutput, RewardSource
+from alignkit.testing.contracts.component import SEED, ComponentContract
+from alignkit.testing.material import (
+    CountingModule,
+    backward,
+    batch_for,
+    clear_gradients,
+    differing_fields,
+    flat,
+    gradients,
+    nudge,
+    trained_parameters,
+)
+from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import Tensor
+
+MANY = 1
+"""A token budget that leaves every group, or response where they may be parted, alone."""
+RELATIVE = 1e-6
+
+
+class OptimizerContract(ComponentContract):
+    """`class TestMine(OptimizerContract): component = Mine`"""
+
+    def policy(self) -> Policy[Any]:
+        """The policy that is trained: equal at every call, with dropout in its config."""
+        return TinyPolicy(TinyOptions(dropout=0.3), Context(seed=SEED, device="cpu"))
+
+    def reward(self) -> RewardSource[Any]:
+        return TinyReward()
+
+    def make(self) -> Any:
+        component: Any = self.component
+        return component(self.config(), self.context(), policy=self.policy(), reward=self.reward())
+
+    def batch(self, optimizer: Optimizer[Any]) -> GroupBatch:
+        """What `prepare` is given: encoded records, or scored rollouts."""
+        n = max(2, getattr(optimizer.config, "group_size", 2))
+        return batch_for(optimizer.consumes, optimizer.policy, self.reward(), n=n)
+
+    def _ready(self, *, moved: bool) -> tuple[Optimizer[Any], GroupBatch]:
+        """An optimizer in training mode and its prepared batch; `moved` takes the weights off the starting point."""
+        optimizer = self.make()
+        assert isinstance(optimizer, Optimizer)
+        prepared = _prepare(optimizer, self.batch(optimizer))
+        for module in optimizer.modules().values():
+            module.train()
+        if moved:
+            nudge(optimizer.modules())
+        return optimizer, prepared.replace(totals=prepared.counts())
+
+    def test_loss_is_a_finite_scalar_with_detached_metrics(self) -> None:
+        optimizer, batch = self._ready(moved=False)
+        loss, metrics = optimizer.loss(batch)
+        assert loss.shape == ()
+        assert bool(loss.isfinite())
+        for name, value in metrics.items():
+            figure = torch.as_tensor(value)
+            assert figure.shape == (), f"the metric {name} is no single figure"
+            assert not figure.requires_grad, f"the metric {name} keeps the graph"
+            assert bool(figure.isfinite()), f"the metric {name} is {value}"
+
+    def test_micro_batches_never_change_the_gradient(self) -> None:
+        optimizer, batch = self._ready(moved=True)
+        half = batch.num_groups // 2
+        two = [batch.select(range(half)), batch.select(range(half, batch.num_groups))]
+        many = batch.split(MANY, divisible=not optimizer.couples_responses)
+        whole_gradient, whole_metrics = _step(optimizer, [batch])
+        for parts in ([part.replace(totals=batch.totals) for part in two], many):
+            gradient, metrics = _step(optimizer, parts)
+            error = float((gradient - whole_gradient).norm() / whole_gradient.norm())
+            assert error < RELATIVE, f"{len(parts)} micro-batches change the gradient by {error:.1e} of its size"
+            for name, value in whole_metrics.items():
+                assert math.isclose(metrics[name], value, rel_tol=1e-4, abs_tol=1e-6), (
+                    f"{name} is {value} for the batch and {metrics[name]} summed over {len(parts)} micro-batches"
+                )
+
+    def test_means_are_over_the_whole_step(self) -> None:
+        optimizer, batch = self._ready(moved=True)
+        own = batch.counts()
+        doubled = Totals(2 * own.tokens, 2 * own.responses, 2 * own.groups)
+        gradient, _ = _step(optimizer, [batch])
+        shared, _ = _step(optimizer, [batch.replace(totals=doubled)])
+        torch.testing.assert_close(shared, gradient / 2, rtol=1e-5, atol=1e-8)
+
+    def test_loss_twice_is_the_same(self) -> None:
+        optimizer, batch = self._ready(moved=True)
+        first, _ = _step(optimizer, [batch])
+        again, _ = _step(optimizer, [batch])
+        assert torch.equal(first, again), "loss depends on random numbers or keeps state between calls"
+
+    def test_prepare_and_loss_leave_their_batch_alone(self) -> None:
+        optimizer = self.make()
+        batch = self.batch(optimizer)
+        before = copy.deepcopy(batch)
+        prepared = _prepare(optimizer, batch)
+        assert differing_fields(batch, before) == []
+        before = copy.deepcopy(prepared)
+        optimizer.loss(prepared)
+        assert differing_fields(prepared, before) == []
+
+    def test_prepare_changes_no_weights(self) -> None:
+        optimizer = self.make()
+        before = flat(trained_parameters(optimizer.modules()).values())
+        _prepare(optimizer, self.batch(optimizer))
+        assert torch.equal(flat(trained_parameters(optimizer.modules()).values()), before)
+
+    def test_a_data_set_may_be_prepared_in_pieces(self) -> None:
+        optimizer = self.make()
+        if optimizer.consumes is Feed.ROLLOUTS:
+            return
+        batch = self.batch(optimizer)
+        whole = _prepare(optimizer, batch)
+        pieces = GroupBatch.concat([_prepare(optimizer, batch.select([g])) for g in range(batch.num_groups)])
+        for field in dataclasses.fields(GroupBatch):
+            expected = getattr(whole, field.name)
+            if isinstance(expected, torch.Tensor) and expected.is_floating_point():
+                torch.testing.assert_close(getattr(pieces, field.name), expected)
+
+    def test_the_ratio_is_one_at_the_first_step(self) -> None:
+        optimizer, batch = self._ready(moved=False)
+        if optimizer.consumes is not Feed.ROLLOUTS:
+            return
+        assert batch.logprobs is not None
+        ratio = (optimizer.policy.forward(batch).logprobs - batch.logprobs).exp()
+        assert torch.equal(ratio, torch.ones_like(ratio)), f"the ratio is off by {float((ratio - 1).abs().max()):.1e}"
+        _, metrics = _step(optimizer, [batch])
+        for name in ("clip_fraction", "approx_kl"):
+            assert metrics.get(name, 0.0) == 0.0, f"{name} is {metrics[name]} at the first step"
+
+    def test_zero_learning_rate_leaves_the_kl_at_zero(self) -> None:
+        optimizer = self.make()
+        initial = optimizer.policy.reference()
+        adam = torch.optim.AdamW(trained_parameters(optimizer.modules()).values(), lr=0.0)
+        for _ in range(3):
+            batch = _prepare(optimizer, self.batch(optimizer))
+            _, metrics = _step(optimizer, [batch.replace(totals=batch.counts())])
+            adam.step()
+            for name, value in {**metrics, **optimizer.batch_metrics}.items():
+                if name == "kl" or name.endswith("_kl"):
+                    assert abs(value) < 1e-6, f"{name} is {value} though nothing was learnt"
+        batch = self.batch(optimizer)
+        assert torch.equal(optimizer.policy.forward(batch).logprobs, initial.forward(batch).logprobs)
+        if optimizer.reference is not None:
+            assert torch.equal(optimizer.reference.forward(batch).logprobs, initial.forward(batch).logprobs)
+
+    def test_every_module_is_trained(self) -> None:
+        optimizer, batch = self._ready(moved=True)
+        _step(optimizer, [batch])
+        for name, module in optimizer.modules().items():
+            grads = [parameter.grad for parameter in module.parameters() if parameter.requires_grad]
+            assert any(grad is not None and bool(grad.any()) for grad in grads), f"no gradient reaches {name}"
+
+    def test_the_policy_learns_through_response_tokens_only(self) -> None:
+        """The gradient equals the one through what `forward` says of the response tokens, and nothing else."""
+        optimizer, batch = self._ready(moved=True)
+        policy_modules = optimizer.policy.modules()
+        trained = {id(parameter) for parameter in trained_parameters(optimizer.modules()).values()}
+        if not any(id(p) in trained for p in trained_parameters(policy_modules).values()):
+            return
+        _step(optimizer, [batch])
+        expected = flat(gradients(policy_modules).values())
+        recorder = _Recorder(optimizer.policy)
+        clear_gradients(optimizer.modules())
+        loss, _ = optimizer.loss(batch)
+        backward(loss)
+        clear_gradients(policy_modules)
+        recorder.pass_on()
+        error = float((flat(gradients(policy_modules).values()) - expected).norm() / expected.norm())
+        assert error < 1e-5, f"{error:.1e} of the gradient comes from elsewhere"
+
+    def test_the_reference_stays_and_is_not_trained(self) -> None:
+        optimizer, batch = self._ready(moved=False)
+        if optimizer.reference is None:
+            assert not optimizer.uses_reference
+            return
+        before = optimizer.reference.forward(batch).logprobs
+        assert not before.requires_grad
+        _step(optimizer, [batch])
+        nudge(optimizer.modules())
+        assert torch.equal(optimizer.reference.forward(batch).logprobs, before)
+
+    def test_state_survives_as_json_and_goes_on_the_same(self) -> None:
+        optimizer, batch = self._ready(moved=False)
+        _step(optimizer, [batch])
+        state = json.loads(json.dumps(optimizer.state_dict()))
+        json.dumps(optimizer.batch_metrics)
+        restored = self.make()
+        restored.load_state_dict(state)
+        assert json.loads(json.dumps(restored.state_dict())) == state
+        again = self.batch(optimizer)
+        assert differing_fields(_prepare(restored, again), _prepare(optimizer, again)) == []
+        assert restored.state_dict() == optimizer.state_dict()
+
+    def test_forward_passes_run_through_bound_modules(self) -> None:
+        optimizer, batch = self._ready(moved=True)
+        expected, _ = optimizer.loss(batch)
+        wrapped = {name: CountingModule(module) for name, module in optimizer.modules().items()}
+        optimizer.bind(wrapped)
+        loss, _ = optimizer.loss(batch)
+        assert torch.equal(loss, expected)
+        for name, module in wrapped.items():
+            assert module.calls, f"loss does not call the wrapped module {name}"
+
+    def test_learning_rate_scales_name_parameters(self) -> None:
+        optimizer = self.make()
+        names = list(trained_parameters(optimizer.modules()))
+        for prefix in optimizer.learning_rate_scales():
+            assert any(name.startswith(prefix) for name in names), f"no parameter begins with {prefix!r}: {names}"
+
+    def test_what_was_trained_is_saved(self, tmp_path: Path) -> None:
+        self.make().save(tmp_path / "trained")
+        assert any((tmp_path / "trained").iterdir())
+
+
+class _Recorder:
+    """Cuts the policy's outputs off the graph, so that gradients can be passed on through them alone."""
+
+    def __init__(self, policy: Policy[Any]) -> None:
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._forward = policy.forward
+        policy.forward = self._cut  # type: ignore[method-assign]
+
+    def _cut(self, batch: GroupBatch, **asked: bool) -> PolicyOutput:
+        output = self._forward(batch, **asked)
+        assert output.logprobs.shape == (batch.num_tokens,)
+        return dataclasses.replace(
+            output,
+            **{
+                field.name: self._leaf(tensor)
+                for field in dataclasses.fields(output)
+                if (tensor := getattr(output, field.name)) is not None and tensor.requires_grad
+            },
+        )
+
+    def _leaf(self, tensor: Tensor) -> Tensor:
+        leaf = tensor.detach().requires_grad_()
+        self._outputs.append((tensor, leaf))
+        return leaf
+
+    def pass_on(self) -> None:
+        used = [(tensor, leaf.grad) for tensor, leaf in self._outputs if leaf.grad is not None]
+        torch.autograd.backward([tensor for tensor, _ in used], [grad for _, grad in used])
+
+
+def _prepare(optimizer: Optimizer[Any], batch: GroupBatch) -> GroupBatch:
+    with torch.no_grad():
+        return optimizer.prepare(batch)
+
+
+def _step(optimizer: Optimizer[Any], parts: Iterable[GroupBatch]) -> tuple[Tensor, dict[str, float]]:
+    """The gradient and the metrics of one optimisation step, summed over its micro-batches as the engine does."""
+    clear_gradients(optimizer.modules())
+    sums: dict[str, float] = {}
+    for part in parts:
+        loss, metrics = optimizer.loss(part)
+        backward(loss)
+        for name, value in {"loss": loss, **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
+    return flat(gradients(optimizer.modules()).values()), sums

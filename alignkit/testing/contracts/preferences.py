@@ -1,0 +1,42 @@
+"""The contract of preference sources."""
+
+from __future__ import annotations
+
+import json
+
+from alignkit.interfaces import PreferenceSource
+from alignkit.records import Group
+from alignkit.testing.contracts.component import ComponentContract
+from alignkit.testing.material import FixedSampler
+
+
+class PreferenceSourceContract(ComponentContract):
+    """`class TestMine(PreferenceSourceContract): component = Mine; options = {"path": ...}`"""
+
+    def sampler(self) -> FixedSampler:
+        """What labellers of fresh responses sample from."""
+        return FixedSampler()
+
+    def _groups(self) -> list[Group]:
+        source = self.make()
+        assert isinstance(source, PreferenceSource)
+        return list(source.preferences(self.sampler()))
+
+    def test_it_yields_groups(self) -> None:
+        found = self._groups()
+        assert found
+        assert all(isinstance(group, Group) for group in found)
+
+    def test_the_order_is_fixed(self) -> None:
+        assert self._groups() == self._groups()
+        source = self.make()
+        first = list(source.preferences(self.sampler()))
+        assert first == list(source.preferences(self.sampler())), "a second pass over one source gives other groups"
+
+    def test_groups_survive_the_file_between_stages(self) -> None:
+        for group in self._groups():
+            assert Group.from_json(json.loads(json.dumps(group.to_json()))) == group
+
+    def test_ranks_start_at_the_best(self) -> None:
+        for group in self._groups():
+            assert group.ranks is None or min(group.ranks) == 0, f"no best response in {group.ranks}"

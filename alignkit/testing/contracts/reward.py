@@ -1,0 +1,96 @@
+"""The contract of reward sources."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alignkit.interfaces import RewardSource
+from alignkit.records import Group, Prompt
+from alignkit.testing.contracts.component import ComponentContract
+from alignkit.testing.material import groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Scores = list[list[float | None]]
+TOLERANCE = 1e-5
+
+
+class RewardSourceContract(ComponentContract):
+    """`class TestMine(RewardSourceContract): component = Mine`
+
+    A source that needs records of its own (a reference answer in `meta`) overrides `groups`.
+    """
+
+    def groups(self) -> list[Group]:
+        """At least two groups of several responses each."""
+        return groups()
+
+    def _score(self, scored: Sequence[Group]) -> Scores:
+        source = self.make()
+        assert isinstance(source, RewardSource)
+        return source.score(scored)
+
+    def test_one_float_or_none_for_each_response(self) -> None:
+        given = self.groups()
+        scores = self._score(given)
+        assert [len(row) for row in scores] == [len(group.responses) for group in given]
+        for score in (score for row in scores for score in row):
+            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is no finite float"
+
+    def test_no_groups_give_no_scores(self) -> None:
+        assert self._score([]) == []
+
+    def test_scoring_again_gives_the_same(self) -> None:
+        source = self.make()
+        assert source.score(self.groups()) == source.score(self.groups())
+
+    def test_a_group_scores_the_same_alone_and_in_any_batch(self) -> None:
+        given = self.groups()
+        together = self._score(given)
+        source = self.make()
+        _assert_close([source.score([group])[0] for group in given], together)
+        _assert_close(source.score([*given, *given])[len(given) :], together)
+        _assert_close(source.score(given[::-1])[::-1], together)
+
+    def test_a_response_scores_the_same_without_its_siblings(self) -> None:
+        given = self.groups()
+        alone = [[_only(group, k) for k in range(len(group.responses))] for group in given]
+        source = self.make()
+        _assert_close([[source.score([one])[0][0] for one in row] for row in alone], self._score(given))
+
+    def test_feedback_that_a_record_carries_is_not_read(self) -> None:
+        def judged(group: Group) -> Group:
+            count = len(group.responses)
+            return replace(
+                group, ranks=tuple(range(count)), scores=tuple(map(float, range(count))), labels=(True,) * count
+            )
+
+        _assert_close(self._score([judged(group) for group in self.groups()]), self._score(self.groups()))
+
+    def test_records_stay_as_they_are(self) -> None:
+        given = self.groups()
+        before = copy.deepcopy(given)
+        self._score(given)
+        assert given == before
+
+    def test_empty_responses_and_conversations_are_scored(self) -> None:
+        conversation = Prompt.of([{"role": "user", "content": "hi"}], self.groups()[0].prompt.meta)
+        scores = self._score([replace(self.groups()[0], responses=("", "a")), Group(conversation, ("hello",))])
+        assert [len(row) for row in scores] == [2, 1]
+
+
+def _only(group: Group, k: int) -> Group:
+    return replace(group, responses=(group.responses[k],), ranks=None, scores=None, labels=None)
+
+
+def _assert_close(found: Scores, expected: Scores) -> None:
+    def approximate(row: list[float | None]) -> list[Any]:
+        return [None if score is None else pytest.approx(score, abs=TOLERANCE, rel=TOLERANCE) for score in row]
+
+    assert found == [approximate(row) for row in expected]

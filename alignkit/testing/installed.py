@@ -1,0 +1,120 @@
+"""Contracts that build themselves: one test class for every component of the installed plugins."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from alignkit.plugins import normalized
+from alignkit.testing.contracts import (
+    ComponentContract,
+    OptimizerContract,
+    PolicyContract,
+    PreferenceSourceContract,
+    RewardSourceContract,
+)
+from alignkit.validation import read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from alignkit.plugins import Registration, Registry
+
+    Key = tuple[str, str]
+
+CONTRACTS: dict[str, type[ComponentContract]] = {
+    "policy": PolicyContract,
+    "reward": RewardSourceContract,
+    "preferences": PreferenceSourceContract,
+    "optimizer": OptimizerContract,
+    "metrics": ComponentContract,
+}
+"""The contract of each role."""
+
+
+def contracts_for(
+    registry: Registry,
+    *,
+    only: str | None = None,
+    options: Mapping[Key, Mapping[str, Any]] | None = None,
+    bases: Mapping[Key, type[ComponentContract]] | None = None,
+) -> dict[str, type[Any]]:
+    """Test classes by name, to be put into a test module's namespace.
+
+    Args:
+        only: name of a component, of a distribution, or `distribution:name`.
+        options: by (role, name), for components that can't be built without.
+        bases: by (role, name), contracts that know more about a component than its role's.
+    """
+    chosen = [r for r in registry.registrations if only is None or matches(r, only)]
+    classes = {
+        _class_name(r): _contract(
+            registry, r, (options or {}).get((r.role, r.name), {}), (bases or {}).get((r.role, r.name))
+        )
+        for r in chosen
+    }
+    for broken in registry.broken:
+        if only is None or normalized(only) in (broken.distribution, normalized(broken.name)):
+            name = _identifier(f"TestPlugin_{broken.name}")
+            classes[name] = _single_test(name, _fails(f"{broken.distribution}: {broken.error}"))
+    return classes
+
+
+def matches(registration: Registration, name: str) -> bool:
+    """Whether a name means this component, or the distribution that it comes from."""
+    return name in (registration.name, str(registration)) or normalized(name) == registration.distribution
+
+
+def _class_name(registration: Registration) -> str:
+    return _identifier(f"Test_{registration.role}_{registration.distribution}_{registration.name}")
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"\W", "_", text)
+
+
+def _contract(
+    registry: Registry,
+    registration: Registration,
+    options: Mapping[str, Any],
+    base: type[ComponentContract] | None,
+) -> type[Any]:
+    """The role's contract with this component, or one test that says why there is none."""
+    name = _class_name(registration)
+    try:
+        component = registration.load()
+    except Exception as error:
+        return _single_test(name, _fails(str(error)))
+    if component.Config is not registration.config:
+        return _single_test(
+            name,
+            _fails(f"{registration} is registered with {registration.config.__name__}, its class has another Config"),
+        )
+    config, problems = read_options(registry, registration.config, options, owner=str(registration))
+    if hasattr(config, "training") and config.training() is not None:
+        return _single_test(name, _skips(f"{registration} must be trained first: test it in its own package"))
+    if problems:
+        keys = ", ".join(".".join(problem.key) for problem in problems)
+        return _single_test(name, _skips(f"{registration} needs options ({keys}): test it in its own package"))
+    contract = base or CONTRACTS[registration.role]
+    return type(name, (contract,), {"component": component, "options": dict(options)})
+
+
+def _single_test(name: str, test: Callable[[Any], None]) -> type[Any]:
+    return type(name, (), {"test_it_can_be_used": test})
+
+
+def _fails(reason: str) -> Callable[[Any], None]:
+    def test(_self: Any) -> None:
+        pytest.fail(reason, pytrace=False)
+
+    return test
+
+
+def _skips(reason: str) -> Callable[[Any], None]:
+    def test(_self: Any) -> None:
+        pytest.skip(reason)
+
+    return test
