@@ -38,7 +38,7 @@ class FunctionReward(RewardSource[FunctionOptions]):
     def __init__(self, config: FunctionOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
         self._function = load_function(config.function)
-        self._accepted = _named_parameters(self._function)
+        self._parameters = _parameters(self._function)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """What the function returns.
@@ -53,9 +53,7 @@ class FunctionReward(RewardSource[FunctionOptions]):
         return [[next(scores) for _ in group.responses] for group in groups]
 
     def _call(self, rows: Sequence[Row]) -> Any:
-        arguments = _arguments(rows)
-        if self._accepted is not None:
-            arguments = {name: value for name, value in arguments.items() if name in self._accepted}
+        arguments = self._wanted(_arguments(rows))
         try:
             result = self._function(**arguments)
             return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
@@ -65,6 +63,20 @@ class FunctionReward(RewardSource[FunctionOptions]):
                     self._call([row])
             where = _describe(rows[0]) if len(rows) == 1 else f"{len(rows)} rows together, none of them alone"
             raise PluginError(f"{self.config.function} raised {type(error).__name__}: {error} ({where})") from error
+
+    def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that the function takes: all of them where it has `**kwargs`."""
+        for parameter in self._parameters:
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and parameter.default is parameter.empty and parameter.name not in arguments:
+                columns = ", ".join(sorted(arguments.keys() - {"prompts", "completions"})) or "none"
+                raise PluginError(
+                    f"{self.config.function} needs {parameter.name!r}, which is no column of the prompts ({columns})"
+                )
+        if not self._parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters):
+            return arguments
+        names = {parameter.name for parameter in self._parameters}
+        return {name: value for name, value in arguments.items() if name in names}
 
     def _checked(self, result: Any, rows: Sequence[Row]) -> list[float | None]:
         name = self.config.function
@@ -100,15 +112,12 @@ def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _named_parameters(function: Any) -> set[str] | None:
-    """The names that a function takes, None where it takes any."""
+def _parameters(function: Any) -> list[inspect.Parameter]:
+    """What the function's signature names; nothing for a builtin without one."""
     try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # a builtin without a signature
-        return None
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters}
+        return list(inspect.signature(function).parameters.values())
+    except ValueError:
+        return []
 
 
 async def _awaited(result: Any) -> Any:
