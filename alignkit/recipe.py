@@ -114,7 +114,8 @@ class Recipe:
             for header in ((table, ALTERNATIVES, plugin), (table,)):
                 if line := self.lines.get((*header, *key[:length])):
                     return f"{self.path}:{line} [{'.'.join(header)}] {'.'.join(key)}".rstrip()
-        return next((f"-o {'.'.join(given)}" for given, _ in self.overrides if given[0] == table), ".".join(full))
+        named = (f"-o {'.'.join(given)}" for given, _ in self.overrides if given[0] == table and not key)
+        return next(named, ".".join(full))
 
     def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
         """A problem with a table's options as an error that says where."""

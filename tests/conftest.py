@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.metadata import distributions
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from alignkit import plugins
+from alignkit.errors import InputError
+from alignkit.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
+    from importlib.metadata import EntryPoint
+
+    from alignkit.resolved import Resolved
 
 
 class InstallPlugin(Protocol):
@@ -45,3 +51,64 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         if (getattr(sys.modules[added], "__file__", None) or "").startswith(str(site)):
             del sys.modules[added]
     plugins.registry.cache_clear()
+
+
+@pytest.fixture
+def fake_plugin(install_plugin: InstallPlugin, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plugin of tests/fakes and no other; returns the folder to put on PYTHONPATH."""
+    site = install_plugin("fake-plugin", (Path(__file__).parent / "fakes/fake_plugin.py").read_text())
+
+    def entry_points_of_site(group: str) -> list[EntryPoint]:
+        found = [point for distribution in distributions(path=[str(site)]) for point in distribution.entry_points]
+        return [point for point in found if point.group == group]
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points_of_site)
+    return site
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe of tests/fakes, as `recipe.toml` in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("recipe.toml").write_text((Path(__file__).parent / "fakes/recipe.toml").read_text())
+    return Path("recipe.toml")
+
+
+class Resolve(Protocol):
+    def __call__(
+        self, path: Path | None = ..., overrides: Sequence[str] = ..., flags: Mapping[str, str] | None = ...
+    ) -> Resolved: ...
+
+
+class Refusal(Protocol):
+    def __call__(
+        self, path: Path | None = ..., overrides: Sequence[str] = ..., flags: Mapping[str, str] | None = ...
+    ) -> InputError: ...
+
+
+@pytest.fixture
+def resolve() -> Resolve:
+    """Resolves a recipe with the plugins that are installed."""
+
+    def resolved(
+        path: Path | None = None, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None
+    ) -> Resolved:
+        return load_recipe(path, flags=flags or {}, overrides=overrides).resolve(plugins.registry())
+
+    return resolved
+
+
+@pytest.fixture
+def refusal(resolve: Resolve) -> Refusal:
+    """The error with which a recipe is refused."""
+
+    def refused(
+        path: Path | None = None, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None
+    ) -> InputError:
+        with pytest.raises(InputError) as raised:
+            resolve(path, overrides, flags)
+        assert raised.value.exit_code == 2
+        return raised.value
+
+    return refused
