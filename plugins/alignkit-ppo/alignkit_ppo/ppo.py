@@ -43,7 +43,6 @@ class PPO(Optimizer[PPOOptions]):
 
     Attributes:
         critic: the critic with its own trunk, or None where the value head sits on the policy's trunk.
-        batch_metrics: figures of the last batch that went through `prepare`, over all processes.
     """
 
     Config: ClassVar[type[Config]] = PPOOptions
@@ -68,7 +67,6 @@ class PPO(Optimizer[PPOOptions]):
             else FixedKL(options.kl_coef)
         )
         self.reward_moments = RunningMoments()
-        self.batch_metrics: dict[str, float] = {}
 
     def _start_critic(self) -> Scorer | None:
         if self.config.critic == "shared":
@@ -85,6 +83,7 @@ class PPO(Optimizer[PPOOptions]):
             )
         return critic
 
+    @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         """Adds logprobs if missing, ref_logprobs, values, token_rewards, advantages and returns, all [R].
 

@@ -1,0 +1,364 @@
+"""One PPO update of three responses of unequal lengths, one of them cut off, worked out in plain floats.
+
+The policy and the critics below look every figure up by token id, so that nothing in the expected values comes from a
+network: response A is the tokens 0 1 2, B is 3 4 and was cut off, C is 5.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from alignkit_ppo.options import PPOOptions
+from alignkit_ppo.ppo import PPO
+from torch import nn
+
+from alignkit.batch import GroupBatch
+from alignkit.errors import InputError
+from alignkit.interfaces import Context, Policy, PolicyOutput, RewardSource, Scorer, ScorerOutput
+from alignkit.records import Group, Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.options import Sampling
+
+OLD = [-1.0, -0.5, -2.0, -0.3, -1.2, -0.7]
+REFERENCE = [-1.3, -0.4, -1.0, -0.9, -1.2, -0.2]
+VALUES = [0.5, 0.4, 0.3, -0.2, 0.6, 0.7]
+NEW_RATIOS = [1.5, 0.5, 1.1, 0.6, 1.4, 0.7]
+NEW_VALUES = [0.6, 1.4, 0.1, -0.9, 0.5, -1.7]
+BEHIND = {4: 0.9, 2: 55.0, 5: 66.0}
+RAW = [1.5, 9.0, -0.7]
+GAMMA, LAMBDA, KL_COEF, PENALTY, CLIP, CLIP_VALUE, VF = 0.9, 0.8, 0.1, 0.5, 0.2, 0.3, 0.7
+
+
+class Table(nn.Module):
+    """A figure for every token id."""
+
+    def __init__(self, figures: list[float]) -> None:
+        super().__init__()
+        self.figures = nn.Parameter(torch.tensor(figures))
+
+    def set(self, figures: list[float]) -> None:
+        self.figures.data = torch.tensor(figures)
+
+
+class TablePolicy(Policy[Any]):
+    """Log-probabilities and values by token id; its entropy is that id."""
+
+    def __init__(self, logprobs: list[float], values: list[float]) -> None:
+        super().__init__()
+        self.logprobs, self.values = Table(logprobs), Table(values)
+        self.has_value_head = False
+
+    def forward(
+        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+    ) -> PolicyOutput:
+        assert self.has_value_head or not values
+        return PolicyOutput(
+            logprobs=self.logprobs.figures[batch.response_ids],
+            entropy=batch.response_ids.float() if entropy else None,
+            values=self.values.figures[batch.response_ids] if values else None,
+        )
+
+    def reference(self) -> TablePolicy:
+        return TablePolicy(REFERENCE, VALUES)
+
+    def add_value_head(self) -> None:
+        self.has_value_head = True
+
+    def scorer(self) -> TableScorer:
+        return TableScorer()
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"policy": self.logprobs}
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        self.bound = dict(modules)
+
+    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+        raise NotImplementedError
+
+    def encode(self, groups: Sequence[Group]) -> GroupBatch:
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load_scorer(cls, path: Path, context: Context) -> Scorer:
+        raise NotImplementedError
+
+
+class TableScorer(Scorer):
+    """Values by token id, and scores by the id of a response's last token."""
+
+    def __init__(self) -> None:
+        self.values = Table(VALUES)
+
+    def forward(self, batch: GroupBatch) -> ScorerOutput:
+        lasts = batch.response_ids[batch.last_token].tolist()
+        return ScorerOutput(self.values.figures[batch.response_ids], torch.tensor([BEHIND[last] for last in lasts]))
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"scorer": self.values}
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        self.bound = dict(modules)
+
+    def encode(self, groups: Sequence[Group]) -> GroupBatch:
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+class TableReward(RewardSource[Any]):
+    """Has a critic to start from, or none."""
+
+    def __init__(self, critic: Scorer | None) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        raise NotImplementedError
+
+    def start_critic(self) -> Scorer | None:
+        return self.critic
+
+
+def rollouts(raw: list[float] = RAW) -> GroupBatch:
+    groups = [Group(Prompt(text="p"), ("012", "34")), Group(Prompt(text="q"), ("5",))]
+    batch = GroupBatch.from_ids([[0], [1, 2]], [[[0, 1, 2], [3, 4]], [[5]]], groups, finished=[True, False, True])
+    return batch.replace(rewards=torch.tensor(raw), logprobs=torch.tensor(OLD))
+
+
+def ppo(**options: Any) -> PPO:
+    settings: dict[str, Any] = {
+        "gamma": GAMMA, "gae_lambda": LAMBDA, "kl_coef": KL_COEF, "missing_eos_penalty": PENALTY,
+        "whiten_advantages": False, "clip_range": CLIP, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
+    }  # fmt: skip
+    return PPO(
+        PPOOptions(**{**settings, **options}), policy=TablePolicy(OLD, VALUES), reward=TableReward(TableScorer())
+    )
+
+
+def rewards_by_hand(scores: list[float], kl: list[float]) -> list[float]:
+    return [
+        -KL_COEF * kl[0], -KL_COEF * kl[1], -KL_COEF * kl[2] + scores[0],
+        -KL_COEF * kl[3], -KL_COEF * kl[4] + scores[1],
+        -KL_COEF * kl[5] + scores[2],
+    ]  # fmt: skip
+
+
+def advantages_by_hand(r: list[float], behind_cut: float) -> list[float]:
+    a3 = r[2] - 0.3
+    a2 = r[1] + 0.9 * 0.3 - 0.4 + 0.9 * 0.8 * a3
+    a1 = r[0] + 0.9 * 0.4 - 0.5 + 0.9 * 0.8 * a2
+    b2 = r[4] + 0.9 * behind_cut - 0.6
+    b1 = r[3] + 0.9 * 0.6 + 0.2 + 0.9 * 0.8 * b2
+    return [a1, a2, a3, b1, b2, r[5] - 0.7]
+
+
+K1 = [0.3, -0.1, -1.0, 0.6, 0.0, -0.5]
+ADVANTAGES = advantages_by_hand(rewards_by_hand([1.5, -0.5, -0.7], K1), behind_cut=0.6)
+
+
+@pytest.mark.parametrize(("critic", "behind_cut"), [("shared", 0.6), ("policy", 0.9), ("reward", 0.9)])
+def test_rewards_advantages_and_returns_by_hand(critic: str, behind_cut: float) -> None:
+    prepared = ppo(critic=critic).prepare(rollouts())
+    rewards = rewards_by_hand([1.5, -0.5, -0.7], K1)
+    advantages = advantages_by_hand(rewards, behind_cut)
+    assert prepared.token_rewards.tolist() == pytest.approx(rewards, abs=1e-6)
+    assert prepared.values.tolist() == pytest.approx(VALUES, abs=1e-6)
+    assert prepared.ref_logprobs.tolist() == pytest.approx(REFERENCE, abs=1e-6)
+    assert prepared.advantages.tolist() == pytest.approx(advantages, abs=1e-6)
+    assert prepared.returns.tolist() == pytest.approx(
+        [a + v for a, v in zip(advantages, VALUES, strict=True)], abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("critic", ["shared", "policy"])
+def test_without_bootstrap_a_cut_is_the_end_and_its_score_is_paid(critic: str) -> None:
+    prepared = ppo(critic=critic, bootstrap_truncated=False).prepare(rollouts())
+    rewards = rewards_by_hand([1.5, 9.0 - 0.5, -0.7], K1)
+    assert prepared.token_rewards.tolist() == pytest.approx(rewards, abs=1e-6)
+    assert prepared.advantages.tolist() == pytest.approx(advantages_by_hand(rewards, behind_cut=0.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "kl"),
+    [("k2", [d * d / 2 for d in K1]), ("k3", [math.exp(-d) - 1 + d for d in K1])],
+)
+def test_other_estimators_of_the_kl_in_the_reward(estimator: str, kl: list[float]) -> None:
+    prepared = ppo(kl_estimator=estimator).prepare(rollouts())
+    assert prepared.token_rewards.tolist() == pytest.approx(rewards_by_hand([1.5, -0.5, -0.7], kl), abs=1e-6)
+
+
+def test_scores_are_normalised_then_clipped_then_penalised() -> None:
+    algorithm = ppo(normalize_rewards=True, reward_clip=0.5, bootstrap_truncated=False, kl_coef=0.0)
+    first = algorithm.prepare(rollouts([1.0, 2.0, 3.0]))
+    assert first.token_rewards.tolist() == pytest.approx([0, 0, -0.5, 0, 0.0 - 0.5, 0.5], abs=1e-6)
+    second = algorithm.prepare(rollouts([2.5, 2.0, 1.5]))
+    deviation = math.sqrt((1 + 0 + 1 + 0.25 + 0 + 0.25) / 6)
+    score = 0.5 / deviation
+    assert score > 0.5
+    assert second.token_rewards.tolist() == pytest.approx([0, 0, 0.5, 0, -0.5, -0.5], abs=1e-6)
+    assert algorithm.batch_metrics["reward"] == pytest.approx(2.0)
+
+
+def test_whitened_over_all_tokens_of_the_batch() -> None:
+    mean = sum(ADVANTAGES) / 6
+    deviation = math.sqrt(sum((a - mean) ** 2 for a in ADVANTAGES) / 6)
+    prepared = ppo(whiten_advantages=True).prepare(rollouts())
+    assert prepared.advantages.tolist() == pytest.approx([(a - mean) / deviation for a in ADVANTAGES], abs=1e-6)
+    assert prepared.returns.tolist() == pytest.approx(
+        [a + v for a, v in zip(ADVANTAGES, VALUES, strict=True)], abs=1e-6
+    )
+
+
+def losses_by_hand() -> tuple[float, float]:
+    policy_loss, value_loss = 0.0, 0.0
+    for t in range(6):
+        clipped_ratio = min(max(NEW_RATIOS[t], 0.8), 1.2)
+        policy_loss += max(-ADVANTAGES[t] * NEW_RATIOS[t], -ADVANTAGES[t] * clipped_ratio)
+        target = ADVANTAGES[t] + VALUES[t]
+        held = min(max(NEW_VALUES[t], VALUES[t] - 0.3), VALUES[t] + 0.3)
+        value_loss += max((NEW_VALUES[t] - target) ** 2, (held - target) ** 2) / 2
+    return policy_loss / 6, value_loss / 6
+
+
+@pytest.mark.parametrize("ent_coef", [0.0, 0.01])
+def test_loss_by_hand(ent_coef: float) -> None:
+    algorithm = ppo(ent_coef=ent_coef)
+    prepared = algorithm.prepare(rollouts())
+    new_logprobs = [old + math.log(ratio) for old, ratio in zip(OLD, NEW_RATIOS, strict=True)]
+    algorithm.policy.logprobs.set(new_logprobs)
+    algorithm.policy.values.set(NEW_VALUES)
+    loss, metrics = algorithm.loss(prepared)
+    policy_loss, value_loss = losses_by_hand()
+    entropy = (0 + 1 + 2 + 3 + 4 + 5) / 6
+    assert float(metrics["policy_loss"]) == pytest.approx(policy_loss, abs=1e-6)
+    assert float(metrics["value_loss"]) == pytest.approx(value_loss, abs=1e-6)
+    assert loss.item() == pytest.approx(policy_loss + 0.7 * value_loss - ent_coef * entropy, abs=1e-6)
+    assert float(metrics["clip_fraction"]) == pytest.approx(5 / 6, abs=1e-6)
+    assert float(metrics["ratio_deviation"]) == pytest.approx((0.5 + 0.5 + 0.1 + 0.4 + 0.4 + 0.3) / 6, abs=1e-6)
+    approx_kl = sum(ratio - 1 - math.log(ratio) for ratio in NEW_RATIOS) / 6
+    assert float(metrics["approx_kl"]) == pytest.approx(approx_kl, abs=1e-6)
+
+
+def test_own_critic_gives_the_values_of_the_loss() -> None:
+    algorithm = ppo(critic="policy")
+    prepared = algorithm.prepare(rollouts())
+    algorithm.critic.values.set(NEW_VALUES)
+    loss, metrics = algorithm.loss(prepared)
+    behind_cut = 0.9
+    advantages = advantages_by_hand(rewards_by_hand([1.5, -0.5, -0.7], K1), behind_cut)
+    expected = 0.0
+    for value, old, advantage in zip(NEW_VALUES, VALUES, advantages, strict=True):
+        held = min(max(value, old - 0.3), old + 0.3)
+        expected += max((value - old - advantage) ** 2, (held - old - advantage) ** 2) / 2 / 6
+    assert float(metrics["value_loss"]) == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert algorithm.critic.values.figures.grad.abs().sum() > 0
+    assert algorithm.policy.values.figures.grad is None
+
+
+def test_figures_of_a_batch_by_hand() -> None:
+    algorithm = ppo()
+    algorithm.prepare(rollouts())
+    returns = [a + v for a, v in zip(ADVANTAGES, VALUES, strict=True)]
+
+    def variance(x: list[float]) -> float:
+        return sum((value - sum(x) / 6) ** 2 for value in x) / 6
+
+    mean = (1.5 + 9.0 - 0.7) / 3
+    expected = {
+        "reward": mean,
+        "reward_std": math.sqrt(((1.5 - mean) ** 2 + (9.0 - mean) ** 2 + (-0.7 - mean) ** 2) / 3),
+        "kl": (0.3 - 0.1 - 1.0 + 0.6 + 0.0 - 0.5) / 3,
+        "kl_coef": 0.1,
+        "entropy": (1.0 + 0.5 + 2.0 + 0.3 + 1.2 + 0.7) / 6,
+        "explained_variance": 1 - variance(ADVANTAGES) / variance(returns),
+        "response_length": 2.0,
+        "finished": 2 / 3,
+    }
+    assert algorithm.batch_metrics == pytest.approx(expected, abs=1e-6)
+
+
+def test_adaptive_controller_moves_the_coefficient_of_the_next_batch() -> None:
+    options = {"kl_controller": "adaptive", "kl_target": 0.7, "kl_horizon": 30.0}
+    algorithm, resumed = ppo(**options), ppo(**options)
+    batch = rollouts().replace(logprobs=torch.tensor([old + 0.5 for old in OLD]))
+    first, second = algorithm.prepare(batch), algorithm.prepare(batch)
+    kl_of_a_response, share_of_horizon = (sum(K1) + 6 * 0.5) / 3, 3 / 30
+    next_coef = 0.1 * (1 + (kl_of_a_response / 0.7 - 1) * share_of_horizon)
+    assert first.token_rewards[0].item() == pytest.approx(-0.1 * 0.8, abs=1e-7)
+    assert second.token_rewards[0].item() == pytest.approx(-next_coef * 0.8, abs=1e-7)
+    assert algorithm.batch_metrics["kl_coef"] == pytest.approx(next_coef, abs=1e-7)
+    resumed.load_state_dict(algorithm.state_dict())
+    assert torch.equal(resumed.prepare(batch).token_rewards, algorithm.prepare(batch).token_rewards)
+
+
+def test_missing_log_probabilities_are_computed() -> None:
+    prepared = ppo().prepare(rollouts().replace(logprobs=None))
+    assert prepared.logprobs.tolist() == pytest.approx(OLD, abs=1e-6)
+
+
+def test_prepare_leaves_its_batch() -> None:
+    batch, untouched = rollouts(), rollouts()
+    ppo(normalize_rewards=True, reward_clip=1.0).prepare(batch)
+    for name in ("rewards", "logprobs", "response_ids", "lengths", "finished"):
+        assert torch.equal(getattr(batch, name), getattr(untouched, name))
+    assert batch.advantages is None
+    assert batch.values is None
+
+
+def test_modules_names_and_rates() -> None:
+    shared, own = ppo(critic_lr_scale=4.0), ppo(critic="reward", critic_lr_scale=4.0)
+    assert list(shared.modules()) == ["policy"]
+    assert shared.learning_rate_scales() == {"policy.value_head": 4.0}
+    assert list(own.modules()) == ["policy", "critic.scorer"]
+    assert own.learning_rate_scales() == {"critic": 4.0}
+    wrapped = {name: nn.Sequential(module) for name, module in own.modules().items()}
+    own.bind(wrapped)
+    assert own.policy.bound == {"policy": wrapped["policy"]}
+    assert own.critic.bound == {"scorer": wrapped["critic.scorer"]}
+
+
+@pytest.mark.parametrize("reward", [None, TableReward(None)])
+def test_critic_from_a_reward_without_a_model_is_refused(reward: TableReward | None) -> None:
+    with pytest.raises(InputError, match=r"optimizer\.critic: .*no model for a critic"):
+        PPO(PPOOptions(critic="reward"), policy=TablePolicy(OLD, VALUES), reward=reward)
+
+
+def test_stop_kl() -> None:
+    assert ppo(stop_kl=0.0).keep_going({"approx_kl": 100.0})
+    assert ppo(stop_kl=0.02).keep_going({"approx_kl": 0.02})
+    assert not ppo(stop_kl=0.02).keep_going({"approx_kl": 0.021})
+
+
+def test_adaptive_from_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="kl_coef"):
+        PPOOptions(kl_controller="adaptive", kl_coef=0.0).check()
+    PPOOptions(kl_controller="adaptive").check()
+
+
+def test_warns_when_hardly_anything_finishes(caplog: pytest.LogCaptureFixture) -> None:
+    cut = rollouts().replace(finished=torch.tensor([False, False, False]))
+    ppo().prepare(rollouts())
+    ppo(bootstrap_truncated=False).prepare(cut)
+    assert not caplog.records
+    ppo().prepare(cut)
+    assert "0 of 3 responses finished" in caplog.text
+
+
+def test_an_unscored_or_unprepared_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        ppo().prepare(rollouts().replace(rewards=None))
+    with pytest.raises(ValueError, match="missing"):
+        ppo().loss(rollouts())
