@@ -1,0 +1,289 @@
+"""Packed groups: prompt once, then its responses, on one token axis without padding, and attention over them.
+
+A prompt token sees the prompt up to itself; a response token sees its whole prompt and its own response up to itself.
+Positions continue from the prompt for each response, so the result is that of each sequence on its own (the shared
+prefix of cascade attention, arXiv:2402.05099, here also for training).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+
+CALL_COST = 40_000
+"""Scores (query-key pairs, all heads) that could be computed in the time that one more attention call costs on a CPU."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLayout:
+    """Where the N tokens of G groups and their S responses stand.
+
+    Attributes:
+        input_ids, position_ids: [N] int64.
+        group: [N] int64, the group of each token. segment: [N] int64, prompts and responses numbered in order.
+        in_prompt: [N] bool.
+        predict_index: [R] position that predicts each response token: the prompt's last token for the first one.
+        last_index: [S] position of each response's last token.
+        lengths: tokens of each segment, in order. responses: how many responses each group has.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    group: Tensor
+    segment: Tensor
+    in_prompt: Tensor
+    predict_index: Tensor
+    last_index: Tensor
+    lengths: tuple[int, ...]
+    responses: tuple[int, ...]
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, batch: GroupBatch) -> PackedLayout:
+        """The layout of a batch. Raises ValueError where a prompt has no tokens: nothing would predict its responses."""
+        device, sizes = batch.device, batch.group_sizes
+        groups = torch.arange(batch.num_groups, device=device)
+        responses = torch.arange(batch.num_responses, device=device)
+        prompt_segment = groups + sizes.cumsum(0) - sizes
+        response_segment = responses + batch.group_index + 1
+        lengths = torch.empty(len(groups) + len(responses), dtype=torch.long, device=device)
+        lengths[prompt_segment], lengths[response_segment] = batch.prompt_lengths, batch.lengths
+        is_prompt = torch.zeros(len(lengths), dtype=torch.bool, device=device)
+        is_prompt[prompt_segment] = True
+        segment_group = torch.empty_like(lengths)
+        segment_group[prompt_segment], segment_group[response_segment] = groups, batch.group_index
+        first_position = torch.where(is_prompt, 0, batch.prompt_lengths[segment_group])
+        sizes_list = lengths.tolist()
+        if min(sizes_list) < 1:
+            raise ValueError("a prompt or response has no tokens")
+        ends = lengths.cumsum(0)
+        segment = torch.repeat_interleave(lengths, output_size=sum(sizes_list))
+        in_prompt = is_prompt[segment]
+        index = torch.arange(len(segment), device=device)
+        input_ids = torch.empty_like(segment)
+        input_ids[in_prompt], input_ids[~in_prompt] = batch.prompt_ids, batch.response_ids
+        predict_index = (~in_prompt).nonzero()[:, 0] - 1
+        predict_index[batch.first_token] = ends[prompt_segment][batch.group_index] - 1
+        return cls(
+            input_ids=input_ids,
+            position_ids=index - (ends - lengths)[segment] + first_position[segment],
+            group=segment_group[segment],
+            segment=segment,
+            in_prompt=in_prompt,
+            predict_index=predict_index,
+            last_index=ends[response_segment] - 1,
+            lengths=tuple(sizes_list),
+            responses=tuple(sizes.tolist()),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, N."""
+        return int(self.input_ids.shape[0])
+
+    def group_lengths(self) -> list[int]:
+        """Tokens of each group, the prompt and all responses."""
+        lengths, start = [], 0
+        for count in self.responses:
+            lengths.append(sum(self.lengths[start : start + count + 1]))
+            start += count + 1
+        return lengths
+
+    def visible(self, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+        """Whether the token at `query` may attend to the token at `key` (indices that broadcast)."""
+        distance = self.position_ids[query] - self.position_ids[key]
+        same = self.segment[query] == self.segment[key]
+        prefix = (self.group[query] == self.group[key]) & self.in_prompt[key]
+        seen = (same | prefix) & (distance >= 0)
+        return seen if window is None else seen & (distance < window)
+
+    def remember(self, key: Any, make: Any) -> Any:
+        """A value that all layers share, made by the first one that needs it."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """What varies between models in one attention layer.
+
+    Attributes:
+        scale: factor on the scores, 1 / sqrt(head size) where None.
+        window: a token sees this many newest tokens, itself among them; all where None.
+        softcap: bound of the scores through tanh, None for none.
+        sinks: [heads] scores of a key without value that every token sees, None for none.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether fused kernels compute it: neither soft cap nor sinks."""
+        return self.softcap is None and self.sinks is None
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
+    """Attention of packed groups, by the way that is fastest for their lengths and device.
+
+    Args:
+        query: [1, heads, N, D]. key: [1, key heads, N, D]. value: [1, key heads, N, D_v].
+
+    Returns:
+        [1, heads, N, D_v].
+    """
+    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        # a CPU's low-precision attention has a backward three times slower than float32's
+        with torch.autocast("cpu", enabled=False):
+            out = packed_attention(query.float(), key.float(), value.float(), layout, rule)
+        return out.to(query.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        if query.device.type == "cuda" and rule.is_plain and _flex_serves(query, value):
+            return _flex(query, key, value, layout, rule)
+        repeats = query.shape[1] // key.shape[1]
+        if repeats > 1:
+            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+        if _padding_pays(layout, query.device.type):
+            return _by_padded_group(query, key, value, layout, rule)
+        return _by_segment(query, key, value, layout, rule)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:
+    """Attention of one block, [.., heads, Q, D] over [.., heads, K, D], causal from the start where the mask is None."""
+    if rule.is_plain:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=rule.scale
+        )
+    if mask is None:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril_()
+    scores = query @ key.transpose(-1, -2)
+    return score_weights(scores, mask, rule, query.shape[-1]).to(value.dtype) @ value
+
+
+def score_weights(scores: Tensor, mask: Tensor | None, rule: AttentionRule, head_size: int) -> Tensor:
+    """Attention weights [.., heads, Q, K] in float32 from raw scores, with the scale, soft cap and sinks of the rule."""
+    scores = scores.float() * (head_size**-0.5 if rule.scale is None else rule.scale)
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    if rule.sinks is None:
+        return scores.softmax(-1)
+    sinks = rule.sinks.float().view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, sinks), -1).softmax(-1)[..., :-1]
+
+
+def _by_segment(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
+    # split, not slices: the backward of a slice fills a whole-length tensor of zeros for each segment
+    parts = zip(*(x.split(list(layout.lengths), dim=2) for x in (query, key, value)), strict=True)
+    outputs = []
+    for count in layout.responses:
+        prompt_query, prompt_key, prompt_value = next(parts)
+        prefix = prompt_key.shape[2]
+        outputs.append(attend(prompt_query, prompt_key, prompt_value, _mask(layout, prefix, 0, rule.window), rule))
+        for _ in range(count):
+            own_query, own_key, own_value = next(parts)
+            mask = _mask(layout, own_query.shape[2], prefix, rule.window)
+            keys, values = torch.cat((prompt_key, own_key), 2), torch.cat((prompt_value, own_value), 2)
+            outputs.append(attend(own_query, keys, values, mask, rule))
+    return torch.cat(outputs, dim=2)
+
+
+def _mask(layout: PackedLayout, length: int, prefix: int, window: int | None) -> Tensor | None:
+    """[length, prefix + length] mask of a segment after its prefix; None where plain causal attention does."""
+    if window is not None and prefix + length <= window:
+        window = None
+    if prefix == 0 and window is None:
+        return None
+
+    def make() -> Tensor:
+        mask = torch.ones(length, prefix + length, dtype=torch.bool, device=layout.input_ids.device).tril_(prefix)
+        return mask if window is None else mask.triu_(prefix - window + 1)
+
+    mask: Tensor = layout.remember(("segment", length, prefix, window), make)
+    return mask
+
+
+def _padding_pays(layout: PackedLayout, device_type: str) -> bool:
+    """Whether one call over all groups, padded to the longest, beats a call for each segment."""
+    if device_type != "cpu":
+        return True
+
+    def decide() -> bool:
+        padded = len(layout.responses) * max(layout.group_lengths()) ** 2
+        exact, start = 0, 0
+        for count in layout.responses:
+            prompt, *own = layout.lengths[start : start + count + 1]
+            exact += prompt * prompt + sum(length * (prompt + length) for length in own)
+            start += count + 1
+        return padded <= exact + CALL_COST * len(layout.lengths)
+
+    return bool(layout.remember("padding pays", decide))
+
+
+def _by_padded_group(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
+    """One call with a row for each group, as long as the longest."""
+
+    def make_index() -> tuple[Tensor, Tensor]:
+        lengths = torch.tensor(layout.group_lengths(), device=query.device)
+        offsets = torch.arange(int(lengths.max()), device=query.device)
+        starts = lengths.cumsum(0) - lengths
+        # the columns past a group's end repeat its last token, so that no query is left without a key
+        column = torch.minimum(starts[:, None] + offsets, (starts + lengths - 1)[:, None])
+        return column, offsets < lengths[:, None]
+
+    gather, real = layout.remember("padded index", make_index)
+
+    def make_mask() -> Tensor:
+        seen = layout.visible(gather[:, :, None], gather[:, None, :], rule.window)
+        return (seen & real[:, None, :])[:, None]
+
+    mask = layout.remember(("padded mask", rule.window), make_mask)
+    kept = layout.remember("padded kept", lambda: real.flatten().nonzero()[:, 0])
+    rows, width = gather.shape
+    query, key, value = (
+        x[0].index_select(1, gather.flatten()).view(x.shape[1], rows, width, -1).transpose(0, 1)
+        for x in (query, key, value)
+    )
+    out = attend(query, key, value, mask, rule)
+    return out.transpose(0, 1).reshape(out.shape[1], rows * width, -1).index_select(1, kept)[None]
+
+
+def _flex_serves(query: Tensor, value: Tensor) -> bool:
+    head_size = query.shape[-1]
+    return head_size == value.shape[-1] and head_size >= 16 and head_size & (head_size - 1) == 0
+
+
+_COMPILED: dict[str, Any] = {}
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
+    """FlexAttention with the packed mask as blocks; CUDA only, it has no backward elsewhere."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if not _COMPILED:
+        _COMPILED["flex"] = torch.compile(flex_attention, dynamic=True)
+    tokens = layout.num_tokens
+
+    def make_mask() -> Any:
+        def visible(batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
+            return layout.visible(query_index, key_index, rule.window)
+
+        return create_block_mask(visible, None, None, tokens, tokens, device=str(query.device))
+
+    block_mask = layout.remember(("flex", rule.window), make_mask)
+    out: Tensor = _COMPILED["flex"](
+        query, key, value, block_mask=block_mask, scale=rule.scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return out

@@ -1,0 +1,65 @@
+"""The bridge to transformers' AttentionInterface: with a kernel in the keyword arguments it computes the attention,
+without one the model behaves as with `sdpa`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NAME = "alignkit"
+
+
+class Kernel(Protocol):
+    """Computes attention for the tokens of one forward pass, laid out as [1, heads, N, D]."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
+        """[1, heads, N, D_v]."""
+
+
+class PackedKernel:
+    """Attention over packed groups, for training and scoring."""
+
+    def __init__(self, layout: PackedLayout) -> None:
+        self.layout = layout
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
+        """[1, heads, N, D_v]."""
+        return packed_attention(query, key, value, self.layout, rule)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    kernel: Kernel | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every attention layer: [1, heads, N, D] in, [1, N, heads, D_v] out."""
+    if kernel is None:
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+    rule = AttentionRule(
+        scale=scaling,
+        window=kwargs.get("sliding_window"),
+        softcap=kwargs.get("softcap"),
+        sinks=kwargs.get("s_aux"),
+    )
+    return kernel(module.layer_idx, query, key, value, rule).transpose(1, 2), None  # type: ignore[arg-type]
+
+
+AttentionInterface.register(NAME, attention_forward)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,171 @@
+"""Text to tokens and back: prompt and response are tokenised apart, so that no token spans their boundary.
+
+Chat messages go through the tokenizer's chat template with the generation prompt; a prompt has exactly one BOS. A
+response is its text and the end token.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from alignkit.batch import GroupBatch
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import torch
+
+    from alignkit.records import Group, Prompt
+
+logger = logging.getLogger(__name__)
+
+_CONTENT = "0"
+
+
+class Encoder:
+    """Encodes groups for one model.
+
+    Args:
+        tokenizer: of transformers.
+        stop_ids: the tokens that end a response, at least one.
+        end_id: the token that text is ended with; None for the chat template's end of turn or the first stop token.
+        max_length: longest prompt with a response, in tokens.
+        use_template: whether messages go through the tokenizer's chat template.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, stop_ids: Sequence[int], end_id: int | None, max_length: int, use_template: bool = True
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = tuple(stop_ids)
+        self.max_length = max_length
+        self.use_template = use_template and bool(getattr(tokenizer, "chat_template", None))
+        self.bos_id: int | None = tokenizer.bos_token_id
+        default_ids = tokenizer("").get("input_ids") or []
+        self._adds_bos = self.bos_id is not None and self.bos_id in default_ids
+        self.end_id = end_id if end_id is not None else self._end_of_turn()
+        self._told: set[str] = set()
+
+    def encode(self, groups: Sequence[Group], device: torch.device | str) -> GroupBatch:
+        """The batch of the groups. What is too long is cut, counted and logged.
+
+        Raises:
+            InputError: not one of the groups fits the limit, so that cutting would ruin all of them.
+        """
+        prompts = self.prompts([group.prompt for group in groups])
+        texts = [text for group in groups for text in group.responses]
+        flat = iter(self._tokenise(texts))
+        responses = [[[*next(flat), self.end_id] for _ in group.responses] for group in groups]
+        finished, cut = [], 0
+        for index, rows in enumerate(responses):
+            longest = max(map(len, rows))
+            room = max(self.max_length - longest, self.max_length // 2, 1)
+            shortened = self.shorten(prompts[index], room)
+            limit = self.max_length - len(shortened)
+            finished += [len(ids) <= limit for ids in rows]
+            cut += len(shortened) < len(prompts[index]) or longest > limit
+            prompts[index], responses[index] = shortened, [ids[:limit] for ids in rows]
+        self._report(cut, len(groups))
+        return GroupBatch.from_ids(prompts, responses, groups, finished=finished, device=device)
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt, at least one."""
+        encoded = []
+        for prompt, ids in zip(prompts, self._tokenise([self.render(prompt) for prompt in prompts]), strict=True):
+            templated = prompt.messages is not None and self.use_template
+            needs_bos = self.bos_id is not None and (self._adds_bos if templated else True)
+            if needs_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+                ids = [self.bos_id, *ids]  # noqa: PLW2901
+            encoded.append(ids or [self.end_id])
+        return encoded
+
+    def prompts_with_room(self, prompts: Sequence[Prompt], room: int) -> list[list[int]]:
+        """Token ids of each prompt, short enough for a response of `room` tokens.
+
+        Raises:
+            InputError: not one of the prompts leaves that room.
+        """
+        limit = self.max_length - room
+        if limit < 1:
+            raise InputError(
+                f"responses of {room} tokens don't fit a context of {self.max_length}",
+                where="sampling.max_tokens",
+                fix="lower it, or raise policy.max_length",
+            )
+        encoded = self.prompts(prompts)
+        self._report(sum(len(ids) > limit for ids in encoded), len(encoded))
+        return [self.shorten(ids, limit) for ids in encoded]
+
+    def render(self, prompt: Prompt) -> str:
+        """The text of a prompt as the model reads it, without a BOS that the template does not write."""
+        if prompt.messages is None:
+            return prompt.text or ""
+        if self.use_template:
+            text: str = self.tokenizer.apply_chat_template(
+                list(prompt.messages), tokenize=False, add_generation_prompt=True
+            )
+            return text
+        self._tell_once("the tokenizer has no chat template in use: messages are written as 'User: ...' lines")
+        lines = [f"{message['role'].capitalize()}: {_text(message['content'])}" for message in prompt.messages]
+        return "\n".join([*lines, "Assistant:"])
+
+    def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
+        """Text of each response without its stop token and other special tokens."""
+        stops = set(self.stop_ids)
+        bare = [ids[:-1] if ids and ids[-1] in stops else ids for ids in responses]
+        texts: list[str] = self.tokenizer.batch_decode(
+            bare, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+    def shorten(self, ids: list[int], limit: int) -> list[int]:
+        """The last `limit` tokens of a prompt, its BOS kept."""
+        if len(ids) <= limit:
+            return ids
+        if ids[0] == self.bos_id and limit > 1:
+            return [ids[0], *ids[len(ids) - limit + 1 :]]
+        return ids[len(ids) - limit :]
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded: list[list[int]] = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
+        return encoded
+
+    def _end_of_turn(self) -> int:
+        """The token with which the chat template ends the assistant's turn if it is a stop token, or the first one."""
+        if self.use_template:
+            turn = [{"role": "user", "content": _CONTENT}, {"role": "assistant", "content": _CONTENT}]
+            try:
+                text: str = self.tokenizer.apply_chat_template(turn, tokenize=False)
+            except Exception:  # a template may refuse this conversation in any way it likes
+                return self.stop_ids[0]
+            tail = self._tokenise([text[text.rfind(_CONTENT) + len(_CONTENT) :]])[0]
+            return next((token for token in tail if token in self.stop_ids), self.stop_ids[0])
+        return self.stop_ids[0]
+
+    def _report(self, cut: int, total: int) -> None:
+        if not cut:
+            return
+        if cut == total:
+            raise InputError(
+                f"no prompt fits the limit of {self.max_length} tokens with its responses ({total} of {total} too long)",
+                where="policy.max_length",
+                fix="raise it up to the model's context, or shorten the prompts",
+            )
+        logger.warning("%d of %d groups are over the limit of %d tokens and were cut", cut, total, self.max_length)
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
+
+
+def _text(content: str | Iterable[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content)

@@ -1,0 +1,81 @@
+"""Sampling through transformers' generate, for models that the packed layout does not serve.
+
+The choice of tokens is ours: a logits processor draws from each response's own stream and leaves generate, set to
+greedy, no other token. Prompts of equal length go together, so that nothing is padded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from alignkit_hf.generation import Sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from alignkit_hf.modeling import PackedModel
+    from alignkit_hf.sampling import TokenChooser
+
+
+class _Draw(LogitsProcessor):  # type: ignore[misc]
+    """Replaces scores [B, V] by minus infinity everywhere but at the token that was drawn."""
+
+    def __init__(self, chooser: TokenChooser, rows: Tensor) -> None:
+        self.chooser, self.rows = chooser, rows
+        self.tokens: list[Tensor] = []
+        self.logprobs: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        token, logprob = self.chooser(scores.float(), self.rows, len(self.tokens))
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        return torch.full_like(scores, float("-inf")).scatter_(1, token[:, None], 0.0)
+
+
+def sample_with_generate(
+    model: PackedModel, prompts: Sequence[Sequence[int]], n: int, steps: int, chooser: TokenChooser, first_row: int
+) -> Sampled:
+    """As `alignkit_hf.generation.sample`."""
+    by_length: dict[int, list[int]] = {}
+    for number, ids in enumerate(prompts):
+        by_length.setdefault(len(ids), []).append(number)
+    ids: list[list[int]] = [[] for _ in range(len(prompts) * n)]
+    logprobs: list[Tensor] = [torch.empty(0)] * len(ids)
+    finished = [False] * len(ids)
+    for numbers in by_length.values():
+        rows = [number * n + index for number in numbers for index in range(n)]
+        part = _sample_equal(
+            model, [prompts[row // n] for row in rows], steps, chooser, [first_row + row for row in rows]
+        )
+        split = part.logprobs.split([len(tokens) for tokens in part.ids])
+        for row, tokens, own, end in zip(rows, part.ids, split, part.finished, strict=True):
+            ids[row], logprobs[row], finished[row] = tokens, own, end
+    return Sampled(ids, torch.cat(logprobs), finished)
+
+
+def _sample_equal(
+    model: PackedModel, prompts: Sequence[Sequence[int]], steps: int, chooser: TokenChooser, rows: Sequence[int]
+) -> Sampled:
+    device = model.device
+    draw = _Draw(chooser, torch.tensor(rows, device=device))
+    input_ids = torch.tensor([list(ids) for ids in prompts], device=device)
+    config = GenerationConfig(
+        max_new_tokens=steps, do_sample=False, eos_token_id=chooser.stop_ids.tolist(), pad_token_id=0, use_cache=True
+    )
+    with torch.no_grad(), model.computing():
+        model.lm.generate(  # type: ignore[operator]
+            input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([draw]),
+        )
+    tokens = torch.stack(draw.tokens)
+    ends = torch.stack([chooser.ends(step) for step in tokens])
+    finished = ends.any(0)
+    lengths = torch.where(finished, ends.int().argmax(0) + 1, len(tokens))
+    return Sampled.collect(tokens, torch.stack(draw.logprobs), lengths, finished)

@@ -1,0 +1,203 @@
+"""Loads models and tokenizers with transformers: safetensors only, float32 weights, dropout off, LoRA where asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import nn
+
+from alignkit.errors import InputError
+from alignkit_hf.modeling import PackedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+    from alignkit_hf.options import HFOptions, LoraOptions
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a context names; auto takes CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast_dtype(dtype: str, device: torch.device) -> torch.dtype | None:
+    """What is computed in beside float32 weights, or None for float32."""
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if dtype == "bfloat16" else None
+
+
+def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
+    """The model on its device, with an adapter that the folder may hold merged into it.
+
+    Raises:
+        InputError: the model can't be loaded.
+    """
+    name, adapter = options.model, None
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        name = str(folder)
+        if not (folder / "config.json").exists():
+            adapter = name
+            name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    arguments: dict[str, Any] = {
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "trust_remote_code": options.trust_remote_code,
+        "revision": options.revision,
+    }
+    if options.attention != "auto":
+        arguments["attn_implementation"] = options.attention
+    if options.quantize == "4bit":
+        arguments |= {"quantization_config": _four_bits(), "device_map": {"": device}, "dtype": torch.bfloat16}
+    with loading("model", options.model):
+        lm: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(name, **arguments)
+        if adapter is not None:
+            from peft import PeftModel
+
+            lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()  # type: ignore[assignment, operator]
+    switch_dropout_off(lm)
+    return lm if options.quantize == "4bit" else lm.to(device)  # type: ignore[arg-type]
+
+
+def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model, as it was saved.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(name).expanduser()
+    with loading("model", name):
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else name, revision=revision, trust_remote_code=trust_remote_code
+        )
+
+
+@contextlib.contextmanager
+def loading(option: str, name: str) -> Iterator[None]:
+    """Turns what transformers raises for a model that it can't load into one message."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"transformers can't load {name!r}: {first}",
+            where=option,
+            fix="check the folder or the hub id, and that the files were downloaded where there is no network",
+        ) from error
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """Sets every dropout of the modules to 0, so that the policy that is trained is the one that was sampled.
+
+    The config stays as it is, and with it what is saved.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
+
+
+def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None, where: str = "lora") -> nn.Module:
+    """The model inside a PeftModel whose adapter is zero at the start; `head` names a module that is trained whole.
+
+    Raises:
+        InputError: a target module is not there.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets: str | list[str] = list(lora.target_modules)
+    if lora.target_modules == ("all-linear",):
+        targets = "all-linear"
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        target_modules=targets,
+        lora_dropout=0.0,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
+        modules_to_save=None if head is None else [head],
+    )
+    try:
+        return get_peft_model(model, config)  # type: ignore[arg-type]
+    except ValueError as error:
+        linear = {
+            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+        }
+        raise InputError(
+            f"no module of the model is called {' or '.join(lora.target_modules)}",
+            where=f"{where}.target_modules",
+            fix=f"choose among: {', '.join(sorted(linear))}",
+        ) from error
+
+
+def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
+    """Gradient checkpointing where it is asked for."""
+    if gradient_checkpointing:
+        model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    return model
+
+
+def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:
+    """Longest sequence, in tokens: the option's, at most the model's context."""
+    config = lm.config.get_text_config()
+    known = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    context = next((value for value in known if isinstance(value, int) and value > 0), 0)
+    if not context:
+        context = tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else 2**20
+    if limit > context:
+        raise InputError(
+            f"{limit} tokens are more than the model's context of {context}", where="max_length", fix="lower it"
+        )
+    return limit or context
+
+
+def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> tuple[int, ...]:
+    """The tokens that end a response: those given, or of the generation config, the tokenizer, the config.
+
+    Raises:
+        InputError: there is none, or one is outside the vocabulary.
+    """
+    size = lm.get_input_embeddings().weight.shape[0]
+    if outside := [token for token in given if not 0 <= token < size]:
+        raise InputError(
+            f"no such token: {outside[0]} of {size}", where="stop_token_ids", fix="use the tokenizer's ids"
+        )
+    generation = getattr(lm, "generation_config", None)
+    for source in (
+        given,
+        getattr(generation, "eos_token_id", None),
+        tokenizer.eos_token_id,
+        lm.config.get_text_config().eos_token_id,
+    ):
+        ids = (source,) if isinstance(source, int) else tuple(source or ())
+        if ids:
+            return ids
+    raise InputError("the model names no end token", where="stop_token_ids", fix="set it, for example [2]")
+
+
+def _four_bits() -> Any:
+    return transformers.BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

@@ -1,0 +1,298 @@
+"""One module that does all the work of a model in its forward pass: trunk, vocabulary head, value and score heads.
+
+Sharded weights are only whole inside the `forward` of the module that the engine wraps, so nothing of the model is
+called from outside of it, except for sampling and saving.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from alignkit.ops.attention import PackedLayout
+from alignkit.ops.logprobs import LogitTransform, linear_logprobs
+from alignkit_hf.attention import PackedKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from alignkit.batch import GroupBatch
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a forward pass is asked for: `logprobs`, `entropy`, `hidden`, `values` [R, ..] or `scores` [S]."""
+
+    logprobs: bool = False
+    entropy: bool = False
+    hidden: bool = False
+    values: bool = False
+    scores: bool = False
+    adapter: bool = True
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a model is run: in the packed layout or a padded row a response, and whether its vocabulary head may be
+    applied to the positions that predict responses only."""
+
+    packed: bool = True
+    fused_head: bool = True
+
+
+class PackedModel(nn.Module):
+    """A transformers model with the heads of a policy or a scorer.
+
+    Attributes:
+        model: the causal LM or sequence classifier, inside a PeftModel where it has an adapter.
+        value_head: [H] -> 1 on the trunk of a policy, None until `add_value_head`.
+        autocast: dtype that is computed in, None for the weights' own.
+        path: set by the probe, see `alignkit_hf.probe`.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, path: Path = Path()) -> None:  # noqa: B008
+        super().__init__()
+        self.model = model
+        self.value_head: nn.Linear | None = None
+        self.autocast = autocast
+        self.path = path
+
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The transformers model itself."""
+        get_base_model = getattr(self.model, "get_base_model", None)
+        lm: PreTrainedModel = self.model if get_base_model is None else get_base_model()  # type: ignore[assignment]
+        return lm
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The model without its head."""
+        trunk: nn.Module = self.lm.base_model
+        return trunk
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the model is trained through a LoRA adapter."""
+        return hasattr(self.model, "get_base_model")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def vocabulary_head(self) -> nn.Linear:
+        """Hidden states to logits."""
+        head: nn.Linear = self.lm.get_output_embeddings()
+        return head
+
+    @property
+    def score_head(self) -> nn.Module:
+        """Hidden states to the one label of a sequence classifier."""
+        head: nn.Module = self.lm.score
+        return head
+
+    @property
+    def logit_transform(self) -> LogitTransform:
+        """What the model does to the logits of its vocabulary head."""
+        return logit_transform(self.lm)
+
+    def add_value_head(self) -> None:
+        """A scalar head on the trunk, zero at the start."""
+        if self.value_head is None:
+            size = self.lm.get_output_embeddings().weight.shape[1]
+            self.value_head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+
+    def computing(self) -> contextlib.AbstractContextManager[Any]:
+        """The mixed precision that this model computes in."""
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    @contextlib.contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """The weights below the adapter."""
+        if not self.has_adapter:
+            raise ValueError("the model has no adapter to switch off")
+        tuner: Any = self.model.base_model
+        tuner.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            tuner.enable_adapter_layers()
+
+    def forward(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+        """What was asked for, by the names of `Request`, in float32."""
+        with contextlib.ExitStack() as stack:
+            if not request.adapter:
+                stack.enter_context(self.adapter_off())
+            stack.enter_context(self.computing())
+            if self.path.packed:
+                return self._packed(batch, request)
+            return self._padded(batch, request)
+
+    def run_trunk(self, input_ids: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
+        """[rows, columns, H] last hidden states."""
+        accepted = _parameters(self.trunk)
+        if "position_ids" in accepted:
+            kwargs["position_ids"] = position_ids
+        hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
+        return hidden
+
+    def _packed(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+        layout = PackedLayout.of(batch)
+        hidden = self.run_kernel(layout.input_ids, layout.position_ids, PackedKernel(layout))
+        last = hidden.index_select(0, layout.last_index) if request.scores else None
+        return self._heads(hidden.index_select(0, layout.predict_index), last, batch, request)
+
+    def run_kernel(self, input_ids: Tensor, position_ids: Tensor, kernel: Any) -> Tensor:
+        """[N, H] last hidden states of N tokens on one axis, with the attention that the kernel computes."""
+        # a mask of four dimensions is passed on as it is, which saves the making of one that no kernel looks at
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
+        return self.run_trunk(input_ids[None], position_ids[None], attention_mask=mask, kernel=kernel)[0]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[.., V] float32 logits of hidden states [.., H]."""
+        logits: Tensor = self.vocabulary_head(hidden)
+        return self.logit_transform(logits.float())
+
+    def _padded(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+        rows = PaddedRows.of(batch)
+        if request.logprobs and not self.path.fused_head:
+            hidden, logits = self._plain_logits(rows)
+            wanted = _plain_logprobs(logits[rows.row, rows.predict_column], batch, request)
+        else:
+            hidden, wanted = self.run_trunk(rows.input_ids, rows.position_ids, attention_mask=rows.mask), None
+        last = hidden[torch.arange(len(rows.last_column), device=hidden.device), rows.last_column]
+        return self._heads(hidden[rows.row, rows.predict_column], last, batch, request, wanted)
+
+    def _plain_logits(self, rows: PaddedRows) -> tuple[Tensor, Tensor]:
+        """Hidden states and logits by the model's own forward, for heads that do more than one product."""
+        seen: list[Tensor] = []
+        hook = self.vocabulary_head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        positions = {"position_ids": rows.position_ids} if "position_ids" in _parameters(self.lm) else {}
+        try:
+            logits: Tensor = self.lm(rows.input_ids, attention_mask=rows.mask, use_cache=False, **positions).logits
+        finally:
+            hook.remove()
+        return seen[0], logits
+
+    def _heads(
+        self,
+        hidden: Tensor,
+        last: Tensor | None,
+        batch: GroupBatch,
+        request: Request,
+        logprobs: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """The heads on hidden states [R, H] of predicting positions and [S, H] of last response tokens."""
+        output = dict(logprobs or {})
+        if request.logprobs and logprobs is None:
+            head = self.vocabulary_head
+            output["logprobs"], entropy = linear_logprobs(
+                hidden,
+                head.weight,
+                batch.response_ids,
+                bias=head.bias,
+                temperature=batch.temperature,
+                entropy=request.entropy,
+                transform=self.logit_transform,
+            )
+            if entropy is not None:
+                output["entropy"] = entropy
+        if request.hidden:
+            output["hidden"] = hidden
+        if request.values:
+            head = self.value_head if request.logprobs else self.score_head  # type: ignore[assignment]
+            if head is None:
+                raise ValueError("this policy has no value head: call add_value_head() first")
+            output["values"] = _scalar(head, hidden)
+        if request.scores and last is not None:
+            output["scores"] = _scalar(self.score_head, last)
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedRows:
+    """A row [L] for each of the S responses, its prompt first, padded on the right.
+
+    Attributes:
+        input_ids, position_ids, mask: [S, L].
+        row, predict_column: [R] where each response token is predicted. last_column: [S].
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    row: Tensor
+    predict_column: Tensor
+    last_column: Tensor
+
+    @classmethod
+    def of(cls, batch: GroupBatch) -> PaddedRows:
+        """The rows of a batch. What stands in the padding is never looked at."""
+        prompts = batch.prompt_ids.split(batch.prompt_lengths.tolist())
+        responses = batch.response_ids.split(batch.lengths.tolist())
+        group_of = batch.group_index.tolist()
+        input_ids = pad_sequence(
+            [torch.cat((prompts[g], ids)) for g, ids in zip(group_of, responses, strict=True)], batch_first=True
+        )
+        prompt_lengths = batch.prompt_lengths[batch.group_index]
+        columns = torch.arange(input_ids.shape[1], device=batch.device)
+        row = batch.response_index
+        offset = torch.arange(batch.num_tokens, device=batch.device) - batch.first_token[row]
+        return cls(
+            input_ids=input_ids,
+            position_ids=columns.expand_as(input_ids),
+            mask=(columns < (prompt_lengths + batch.lengths)[:, None]).long(),
+            row=row,
+            predict_column=prompt_lengths[row] + offset - 1,
+            last_column=prompt_lengths + batch.lengths - 1,
+        )
+
+
+def logit_transform(lm: PreTrainedModel) -> LogitTransform:
+    """What the model does to its logits, as its config and attributes say."""
+    config = lm.config.get_text_config()
+    scale = 1.0
+    if isinstance(factor := getattr(config, "logit_scale", None), int | float):
+        scale *= float(factor)
+    if isinstance(divisor := getattr(config, "logits_scaling", None), int | float):
+        scale /= float(divisor)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return LogitTransform(scale=scale, softcap=None if softcap is None else float(softcap))
+
+
+def _plain_logprobs(logits: Tensor, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+    distribution = (logits.float() / batch.temperature).log_softmax(-1)
+    output = {"logprobs": distribution.gather(1, batch.response_ids[:, None]).squeeze(1)}
+    if request.entropy:
+        output["entropy"] = -(distribution.exp() * distribution).sum(-1)
+    return output
+
+
+def _scalar(head: nn.Module, hidden: Tensor) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        value: Tensor = head(hidden.float())
+        return value.squeeze(-1)
+
+
+_PARAMETERS: dict[type, frozenset[str]] = {}
+
+
+def _parameters(module: nn.Module) -> frozenset[str]:
+    kind = type(module)
+    if kind not in _PARAMETERS:
+        _PARAMETERS[kind] = frozenset(inspect.signature(kind.forward).parameters)
+    return _PARAMETERS[kind]

@@ -1,0 +1,193 @@
+"""The policy `hf`: any causal LM of transformers, fully fine-tuned or through LoRA."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.batch import GroupBatch
+from alignkit.interfaces import Context, Policy, PolicyOutput
+from alignkit.records import Group
+from alignkit_hf import loading, probe
+from alignkit_hf.encoding import Encoder
+from alignkit_hf.fallback import sample_with_generate
+from alignkit_hf.generation import Sampled, sample
+from alignkit_hf.modeling import PackedModel, Request
+from alignkit_hf.options import HFOptions
+from alignkit_hf.sampling import TokenChooser, uniform_streams
+from alignkit_hf.scorer import HFScorer
+from alignkit_hf.storage import save_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from alignkit.options import Sampling
+    from alignkit.records import Prompt
+
+CACHE_BYTES = 512 * 2**20
+"""Keys and values that sampling holds at a time on a CPU; a CUDA device gives a third of its free memory."""
+MAX_ROWS = 512
+"""Responses sampled side by side."""
+
+
+class HFPolicy(Policy[HFOptions]):
+    """A causal LM that is sampled, scored and trained.
+
+    Args:
+        parts: the module, encoder and tokenizer of a loaded policy; loaded as the options say where None.
+    """
+
+    Config = HFOptions
+
+    def __init__(
+        self,
+        config: HFOptions | None = None,
+        context: Context | None = None,
+        *,
+        parts: tuple[PackedModel, Encoder, Any] | None = None,
+    ) -> None:
+        super().__init__(config, context)
+        if parts is None:
+            parts = self._load()
+        self.raw, self.encoder, self.tokenizer = parts
+        self._bound: nn.Module = self.raw
+        self._adapter_on = True
+        self._owner: HFPolicy | None = None
+
+    def _load(self) -> tuple[PackedModel, Encoder, Any]:
+        options = self.config
+        options.check()
+        device = loading.pick_device(self.context.device)
+        tokenizer = loading.load_tokenizer(
+            options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
+        )
+        lm = loading.load_causal_lm(options, device)
+        encoder = Encoder(
+            tokenizer,
+            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids),
+            end_id=options.end_token_id,
+            max_length=loading.context_length(lm, tokenizer, options.max_length),
+            use_template=options.chat_template == "auto",
+        )
+        path = probe.find_path(lm, layout=options.layout, attention=options.attention)
+        model: nn.Module = loading.add_adapter(lm, options.lora) if options.lora.r else lm
+        packed = PackedModel(model, autocast=loading.autocast_dtype(options.dtype, device), path=path)
+        loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
+        return packed, encoder, tokenizer
+
+    def encode(self, groups: Sequence[Group]) -> GroupBatch:
+        """The token batch of text records on the policy's device; see `Encoder.encode`."""
+        return self.encoder.encode(groups, self.raw.device)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """{"policy": the one module}."""
+        return {"policy": self._bound}
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        """Runs forward passes through `modules["policy"]`; sampling and saving go on with the module inside."""
+        self._bound = modules["policy"]
+
+    def forward(
+        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+    ) -> PolicyOutput:
+        """Log-probabilities [R] of the response tokens, and what else is asked for, in one pass."""
+        module = self._owner._bound if self._owner is not None else self._bound
+        request = Request(logprobs=True, entropy=entropy, hidden=hidden, values=values, adapter=self._adapter_on)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._owner is None):
+            return PolicyOutput(**module(batch, request))
+
+    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+        """Samples `n` responses a prompt; log-probabilities are of the distribution that was drawn from.
+
+        With `temperature` 0 they are of the model's own distribution, at temperature 1.
+        """
+        steps = sampling.max_tokens
+        ids = self.encoder.prompts_with_room(prompts, steps)
+        streams = uniform_streams(seed, [prompt.key for prompt in prompts], n, steps)
+        chooser = TokenChooser(sampling, streams, self.encoder.stop_ids, self.raw.device)
+        draw = sample if self.raw.path.packed else sample_with_generate
+        parts, start = [], 0
+        for count in self._chunks(ids, n, steps):
+            parts.append(draw(self.raw, ids[start : start + count], n, steps, chooser, start * n))
+            start += count
+        sampled = Sampled.concat(parts)
+        texts = self.encoder.decode(sampled.ids)
+        groups = [
+            Group(prompt=prompt, responses=tuple(texts[i * n : (i + 1) * n]), source="policy")
+            for i, prompt in enumerate(prompts)
+        ]
+        batch = GroupBatch.from_ids(
+            ids,
+            [sampled.ids[i * n : (i + 1) * n] for i in range(len(prompts))],
+            groups,
+            finished=sampled.finished,
+            device=self.raw.device,
+            temperature=sampling.temperature or 1.0,
+        )
+        return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
+
+    def _chunks(self, prompts: Sequence[Sequence[int]], n: int, steps: int) -> list[int]:
+        """How many prompts are sampled at a time, so that their keys and values fit the memory."""
+        config = self.raw.lm.config.get_text_config()
+        width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        token_bytes = 2 * config.num_hidden_layers * width * head * (4 if self.raw.autocast is None else 2)
+        budget = CACHE_BYTES
+        if self.raw.device.type == "cuda":
+            budget = torch.cuda.mem_get_info(self.raw.device)[0] // 3
+        chunks, used = [0], 0
+        for ids in prompts:
+            cost = (len(ids) + n * steps) * token_bytes
+            if chunks[-1] and (used + cost > budget or (chunks[-1] + 1) * n > MAX_ROWS):
+                chunks.append(0)
+                used = 0
+            chunks[-1] += 1
+            used += cost
+        return chunks
+
+    def reference(self) -> HFPolicy:
+        """This policy as it is now, frozen: these weights with the adapter off where it is still zero, or a copy.
+
+        An adapter that has been trained already is merged into the weights first and a new one takes its place, so
+        that switching it off leads back to this policy and not to the model below it.
+        """
+        kind = self.config.reference
+        use_adapter = self.raw.has_adapter and kind != "copy" and self.config.quantize == "none"
+        if use_adapter:
+            self._merge_trained_adapter()
+            reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
+            reference._owner = self
+            reference._adapter_on = False
+            return reference
+        frozen = copy.deepcopy(self.raw)
+        frozen.value_head = None
+        frozen.requires_grad_(False)
+        return HFPolicy(self.config, self.context, parts=(frozen, self.encoder, self.tokenizer))
+
+    def _merge_trained_adapter(self) -> None:
+        trained = any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
+        if trained:
+            merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
+            self.raw.model = loading.add_adapter(merged, self.config.lora)
+
+    def add_value_head(self) -> None:
+        """Adds `value_head` to the one module, zero at the start."""
+        self.raw.add_value_head()
+
+    def scorer(self) -> HFScorer:
+        """A new scorer with a copy of this trunk; with LoRA options its trunk has an adapter of its own."""
+        return HFScorer.from_policy(self)
+
+    @classmethod
+    def load_scorer(cls, path: Path, context: Context) -> HFScorer:
+        """The scorer in a folder of a sequence classifier with one label; see `HFScorer.load`."""
+        return HFScorer.load(path, context)
+
+    def save(self, path: Path) -> None:
+        """A folder that transformers loads, adapter merged; with LoRA also the adapter alone in `path/adapter`."""
+        save_policy(self.raw, self.tokenizer, path)

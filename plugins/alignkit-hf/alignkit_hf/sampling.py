@@ -1,0 +1,126 @@
+"""Choosing tokens: inverse-CDF draws from a stream of uniform numbers of each response's own.
+
+A stream is a counter-based generator (SplitMix64, doi:10.1145/2660193.2660195) keyed by seed, prompt and index, so a
+response does not depend on what is sampled beside it. One uniform number a token replaces the one a logit that
+torch.multinomial draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from alignkit.options import Sampling
+
+BLOCK = 128
+DIRECT_VOCABULARY = 8192
+"""Larger vocabularies are summed in two levels: one running float32 sum over them would be too coarse."""
+
+
+def uniform_streams(seed: int, keys: Sequence[str], n: int, steps: int) -> Tensor:
+    """[len(keys) * n, steps] float64 uniform numbers in [0, 1), a row for each of `n` responses to each key."""
+    names = (f"{seed}:{index}:{key}" for key in keys for index in range(n))
+    starts = np.array(
+        [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names],
+        dtype=np.uint64,
+    )
+    counters = np.arange(1, steps + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = starts[:, None] + counters
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return torch.from_numpy((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def choose(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The token [B] at which the CDF of softmax(logits) [B, V] passes `uniform` [B], and its log-probability [B]."""
+    peak = logits.amax(1, keepdim=True)
+    weights = (logits - peak).exp_()
+    if logits.shape[1] <= DIRECT_VOCABULARY:
+        token, total = _search(weights, uniform[:, None])
+    else:
+        token, total = _search_blocks(weights, uniform[:, None])
+    logprob = logits.gather(1, token) - peak - total.log().to(logits.dtype)
+    return token.squeeze(1), logprob.squeeze(1)
+
+
+def _search(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    running = weights.cumsum(1)
+    total = running[:, -1:]
+    # strictly below the total, so that rounding never leads past the last token of positive probability
+    threshold = torch.minimum(uniform.to(total.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(running, threshold, right=True), total
+
+
+def _search_blocks(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    blocks = F.pad(weights, (0, -weights.shape[1] % BLOCK)).view(len(weights), -1, BLOCK)
+    running = blocks.sum(2).double().cumsum(1)
+    total = running[:, -1:]
+    threshold = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    block = torch.searchsorted(running, threshold, right=True)
+    before = torch.where(block > 0, running.gather(1, (block - 1).clamp(min=0)), 0.0)
+    chosen = blocks.gather(1, block[:, :, None].expand(-1, 1, BLOCK)).squeeze(1).double()
+    within, _ = _search(chosen, (threshold - before) / chosen.sum(1, keepdim=True))
+    return block * BLOCK + within, total
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest token [B] of logits [B, V] and its log-probability [B]."""
+    token = logits.argmax(1)
+    return token, logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(1)
+
+
+def filtered(logits: Tensor, sampling: Sampling, step: int, stop_ids: Tensor) -> Tensor:
+    """Logits [B, V] with what `top_k`, `top_p` and `min_tokens` exclude at minus infinity."""
+    if step < sampling.min_tokens:
+        logits = logits.index_fill(1, stop_ids, float("-inf"))
+    if 0 < sampling.top_k < logits.shape[1]:
+        lowest = logits.topk(sampling.top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, float("-inf"))
+    if sampling.top_p < 1.0:
+        ordered, order = logits.sort(dim=1, descending=True)
+        probs = ordered.softmax(1)
+        excluded = probs.cumsum(1) - probs >= sampling.top_p
+        logits = logits.masked_fill(excluded.gather(1, order.argsort(1)), float("-inf"))
+    return logits
+
+
+class TokenChooser:
+    """Turns raw logits into tokens as the sampling options say.
+
+    Args:
+        streams: [S, steps] uniform numbers of all responses.
+        stop_ids: tokens that end a response.
+    """
+
+    def __init__(self, sampling: Sampling, streams: Tensor, stop_ids: Sequence[int], device: torch.device) -> None:
+        self.sampling = sampling
+        self.streams = streams.t().contiguous().to(device)
+        self.stop_ids = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+        self._plain = sampling.top_k == 0 and sampling.top_p == 1.0 and sampling.min_tokens == 0
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Token and log-probability [B] for the responses `rows` [B] from their logits [B, V]."""
+        temperature = self.sampling.temperature
+        if temperature not in (0.0, 1.0):
+            logits = logits / temperature
+        if not self._plain:
+            logits = filtered(logits, self.sampling, step, self.stop_ids)
+        if temperature == 0.0:
+            return greedy(logits)
+        return choose(logits, self.streams[step].index_select(0, rows))
+
+    def ends(self, tokens: Tensor) -> Tensor:
+        """[B] whether a token ends its response."""
+        if len(self.stop_ids) == 1:
+            return tokens == self.stop_ids
+        return (tokens[:, None] == self.stop_ids).any(1)

@@ -1,0 +1,30 @@
+"""Supervised fine-tuning: maximum likelihood of demonstrations given their prompts.
+
+As in arXiv:2203.02155, section 3.5. Only response tokens and the end token of each response carry loss, and the mean
+is over all of them in the optimisation step, whatever the micro-batches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit.interfaces import Feed, Metrics, Optimizer
+from alignkit_hf.options import SFTOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+
+
+class SFT(Optimizer[SFTOptions]):
+    """Minimises the negative log-probability of the response tokens."""
+
+    Config = SFTOptions
+    consumes: ClassVar[Feed] = Feed.DEMONSTRATIONS
+    couples_responses: ClassVar[bool] = False
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        """The mean over response tokens, in nats."""
+        loss = -batch.token_mean(self.policy.forward(batch).logprobs)
+        return loss, {"loss": loss.detach()}
