@@ -85,37 +85,47 @@ class PPO(Optimizer[PPOOptions]):
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Adds logprobs if missing, ref_logprobs, values, token_rewards, advantages and returns, all [R].
+        """Adds logprobs, ref_logprobs, values, token_rewards, advantages and returns, all [R].
 
         Raises:
             ValueError: the batch has no rewards.
         """
         options = self.config
-        if batch.logprobs is None:
-            batch = batch.replace(logprobs=policy_logprobs(self.policy, batch, options.max_tokens))
         batch = batch.replace(ref_logprobs=policy_logprobs(_known(self.reference), batch, options.max_tokens))
-        values, next_values = self._values(batch)
+        batch, next_values = self._with_values(batch)
         token_rewards = self._token_rewards(batch)
         advantages, returns = gae(
-            token_rewards, values, batch.lengths, next_values, gamma=options.gamma, gae_lambda=options.gae_lambda
+            token_rewards,
+            _known(batch.values),
+            batch.lengths,
+            next_values,
+            gamma=options.gamma,
+            gae_lambda=options.gae_lambda,
         )
         if options.whiten_advantages:
             advantages = whiten(advantages)
-        batch = batch.replace(values=values, token_rewards=token_rewards, advantages=advantages, returns=returns)
+        batch = batch.replace(token_rewards=token_rewards, advantages=advantages, returns=returns)
         self._observe(batch)
         return batch
 
-    def _values(self, batch: GroupBatch) -> tuple[Tensor, Tensor]:
-        """[R] values, and [S] values behind the last token: 0 where a response has ended."""
-        if self.critic is not None:
-            output = scorer_outputs(self.critic, batch, self.config.max_tokens)
-            values, behind = output.values.float(), output.scores.float()
-        else:
-            pieces = pieces_in_order(batch, self.config.max_tokens)
-            values = torch.cat([_known(self.policy.forward(piece, values=True).values) for piece in pieces]).float()
+    def _with_values(self, batch: GroupBatch) -> tuple[GroupBatch, Tensor]:
+        """The batch with logprobs and values, and the values [S] behind the last tokens: 0 where a response has ended.
+
+        A head on the policy's trunk needs a pass of the policy. Its log-probabilities then replace those of the
+        sampler, which differ by rounding: the ratio starts at exactly 1.
+        """
+        budget = self.config.max_tokens
+        if self.critic is None:
+            outputs = [self.policy.forward(piece, values=True) for piece in pieces_in_order(batch, budget)]
+            logprobs = torch.cat([output.logprobs for output in outputs])
+            values = torch.cat([_known(output.values) for output in outputs]).float()
             behind = values[batch.last_token]
+        else:
+            critic = scorer_outputs(self.critic, batch, budget)
+            logprobs = policy_logprobs(self.policy, batch, budget) if batch.logprobs is None else batch.logprobs
+            values, behind = critic.values.float(), critic.scores.float()
         ended = batch.finished if self.config.bootstrap_truncated else torch.ones_like(batch.finished)
-        return values, behind.masked_fill(ended, 0.0)
+        return batch.replace(logprobs=logprobs, values=values), behind.masked_fill(ended, 0.0)
 
     def _token_rewards(self, batch: GroupBatch) -> Tensor:
         """[R] the KL penalty at every token, and the score at the last one."""

@@ -291,7 +291,7 @@ def test_figures_of_a_batch_by_hand() -> None:
 
 
 def test_adaptive_controller_moves_the_coefficient_of_the_next_batch() -> None:
-    options = {"kl_controller": "adaptive", "kl_target": 0.7, "kl_horizon": 30.0}
+    options = {"kl_controller": "adaptive", "kl_target": 0.7, "kl_horizon": 30.0, "critic": "policy"}
     algorithm, resumed = ppo(**options), ppo(**options)
     batch = rollouts().replace(logprobs=torch.tensor([old + 0.5 for old in OLD]))
     first, second = algorithm.prepare(batch), algorithm.prepare(batch)
@@ -304,9 +304,13 @@ def test_adaptive_controller_moves_the_coefficient_of_the_next_batch() -> None:
     assert torch.equal(resumed.prepare(batch).token_rewards, algorithm.prepare(batch).token_rewards)
 
 
-def test_missing_log_probabilities_are_computed() -> None:
-    prepared = ppo().prepare(rollouts().replace(logprobs=None))
-    assert prepared.logprobs.tolist() == pytest.approx(OLD, abs=1e-6)
+def test_log_probabilities_are_those_of_the_pass_that_there_is() -> None:
+    """The sampler's are kept where no pass of the policy is needed, and computed where there are none."""
+    others = rollouts().replace(logprobs=torch.tensor(REFERENCE))
+    assert ppo(critic="policy").prepare(others).logprobs.tolist() == pytest.approx(REFERENCE, abs=1e-6)
+    assert ppo(critic="shared").prepare(others).logprobs.tolist() == pytest.approx(OLD, abs=1e-6)
+    without = rollouts().replace(logprobs=None)
+    assert ppo(critic="policy").prepare(without).logprobs.tolist() == pytest.approx(OLD, abs=1e-6)
 
 
 def test_prepare_leaves_its_batch() -> None:
