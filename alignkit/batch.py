@@ -83,8 +83,16 @@ class GroupBatch:
         device: torch.device | str = "cpu",
         temperature: float = 1.0,
     ) -> GroupBatch:
-        """The batch of G prompts and their responses as token ids; ranks and labels come from the groups."""
+        """The batch of G prompts and their responses as token ids; ranks and labels come from the groups.
+
+        Raises:
+            ValueError: a response has no tokens, or the numbers of prompts, responses, groups or flags don't fit.
+        """
         flat = [ids for rows in responses for ids in rows]
+        if len(prompts) != len(groups) or [len(rows) for rows in responses] != [len(g.responses) for g in groups]:
+            raise ValueError("prompts and responses don't fit the groups: one prompt a group, one row a response")
+        if finished is not None and len(finished) != len(flat):
+            raise ValueError(f"{len(finished)} finished flags for {len(flat)} responses")
         if any(not ids for ids in flat):
             raise ValueError("a response has no tokens: it needs at least its stop token")
         count = [len(rows) for rows in responses]
@@ -212,15 +220,13 @@ class GroupBatch:
             for name in names:
                 if (value := getattr(self, name)) is not None:
                     taken[name] = value[index]
-        kept_in_group: dict[int, list[int]] = {}
-        positions = torch.arange(self.num_responses, device=self.device) - _group_starts(self)[self.group_index]
-        for group, position in zip(self.group_index[responses].tolist(), positions[responses].tolist(), strict=True):
-            kept_in_group.setdefault(group, []).append(position)
+        positions = responses - _group_starts(self)[self.group_index[responses]]
+        kept = torch.split(positions, new_sizes.tolist())
         return self.replace(
             **taken,
             prompt_ids=self.prompt_ids[_ranges(prompt_starts[groups], self.prompt_lengths[groups])],
             group_index=torch.repeat_interleave(torch.arange(len(groups), device=self.device), new_sizes),
-            groups=tuple(_subgroup(self.groups[g], kept_in_group[g]) for g in groups.tolist()),
+            groups=tuple(_subgroup(self.groups[g], k.tolist()) for g, k in zip(groups.tolist(), kept, strict=True)),
             totals=None,
         )
 
@@ -242,7 +248,8 @@ class GroupBatch:
                     parts.append(piece.select(current))
                     current = []
                 current.append(group)
-            parts.append(piece.select(current))
+            if current:
+                parts.append(piece.select(current))
         return [part.replace(totals=totals) for part in parts]
 
     def _divide(self, max_tokens: int) -> list[GroupBatch]:
@@ -258,11 +265,17 @@ class GroupBatch:
             used += length[s]
             layer.append(depth)
         layers = torch.tensor(layer, device=self.device)
-        return [self.select_responses(layers == d) for d in range(max(layer) + 1)]
+        return [self.select_responses(layers == d) for d in range(max(layer, default=-1) + 1)]
 
     @classmethod
     def concat(cls, batches: Sequence[GroupBatch]) -> GroupBatch:
-        """One batch of several; a field that one of them lacks is dropped."""
+        """One batch of several; a field that one of them lacks is dropped.
+
+        Raises:
+            ValueError: their log-probabilities are of distributions at different temperatures.
+        """
+        if len({batch.temperature for batch in batches}) > 1:
+            raise ValueError("batches at different temperatures can't be joined")
         first, offset, index = batches[0], 0, []
         for batch in batches:
             index.append(batch.group_index + offset)

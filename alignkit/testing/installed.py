@@ -93,7 +93,8 @@ def _contract(
             _fails(f"{registration} is registered with {registration.config.__name__}, its class has another Config"),
         )
     config, problems = read_options(registry, registration.config, options, owner=str(registration))
-    if hasattr(config, "training") and config.training() is not None:
+    training = getattr(config, "training", None)
+    if training is not None and training() is not None:
         return _single_test(name, _skips(f"{registration} must be trained first: test it in its own package"))
     if problems:
         keys = ", ".join(".".join(problem.key) for problem in problems)
