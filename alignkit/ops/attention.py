@@ -14,6 +14,8 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
@@ -48,33 +50,47 @@ class PackedLayout:
 
     @classmethod
     def of(cls, batch: GroupBatch) -> PackedLayout:
-        """The layout of a batch. Raises ValueError where a prompt has no tokens: nothing would predict its responses."""
-        device, sizes = batch.device, batch.group_sizes
-        groups = torch.arange(batch.num_groups, device=device)
-        responses = torch.arange(batch.num_responses, device=device)
+        """The layout of a batch. Raises ValueError where a prompt has no tokens: nothing predicts its responses then."""
+        prompts = (batch.prompt_ids, batch.prompt_lengths)
+        return cls._lay_out(*prompts, batch.response_ids, batch.lengths, batch.group_index)
+
+    @classmethod
+    def of_prompts(cls, prompts: Sequence[Sequence[int]], device: torch.device) -> PackedLayout:
+        """The layout of prompts that have no responses yet."""
+        ids = torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.long, device=device)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long, device=device)
+        return cls._lay_out(ids, lengths, ids[:0], ids[:0], ids[:0])
+
+    @classmethod
+    def _lay_out(
+        cls, prompt_ids: Tensor, prompt_lengths: Tensor, response_ids: Tensor, lengths: Tensor, group_index: Tensor
+    ) -> PackedLayout:
+        device = prompt_ids.device
+        groups = torch.arange(len(prompt_lengths), device=device)
+        sizes = torch.bincount(group_index, minlength=len(groups))
         prompt_segment = groups + sizes.cumsum(0) - sizes
-        response_segment = responses + batch.group_index + 1
-        lengths = torch.empty(len(groups) + len(responses), dtype=torch.long, device=device)
-        lengths[prompt_segment], lengths[response_segment] = batch.prompt_lengths, batch.lengths
-        is_prompt = torch.zeros(len(lengths), dtype=torch.bool, device=device)
+        response_segment = torch.arange(len(lengths), device=device) + group_index + 1
+        segments = torch.empty(len(groups) + len(lengths), dtype=torch.long, device=device)
+        segments[prompt_segment], segments[response_segment] = prompt_lengths, lengths
+        is_prompt = torch.zeros(len(segments), dtype=torch.bool, device=device)
         is_prompt[prompt_segment] = True
-        segment_group = torch.empty_like(lengths)
-        segment_group[prompt_segment], segment_group[response_segment] = groups, batch.group_index
-        first_position = torch.where(is_prompt, 0, batch.prompt_lengths[segment_group])
-        sizes_list = lengths.tolist()
+        segment_group = torch.empty_like(segments)
+        segment_group[prompt_segment], segment_group[response_segment] = groups, group_index
+        first_position = torch.where(is_prompt, 0, prompt_lengths[segment_group])
+        sizes_list = segments.tolist()
         if min(sizes_list) < 1:
             raise ValueError("a prompt or response has no tokens")
-        ends = lengths.cumsum(0)
-        segment = torch.repeat_interleave(lengths, output_size=sum(sizes_list))
+        ends = segments.cumsum(0)
+        segment = torch.repeat_interleave(segments, output_size=sum(sizes_list))
         in_prompt = is_prompt[segment]
         index = torch.arange(len(segment), device=device)
         input_ids = torch.empty_like(segment)
-        input_ids[in_prompt], input_ids[~in_prompt] = batch.prompt_ids, batch.response_ids
+        input_ids[in_prompt], input_ids[~in_prompt] = prompt_ids, response_ids
         predict_index = (~in_prompt).nonzero()[:, 0] - 1
-        predict_index[batch.first_token] = ends[prompt_segment][batch.group_index] - 1
+        predict_index[lengths.cumsum(0) - lengths] = ends[prompt_segment][group_index] - 1
         return cls(
             input_ids=input_ids,
-            position_ids=index - (ends - lengths)[segment] + first_position[segment],
+            position_ids=index - (ends - segments)[segment] + first_position[segment],
             group=segment_group[segment],
             segment=segment,
             in_prompt=in_prompt,

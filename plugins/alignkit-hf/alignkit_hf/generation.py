@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.batch import GroupBatch
 from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention, score_weights
-from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +198,7 @@ def sample(
         chooser: decides the tokens; this call's responses are its rows from `first_row` on.
     """
     with torch.no_grad(), model.computing():
-        layout = _prompt_layout(prompts, model.device)
+        layout = PackedLayout.of_prompts(prompts, model.device)
         prompt_pass = _PromptPass(layout)
         hidden = model.run_kernel(layout.input_ids, layout.position_ids, prompt_pass)
         ends = torch.tensor(layout.lengths, device=model.device).cumsum(0) - 1
@@ -236,10 +234,3 @@ def _decode(
         responses.advance()
         logits = model.logits(hidden)
     return Sampled.collect(tokens, logprobs, lengths, finished)
-
-
-def _prompt_layout(prompts: Sequence[Sequence[int]], device: torch.device) -> PackedLayout:
-    placeholder = Group(prompt=Prompt(text=""), responses=("",))
-    return PackedLayout.of(
-        GroupBatch.from_ids(prompts, [[] for _ in prompts], [placeholder] * len(prompts), device=device)
-    )
