@@ -72,7 +72,7 @@ class RewardTraining(Optimizer[OptionsT]):
         return kept
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups; accuracy and margin over their ordered pairs, mean and spread of the scores."""
+        """The mean over groups; accuracy and margin over their ordered pairs, mean of the scores."""
         scores = self.scorer.forward(batch).scores
         rankings = Rankings.of_batch(batch)
         loss = batch.group_mean(self.group_losses(scores, rankings, batch))
@@ -82,7 +82,6 @@ class RewardTraining(Optimizer[OptionsT]):
             "accuracy": batch.group_mean(pair_accuracy(scores, rankings)),
             "margin": batch.group_mean(rankings.mean_by_group(gaps)),
             "score": batch.response_mean(scores),
-            "score_squared": batch.response_mean(scores.square()),
         }
 
     def modules(self) -> dict[str, nn.Module]:

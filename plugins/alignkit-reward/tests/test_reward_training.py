@@ -1,0 +1,203 @@
+"""Reward models: a known order is learnt, the margin comes from the annotators' scores, a folder scores as before."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from alignkit_reward.model import ModelReward
+from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, ModelOptions, PlackettLuceOptions
+from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
+
+from alignkit import Context, Group, InputError, PluginError, Prompt
+from alignkit.ops.ranking_losses import Rankings, pair_accuracy
+from alignkit.plugins import Registration, registry
+from alignkit.testing import TinyOptions, TinyPolicy
+from alignkit.testing.material import groups_for, nudge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from alignkit import GroupBatch, Optimizer
+
+TRAINERS: list[Callable[..., Any]] = [
+    lambda policy: BradleyTerry(BradleyTerryOptions(center_coef=0.01), policy=policy),
+    lambda policy: InfoNCE(InfoNCEOptions(), policy=policy),
+    lambda policy: PlackettLuce(PlackettLuceOptions(), policy=policy),
+]
+
+
+@pytest.fixture(autouse=True)
+def _tiny_policy_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Registration("policy", "tiny", TinyPolicy, TinyOptions, "alignkit-test")
+    monkeypatch.setattr(registry(), "registrations", [*registry().registrations, tiny])
+
+
+def rankings_by_last_letters(count: int, seed: int) -> list[Group]:
+    """Responses of four letters; the true order is by how many of the last two are an "a"."""
+    draw = random.Random(seed)
+    found = []
+    for _ in range(count):
+        texts = tuple("".join(draw.choice("ab") for _ in range(4)) for _ in range(4))
+        found.append(Group(Prompt(text="rank"), texts, ranks=tuple(2 - text[2:].count("a") for text in texts)))
+    return found
+
+
+def train(optimizer: Optimizer[Any], batch: GroupBatch, steps: int) -> None:
+    adam = torch.optim.AdamW([p for m in optimizer.modules().values() for p in m.parameters()], lr=1e-2)
+    for _ in range(steps):
+        adam.zero_grad()
+        loss, _ = optimizer.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+
+
+@pytest.mark.parametrize("make", TRAINERS)
+def test_a_known_order_is_learnt(make: Callable[..., Any]) -> None:
+    optimizer = make(TinyPolicy())
+    train(optimizer, optimizer.prepare(optimizer.policy.encode(rankings_by_last_letters(64, seed=0))), steps=60)
+    held_out = optimizer.prepare(optimizer.policy.encode(rankings_by_last_letters(64, seed=1)))
+    with torch.no_grad():
+        scores = optimizer.scorer.forward(held_out).scores
+    accuracy = held_out.group_mean(pair_accuracy(scores, Rankings.of_batch(held_out)))
+    assert accuracy > 0.97
+
+
+@pytest.mark.parametrize("make", TRAINERS)
+def test_metrics_by_hand(make: Callable[..., Any]) -> None:
+    optimizer = make(TinyPolicy())
+    record = replace(groups_for(optimizer.consumes)[1], ranks=(1, 0, 1))
+    batch = optimizer.prepare(optimizer.policy.encode([record]))
+    nudge(optimizer.modules())
+    first, best, last = optimizer.scorer.forward(batch).scores.tolist()
+    _, metrics = optimizer.loss(batch)
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+        {
+            "accuracy": ((best > first) + (best > last)) / 2,
+            "margin": best - (first + last) / 2,
+            "score": (first + best + last) / 3,
+        },
+        abs=1e-6,
+    )
+
+
+def test_margin_is_the_gap_of_the_annotators_scores() -> None:
+    optimizer = BradleyTerry(BradleyTerryOptions(margin=0.5), policy=TinyPolicy())
+    record = Group(Prompt(text="p"), ("a", "bb"), ranks=(1, 0), scores=(1.0, 4.0))
+    loss, _ = optimizer.loss(optimizer.prepare(optimizer.policy.encode([record])))
+    # The head is zero at the start: -log sigmoid(0 - 0.5 * 3).
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(1.5)), abs=1e-6)
+    with pytest.raises(InputError, match="some responses have none"):
+        optimizer.prepare(optimizer.policy.encode([replace(record, scores=(1.0, None))]))
+
+
+def test_tied_groups_are_dropped_and_counted() -> None:
+    optimizer = PlackettLuce(policy=TinyPolicy())
+    given = groups_for(optimizer.consumes)
+    kept = optimizer.prepare(optimizer.policy.encode([replace(given[0], ranks=(0, 0)), given[1]]))
+    assert [group.prompt for group in kept.groups] == [given[1].prompt]
+    assert optimizer.batch_metrics == {"groups_without_order": 1.0}
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[BradleyTerry, Path]:
+    optimizer = BradleyTerry(policy=TinyPolicy())
+    nudge(optimizer.modules())
+    optimizer.save(tmp_path / "reward")
+    return optimizer, tmp_path / "reward"
+
+
+def test_a_saved_model_scores_as_before(trained: tuple[BradleyTerry, Path]) -> None:
+    optimizer, folder = trained
+    given = groups_for(optimizer.consumes)
+    expected = optimizer.scorer.forward(optimizer.policy.encode(given)).scores.tolist()
+    found = ModelReward(ModelOptions(model=str(folder)), Context()).score(given)
+    assert [score for row in found for score in row] == pytest.approx(expected, abs=1e-6)
+    assert json.loads((folder / "alignkit.json").read_text()) == {
+        "policy": "tiny", "mean": 0.0, "std": 1.0, "loss": "pairwise",
+    }  # fmt: skip
+
+
+def test_token_budget_never_changes_a_score(trained: tuple[BradleyTerry, Path]) -> None:
+    given = groups_for(trained[0].consumes)
+    whole, pieces = (ModelReward(ModelOptions(model=str(trained[1]), max_tokens=size)) for size in (10_000, 1))
+    for one, other in zip(whole.score(given), pieces.score(given), strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+def test_calibration_fixes_the_scale_for_good(trained: tuple[BradleyTerry, Path]) -> None:
+    given = groups_for(trained[0].consumes)
+    options = ModelOptions(model=str(trained[1]))
+    raw = [score for row in ModelReward(options).score(given) for score in row]
+    source = ModelReward(options)
+    source.calibrate(given)
+    for again in (source, ModelReward(options)):
+        scores = torch.tensor([score for row in again.score(given) for score in row], dtype=torch.float64)
+        assert scores.mean().item() == pytest.approx(0, abs=1e-6)
+        assert scores.square().mean().item() == pytest.approx(1, abs=1e-6)
+        assert scores.argsort().tolist() == torch.tensor(raw).argsort().tolist()
+    unchanged = ModelReward(replace(options, normalise=False))
+    unchanged.calibrate(given[:1])
+    assert [score for row in unchanged.score(given) for score in row] == pytest.approx(raw, abs=1e-6)
+    assert ModelReward(options).score(given) == source.score(given)
+
+
+def test_equal_scores_calibrate_without_dividing_by_zero(tmp_path: Path) -> None:
+    BradleyTerry(policy=TinyPolicy()).save(tmp_path)
+    source = ModelReward(ModelOptions(model=str(tmp_path)))
+    source.calibrate(groups_for(BradleyTerry.consumes))
+    assert source.score([Group(Prompt(text="p"), ("a",))]) == [[0.0]]
+
+
+def test_critic_is_a_trainable_copy(trained: tuple[BradleyTerry, Path]) -> None:
+    source = ModelReward(ModelOptions(model=str(trained[1])))
+    given = groups_for(trained[0].consumes)
+    before = source.score(given)
+    critic = source.start_critic()
+    assert all(p.requires_grad for module in critic.modules().values() for p in module.parameters())
+    nudge(critic.modules())
+    assert source.score(given) == before
+
+
+def test_folders_that_are_no_reward_model_are_refused(tmp_path: Path) -> None:
+    TinyPolicy().save(tmp_path)
+    (tmp_path / "alignkit.json").write_text('{"policy": "tiny"}')
+    with pytest.raises(InputError, match="policy, not a scorer"):
+        ModelReward(ModelOptions(model=str(tmp_path)))
+    with pytest.raises(InputError, match="no reward model yet"):
+        ModelReward()
+    for damaged in ("{", '{"std": 0}', '{"other": 1}'):
+        (tmp_path / "alignkit.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"alignkit\.json"):
+            ModelReward(ModelOptions(model=str(tmp_path)))
+    (tmp_path / "alignkit.json").write_text('{"policy": "absent"}')
+    with pytest.raises(InputError, match="no policy plugin 'absent'"):
+        ModelReward(ModelOptions(model=str(tmp_path)))
+    with pytest.raises(InputError, match="there is no folder"):
+        ModelOptions(model=str(tmp_path / "absent")).check()
+
+
+def test_scores_that_are_not_finite_name_the_group(trained: tuple[BradleyTerry, Path]) -> None:
+    optimizer, folder = trained
+    with torch.no_grad():
+        next(iter(optimizer.modules().values())).trunk.position.weight[3:] = torch.nan  # type: ignore[union-attr, index, operator]
+    optimizer.save(folder)
+    source = ModelReward(ModelOptions(model=str(folder)))
+    short, long = Group(Prompt(text="p"), ("a",)), Group(Prompt(text="p"), ("abcdef",))
+    assert source.score([short])
+    with pytest.raises(PluginError, match="group 1"):
+        source.score([short, long])
+
+
+@pytest.mark.parametrize(
+    ("loss", "optimizer"), [("pairwise", "bradley-terry"), ("infonce", "infonce"), ("plackett-luce", "plackett-luce")]
+)
+def test_the_loss_names_the_optimizer(loss: Any, optimizer: str) -> None:
+    assert ModelOptions(loss=loss, train={"n_epochs": 3}).training() == (optimizer, {"n_epochs": 3})
+    assert ModelOptions(loss=loss, model="org/name").training() is None
