@@ -64,8 +64,7 @@ class PPOOptions(RolloutOptions):
     """Reward taken from the last token of a response that was cut off at the length limit."""
     bootstrap_truncated: bool = True
     """A response that was cut off has not ended: the critic's value behind the cut stands in for its score, which is
-    paid for finished responses only. Set it to false where the limit is part of the task: a model that never stops
-    learns nothing from its scores otherwise."""
+    paid for finished responses only, or for all where none finishes. False takes the limit for the end."""
 
     def check(self) -> None:
         if self.kl_controller == "adaptive" and self.kl_coef == 0:

@@ -67,6 +67,7 @@ class PPO(Optimizer[PPOOptions]):
             else FixedKL(options.kl_coef)
         )
         self.reward_moments = RunningMoments()
+        self._warned = False
 
     def _start_critic(self) -> Scorer | None:
         if self.config.critic == "shared":
@@ -91,14 +92,15 @@ class PPO(Optimizer[PPOOptions]):
             ValueError: the batch has no rewards.
         """
         options = self.config
+        ended = self._ended(batch)
         batch = batch.replace(ref_logprobs=policy_logprobs(_known(self.reference), batch, options.max_tokens))
-        batch, next_values = self._with_values(batch)
-        token_rewards = self._token_rewards(batch)
+        batch, behind = self._with_values(batch)
+        token_rewards = self._token_rewards(batch, ended)
         advantages, returns = gae(
             token_rewards,
             _known(batch.values),
             batch.lengths,
-            next_values,
+            behind.masked_fill(ended, 0.0),
             gamma=options.gamma,
             gae_lambda=options.gae_lambda,
         )
@@ -108,8 +110,28 @@ class PPO(Optimizer[PPOOptions]):
         self._observe(batch)
         return batch
 
+    def _ended(self, batch: GroupBatch) -> Tensor:
+        """[S] where a response has ended and its score is paid.
+
+        Where nothing of a batch finishes, there is nothing to learn the value behind the cut from, and the limit is the
+        end: without this, a model that never stops would learn nothing.
+        """
+        counts = torch.stack([batch.finished.sum(), torch.tensor(batch.num_responses, device=batch.device)])
+        finished, responses = sum_over_processes(counts).tolist()
+        if not self.config.bootstrap_truncated or finished == 0:
+            return torch.ones_like(batch.finished)
+        if finished < FEW_FINISHED * responses and not self._warned:
+            self._warned = True
+            log.warning(
+                "only %d of %d responses finished, and only their scores are paid: raise sampling.max_tokens, or say "
+                "optimizer.bootstrap_truncated = false",
+                finished,
+                responses,
+            )
+        return batch.finished
+
     def _with_values(self, batch: GroupBatch) -> tuple[GroupBatch, Tensor]:
-        """The batch with logprobs and values, and the values [S] behind the last tokens: 0 where a response has ended.
+        """The batch with logprobs and values, and the values [S] behind the last tokens, exact or the last ones.
 
         A head on the policy's trunk needs a pass of the policy. Its log-probabilities then replace those of the
         sampler, which differ by rounding: the ratio starts at exactly 1.
@@ -124,10 +146,9 @@ class PPO(Optimizer[PPOOptions]):
             critic = scorer_outputs(self.critic, batch, budget)
             logprobs = policy_logprobs(self.policy, batch, budget) if batch.logprobs is None else batch.logprobs
             values, behind = critic.values.float(), critic.scores.float()
-        ended = batch.finished if self.config.bootstrap_truncated else torch.ones_like(batch.finished)
-        return batch.replace(logprobs=logprobs, values=values), behind.masked_fill(ended, 0.0)
+        return batch.replace(logprobs=logprobs, values=values), behind
 
-    def _token_rewards(self, batch: GroupBatch) -> Tensor:
+    def _token_rewards(self, batch: GroupBatch, ended: Tensor) -> Tensor:
         """[R] the KL penalty at every token, and the score at the last one."""
         options = self.config
         scores = _known(batch.rewards).float()
@@ -136,9 +157,7 @@ class PPO(Optimizer[PPOOptions]):
             scores = self.reward_moments.normalize(scores)
         if options.reward_clip:
             scores = scores.clamp(-options.reward_clip, options.reward_clip)
-        if options.bootstrap_truncated:
-            scores = scores.masked_fill(~batch.finished, 0.0)
-        scores = scores - options.missing_eos_penalty * ~batch.finished
+        scores = scores.masked_fill(~ended, 0.0) - options.missing_eos_penalty * ~batch.finished
         kl = kl_estimate(_known(batch.logprobs), _known(batch.ref_logprobs), options.kl_estimator)
         return (-self.kl_controller.coef * kl).index_add(0, batch.last_token, scores)
 
@@ -161,13 +180,6 @@ class PPO(Optimizer[PPOOptions]):
             "finished": num_finished / responses,
         }
         self.kl_controller.update(kl_sum / responses, responses)
-        if self.config.bootstrap_truncated and num_finished < FEW_FINISHED * responses:
-            log.warning(
-                "%d of %d responses finished, and only their scores count. If the model never stops: "
-                "optimizer.bootstrap_truncated = false; if it should, raise sampling.max_tokens.",
-                num_finished,
-                responses,
-            )
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         options, shared = self.config, self.critic is None

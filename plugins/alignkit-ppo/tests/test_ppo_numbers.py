@@ -352,13 +352,27 @@ def test_adaptive_from_zero_is_refused() -> None:
     PPOOptions(kl_controller="adaptive").check()
 
 
-def test_warns_when_hardly_anything_finishes(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("critic", ["shared", "policy"])
+def test_the_limit_is_the_end_where_nothing_finishes(critic: str) -> None:
     cut = rollouts().replace(finished=torch.tensor([False, False, False]))
+    prepared = ppo(critic=critic).prepare(cut)
+    rewards = rewards_by_hand([1.5 - 0.5, 9.0 - 0.5, -0.7 - 0.5], K1)
+    assert prepared.token_rewards.tolist() == pytest.approx(rewards, abs=1e-6)
+    assert prepared.advantages.tolist() == pytest.approx(advantages_by_hand(rewards, behind_cut=0.0), abs=1e-6)
+
+
+def test_warns_once_when_hardly_anything_finishes(caplog: pytest.LogCaptureFixture) -> None:
+    one_of_eleven = GroupBatch.from_ids(
+        [[0]], [[[0]] * 11], [Group(Prompt(text="p"), ("0",) * 11)], finished=[True] + [False] * 10
+    ).replace(rewards=torch.ones(11))
+    ppo(bootstrap_truncated=False).prepare(one_of_eleven)
     ppo().prepare(rollouts())
-    ppo(bootstrap_truncated=False).prepare(cut)
     assert not caplog.records
-    ppo().prepare(cut)
-    assert "0 of 3 responses finished" in caplog.text
+    algorithm = ppo()
+    algorithm.prepare(one_of_eleven)
+    algorithm.prepare(one_of_eleven)
+    assert len(caplog.records) == 1
+    assert "only 1 of 11 responses finished" in caplog.text
 
 
 def test_an_unscored_or_unprepared_batch_is_refused() -> None:

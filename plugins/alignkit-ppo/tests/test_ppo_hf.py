@@ -1,0 +1,89 @@
+"""Two iterations of PPO by hand on a tiny Llama, with each kind of critic, fully fine-tuned and through LoRA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from alignkit_ppo.options import PPOOptions
+from alignkit_ppo.ppo import PPO
+
+from alignkit.interfaces import Context, RewardSource, Scorer
+from alignkit.options import Sampling
+from alignkit.records import Prompt
+from alignkit.testing.tiny_hf import write_tiny_llama
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignkit.batch import GroupBatch
+    from alignkit.records import Group
+
+hf = pytest.importorskip("alignkit_hf.policy")
+options = pytest.importorskip("alignkit_hf.options")
+
+PROMPTS = [Prompt(text="say a"), Prompt(text="b"), Prompt(text="tell me about the sea")]
+
+
+class LetterReward(RewardSource[Any]):
+    """Counts lower-case letters; its critic is a sequence classifier in a folder, with a head that is not zero."""
+
+    def __init__(self, folder: Path, policy: Any) -> None:
+        super().__init__()
+        self.folder = folder
+        scorer = policy.scorer()
+        head = scorer.modules()["scorer"].get_submodule("model.score")
+        head.weight.data += 0.1 * torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0))
+        scorer.save(folder)
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        return [[float(sum(map(str.islower, response))) for response in group.responses] for group in groups]
+
+    def start_critic(self) -> Scorer:
+        return hf.HFPolicy.load_scorer(self.folder, Context(device="cpu"))
+
+
+def rollouts(ppo: PPO, seed: int) -> GroupBatch:
+    batch = ppo.policy.generate(PROMPTS, n=4, sampling=Sampling(max_tokens=8, temperature=0.7), seed=seed)
+    assert ppo.reward is not None
+    scores = [score for row in ppo.reward.score(batch.groups) for score in row]
+    return batch.replace(rewards=torch.tensor(scores))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("critic", ["shared", "policy", "reward"])
+def test_an_iteration_moves_policy_and_critic(tmp_path: Path, critic: str, rank: int) -> None:
+    config = options.HFOptions(model=str(write_tiny_llama(tmp_path / "llama")), lora=options.LoraOptions(r=rank))
+    policy = hf.HFPolicy(config, Context(device="cpu"))
+    reward = LetterReward(tmp_path / "reward", policy)
+    ppo = PPO(PPOOptions(critic=critic, missing_eos_penalty=0.0), policy=policy, reward=reward)  # type: ignore[arg-type]
+    parameters = {
+        f"{name}.{key}": parameter
+        for name, module in ppo.modules().items()
+        for key, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    prefix = next(iter(ppo.learning_rate_scales()))
+    of_critic = [name for name in parameters if name.startswith(prefix)]
+    assert 0 < len(of_critic) < len(parameters)
+    adam = torch.optim.AdamW(parameters.values(), lr=1e-2)
+
+    first = ppo.prepare(rollouts(ppo, seed=0))
+    assert ppo.batch_metrics["kl"] == pytest.approx(0.0, abs=1e-4)
+    loss, metrics = ppo.loss(first)
+    assert float(metrics["ratio_deviation"]) == pytest.approx(0.0, abs=1e-5 if ppo.critic else 0.0)
+    loss.backward()
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    adam.step()
+    moved = {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])}
+    assert moved & set(of_critic)
+    assert moved - set(of_critic)
+
+    _, metrics = ppo.loss(first)
+    assert float(metrics["ratio_deviation"]) > 1e-3
+    second = ppo.prepare(rollouts(ppo, seed=1))
+    assert abs(ppo.batch_metrics["kl"]) > 1e-3
+    assert not torch.equal(second.ref_logprobs, second.logprobs)  # type: ignore[arg-type]
