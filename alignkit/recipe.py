@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.plugins import Registry
-    from alignkit.resolved import Resolved as Resolved  # noqa: PLC0414
+    from alignkit.resolved import Resolved
     from alignkit.validation import Problem
 
     Key = tuple[str, ...]

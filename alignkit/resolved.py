@@ -77,7 +77,7 @@ class TableReader:
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:
-            raise InputError("\n".join([f"{len(self.errors)} things are wrong", *map(str, self.errors)]))
+            raise InputError("\n".join([f"{len(self.errors)} things are wrong:", *map(str, self.errors)]))
 
     def _without_unknown(
         self, table: str, registration: Registration, stands: str, options: dict[str, Any]

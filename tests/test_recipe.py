@@ -143,7 +143,7 @@ def test_a_missing_file_a_folder_and_a_file_that_is_no_text(tmp_path: Path, refu
 def test_everything_that_is_wrong_is_told_at_once(recipe_file: Path, refusal: Refusal) -> None:
     error = refusal(recipe_file, ["optimizer.kl_coef=-1", "run.seed=-1", "reward.plugin=given", "reward.value=x"])
     lines = str(error).splitlines()
-    assert lines[0] == "3 things are wrong"
+    assert lines[0] == "3 things are wrong:"
     assert [line.split(":")[0] for line in lines[1:]] == ["-o reward.value", "-o optimizer.kl_coef", "-o run.seed"]
 
 

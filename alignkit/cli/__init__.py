@@ -1,0 +1,66 @@
+"""The command line. `main` turns every outcome into an exit code and, where something is wrong, one message.
+
+0 done, 2 wrong input (nothing started), 3 stopped by a check, 128 + n ended by signal n, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from alignkit.errors import AlignkitError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """The console script `alignkit`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code; nothing is raised."""
+    from alignkit.cli.app import build_app
+
+    as_json = "--json" in arguments
+    try:
+        outcome = build_app(arguments)(args=list(arguments), prog_name="alignkit", standalone_mode=False)
+    except AlignkitError as error:
+        return _complain(error, error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _unexpected(error, as_json)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _unexpected(error: Exception, as_json: bool) -> int:
+    """Typer's own complaints about arguments (it may carry its own click, so they are known by their form)."""
+    if hasattr(error, "format_message"):
+        command = getattr(getattr(error, "ctx", None), "command_path", "alignkit")
+        return _complain(InputError(error.format_message(), fix=f"{command} --help"), 2, as_json)
+    if type(error).__name__ == "Abort":
+        return 130
+    hint = "" if _wants_traceback() else "; ALIGNKIT_TRACEBACK=1 shows where"
+    return _complain(AlignkitError(f"{type(error).__name__}: {error}{hint}"), 1, as_json, cause=error)
+
+
+def _complain(error: AlignkitError, code: int, as_json: bool, cause: BaseException | None = None) -> int:
+    if _wants_traceback():
+        traceback.print_exception(cause or error)
+    if as_json:
+        parts = {name: getattr(error, name) for name in ("what", "where", "fix") if getattr(error, name, "")}
+        print(json.dumps({"error": {"message": str(error), "exit_code": code, **parts}}), file=sys.stderr)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("ALIGNKIT_TRACEBACK", "") not in ("", "0")

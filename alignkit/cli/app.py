@@ -1,0 +1,79 @@
+"""The tree of commands: alignkit's own, and those of the entry-point group `alignkit.commands`."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from alignkit.cli import plugins, samples, stages, version
+from alignkit.errors import PluginError
+from alignkit.plugins import COMMANDS_GROUP, describe_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """All commands. A plugin's command is loaded only if the arguments name it; otherwise it is just listed."""
+    app = typer.Typer(
+        name="alignkit",
+        help="Align language models with preferences: SFT, reward models, PPO, DPO, every part a plugin.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(version.root)
+    stages.add_commands(app)
+    samples.add_commands(app)
+    app.add_typer(plugins.app, name="plugins")
+    app.command("version")(version.version)
+    _add_plugin_commands(app, _command_named(arguments))
+    return app
+
+
+def _command_named(arguments: Sequence[str]) -> str | None:
+    """The command that is run, or whose arguments a shell wants to complete."""
+    typed = os.environ.get("_TYPER_COMPLETE_ARGS", "").split()[1:]
+    return next((word for word in (*arguments, *typed) if not word.startswith("-")), None)
+
+
+def _add_plugin_commands(app: typer.Typer, named: str | None) -> None:
+    taken = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda p: p.name):
+        if point.name in taken:
+            continue
+        taken.add(point.name)
+        if point.name == named:
+            _add(app, point.name, _load(point))
+        else:
+            distribution = point.dist.name if point.dist else point.value
+            app.command(point.name, help=f"A command of {distribution}.")(_not_loaded)
+
+
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:
+        distribution = point.dist.name if point.dist else point.value
+        raise PluginError(
+            f"the command {point.name!r} of {distribution} can't be loaded: {describe_error(error)}"
+        ) from error
+
+
+def _add(app: typer.Typer, name: str, loaded: typer.Typer | Callable[..., Any]) -> None:
+    if not isinstance(loaded, typer.Typer):
+        app.command(name)(loaded)
+    elif len(loaded.registered_commands) == 1 and not loaded.registered_groups and not loaded.registered_callback:
+        only = loaded.registered_commands[0].callback
+        assert only is not None
+        app.command(name)(only)
+    else:
+        app.add_typer(loaded, name=name)
+
+
+def _not_loaded() -> None:
+    """Stands in for a plugin's command where only its name is needed."""

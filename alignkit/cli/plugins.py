@@ -1,0 +1,120 @@
+"""`alignkit plugins`: what is installed, its options, its contracts, and a new one to start from."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import textwrap
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.common import AsJson, show
+from alignkit.errors import AlignkitError, InputError, closest
+from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.metadata import EntryPoint
+
+    from alignkit.plugins import Registration
+
+app = typer.Typer(help="What is installed: list, show, check, new.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a plugin, or distribution:name.")]
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution; all without it.")]
+Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder in which the new one is put.")]
+
+
+@app.command("list")
+def list_plugins(as_json: AsJson = False) -> None:
+    """List the installed plugins by role, and those that are broken, with the reason."""
+    found = registry()
+    ordered = [r for role in ROLES for r in sorted(found.registrations, key=lambda r: r.name) if r.role == role]
+    commands = sorted({point.name: _distribution(point) for point in entry_points(group=COMMANDS_GROUP)}.items())
+    if as_json:
+        plugins = [{"role": r.role, "name": r.name, "distribution": r.distribution} for r in ordered]
+        named = [{"name": name, "distribution": distribution} for name, distribution in commands]
+        show({"plugins": plugins, "commands": named, "broken": list(map(dataclasses.asdict, found.broken))}, True)
+        return
+    lines = [(r.role, found.spelled(r), r.distribution, _first_line(r.config)) for r in ordered]
+    lines += [("command", name, distribution, "") for name, distribution in commands]
+    lines += [("broken", b.name, b.distribution, b.error) for b in found.broken]
+    print("\n".join(_aligned(lines)))
+
+
+@app.command("show")
+def show_plugin(name: Name, as_json: AsJson = False) -> None:
+    """Show the options of a plugin: type, default, help."""
+    from alignkit.describe import describe
+
+    found = registry()
+    chosen = [found.get(role, name) for role in ROLES if _has(role, name)]
+    if not chosen:
+        broken = next((b for b in found.broken if name in (b.name, b.distribution)), None)
+        if broken:
+            raise AlignkitError(f"{broken.distribution} is broken: {broken.error}")
+        known = {n for role in ROLES for n in found.names(role)}
+        raise InputError(f"no plugin {name!r} is installed", fix=closest(name, known))
+    if as_json:
+        rows = {id(r): [dataclasses.asdict(option) for option in describe(r.config)] for r in chosen}
+        show({"plugins": [{"role": r.role, "name": r.name, "options": rows[id(r)]} for r in chosen]}, True)
+        return
+    print("\n\n".join("\n".join(_described(r)) for r in chosen))
+
+
+@app.command("check")
+def check(name: NameOrAll = None) -> None:
+    """Run the contract tests of a plugin, or of all that are installed."""
+    try:
+        import pytest  # noqa: F401
+    except ImportError as error:
+        raise InputError("the contracts need pytest", fix="pip install pytest") from error
+    from alignkit.testing import run_contracts
+
+    raise typer.Exit(run_contracts(name))
+
+
+@app.command("new")
+def new(name: NewName, out: Parent = Path()) -> None:
+    """Make a new plugin: a distribution of one short file, with its contract test."""
+    from alignkit.cli.scaffold import write_distribution
+
+    folder = write_distribution(name, out)
+    print(
+        f"{folder} is a working plugin. Try it:\n"
+        f"  pip install --no-build-isolation -e {folder}\n"
+        f"  alignkit plugins show {name}\n"
+        f"  pytest {folder}"
+    )
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _has(role: str, name: str) -> bool:
+    return any(name in (r.name, str(r)) for r in registry().registrations if r.role == role)
+
+
+def _first_line(config: type[Any]) -> str:
+    return (inspect.getdoc(config) or "").partition("\n")[0]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _described(registration: Registration) -> list[str]:
+    from alignkit.describe import describe
+
+    lines = [f"{registration.role} {registration.name} (from {registration.distribution})"]
+    lines += textwrap.wrap(inspect.getdoc(registration.config) or "", 100)
+    for option in describe(registration.config):
+        lines += ["", f"  {option.key}: {option.type} = {option.default}"]
+        lines += textwrap.wrap(option.help, 100, initial_indent="      ", subsequent_indent="      ")
+    return lines

@@ -1,0 +1,100 @@
+"""`alignkit sample` and `alignkit score`: from a file to a file of groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.common import (
+    AsJson,
+    Columns,
+    Overrides,
+    Overwrite,
+    PolicyName,
+    Quiet,
+    RecipeOption,
+    Resume,
+    RewardName,
+    column_overrides,
+    resolve,
+    show,
+)
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Prompts = Annotated[Path, typer.Argument(metavar="PROMPTS", help="Data with prompts: any form that `dataset` reads.")]
+Groups = Annotated[Path, typer.Argument(metavar="GROUPS", help="Groups with responses, as JSONL.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The JSONL file of groups that is written.")]
+Count = Annotated[int, typer.Option("-n", "--count", min=1, help="Responses to each prompt.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds `sample` and `score`."""
+    app.command("sample")(sample)
+    app.command("score")(score)
+
+
+def sample(
+    prompts: Prompts,
+    out: Out,
+    n: Count = 1,
+    recipe: RecipeOption = None,
+    policy: PolicyName = "",
+    options: Overrides = None,
+    columns: Columns = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sample responses from the policy."""
+    from alignkit import pipeline
+    from alignkit.reporting import make_reporter
+
+    reporter = make_reporter(quiet=quiet, json_lines=as_json)
+    source = [f"prompts.path={json.dumps(str(prompts))}", *column_overrides("prompts", columns)]
+    flags = {"policy": policy, "prompts": "dataset"}
+    resolved = resolve(recipe, flags, [*(options or ()), *source], reporter)
+    resolved.part("policy")
+    show(_into(out, resume, overwrite, lambda: pipeline.sample(resolved, prompts, n, out, reporter)), as_json)
+
+
+def score(
+    groups: Groups,
+    out: Out,
+    recipe: RecipeOption = None,
+    reward: RewardName = "",
+    options: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score the responses of groups with a reward."""
+    from alignkit import pipeline
+    from alignkit.reporting import make_reporter
+
+    reporter = make_reporter(quiet=quiet, json_lines=as_json)
+    resolved = resolve(recipe, {"reward": reward}, options or (), reporter)
+    resolved.part("reward")
+    if "reward.train" in resolved:
+        raise InputError(
+            "this reward has to be trained first", where="reward", fix="-o reward.model=DIR of a trained reward model"
+        )
+    if not groups.is_file():
+        raise InputError("no such file", where=str(groups), fix="check the path")
+    show(_into(out, resume, overwrite, lambda: pipeline.score(resolved, groups, out, reporter)), as_json)
+
+
+def _into(out: Path, resume: bool, overwrite: bool, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Writes the file, unless it is there: with --resume it is kept, with --overwrite replaced."""
+    if out.exists() and resume:
+        return {"out": str(out), "kept": True}
+    if out.exists() and not overwrite:
+        raise InputError("there is such a file already", where=str(out), fix="--overwrite, or another --out")
+    return write()

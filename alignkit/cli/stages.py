@@ -1,0 +1,94 @@
+"""`alignkit run` and a command for each of its stages: one signature, for they differ only in what they run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.cli.common import (
+    AsJson,
+    Columns,
+    OptimizerName,
+    Overrides,
+    Overwrite,
+    PolicyName,
+    PreferencesName,
+    Quiet,
+    Recipe,
+    Resume,
+    RewardName,
+    column_overrides,
+    resolve,
+    show,
+)
+
+if TYPE_CHECKING:
+    from alignkit.reporting import Reporter
+    from alignkit.resolved import Resolved
+
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
+]
+Force = Annotated[bool, typer.Option("--force", help="Go on with --resume although the recipe has changed.")]
+
+COMMANDS = {
+    "run": "Run the stages that a recipe needs: sft, preferences, reward, align, eval.",
+    "sft": "Fine-tune the policy on demonstrations, into DIR/sft.",
+    "preferences": "Read or make preferences, into DIR/preferences.jsonl; or --out FILE.jsonl.",
+    "reward": "Train the reward model on the preferences, into DIR/reward.",
+    "align": "Align the policy, into DIR/policy.",
+    "eval": "Measure the aligned policy against the one it started from.",
+}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds `run` and the stages."""
+    for name, text in COMMANDS.items():
+        _add(app, name, text)
+
+
+def _add(app: typer.Typer, name: str, text: str) -> None:
+    @app.command(name, help=text)
+    def command(
+        recipe: Recipe = None,
+        policy: PolicyName = "",
+        preferences: PreferencesName = "",
+        reward: RewardName = "",
+        optimizer: OptimizerName = "",
+        options: Overrides = None,
+        columns: Columns = None,
+        out: Out = None,
+        resume: Resume = False,
+        overwrite: Overwrite = False,
+        force: Force = False,
+        as_json: AsJson = False,
+        quiet: Quiet = False,
+    ) -> None:
+        from alignkit.reporting import make_reporter
+
+        reporter = make_reporter(quiet=quiet, json_lines=as_json)
+        flags = {"policy": policy, "preferences": preferences, "reward": reward, "optimizer": optimizer}
+        data_table = "demonstrations" if name == "sft" else "preferences"
+        overrides = [*(options or ()), *column_overrides(data_table, columns)]
+        resolved = resolve(recipe, flags, overrides, reporter)
+        target = out or Path("runs") / (recipe.stem if recipe else "run")
+        switches = {"resume": resume, "overwrite": overwrite, "force": force}
+        show(_run(resolved, name, target, switches, reporter), as_json)
+
+
+def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
+    from alignkit import pipeline
+
+    to_file = name == "preferences" and out.suffix == ".jsonl"
+    folder = out.with_name(f"{out.name}.run") if to_file else out
+    stages = None if name == "run" else [name]
+    try:
+        result = pipeline.run(resolved, folder, stages=stages, reporter=reporter, **switches)
+    finally:
+        reporter.close()
+    if to_file:
+        shutil.copyfile(folder / "preferences.jsonl", out)
+    return {"out": str(out), **result}

@@ -1,0 +1,104 @@
+"""Options of plugins for people: what `plugins show` and the docs are generated from. Free of torch."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+@dataclass(frozen=True)
+class OptionHelp:
+    """One option: its key below the table, its type with the range, its default as TOML writes it, and its help."""
+
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+def describe(config: type[Any]) -> list[OptionHelp]:
+    """The options of a class, its own before those that it inherits; nested ones as `lora.r`."""
+    fields = {field.name: field for field in dataclasses.fields(config) if field.init}
+    order = dict.fromkeys(name for base in config.__mro__ for name in inspect.get_annotations(base) if name in fields)
+    hints = get_type_hints(config, include_extras=True)
+    rows: list[OptionHelp] = []
+    for name in order:
+        hint, text = hints[name], field_docs(config).get(name, "")
+        rows.append(OptionHelp(name, type_text(hint), _default(fields[name]), text))
+        for nested in (hint, *get_args(hint)):
+            if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+                rows += [dataclasses.replace(row, key=f"{name}.{row.key}") for row in describe(nested)]
+    return rows
+
+
+def field_docs(config: type[Any]) -> dict[str, str]:
+    """Field -> the docstring under it, in one line, of this class and those that it derives from."""
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if dataclasses.is_dataclass(base):
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+            assert isinstance(body, ast.ClassDef)
+            found |= dict(_documented(body.body))
+    return found
+
+
+def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for statement, below in pairwise(body):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
+            yield statement.target.id, " ".join(below.value.value.split())
+
+
+def type_text(hint: Any) -> str:
+    """A type as users know it: `float >= 0`, `"linear" | "cosine"`, `list of str`."""
+    if get_origin(hint) is Annotated:
+        inner, *constraints = get_args(hint)
+        return " ".join([type_text(inner), *filter(None, map(_range, constraints))])
+    if get_origin(hint) is Literal:
+        return " | ".join(f'"{value}"' for value in get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(type_text(option) for option in get_args(hint) if option is not type(None))
+    origin = get_origin(hint) or hint
+    if dataclasses.is_dataclass(hint) or origin is Any or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "table"
+    if origin in (tuple, list):
+        items = [item for item in get_args(hint) if item is not ...]
+        return f"list of {' | '.join(dict.fromkeys(map(type_text, items)))}" if items else "list"
+    return "path" if origin is Path else str(origin.__name__)
+
+
+def _range(constraint: Any) -> str:
+    bounds = [(sign, getattr(constraint, name, None)) for name, sign in _SIGNS.items()]
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    elif field.default is dataclasses.MISSING:
+        return "required"
+    else:
+        value = field.default
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value) + "]"
+    return "{}" if dataclasses.is_dataclass(value) or value == {} else str(value)
