@@ -1,0 +1,128 @@
+"""What came out of the demo, in figures: the four models side by side, and the reward model held against gold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from alignkit.evaluation import Estimate, ranking_accuracy, split_by_prompt
+from alignkit.feeds import checked_scores
+from alignkit.records import read_groups
+from alignkit.stages import compare
+from alignkit_demo.world import gold, liking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.interfaces import Policy, RewardSource
+    from alignkit.records import Group, Prompt
+    from alignkit.resolved import Resolved
+
+    Stages = Mapping[str, Any]
+
+EXAMPLES = 3
+
+
+def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dict[str, Any]:
+    """The figures of the demo.
+
+    Args:
+        resolved: the recipe that starts from the SFT policy and holds the trained reward model.
+        runs: what the stages of pretraining, ppo and dpo said, as `alignkit.pipeline.run` returns it.
+
+    Returns:
+        models: a row for each of base, sft, dpo and ppo. `gold` and `reward` are means over sampled replies to unseen
+            prompts; `kl` is to the SFT policy, in nats a reply; `win_rate` is against the SFT policy by gold, a tie
+            counting a half; `seconds` is what its own training took, of PPO with the reward model's.
+        reward_model: see `reward_model_figures`.
+        examples: unseen prompts with a reply of each model.
+    """
+    ppo, dpo = runs["ppo"], runs["dpo"]
+    base, base_replies = base_report(folder, resolved)
+    replies = {
+        "base": base_replies,
+        "sft": _replies(folder, "ppo", "start"),
+        "dpo": _replies(folder, "dpo", "policy"),
+        "ppo": _replies(folder, "ppo", "policy"),
+    }
+    models = [
+        model_row("base", base["policy"], base["win_rate/gold"], runs["pretraining"]["sft"]["seconds"]),
+        model_row("sft", ppo["eval"]["start"], {"value": 0.5}, ppo["sft"]["seconds"]),
+        model_row("dpo", dpo["eval"]["policy"], dpo["eval"]["win_rate/gold"], dpo["align"]["seconds"]),
+        model_row(
+            "ppo",
+            ppo["eval"]["policy"],
+            ppo["eval"]["win_rate/gold"],
+            ppo["reward"]["seconds"] + ppo["align"]["seconds"],
+        ),
+    ]
+    return {
+        "models": models,
+        "reward_model": reward_model_figures(folder, resolved),
+        "examples": [
+            {"prompt": sft.prompt.plain, **{name: groups[index].responses[0] for name, groups in replies.items()}}
+            for index, sft in enumerate(replies["sft"][:EXAMPLES])
+        ],
+    }
+
+
+def model_row(name: str, samples: Mapping[str, Any], win_rate: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """One row of the table, out of what the eval stage says."""
+    figures = {key: samples[key]["value"] for key in ("gold", "reward", "kl")}
+    return {"model": name, **figures, "win_rate": win_rate["value"], "seconds": round(seconds, 1)}
+
+
+def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[Group]]:
+    """The base model against the SFT policy, as the eval stage compares two policies, and its replies."""
+    options, context = resolved.eval, resolved.context()
+    sft: Policy[Any] = resolved.build("policy")
+    config = replace(resolved.config("policy"), model=str(folder / "pretraining" / "sft"))
+    base: Policy[Any] = resolved.build("policy", config=config)
+    source = cast("Any", context.build("preferences", options.prompts or {}))
+    prompts: list[Prompt] = [group.prompt for group in source.preferences(None)][: options.count]
+    batches = {
+        name: policy.generate(prompts, n=options.samples, sampling=resolved.sampling, seed=resolved.run.seed + 1)
+        for name, policy in (("start", sft), ("policy", base))
+    }
+    rewards = {name: cast("RewardSource[Any]", context.build("reward", spec)) for name, spec in options.rewards.items()}
+    report = compare(batches, {"reward": resolved.build("reward"), **rewards}, reference=sft)
+    return report, list(batches["policy"].groups)
+
+
+def reward_model_figures(folder: Path, resolved: Resolved) -> dict[str, Any]:
+    """How the reward model orders pairs of held-out replies, against the order of the gold reward.
+
+    Returns:
+        agreement: of the reward model with gold.
+        best_possible: of a reward model that knows what annotators like on average, and so their fondness for length.
+        annotators: of the annotators' own choices, with their noise.
+    """
+    preferences = list(read_groups(folder / "ppo" / "preferences.jsonl"))
+    held_out = split_by_prompt(preferences, resolved.run.holdout, resolved.run.seed)[1]
+    learned = checked_scores(resolved.build("reward"), held_out)
+    figures = {
+        "agreement": agreement_with_gold(learned, held_out),
+        "best_possible": agreement_with_gold(_each(liking, held_out), held_out),
+        "annotators": agreement_with_gold(
+            [[-float(rank) for rank in group.ranks or ()] for group in held_out], held_out
+        ),
+    }
+    return {name: estimate.to_json() for name, estimate in figures.items()}
+
+
+def agreement_with_gold(scores: Sequence[Sequence[float | None]], groups: Sequence[Group]) -> Estimate:
+    """Share of the pairs of unequal gold reward that the scores order in the same way."""
+    by_gold = [
+        replace(group, scores=tuple(row)).ranked_by_scores()
+        for group, row in zip(groups, _each(gold, groups), strict=True)
+    ]
+    return ranking_accuracy(scores, by_gold)
+
+
+def _each(figure: Callable[[Prompt, str], float], groups: Sequence[Group]) -> list[list[float]]:
+    return [[figure(group.prompt, reply) for reply in group.responses] for group in groups]
+
+
+def _replies(folder: Path, run: str, policy: str) -> list[Group]:
+    return [group for group in read_groups(folder / run / "samples.jsonl") if group.source == policy]

@@ -1,0 +1,74 @@
+"""A tiny language model made on the spot: a byte-level BPE tokenizer trained on the raw text and a two-layer Llama.
+
+What comes out is an ordinary transformers folder with a chat template, so that nothing after it knows how it was made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+PAD, USER, END, AGENT = "<pad>", "<user>", "<end>", "<agent>"
+VOCABULARY = 1100
+LONGEST_TEXT = 256
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}<user>{{ message['content'] }}"
+    "{% else %}<agent>{{ message['content'] }}<end>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<agent>{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str]) -> Any:
+    """A byte-level BPE tokenizer of about 1,100 tokens with the four markers of a conversation and a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, USER, END, AGENT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, AGENT],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=LONGEST_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def save_untrained_model(folder: Path, texts: Iterable[str], *, seed: int) -> None:
+    """Writes the tokenizer of `texts` and a Llama of 0.2 million random weights, drawn from `seed`."""
+    tokenizer = train_tokenizer(texts)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=170,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=LONGEST_TEXT,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
