@@ -106,6 +106,7 @@ def run(
         reporter.note(notice)
     reporter.plan([(stage.name, stage.text) for stage in chosen])
 
+    from alignkit.report import write_report
     from alignkit.rundir import RunDir
     from alignkit.stages import Stages
 
@@ -127,6 +128,7 @@ def run(
             start = time.perf_counter()
             summary = getattr(body, stage.name)()
             rundir.mark_done(stage.name, summary, time.perf_counter() - start)
+        reporter.note(f"report: {write_report(out, rundir.summary())}")
         return rundir.summary()
 
 

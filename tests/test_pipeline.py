@@ -1,0 +1,261 @@
+"""The plan of a recipe, its stages from end to end on tiny parts, and going on where a run was cut off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from alignkit import pipeline
+from alignkit.errors import InputError, PluginError
+from alignkit.interfaces import Feed, Optimizer, PreferenceSource
+from alignkit.options import Config, Count, RolloutOptions, TrainingOptions
+from alignkit.plugins import Registration, Registry
+from alignkit.recipe import load_recipe
+from alignkit.records import Group, Prompt, read_groups
+from alignkit.reporting import Reporter
+from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Metrics, Sampler
+    from alignkit.resolved import Resolved
+
+PROMPTS = [f"say {a}{b}" for a in "abcde" for b in "abcd"]
+
+
+class Likelihood(Optimizer[TrainingOptions]):
+    """Maximum likelihood of the first response."""
+
+    consumes = Feed.DEMONSTRATIONS
+
+    def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
+        return -batch.token_mean(self.policy.forward(batch).logprobs), {}
+
+
+class Margin(Likelihood):
+    """Likelihood of the better response over the worse."""
+
+    consumes = Feed.RANKINGS
+
+    def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
+        assert batch.ranks is not None
+        sign = 1.0 - 2.0 * batch.ranks.clamp(max=1)
+        logprobs = batch.sum_by_response(self.policy.forward(batch).logprobs)
+        return -batch.response_mean(torch.nn.functional.logsigmoid(sign * (logprobs + 20))), {}
+
+
+class Reinforce(Optimizer[RolloutOptions]):
+    """Reward-weighted likelihood."""
+
+    Config = RolloutOptions
+    consumes = Feed.ROLLOUTS
+
+    def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
+        assert batch.rewards is not None
+        advantages = (batch.rewards - 0.1)[batch.response_index]
+        return -batch.token_mean(advantages * self.policy.forward(batch).logprobs), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LettersOptions(Config):
+    """Options of `letters`."""
+
+    k: Count = 1
+    """Responses a prompt; more than one are sampled and ranked by how many an a they have."""
+
+
+class Letters(PreferenceSource[LettersOptions]):
+    """Prompts with a fixed answer, or rankings of what the policy says."""
+
+    Config = LettersOptions
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        if self.config.k == 1:
+            yield from (Group(Prompt(text=text), ("aaa",)) for text in PROMPTS)
+            return
+        for group in sampler(sampler.prompts, self.config.k):
+            yield replace(group, scores=tuple(float(r.count("a")) for r in group.responses)).ranked_by_scores()
+
+
+class Recorder(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+
+def tiny_registry() -> Registry:
+    entries = [
+        ("policy", "hf", TinyPolicy, TinyOptions),
+        ("optimizer", "sft", Likelihood, TrainingOptions),
+        ("optimizer", "margin", Margin, TrainingOptions),
+        ("optimizer", "reinforce", Reinforce, RolloutOptions),
+        ("preferences", "letters", Letters, LettersOptions),
+        ("reward", "tiny", TinyReward, TinyRewardOptions),
+    ]
+    return Registry([Registration(role, name, target, config, "tests") for role, name, target, config in entries])
+
+
+def resolved(tmp_path: Path, optimizer: str = "reinforce", *, without: Sequence[str] = (), more: str = "") -> Resolved:
+    tables = {
+        "run": "[run]\nholdout = 0.2",
+        "policy": "[policy]",
+        "demonstrations": '[demonstrations]\nplugin = "letters"\n[sft]\nlearning_rate = 0.01\nn_epochs = 3',
+        "prompts": '[prompts]\nplugin = "letters"',
+        "preferences": '[preferences]\nplugin = "letters"\nk = 3',
+        "reward": '[reward]\nplugin = "tiny"',
+        "optimizer": f'[optimizer]\nplugin = "{optimizer}"\nlearning_rate = 0.01\n'
+        "for.reinforce = {iterations = 3, batch_size = 4, group_size = 2}",
+        "sampling": "[sampling]\nmax_tokens = 6",
+        "eval": "[eval]\nsamples = 2",
+    }
+    path = tmp_path / "recipe.toml"
+    path.write_text("\n".join(text for name, text in tables.items() if name not in without) + "\n" + more)
+    return load_recipe(path, flags={}, overrides=[]).resolve(tiny_registry())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "without", "stages"),
+    [
+        ("reinforce", [], ["sft", "align", "eval"]),
+        ("margin", [], ["sft", "preferences", "align", "eval"]),
+        ("margin", ["demonstrations"], ["preferences", "align", "eval"]),
+        ("margin", ["optimizer"], ["sft", "preferences"]),
+        ("margin", ["optimizer", "preferences"], ["sft"]),
+    ],
+)
+def test_the_plan_follows_from_what_the_algorithm_consumes(
+    tmp_path: Path, optimizer: str, without: list[str], stages: list[str]
+) -> None:
+    assert [stage.name for stage in pipeline.plan(resolved(tmp_path, optimizer, without=without))] == stages
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "without", "message"),
+    [
+        ("reinforce", ["reward"], r"no \[reward\] table.*reinforce"),
+        ("reinforce", ["prompts", "preferences"], r"no \[prompts\] table"),
+        ("margin", ["preferences"], r"no \[preferences\] table"),
+        ("sft", [], "learns from demonstrations"),
+        ("margin", ["optimizer", "preferences", "demonstrations"], "nothing to do"),
+    ],
+)
+def test_a_missing_part_is_said_before_anything_starts(
+    tmp_path: Path, optimizer: str, without: list[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.run(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["reinforce", "margin"])
+def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: Path, optimizer: str) -> None:
+    trained_on: set[str] = set()
+
+    class Watching(Margin if optimizer == "margin" else Reinforce):  # type: ignore[misc]
+        def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
+            trained_on.update(group.prompt.key for group in batch.groups)
+            loss, metrics = super().loss(batch)
+            return loss, metrics
+
+    recipe = resolved(tmp_path, optimizer)
+    part = recipe.parts["optimizer"]
+    watched = replace(part, registration=replace(part.registration, target=Watching))
+    recipe = replace(recipe, parts={**recipe.parts, "optimizer": watched})
+    out = tmp_path / "out"
+    summary = pipeline.run(recipe, out, reporter=Recorder())
+    assert summary["eval"]["prompts"] == 4
+    assert summary["eval"]["start"]["kl"]["value"] == 0.0
+    samples = list(read_groups(out / "samples.jsonl"))
+    assert [group.source for group in samples[:2]] == ["start", "policy"]
+    assert trained_on
+    assert not trained_on & {group.prompt.key for group in samples}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {record["stage"] for record in records} == {"sft", "policy"}
+    assert TinyPolicy(TinyOptions(model=str(out / "policy")))
+    page = (out / "report.html").read_text()
+    assert "win_rate/reward" in page
+    assert "polyline" in page
+    assert (out / "preferences.jsonl").exists() == (optimizer == "margin")
+
+
+def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pipeline.run(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
+
+    calls = 0
+    score = TinyReward.score
+
+    def fail_third(self: TinyReward, groups: Any) -> list[list[float | None]]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise PluginError("the judge is gone")
+        return score(self, groups)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(TinyReward, "score", fail_third)
+        with pytest.raises(PluginError, match="judge is gone"):
+            pipeline.run(resolved(tmp_path), out, reporter=Reporter())
+    recorder = Recorder()
+    resumed = pipeline.run(resolved(tmp_path), out, resume=True, reporter=recorder)
+    assert recorder.stages == ["align", "eval"]
+    assert any("resumed after step" in note for note in recorder.notes)
+    weights = [(path / "policy" / "model.safetensors").read_bytes() for path in (tmp_path / "whole", out)]
+    assert weights[0] == weights[1]
+    assert resumed["eval"]["policy"] == whole["eval"]["policy"]
+
+
+def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    recipe = resolved(tmp_path, "margin")
+    for stage in ("sft", "preferences", "align", "eval"):
+        recorder = Recorder()
+        pipeline.run(recipe, out, stages=[stage], reporter=recorder)
+        assert recorder.stages == [stage]
+    whole = tmp_path / "whole"
+    pipeline.run(recipe, whole, reporter=Reporter())
+    names = ("preferences.jsonl", "policy/model.safetensors")
+    assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
+
+
+def test_sample_and_score_need_only_files(tmp_path: Path) -> None:
+    registry = tiny_registry()
+    registry.registrations.append(Registration("preferences", "dataset", Letters, PathOptions, "tests"))
+    recipe = replace(resolved(tmp_path), registry=registry)
+    out, scored = tmp_path / "samples.jsonl", tmp_path / "scored.jsonl"
+    said = pipeline.sample(recipe, tmp_path / "prompts.jsonl", 2, out, Reporter())
+    assert (said["groups"], said["responses"]) == (len(PROMPTS), 2 * len(PROMPTS))
+    said = pipeline.score(recipe, out, scored, Reporter())
+    assert said["scores"] == 2 * len(PROMPTS)
+    groups = list(read_groups(scored))
+    assert [group.responses for group in groups] == [group.responses for group in read_groups(out)]
+    expected = TinyReward().score(groups)
+    assert [list(group.scores or ()) for group in groups] == expected
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(InputError, match="empty"):
+        pipeline.score(recipe, tmp_path / "empty.jsonl", scored, Reporter())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions(LettersOptions):
+    """Options of a source on file."""
+
+    path: str = ""
+    """The file."""
