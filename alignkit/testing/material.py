@@ -130,10 +130,10 @@ class CountingModule(nn.Module):
 
 
 class FixedSampler:
-    """A sampler that gives the same k texts to every prompt."""
+    """A sampler that gives every prompt the same responses, of 1 to k words."""
 
     def __init__(self, sampled: Sequence[Prompt] | None = None) -> None:
         self.prompts: Sequence[Prompt] = sampled if sampled is not None else prompts()
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
-        return [Group(prompt, tuple("a" * (1 + i) + "b" * (k - i) for i in range(k))) for prompt in prompts]
+        return [Group(prompt, tuple(" ".join(["yes"] * (1 + i)) for i in range(k))) for prompt in prompts]

@@ -20,6 +20,8 @@ from alignkit.validation import option_names, read_options
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from alignkit.options import ComponentSpec
+
 SEED = 7
 
 
@@ -34,7 +36,14 @@ class ComponentContract:
         return _read(self.component.Config, {**self.options, **changes})
 
     def context(self) -> Context:
-        return Context(seed=SEED, device="cpu")
+        return Context(seed=SEED, device="cpu", build=self._build)
+
+    def _build(self, role: str, spec: ComponentSpec) -> Component[Any]:
+        """A component inside the tested one's options."""
+        registration = registry().get(role, spec["plugin"])
+        options = {key: value for key, value in spec.items() if key != "plugin"}
+        component = registration.load()
+        return component(_read(registration.config, options), self.context())
 
     def make(self) -> Any:
         """A new component; equal at every call."""
