@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
 
 CALL_COST = 40_000
-"""Scores (query-key pairs, all heads) that could be computed in the time that one more attention call costs on a CPU."""
+"""Query-key pairs whose scores a CPU computes in the time that one more attention call costs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class PackedLayout:
 
     @classmethod
     def of(cls, batch: GroupBatch) -> PackedLayout:
-        """The layout of a batch. Raises ValueError where a prompt has no tokens: nothing predicts its responses then."""
+        """The layout of a batch. Raises ValueError where a prompt is empty: nothing would predict its responses."""
         prompts = (batch.prompt_ids, batch.prompt_lengths)
         return cls._lay_out(*prompts, batch.response_ids, batch.lengths, batch.group_index)
 
@@ -176,7 +176,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:
-    """Attention of one block, [.., heads, Q, D] over [.., heads, K, D], causal from the start where the mask is None."""
+    """Attention of a block [.., heads, Q, D] over [.., heads, K, D], causal from the start where the mask is None."""
     if rule.is_plain:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=rule.scale
@@ -188,7 +188,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule:
 
 
 def score_weights(scores: Tensor, mask: Tensor | None, rule: AttentionRule, head_size: int) -> Tensor:
-    """Attention weights [.., heads, Q, K] in float32 from raw scores, with the scale, soft cap and sinks of the rule."""
+    """Attention weights [.., heads, Q, K] in float32 from raw scores, with the rule's scale, soft cap and sinks."""
     scores = scores.float() * (head_size**-0.5 if rule.scale is None else rule.scale)
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
@@ -202,7 +202,7 @@ def score_weights(scores: Tensor, mask: Tensor | None, rule: AttentionRule, head
 
 def _by_segment(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
     # split, not slices: the backward of a slice fills a whole-length tensor of zeros for each segment
-    parts = zip(*(x.split(list(layout.lengths), dim=2) for x in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(x, list(layout.lengths), dim=2) for x in (query, key, value)), strict=True)
     outputs = []
     for count in layout.responses:
         prompt_query, prompt_key, prompt_value = next(parts)
@@ -251,29 +251,32 @@ def _padding_pays(layout: PackedLayout, device_type: str) -> bool:
 def _by_padded_group(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
     """One call with a row for each group, as long as the longest."""
 
-    def make_index() -> tuple[Tensor, Tensor]:
-        lengths = torch.tensor(layout.group_lengths(), device=query.device)
-        offsets = torch.arange(int(lengths.max()), device=query.device)
-        starts = lengths.cumsum(0) - lengths
-        # the columns past a group's end repeat its last token, so that no query is left without a key
-        column = torch.minimum(starts[:, None] + offsets, (starts + lengths - 1)[:, None])
-        return column, offsets < lengths[:, None]
-
-    gather, real = layout.remember("padded index", make_index)
+    index: tuple[Tensor, Tensor] = layout.remember(
+        "padded index", lambda: padded_index(torch.tensor(layout.group_lengths(), device=query.device))
+    )
+    gather, real = index
 
     def make_mask() -> Tensor:
         seen = layout.visible(gather[:, :, None], gather[:, None, :], rule.window)
         return (seen & real[:, None, :])[:, None]
 
+    def to_rows(x: Tensor) -> Tensor:
+        return x[0].index_select(1, gather.flatten()).view(x.shape[1], *gather.shape, -1).transpose(0, 1)
+
     mask = layout.remember(("padded mask", rule.window), make_mask)
     kept = layout.remember("padded kept", lambda: real.flatten().nonzero()[:, 0])
-    rows, width = gather.shape
-    query, key, value = (
-        x[0].index_select(1, gather.flatten()).view(x.shape[1], rows, width, -1).transpose(0, 1)
-        for x in (query, key, value)
-    )
-    out = attend(query, key, value, mask, rule)
-    return out.transpose(0, 1).reshape(out.shape[1], rows * width, -1).index_select(1, kept)[None]
+    out = attend(to_rows(query), to_rows(key), to_rows(value), mask, rule)
+    return out.transpose(0, 1).flatten(1, 2).index_select(1, kept)[None]
+
+
+def padded_index(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Index [rows, longest] into concatenated rows of these lengths, and which of its columns are real.
+
+    The columns past a row's end repeat its last token.
+    """
+    offsets = torch.arange(int(lengths.max()), device=lengths.device)
+    starts = lengths.cumsum(0) - lengths
+    return starts[:, None] + torch.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]
 
 
 def _flex_serves(query: Tensor, value: Tensor) -> bool:
@@ -293,7 +296,7 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule:
     tokens = layout.num_tokens
 
     def make_mask() -> Any:
-        def visible(batch: Tensor, head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
+        def visible(_batch: Tensor, _head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
             return layout.visible(query_index, key_index, rule.window)
 
         return create_block_mask(visible, None, None, tokens, tokens, device=str(query.device))

@@ -43,7 +43,7 @@ IDENTITY = LogitTransform()
 
 @dataclass(frozen=True)
 class _Plan:
-    """How the rows are worked through: compute dtype of the matrix products, rows a chunk, what is kept and returned."""
+    """How rows are worked through: dtype of the matrix products, rows a chunk, what is kept and returned."""
 
     transform: LogitTransform
     temperature: float
@@ -74,12 +74,12 @@ def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, plan: _Plan
     ) -> tuple[Tensor, Tensor]:
         cast = weight.to(plan.matmul_dtype)
         logprobs, log_sums, entropies, kept = [], [], [], []
-        for rows, wanted in zip(hidden.split(plan.rows), targets.split(plan.rows), strict=True):
+        for rows, wanted in zip(torch.split(hidden, plan.rows), torch.split(targets, plan.rows), strict=True):
             logits = plan.logits(rows.to(plan.matmul_dtype), cast, bias)
             log_sum = logits.logsumexp(1)
             logprobs.append(logits.gather(1, wanted[:, None]).squeeze(1) - log_sum)
@@ -96,7 +96,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return torch.cat(logprobs), entropy
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, logprob_gradient: Tensor, entropy_gradient: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias, targets, log_sums, entropy, *kept = ctx.saved_tensors
@@ -180,5 +180,5 @@ def linear_logprobs(
         entropy=entropy,
     )
     with torch.autocast(device_type, enabled=False):
-        logprobs, entropies = _LinearLogprobs.apply(hidden, weight, bias, targets, plan)
+        logprobs, entropies = _LinearLogprobs.apply(hidden, weight, bias, targets, plan)  # type: ignore[no-untyped-call]
     return logprobs, entropies if entropy else None

@@ -1,15 +1,16 @@
 """The bridge to transformers' AttentionInterface: with a kernel in the keyword arguments it computes the attention,
-without one the model behaves as with `sdpa`."""
+without one the model behaves as with `sdpa`, soft caps and sinks included."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention
+from alignkit.ops.attention import AttentionRule, PackedLayout, attend, packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,18 +48,24 @@ def attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every attention layer: [1, heads, N, D] in, [1, N, heads, D_v] out."""
-    if kernel is None:
-        out: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return out
     rule = AttentionRule(
         scale=scaling,
         window=kwargs.get("sliding_window"),
         softcap=kwargs.get("softcap"),
         sinks=kwargs.get("s_aux"),
     )
-    return kernel(module.layer_idx, query, key, value, rule).transpose(1, 2), None  # type: ignore[arg-type]
+    if kernel is not None:
+        return kernel(module.layer_idx, query, key, value, rule).transpose(1, 2), None  # type: ignore[arg-type]
+    if rule.is_plain:
+        out: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+    repeats = query.shape[1] // key.shape[1]
+    if attention_mask is None and query.shape[2] == 1:
+        attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+    key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    return attend(query, key, value, attention_mask, rule).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -153,7 +153,7 @@ class Encoder:
             return
         if cut == total:
             raise InputError(
-                f"no prompt fits the limit of {self.max_length} tokens with its responses ({total} of {total} too long)",
+                f"none of {total} prompts fits the limit of {self.max_length} tokens with its responses",
                 where="policy.max_length",
                 fix="raise it up to the model's context, or shorten the prompts",
             )

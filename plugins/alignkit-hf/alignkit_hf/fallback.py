@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alignkit_hf.sampling import TokenChooser
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
+class _Draw(LogitsProcessor):
     """Replaces scores [B, V] by minus infinity everywhere but at the token that was drawn."""
 
     def __init__(self, chooser: TokenChooser, rows: Tensor) -> None:
@@ -42,8 +42,8 @@ def sample_with_generate(
 ) -> Sampled:
     """As `alignkit_hf.generation.sample`."""
     by_length: dict[int, list[int]] = {}
-    for number, ids in enumerate(prompts):
-        by_length.setdefault(len(ids), []).append(number)
+    for number, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(number)
     ids: list[list[int]] = [[] for _ in range(len(prompts) * n)]
     logprobs: list[Tensor] = [torch.empty(0)] * len(ids)
     finished = [False] * len(ids)
@@ -52,7 +52,7 @@ def sample_with_generate(
         part = _sample_equal(
             model, [prompts[row // n] for row in rows], steps, chooser, [first_row + row for row in rows]
         )
-        split = part.logprobs.split([len(tokens) for tokens in part.ids])
+        split = torch.split(part.logprobs, [len(tokens) for tokens in part.ids])
         for row, tokens, own, end in zip(rows, part.ids, split, part.finished, strict=True):
             ids[row], logprobs[row], finished[row] = tokens, own, end
     return Sampled(ids, torch.cat(logprobs), finished)
@@ -64,7 +64,7 @@ def _sample_equal(
     device = model.device
     draw = _Draw(chooser, torch.tensor(rows, device=device))
     input_ids = torch.tensor([list(ids) for ids in prompts], device=device)
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=steps, do_sample=False, eos_token_id=chooser.stop_ids.tolist(), pad_token_id=0, use_cache=True
     )
     with torch.no_grad(), model.computing():

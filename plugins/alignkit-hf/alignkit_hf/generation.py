@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention, score_weights
+from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention, padded_index, score_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Sampled:
     def collect(cls, tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor) -> Sampled:
         """From buffers [steps, S] and the lengths and ends [S] of the responses."""
         kept = torch.arange(tokens.shape[0], device=tokens.device)[None] < lengths[:, None]
-        flat = tokens.t()[kept].cpu().split(lengths.tolist())
+        flat = torch.split(tokens.t()[kept].cpu(), lengths.tolist())
         return cls([ids.tolist() for ids in flat], logprobs.t()[kept].float().cpu(), finished.tolist())
 
     @classmethod
@@ -78,12 +78,9 @@ class _ResponsePass:
     def __init__(self, prompts: _PromptPass, n: int, steps: int) -> None:
         layout = prompts.layout
         device = layout.input_ids.device
-        lengths = torch.tensor(layout.lengths, device=device)
-        offsets = torch.arange(max(layout.lengths), device=device)
-        starts = lengths.cumsum(0) - lengths
-        gather = torch.minimum(starts[:, None] + offsets, (starts + lengths - 1)[:, None])
-        self.prompt_lengths = lengths
-        self.offsets = offsets
+        self.prompt_lengths = torch.tensor(layout.lengths, device=device)
+        gather, _ = padded_index(self.prompt_lengths)
+        self.offsets = torch.arange(gather.shape[1], device=device)
         self.step = 0
         self.prompt: dict[int, tuple[Tensor, Tensor]] = {}
         self.own: dict[int, tuple[Tensor, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Loads models and tokenizers with transformers: safetensors only, float32 weights, dropout off, LoRA where asked for."""
+"""Loads models and tokenizers: safetensors only, float32 weights, dropout off, an adapter where asked for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import transformers
 from torch import nn
 
 from alignkit.errors import InputError
-from alignkit_hf.modeling import PackedModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PreTrainedModel
 
+    from alignkit_hf.modeling import PackedModel
     from alignkit_hf.options import HFOptions, LoraOptions
 
 
@@ -66,7 +66,7 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
         if adapter is not None:
             from peft import PeftModel
 
-            lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()  # type: ignore[assignment, operator]
+            lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()
     switch_dropout_off(lm)
     return lm if options.quantize == "4bit" else lm.to(device)  # type: ignore[arg-type]
 
@@ -87,7 +87,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
 @contextlib.contextmanager
 def loading(option: str, name: str) -> Iterator[None]:
     """Turns what transformers raises for a model that it can't load into one message."""
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     except InputError:
@@ -136,7 +136,7 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
         modules_to_save=None if head is None else [head],
     )
     try:
-        return get_peft_model(model, config)  # type: ignore[arg-type]
+        return get_peft_model(model, config)
     except ValueError as error:
         linear = {
             name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
@@ -151,7 +151,7 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
 def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
     """Gradient checkpointing where it is asked for."""
     if gradient_checkpointing:
-        model.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        model.lm.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
         model.train()
     return model
 
@@ -176,7 +176,7 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> 
     Raises:
         InputError: there is none, or one is outside the vocabulary.
     """
-    size = lm.get_input_embeddings().weight.shape[0]
+    size = lm.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if outside := [token for token in given if not 0 <= token < size]:
         raise InputError(
             f"no such token: {outside[0]} of {size}", where="stop_token_ids", fix="use the tokenizer's ids"

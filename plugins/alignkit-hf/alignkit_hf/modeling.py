@@ -59,7 +59,7 @@ class PackedModel(nn.Module):
         path: set by the probe, see `alignkit_hf.probe`.
     """
 
-    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, path: Path = Path()) -> None:  # noqa: B008
+    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, path: Path = Path()) -> None:
         super().__init__()
         self.model = model
         self.value_head: nn.Linear | None = None
@@ -92,13 +92,24 @@ class PackedModel(nn.Module):
     @property
     def vocabulary_head(self) -> nn.Linear:
         """Hidden states to logits."""
-        head: nn.Linear = self.lm.get_output_embeddings()
+        head: nn.Linear = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
         return head
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether there is a vocabulary head."""
+        return self.lm.get_output_embeddings() is not None  # type: ignore[no-untyped-call]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the token embedding."""
+        embedding: nn.Embedding = self.lm.get_input_embeddings()  # type: ignore[assignment]
+        return embedding.weight.shape[0]
 
     @property
     def score_head(self) -> nn.Module:
         """Hidden states to the one label of a sequence classifier."""
-        head: nn.Module = self.lm.score
+        head: nn.Module = self.lm.get_submodule("score")
         return head
 
     @property
@@ -109,7 +120,7 @@ class PackedModel(nn.Module):
     def add_value_head(self) -> None:
         """A scalar head on the trunk, zero at the start."""
         if self.value_head is None:
-            size = self.lm.get_output_embeddings().weight.shape[1]
+            size = self.vocabulary_head.weight.shape[1]
             self.value_head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
@@ -180,7 +191,7 @@ class PackedModel(nn.Module):
     def _plain_logits(self, rows: PaddedRows) -> tuple[Tensor, Tensor]:
         """Hidden states and logits by the model's own forward, for heads that do more than one product."""
         seen: list[Tensor] = []
-        hook = self.vocabulary_head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        hook = self.vocabulary_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         positions = {"position_ids": rows.position_ids} if "position_ids" in _parameters(self.lm) else {}
         try:
             logits: Tensor = self.lm(rows.input_ids, attention_mask=rows.mask, use_cache=False, **positions).logits
@@ -214,10 +225,10 @@ class PackedModel(nn.Module):
         if request.hidden:
             output["hidden"] = hidden
         if request.values:
-            head = self.value_head if request.logprobs else self.score_head  # type: ignore[assignment]
-            if head is None:
+            scalar_head = self.value_head if request.logprobs else self.score_head
+            if scalar_head is None:
                 raise ValueError("this policy has no value head: call add_value_head() first")
-            output["values"] = _scalar(head, hidden)
+            output["values"] = _scalar(scalar_head, hidden)
         if request.scores and last is not None:
             output["scores"] = _scalar(self.score_head, last)
         return output
@@ -242,8 +253,8 @@ class PaddedRows:
     @classmethod
     def of(cls, batch: GroupBatch) -> PaddedRows:
         """The rows of a batch. What stands in the padding is never looked at."""
-        prompts = batch.prompt_ids.split(batch.prompt_lengths.tolist())
-        responses = batch.response_ids.split(batch.lengths.tolist())
+        prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
+        responses = torch.split(batch.response_ids, batch.lengths.tolist())
         group_of = batch.group_index.tolist()
         input_ids = pad_sequence(
             [torch.cat((prompts[g], ids)) for g, ids in zip(group_of, responses, strict=True)], batch_first=True

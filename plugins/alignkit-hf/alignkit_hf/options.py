@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.errors import InputError
-from alignkit.options import Config, Count, Natural, Positive, TrainingOptions
+from alignkit.options import Config, Natural, Positive, TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class HFOptions(Config):
     lora: LoraOptions = field(default_factory=LoraOptions)
     """Low-rank adapters; `lora.r = 8` switches them on."""
     reference: Literal["auto", "copy", "adapter-off"] = "auto"
-    """The frozen reference: a copy of the weights, or these weights with the adapter off. auto: adapter-off with LoRA."""
+    """The frozen reference: a copy, or these weights with the adapter off. auto: adapter-off with LoRA."""
     quantize: Literal["none", "4bit"] = "none"
     """4bit keeps the frozen weights in 4 bits under LoRA (QLoRA, arXiv:2305.14314); needs CUDA and bitsandbytes."""
     max_length: Natural = 0
@@ -85,16 +85,13 @@ class HFOptions(Config):
             _check_folder(folder)
         elif self.model.startswith((".", "/", "~", "\\")) or self.model.count("/") > 1 or folder.exists():
             raise InputError(f"there is no model folder {self.model}", where="model", fix="check the path")
-        elif "/" not in self.model or _offline():
-            if not _in_hub_cache(self.model):
-                state = (
-                    "not in the local cache, and the hub is switched off (HF_HUB_OFFLINE)"
-                    if _offline()
-                    else "no folder"
-                )
-                raise InputError(
-                    f"{self.model!r} is {state}", where="model", fix="give a local folder or a hub id (owner/name)"
-                )
+        elif ("/" not in self.model or _offline()) and not _in_hub_cache(self.model):
+            state = "neither a folder nor in the local cache"
+            if _offline():
+                state += ", and the hub is switched off (HF_HUB_OFFLINE)"
+            raise InputError(
+                f"{self.model!r} is {state}", where="model", fix="give a local folder or a hub id (owner/name)"
+            )
 
     def _check_quantize(self) -> None:
         if self.lora.r == 0:

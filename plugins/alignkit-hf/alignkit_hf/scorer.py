@@ -19,7 +19,6 @@ from alignkit.interfaces import Context, Scorer, ScorerOutput
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.modeling import PackedModel, Request
-from alignkit_hf.options import HFOptions
 from alignkit_hf.storage import merged_model
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class HFScorer(Scorer):
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         with loading.loading("model", policy.config.model), torch.device("meta"):
-            classifier = transformers.AutoModelForSequenceClassification.from_config(config)
+            classifier = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
         if not isinstance(getattr(classifier, HEAD, None), nn.Linear):
             raise InputError(f"{type(classifier).__name__} has no head called 'score'", where="policy.model")
         hidden_size = classifier.score.weight.shape[1]
