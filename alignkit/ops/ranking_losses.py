@@ -78,8 +78,13 @@ class Rankings:
 
 
 def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
-    """The batch without the groups in which no response is ranked above another one."""
-    usable = Rankings.of_batch(batch).pairs_per_group > 0
+    """The batch without the groups that order no two different responses; cutting at a limit can make two the same."""
+    rankings = Rankings.of_batch(batch)
+    known: dict[tuple[int, ...], int] = {}
+    tokens = torch.split(batch.response_ids, batch.lengths.tolist())
+    content = torch.tensor([known.setdefault(tuple(ids.tolist()), len(known)) for ids in tokens], device=batch.device)
+    different = (content[rankings.better] != content[rankings.worse]).long()
+    usable = rankings.mean_by_group(different) > 0
     return batch if bool(usable.all()) else batch.select(usable.nonzero()[:, 0].tolist())
 
 

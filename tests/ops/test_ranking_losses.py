@@ -207,6 +207,9 @@ def test_groups_without_an_ordered_pair_are_dropped() -> None:
     assert [group.prompt.text for group in kept.groups] == ["p1", "p3"]
     assert batch.num_groups == 4
     assert with_ordered_pairs(batch_of((0, 0), (1, 1))).num_groups == 0
+    same_after_cutting = batch_of((0, 1))
+    cut = same_after_cutting.replace(response_ids=torch.tensor([2, 2]), lengths=torch.tensor([1, 1]))
+    assert with_ordered_pairs(cut).num_groups == 0
     complete = batch_of((0, 1), (1, 0))
     assert with_ordered_pairs(complete) is complete
 
