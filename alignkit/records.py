@@ -139,6 +139,8 @@ class Group:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Group:
         """The group of a JSON record. Raises ValueError or KeyError where it is none."""
+        if isinstance(record["responses"], str):
+            raise ValueError("responses is a text, not a list of texts")
 
         def optional(name: str) -> tuple[Any, ...] | None:
             return None if record.get(name) is None else tuple(record[name])
@@ -158,7 +160,7 @@ def read_groups(path: Path) -> Iterator[Group]:
     """The groups of a JSONL file that alignkit wrote. Raises InputError with `file:line`."""
     if not path.is_file():
         raise InputError("no such file", where=str(path), fix="check the path")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 yield Group.from_json(json.loads(line))
@@ -174,9 +176,13 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as lines:
-        for group in groups:
-            lines.write(json.dumps(group.to_json(), ensure_ascii=False) + "\n")
-            count += 1
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+            for group in groups:
+                lines.write(json.dumps(group.to_json(), ensure_ascii=False) + "\n")
+                count += 1
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return count

@@ -60,12 +60,15 @@ def write_parquet(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes rows to a Parquet file, whole or not at all; returns how many.
 
     Raises:
-        pyarrow.ArrowInvalid: a column holds values of several types (some prompts are texts, others chats).
+        ValueError: a column holds values of several types (some prompts are texts, others chats).
     """
     listed = list(rows)
     columns = list(dict.fromkeys(name for row in listed for name in row))
     pyarrow = import_module("pyarrow")
-    table = pyarrow.table({name: [row.get(name) for row in listed] for name in columns})
+    try:
+        table = pyarrow.table({name: [row.get(name) for row in listed] for name in columns})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"a column holds values of several types, which Parquet can't: {error}") from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

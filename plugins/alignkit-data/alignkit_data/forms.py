@@ -271,16 +271,22 @@ def detected_form(columns: Collection[str]) -> Form | None:
     return None
 
 
-def mapping_hint(columns: Collection[str], forms: Collection[Form]) -> tuple[Form, dict[str, str]]:
-    """The form that these columns come closest to, and which column may be which of those that it lacks."""
-    guesses = [(form, _guess(columns, form)) for form in forms]
+def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[str, str]:
+    """What to say of columns that fit none of these forms: what the closest form lacks, and which to rename."""
+    lacking = [form for form in forms if not set(form.needs) <= set(columns)]
+    guesses = [(form, _guess(columns, form)) for form in lacking]
 
     def distance(guess: tuple[Form, dict[str, str]]) -> tuple[int, int]:
         form, mapping = guess
-        met = len(set(form.needs) & set(columns)) + len(mapping)
-        return len(_wanted(form, columns)) - len(mapping), -met
+        return len(_wanted(form, columns)) - len(mapping), -len(form.uses(columns)) - len(mapping)
 
-    return min(guesses, key=distance)
+    form, mapping = min(guesses, key=distance)
+    if len(forms) > 1 and not mapping and not form.uses(columns):
+        needs = "; ".join(f"{form.name} ({', '.join(form.needs)})" for form in forms)
+        return f"there is data of the forms {needs}", "--columns old=new"
+    missing = [name for name in form.needs if name not in columns]
+    needed = f"{form.name} data needs {', '.join(form.needs)} (missing: {', '.join(missing)})"
+    return needed, ", ".join(f"--columns {old}={new}" for old, new in mapping.items()) or "--columns old=new"
 
 
 def _wanted(form: Form, columns: Collection[str]) -> list[str]:

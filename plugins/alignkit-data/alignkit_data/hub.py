@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from alignkit.errors import InputError
 from alignkit_data.readers import Row, choose_split, plain
@@ -29,6 +33,8 @@ def hub_rows(name: str, subset: str, split: str) -> Iterator[Row]:
         InputError: `datasets` is missing, the data set can't be had, or has no such split.
     """
     datasets = _datasets(name)
+    if not (_is_reachable(datasets.config.HF_ENDPOINT) or _is_cached(name, Path(datasets.config.HF_DATASETS_CACHE))):
+        raise _not_had(name, "it can't be reached, and no copy is cached")
     splits = _asked(name, lambda: datasets.get_dataset_split_names(name, subset or None))
     chosen = choose_split(split, list(splits), name)
     rows = _asked(name, lambda: datasets.load_dataset(name, subset or None, split=chosen))
@@ -52,8 +58,34 @@ def _asked(name: str, question: Any) -> Any:
         return question()
     except Exception as error:  # the hub's client has dozens, from sockets to JSON
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(
-            f"there is no local file or folder {name!r}, and the hub doesn't give it: {reason[0]}",
-            where="path",
-            fix=f"check the name and the network (without one, only cached data sets are found); {_LOCAL}",
-        ) from error
+        raise _not_had(name, reason[0]) from error
+
+
+def _not_had(name: str, reason: str) -> InputError:
+    return InputError(
+        f"there is no local file or folder {name!r}, and the hub doesn't give it: {reason}",
+        where="path",
+        fix=f"check the name and the network; {_LOCAL}",
+    )
+
+
+def _is_reachable(endpoint: str) -> bool:
+    """Whether a connection comes about within seconds; the hub's client would try for half a minute."""
+    if getproxies():
+        return True
+    address = urlsplit(endpoint)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _is_cached(name: str, cache: Path) -> bool:
+    """Whether `datasets` keeps a copy; its folders spell the name with other underscores and cases."""
+    wanted = _letters(name)
+    return cache.is_dir() and any(_letters(folder.name) == wanted for folder in cache.iterdir())
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[/_]", "", name).lower()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
 from alignkit.records import Group, Prompt
-from alignkit_data.forms import FORMS, Form, detected_form, mapping_hint
+from alignkit_data.forms import FORMS, Form, detected_form, missing_columns
 from alignkit_data.messages import Unusable, filled_template
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignkit_data.readers import Row
 
 _SHOWN = 300
+_TELLING_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,13 @@ class GroupMaker:
             raise ValueError("no group has been made yet")
         return replace(self._detected, rows=self.rows, dropped=dict(self.dropped))
 
-    def check(self, place: str, max_bad_share: float) -> None:
-        """Whether the rows, all of them read, can be used as a whole.
+    def check(self, place: str, max_bad_share: float, *, limited: bool = False) -> None:
+        """Whether the rows that were read can be used as a whole.
+
+        Args:
+            place: the data set, for the error.
+            max_bad_share: of the rows may be dropped.
+            limited: reading stopped at a limit; a few rows then say little about the share or the labels.
 
         Raises:
             InputError: there are none, too many were dropped, or all labels are the same.
@@ -122,16 +128,17 @@ class GroupMaker:
         bad = sum(self.dropped.values())
         if self.rows == 0:
             raise InputError("the data set is empty", where=place, fix="name a file with at least one row")
-        if bad == self.rows or bad > max_bad_share * self.rows:
+        telling = not limited or self.rows >= _TELLING_ROWS
+        if bad == self.rows or (telling and bad > max_bad_share * self.rows):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common(5))
             raise InputError(
                 f"{bad} of {self.rows} rows can't be used: {reasons} (the first at {self._first_dropped})",
                 where=place,
                 fix=f"mend the rows, or allow more with max_bad_share (now {max_bad_share:g})",
             )
-        if self._form is FORMS["label"] and len(self._labels) == 1:
+        if telling and self._form is FORMS["label"] and len(self._labels) == 1:
             raise InputError(
-                f"every label is {str(self._labels.pop()).lower()}: unpaired feedback needs both kinds",
+                f"every label is {str(*self._labels).lower()}: unpaired feedback needs both kinds",
                 where=place,
                 fix='add rows of the other kind, raise limit, or read them as demonstrations with form = "completion"',
             )
@@ -177,14 +184,11 @@ class GroupMaker:
         found = detected_form(values) if wanted is None else wanted
         if found is not None and set(found.needs) <= set(values):
             return found
-        nearest, mapping = mapping_hint(values, FORMS.values() if wanted is None else [wanted])
-        missing = [name for name in nearest.needs if name not in values]
-        hint = ", ".join(f"--columns {old}={new}" for old, new in mapping.items())
+        needed, hint = missing_columns(values, FORMS.values() if wanted is None else [wanted])
         raise InputError(
-            f"missing columns: found {_listed(values)}; {nearest.name} data needs {_listed(nearest.needs)}"
-            f" (missing: {_listed(missing)})",
+            f"missing columns: found {_listed(values)}; {needed}",
             where=where,
-            fix=f"name the columns: {hint or '--columns old=new'}; docs/data.md lists the forms",
+            fix=f"name the columns: {hint}; docs/data.md lists the forms",
         )
 
 

@@ -133,7 +133,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _json_line(line: bytes, where: str) -> Row:
     try:
-        return _object_row(json.loads(line.decode("utf-8-sig")), where)
+        return _object_row(json.loads(line.decode("utf-8-sig").rstrip()), where)
     except UnicodeDecodeError as error:
         return Row(where, problem=f"not UTF-8 (byte {error.start + 1} of the line)")
     except json.JSONDecodeError as error:

@@ -58,7 +58,7 @@ class Dataset(PreferenceSource[DatasetOptions]):
             rows = iter(shuffled)
         maker = _maker(config, source=Path(config.path).name)
         groups = list(islice(maker.groups(rows), config.limit))
-        maker.check(config.path, config.max_bad_share)
+        maker.check(config.path, config.max_bad_share, limited=len(groups) == config.limit)
         return groups, maker.detected()
 
 
@@ -103,20 +103,13 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
 
 
 def check_dataset(config: DatasetOptions) -> None:
-    """Reads the first rows and raises the InputError that a run would meet, its `where` beginning with an option."""
-    options = ("path", "split", "columns", "template")
+    """Reads the first rows and raises the InputError that a run would meet in them."""
     maker = _maker(config)
-    try:
-        rows = islice(_rows(config), CHECKED_ROWS)
-        groups = islice(maker.groups(rows), config.limit if config.shuffle is None else None)
-        for _ in groups:
-            pass
-        if maker.rows < CHECKED_ROWS:
-            maker.check(config.path, config.max_bad_share)
-    except InputError as error:
-        if error.where in options:
-            raise
-        raise InputError(error.what, where=f"path: {error.where}", fix=error.fix) from error
+    rows = islice(_rows(config), CHECKED_ROWS)
+    limit = config.limit if config.shuffle is None else None
+    usable = sum(1 for _ in islice(maker.groups(rows), limit))
+    if not usable or maker.rows < CHECKED_ROWS:
+        maker.check(config.path, config.max_bad_share, limited=usable == limit)
 
 
 def _maker(config: RowOptions, source: str = "") -> GroupMaker:

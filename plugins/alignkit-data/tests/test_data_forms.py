@@ -1,0 +1,434 @@
+"""Each form becomes the group that one would write down by hand, and malformed rows say what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from alignkit_data.comparisons import ranks_of_comparisons
+from alignkit_data.forms import FORMS, detected_form
+from alignkit_data.loading import GroupMaker
+from alignkit_data.messages import Unusable
+from alignkit_data.options import FormName
+from alignkit_data.readers import Row
+
+from alignkit.errors import InputError
+from alignkit.records import Group, Prompt
+
+USER = {"role": "user", "content": "Hi?"}
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def says(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def make(values: dict[str, Any], **options: Any) -> Group:
+    groups = list(GroupMaker(**options).groups([Row("data.jsonl:7", values)]))
+    assert len(groups) == 1
+    return groups[0]
+
+
+def dropped(values: dict[str, Any], **options: Any) -> list[str]:
+    maker = GroupMaker(**options)
+    assert not list(maker.groups([Row("data.jsonl:7", values)]))
+    return list(maker.dropped)
+
+
+def form_of(values: dict[str, Any]) -> str:
+    form = detected_form(values)
+    assert form is not None
+    return form.name
+
+
+def test_the_option_lists_the_forms() -> None:
+    assert get_args(FormName) == ("auto", *FORMS)
+
+
+class TestPreference:
+    def test_texts(self) -> None:
+        group = make({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})
+        assert group == Group(Prompt("Hi?"), ("Yes.", "No."), ranks=(0, 1))
+
+    def test_texts_that_repeat_the_prompt(self) -> None:
+        group = make({"prompt": "Q: Hi? A:", "chosen": "Q: Hi? A: Yes.", "rejected": "Q: Hi? A: No."})
+        assert (group.prompt.text, group.responses) == ("Q: Hi? A:", (" Yes.", " No."))
+
+    def test_one_response_that_quotes_the_prompt_keeps_it(self) -> None:
+        assert make({"prompt": "Hi?", "chosen": "Hi? Yes.", "rejected": "No."}).responses == ("Hi? Yes.", "No.")
+
+    def test_chats_of_the_last_turn(self) -> None:
+        group = make({"prompt": [SYSTEM, USER], "chosen": [says("Yes.")], "rejected": [says("No.")]})
+        assert group == Group(Prompt(messages=(SYSTEM, USER)), ("Yes.", "No."), ranks=(0, 1))
+
+    def test_chats_of_the_whole_conversation(self) -> None:
+        group = make({"prompt": [USER], "chosen": [USER, says("Yes.")], "rejected": [USER, says("No.")]})
+        assert group == Group(Prompt(messages=(USER,)), ("Yes.", "No."), ranks=(0, 1))
+
+    def test_a_text_prompt_with_whole_conversations(self) -> None:
+        group = make({"prompt": "Hi?", "chosen": [SYSTEM, USER, says("Yes.")], "rejected": [SYSTEM, USER, says("No.")]})
+        assert group.prompt.messages == (SYSTEM, USER)
+        assert group.responses == ("Yes.", "No.")
+
+    def test_a_text_prompt_with_last_turns(self) -> None:
+        group = make({"prompt": "Hi?", "chosen": [says("Yes.")], "rejected": [says("No.")]})
+        assert (group.prompt.messages, group.responses) == ((USER,), ("Yes.", "No."))
+
+    def test_a_text_prompt_that_the_conversation_lacks(self) -> None:
+        row = {"prompt": "Bye?", "chosen": [USER, says("Yes.")], "rejected": [USER, says("No.")]}
+        assert dropped(row) == ["more than one turn after the prompt"]
+
+    def test_a_chat_prompt_with_texts(self) -> None:
+        group = make({"prompt": [USER], "chosen": "Yes.", "rejected": "No."})
+        assert (group.prompt.messages, group.responses) == ((USER,), ("Yes.", "No."))
+
+    def test_shared_messages_are_the_prompt(self) -> None:
+        first = [USER, says("Hm."), USER]
+        group = make({"chosen": [*first, says("Yes.")], "rejected": [*first, says("No.")]})
+        assert (group.prompt.messages, group.responses) == (tuple(first), ("Yes.", "No."))
+
+    def test_conversations_that_part_early_are_dropped(self) -> None:
+        row = {"chosen": [USER, says("A"), USER, says("B")], "rejected": [USER, says("C"), USER, says("D")]}
+        assert dropped(row) == ["more than one turn after the prompt"]
+
+    @pytest.mark.parametrize(
+        ("chosen", "rejected", "prompt", "responses"),
+        [
+            ("The sky is blue.", "The sky is green.", "The sky is", (" blue.", " green.")),
+            ("The sky is black.", "The sky is blue.", "The sky is", (" black.", " blue.")),
+            (
+                "\n\nHuman: Hi?\n\nAssistant: No, yes.",
+                "\n\nHuman: Hi?\n\nAssistant: No, no.",
+                "\n\nHuman: Hi?\n\nAssistant:",
+                (" No, yes.", " No, no."),
+            ),
+            (
+                "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: D",
+                "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant: E",
+                "\n\nHuman: A\n\nAssistant: B\n\nHuman: C\n\nAssistant:",
+                (" D", " E"),
+            ),
+        ],
+    )
+    def test_the_common_beginning_is_the_prompt(
+        self, chosen: str, rejected: str, prompt: str, responses: tuple[str, str]
+    ) -> None:
+        group = make({"chosen": chosen, "rejected": rejected})
+        assert (group.prompt.text, group.responses) == (prompt, responses)
+
+    def test_texts_with_nothing_in_common_have_no_prompt(self) -> None:
+        assert dropped({"chosen": "Yes", "rejected": "No"}) == ["no prompt, and no common beginning of the responses"]
+
+    def test_an_instruction_is_a_prompt(self) -> None:
+        group = make({"instruction": "Add.", "input": "2 and 5", "chosen": "7", "rejected": "8", "id": 3})
+        assert group.prompt.content == [{"role": "user", "content": "Add.\n\n2 and 5"}]
+        assert group.prompt.meta == {"id": 3}
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ({"prompt": "p", "chosen": "a", "rejected": "a "}, "chosen and rejected are the same"),
+            ({"chosen": [USER, says("a")], "rejected": [USER, says("a")]}, "chosen and rejected are the same"),
+            ({"prompt": "p", "chosen": " \n", "rejected": "a"}, "empty response"),
+            ({"prompt": "p", "chosen": "a", "rejected": ""}, "empty response"),
+            ({"prompt": [USER], "chosen": [], "rejected": [says("a")]}, "empty response"),
+            ({"prompt": "", "chosen": "a", "rejected": "b"}, "empty prompt"),
+            ({"prompt": [{"role": "user", "content": ""}], "chosen": "a", "rejected": "b"}, "empty prompt"),
+            ({"prompt": [USER], "chosen": [USER], "rejected": [says("b")]}, "the response is not an assistant turn"),
+        ],
+    )
+    def test_rows_with_nothing_to_learn_from_are_dropped(self, row: dict[str, Any], reason: str) -> None:
+        assert dropped(row) == [reason]
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(("verdict", "ranks"), [(0, (0, 0)), (1, (0, 1)), (2, (1, 0))])
+    def test_the_verdict_ranks(self, verdict: int, ranks: tuple[int, int]) -> None:
+        group = make({"prompt": "Hi?", "response_1": "a", "response_2": "b", "verdict": verdict})
+        assert group == Group(Prompt("Hi?"), ("a", "b"), ranks=ranks)
+
+    @pytest.mark.parametrize("verdict", [3, -1, True, "1", None, 1.0])
+    def test_another_verdict_is_an_error(self, verdict: Any) -> None:
+        with pytest.raises(InputError, match=r"data.jsonl:7: verdict is .*expected 0 \(tie\)"):
+            make({"prompt": "Hi?", "response_1": "a", "response_2": "b", "verdict": verdict})
+
+
+class TestLabelsAndDemonstrations:
+    @pytest.mark.parametrize(
+        ("label", "expected"), [(True, True), (False, False), (1, True), (0, False), ("True", True), ("0", False)]
+    )
+    def test_labels(self, label: Any, expected: bool) -> None:
+        group = make({"prompt": "Hi?", "completion": "a", "label": label})
+        assert group == Group(Prompt("Hi?"), ("a",), labels=(expected,))
+
+    @pytest.mark.parametrize("label", [None, 2, -1, "good", float("nan"), 0.5, [True]])
+    def test_another_label_names_the_row(self, label: Any) -> None:
+        with pytest.raises(InputError, match=r"data.jsonl:7: label is .*expected true or false"):
+            make({"prompt": "Hi?", "completion": "a", "label": label})
+
+    def test_completions(self) -> None:
+        assert make({"prompt": [USER], "completion": [says("Yes.")]}) == Group(Prompt(messages=(USER,)), ("Yes.",))
+        assert make({"prompt": "Hi?", "completion": "Hi? Yes."}).responses == ("Hi? Yes.",)
+
+    def test_plain_text_to_learn_from_has_an_empty_prompt(self) -> None:
+        assert make({"prompt": "", "completion": "Once."}) == Group(Prompt(""), ("Once.",))
+
+    def test_messages_end_with_the_last_assistant_turn(self) -> None:
+        group = make({"messages": [SYSTEM, USER, says("Hm."), USER, says("Yes."), USER], "id": 1})
+        assert group.prompt.messages == (SYSTEM, USER, says("Hm."), USER)
+        assert (group.responses, group.prompt.meta) == (("Yes.",), {"id": 1})
+
+    def test_messages_without_a_turn_or_a_prompt_are_dropped(self) -> None:
+        assert dropped({"messages": [USER]}) == ["no assistant turn"]
+        assert dropped({"messages": [says("Yes.")]}) == ["no prompt before the response"]
+        assert dropped({"messages": [USER, says("")]}) == ["empty response"]
+
+    def test_empty_fields_of_messages_are_left_out(self) -> None:
+        group = make({"messages": [{**USER, "tool_calls": None}, says("Yes.")]})
+        assert group.prompt.messages == (USER,)
+
+    def test_sharegpt(self) -> None:
+        turns = [("system", "Be kind."), ("human", "Hi?"), ("gpt", "Yes.")]
+        group = make({"conversations": [{"from": role, "value": text} for role, text in turns]})
+        assert group == Group(Prompt(messages=(SYSTEM, USER)), ("Yes.",))
+
+    def test_alpaca(self) -> None:
+        row = {"instruction": "Add.", "input": "2 and 5", "output": "7", "text": "kept"}
+        assert make(row) == Group(
+            Prompt(messages=({"role": "user", "content": "Add.\n\n2 and 5"},), meta={"text": "kept"}), ("7",)
+        )
+        assert make({"instruction": "Hi?", "input": "", "output": "Yes."}).prompt.messages == (USER,)
+
+    def test_alpaca_with_a_history(self) -> None:
+        row = {"instruction": "Hi?", "output": "Yes.", "system": "Be kind.", "history": [["Hi?", "Hm."]]}
+        assert make(row).prompt.messages == (SYSTEM, USER, says("Hm."), USER)
+
+    def test_prompts_have_one_empty_response(self) -> None:
+        assert make({"prompt": "Hi?", "answer": "7"}) == Group(Prompt("Hi?", meta={"answer": "7"}), ("",))
+
+
+class TestGroups:
+    def test_what_alignkit_writes_comes_back(self) -> None:
+        group = Group(
+            Prompt("Hi?", meta={"answer": 7}), ("a", "", "b"), ranks=(2, 1, 0), scores=(0.5, None, 2.0),
+            labels=(True, False, True), source="people", meta={"annotator": 3},
+        )  # fmt: skip
+        assert make(group.to_json()) == group
+
+    def test_other_columns_join_the_prompts_meta(self) -> None:
+        group = make({"prompt": "Hi?", "responses": ["a", "b"], "prompt_meta": {"x": 1}, "answer": "7"})
+        assert (group.prompt.meta, group.ranks) == ({"x": 1, "answer": "7"}, None)
+
+    def test_ranks_may_start_anywhere(self) -> None:
+        assert make({"prompt": "Hi?", "responses": ["a", "b", "c"], "ranks": [3, 1, 3]}).ranks == (1, 0, 1)
+
+    def test_scores_rank(self) -> None:
+        group = make({"prompt": "Hi?", "responses": ["a", "b", "c"], "scores": [1, 2.5, 1], "labels": [True] * 3})
+        assert (group.ranks, group.scores, group.labels) == ((1, 0, 1), (1.0, 2.5, 1.0), (True,) * 3)
+
+    def test_ranks_win_over_scores(self) -> None:
+        group = make({"prompt": "Hi?", "responses": ["a", "b"], "scores": [1, 2], "ranks": [0, 1]})
+        assert (group.ranks, group.scores) == ((0, 1), (1.0, 2.0))
+
+    def test_responses_without_a_score_leave_a_scored_ranking(self) -> None:
+        group = make({"prompt": "Hi?", "responses": ["a", "b", "c"], "scores": [1, None, 2]})
+        assert (group.responses, group.ranks, group.scores) == (("a", "c"), (1, 0), (1.0, 2.0))
+
+    def test_one_score_ranks_nothing(self) -> None:
+        group = make({"prompt": "Hi?", "responses": ["a", "b"], "scores": [1, None]})
+        assert (group.responses, group.ranks, group.scores) == (("a", "b"), None, (1.0, None))
+
+    def test_responses_as_chats(self) -> None:
+        group = make({"prompt": [USER], "responses": [[says("a")], [says("b")]]})
+        assert (group.prompt.messages, group.responses) == ((USER,), ("a", "b"))
+
+    def test_the_same_response_at_two_ranks_is_dropped(self) -> None:
+        assert dropped({"prompt": "p", "responses": ["a", "b", "a"], "ranks": [0, 1, 2]}) == [
+            "the same response at two ranks"
+        ]
+        assert make({"prompt": "p", "responses": ["a", "b", "a"], "ranks": [0, 1, 0]}).ranks == (0, 1, 0)
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"responses": ["a"], "ranks": [0]}, "a ranking with one entry"),
+            ({"responses": ["a", "b"], "ranks": [0]}, "a ranking with one entry"),
+            ({"responses": ["a", "b"], "ranks": [0, 1, 2]}, "3 ranks for 2 responses"),
+            ({"responses": ["a", "b"], "ranks": [0, float("nan")]}, "ranks holds nan"),
+            ({"responses": ["a", "b"], "ranks": [0, -1]}, "ranks holds -1"),
+            ({"responses": ["a", "b"], "ranks": [0, True]}, "ranks holds True"),
+            ({"responses": ["a", "b"], "ranks": "0, 1"}, "ranks is text, expected a list"),
+            ({"responses": ["a", "b"], "scores": [0.5, float("nan")]}, "scores holds nan"),
+            ({"responses": ["a", "b"], "scores": [0.5, float("inf")]}, "scores holds inf"),
+            ({"responses": ["a", "b"], "scores": [0.5, "1"]}, "scores holds '1'"),
+            ({"responses": ["a", "b"], "scores": [0.5, True]}, "scores holds True"),
+            ({"responses": ["a", "b"], "scores": [0.5]}, "1 scores for 2 responses"),
+            ({"responses": ["a", "b"], "labels": [True, None]}, "labels are true or false"),
+            ({"responses": []}, "at least one response"),
+            ({"responses": "a"}, "responses is text, expected a list"),
+            ({"responses": ["a", None]}, r"responses\[1\] is null, expected text or messages"),
+            ({"responses": ["a", [says("b")]]}, "some responses are texts and others messages"),
+            ({"responses": ["a"], "meta": 3}, "meta is a number, expected an object"),
+        ],
+    )
+    def test_malformed_groups_name_the_row(self, columns: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=rf"data\.jsonl:7: .*{message}"):
+            make({"prompt": "Hi?", **columns})
+
+
+class TestComparisons:
+    @pytest.mark.parametrize(
+        ("comparisons", "ranks"),
+        [
+            ([[0, 1, 1], [0, 2, 1], [1, 2, 1]], (0, 1, 2)),
+            ([[0, 1, 2], [0, 2, 2], [1, 2, 2]], (2, 1, 0)),
+            ([[0, 1, 0], [0, 2, 2], [1, 2, 2]], (1, 1, 0)),
+            ([[2, 0, 1], [1, 0, 0], [2, 1, 1]], (1, 1, 0)),
+            ([[0, 1, 0], [0, 2, 0], [1, 2, 0]], (0, 0, 0)),
+            ([[0, 1, 1], [1, 2, 1]], (0, 1, 2)),
+            ([[0, 1, 1], [1, 2, 0]], (0, 1, 1)),
+        ],
+    )
+    def test_rankings(self, comparisons: list[list[int]], ranks: tuple[int, ...]) -> None:
+        assert ranks_of_comparisons(comparisons, 3) == ranks
+
+    @pytest.mark.parametrize(
+        ("comparisons", "reason"),
+        [
+            ([[0, 1, 1], [1, 2, 1], [0, 2, 2]], "intransitive"),
+            ([[0, 1, 0], [1, 2, 0], [0, 2, 1]], "intransitive"),
+            ([[0, 1, 1], [1, 0, 1], [0, 2, 1], [1, 2, 1]], "intransitive"),
+            ([[0, 1, 1], [0, 2, 1]], "leave the order open"),
+            ([], "leave the order open"),
+        ],
+    )
+    def test_verdicts_that_are_no_ranking(self, comparisons: list[list[int]], reason: str) -> None:
+        with pytest.raises(Unusable, match=reason):
+            ranks_of_comparisons(comparisons, 3)
+
+    @pytest.mark.parametrize(
+        "comparisons",
+        [None, [[0, 1]], [[0, 3, 1]], [[-1, 1, 1]], [[1, 1, 1]], [[0, 1, 3]], [["0", 1, 1]], [[0, 1, None]]],
+    )
+    def test_malformed_comparisons(self, comparisons: Any) -> None:
+        with pytest.raises(ValueError, match=r"pairwise|verdict"):
+            ranks_of_comparisons(comparisons, 3)
+
+    def test_the_group(self) -> None:
+        row = {"prompt": "Hi?", "responses": ["a", "b"], "pairwise": [[0, 1, 2]], "scores": [0, 1], "context": "c"}
+        assert make(row) == Group(
+            Prompt("Hi?", meta={"context": "c"}), ("a", "b"), ranks=(1, 0), scores=(0.0, 1.0)
+        )  # fmt: skip
+
+
+class TestDetection:
+    @pytest.mark.parametrize(
+        ("columns", "form"),
+        [
+            ("prompt chosen rejected messages score_chosen", "preference"),
+            ("prompt completion label", "label"),
+            ("prompt completion", "completion"),
+            ("prompt messages", "messages"),
+            ("instruction input output text", "alpaca"),
+            ("prompt question answer", "prompts"),
+            ("prompt responses ranks chosen rejected", "groups"),
+            ("prompt responses pairwise scores", "comparisons"),
+            ("id conversations", "sharegpt"),
+        ],
+    )
+    def test_by_the_columns(self, columns: str, form: str) -> None:
+        assert form_of(dict.fromkeys(columns.split())) == form
+
+    @pytest.mark.parametrize(
+        ("columns", "missing", "hint"),
+        [
+            ("prompt chosen", "rejected", "--columns old=new"),
+            ("prompt chosen rejcted", "rejected", "--columns rejcted=rejected"),
+            (
+                "question chosen_response rejected_response",
+                "chosen, rejected",
+                "--columns question=prompt, --columns chosen_r",
+            ),
+            ("question answer", "prompt, completion", "--columns question=prompt, --columns answer=completion"),
+            (
+                "query good bad",
+                "chosen, rejected",
+                "--columns query=prompt, --columns good=chosen, --columns bad=rejected",
+            ),
+            (
+                "question completions scores",
+                "prompt, responses",
+                "--columns question=prompt, --columns completions=resp",
+            ),
+            ("x y", "preference (chosen, rejected); verdict (prompt, ", "--columns old=new"),
+        ],
+    )
+    def test_missing_columns_say_what_to_map(self, columns: str, missing: str, hint: str) -> None:
+        with pytest.raises(InputError) as error:
+            make(dict.fromkeys(columns.split(), "text"))
+        assert error.value.where == "data.jsonl:7"
+        assert f"found {', '.join(columns.split())};" in error.value.what
+        assert missing in error.value.what
+        assert hint in error.value.fix
+
+    def test_a_form_can_be_forced(self) -> None:
+        row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", "messages": [USER, says("c")]}
+        assert make(row, form="messages").responses == ("c",)
+        with pytest.raises(
+            InputError, match=r"label data needs prompt, completion, label \(missing: completion, label\)"
+        ):
+            make(row, form="label")
+
+    def test_later_rows_must_have_the_columns_of_the_form(self) -> None:
+        rows = [Row("f:1", {"prompt": "p", "chosen": "a", "rejected": "b"}), Row("f:2", {"prompt": "p", "chosen": "a"})]
+        with pytest.raises(InputError, match=r"f:2: no column 'rejected', which the form 'preference'"):
+            list(GroupMaker().groups(rows))
+
+
+class TestColumnsAndTemplates:
+    def test_columns_are_renamed(self) -> None:
+        row = {"question": "Hi?", "prompt": "displaced", "good": "a", "bad": "b"}
+        group = make(row, columns={"question": "prompt", "good": "chosen", "bad": "rejected"})
+        assert group == Group(Prompt("Hi?"), ("a", "b"), ranks=(0, 1))
+
+    def test_a_column_that_is_not_there(self) -> None:
+        with pytest.raises(InputError) as error:
+            make({"question": "Hi?", "answer": "a"}, columns={"qestion": "prompt"})
+        assert (error.value.where, error.value.fix) == ("columns", "did you mean 'question'?")
+        assert "has question, answer" in error.value.what
+
+    def test_a_template_makes_prompts(self) -> None:
+        group = make({"name": "Ann", "kind": "girl"}, template="A {kind} named {name}.")
+        assert group == Group(Prompt("A girl named Ann.", meta={"name": "Ann", "kind": "girl"}), ("",))
+
+    def test_a_template_fills_the_last_message_of_a_chat(self) -> None:
+        row = {"prompt": [SYSTEM, USER], "context": "Bo says hi.", "completion": "Yes."}
+        group = make(row, template="{context}\n\n{prompt}")
+        assert group.prompt.messages == (SYSTEM, {"role": "user", "content": "Bo says hi.\n\nHi?"})
+        assert row["prompt"] == [SYSTEM, USER]
+
+    @pytest.mark.parametrize("row", [{"prompt": "Hi?"}, {"prompt": "Hi?", "context": None}])
+    def test_a_template_needs_its_columns(self, row: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match=r"data\.jsonl:7: the template names 'context'"):
+            make(row, template="{context} {prompt}")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": None, "chosen": "a", "rejected": "b"}, "prompt is null, expected text or messages"),
+        ({"prompt": "p", "chosen": 3, "rejected": "b"}, "chosen is a number"),
+        ({"prompt": "p", "chosen": True, "rejected": "b"}, "chosen is a boolean"),
+        ({"prompt": "p", "chosen": ["a"], "rejected": "b"}, r"chosen\[0\] is text, expected a message"),
+        ({"prompt": "p", "chosen": [says("a")], "rejected": "b"}, "some responses are texts and others messages"),
+        ({"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}, r"prompt\[0\] is a message without 'content'"),
+        ({"prompt": [{"role": 1, "content": ""}], "completion": "a"}, r"prompt\[0\].role is a number"),
+        ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content is null"),
+        ({"messages": "Hi?"}, "messages is text, expected messages"),
+        ({"instruction": "p", "output": None}, "output is null, expected text"),
+        ({"instruction": "p", "output": "a", "history": ["x"]}, r"history\[0\] is no pair"),
+    ],
+)
+def test_wrong_types_name_the_row(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"data\.jsonl:7: {message}"):
+        make(row)

@@ -1,0 +1,118 @@
+"""Errors say what, where and how to fix it; the shared kinds of option have the ranges that their names promise."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from alignkit import errors, options
+from alignkit.errors import InputError, closest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({}, "no such file"),
+        ({"where": "data.jsonl:3"}, "data.jsonl:3: no such file"),
+        ({"fix": "check the path"}, "no such file\n  fix: check the path"),
+        ({"where": "path", "fix": "check it"}, "path: no such file\n  fix: check it"),
+    ],
+)
+def test_an_input_error_is_one_message(arguments: dict[str, str], text: str) -> None:
+    error = InputError("no such file", **arguments)
+    assert str(error) == text
+    assert (error.what, error.where, error.fix) == (
+        "no such file",
+        arguments.get("where", ""),
+        arguments.get("fix", ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.AlignkitError, 1),
+        (errors.InputError, 2),
+        (errors.StoppedByCheck, 3),
+        (errors.PluginError, 1),
+        (errors.CheckpointError, 1),
+    ],
+)
+def test_exit_codes(kind: type[errors.AlignkitError], code: int) -> None:
+    error = kind("text")
+    assert isinstance(error, errors.AlignkitError)
+    assert (error.exit_code, str(error)) == (code, "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "hint"),
+    [
+        ("kl_coeff", ["kl_coef", "clip_range"], "did you mean 'kl_coef'?"),
+        ("dop", ["ppo", "dpo"], "did you mean 'dpo'?"),
+        ("zzz", ["ppo", "dpo"], "choose one of: dpo, ppo"),
+        ("zzz", [], "none is available"),
+    ],
+)
+def test_the_closest_name(name: str, known: list[str], hint: str) -> None:
+    assert closest(name, known) == hint
+    assert closest(name, iter(known)) == hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "accepted", "refused"),
+    [
+        (options.NonNegative, [0, 1e-9, 3], [-1e-9, -1]),
+        (options.Positive, [1e-9, 3], [0, -1]),
+        (options.Fraction, [0, 0.5, 1], [-0.01, 1.01]),
+        (options.Count, [1, 7], [0, -1, 1.5]),
+        (options.Natural, [0, 7], [-1, 0.5]),
+    ],
+)
+def test_ranges(kind: Any, accepted: list[float], refused: list[float]) -> None:
+    adapter = TypeAdapter(kind)
+    assert [adapter.validate_python(value) for value in accepted] == accepted
+    for value in refused:
+        with pytest.raises(ValidationError):
+            adapter.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (options.TrainingOptions, {"learning_rate": -1e-5}),
+        (options.TrainingOptions, {"lr_schedule": "linaer"}),
+        (options.TrainingOptions, {"warmup": 1.5}),
+        (options.TrainingOptions, {"max_grad_norm": 0}),
+        (options.TrainingOptions, {"n_epochs": 0}),
+        (options.TrainingOptions, {"minibatch_size": 0}),
+        (options.TrainingOptions, {"max_tokens": 0}),
+        (options.RolloutOptions, {"group_size": 0}),
+        (options.RolloutOptions, {"max_kl": -1}),
+        (options.Sampling, {"temperature": -0.1}),
+        (options.Sampling, {"top_p": 0}),
+        (options.Sampling, {"top_p": 1.1}),
+        (options.Sampling, {"max_tokens": 0}),
+    ],
+)
+def test_options_out_of_range_are_refused(kind: type[options.Config], bad: dict[str, Any]) -> None:
+    adapter = TypeAdapter(kind)
+    assert adapter.validate_python({}) == kind()
+    with pytest.raises(ValidationError) as error:
+        adapter.validate_python(bad)
+    assert [problem["loc"] for problem in error.value.errors()] == [tuple(bad)]
+
+
+def test_options_are_frozen_and_keyword_only() -> None:
+    with pytest.raises(FrozenInstanceError):
+        options.Sampling().top_k = 3  # type: ignore[misc]
+    with pytest.raises(TypeError, match="positional"):
+        options.Sampling(3)  # type: ignore[misc]
+
+
+def test_options_need_no_check_and_hold_no_components_unless_they_say_so() -> None:
+    config = options.TrainingOptions()
+    config.check()
+    assert tuple(config.nested()) == ()
