@@ -96,7 +96,7 @@ class TestSumContract(RewardSourceContract):
 
 class TestLabellerContract(PreferenceSourceContract):
     component = RewardLabeller
-    options = {"source": {"plugin": "rules", "patterns": {"aa": 1.0, "aaa": 1.0}}, "temperature": 0.5}  # noqa: RUF012
+    options = {"source": {"plugin": "rules", "length": {"target": 2}}, "temperature": 0.5}  # noqa: RUF012
 
     def context(self) -> Context:
         return Context(seed=SEED, build=_build)
