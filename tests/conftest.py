@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class InstallPlugin(Protocol):
-    def __call__(self, distribution: str, source: str, *, module: str = ..., group: str = ..., name: str = ...) -> Path:
+    def __call__(
+        self, distribution: str, source: str, *, group: str = ..., name: str = ..., attribute: str = ...
+    ) -> Path:
         """Returns the folder to put on PYTHONPATH for other processes."""
 
 
@@ -34,14 +36,15 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     before = set(sys.modules)
 
     def install(
-        distribution: str, source: str, *, module: str = "", group: str = plugins.GROUP, name: str = ""
+        distribution: str, source: str, *, group: str = plugins.GROUP, name: str = "", attribute: str = ""
     ) -> Path:
-        module = module or distribution.replace("-", "_")
+        module = distribution.replace("-", "_")
+        target = f"{module}:{attribute}" if attribute else module
         (site / f"{module}.py").write_text(dedent(source))
         info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[{group}]\n{name or module} = {module}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{name or module} = {target}\n")
         importlib.invalidate_caches()
         plugins.registry.cache_clear()
         return site

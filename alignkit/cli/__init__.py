@@ -42,6 +42,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _unexpected(error: Exception, as_json: bool) -> int:
     """Typer's own complaints about arguments (it may carry its own click, so they are known by their form)."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error)
+        return 0
     if hasattr(error, "format_message"):
         command = getattr(getattr(error, "ctx", None), "command_path", "alignkit")
         return _complain(InputError(error.format_message(), fix=f"{command} --help"), 2, as_json)

@@ -77,10 +77,11 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:
     """A nested result as lines, an estimate with its interval in one."""
-    width = max((len(str(key)) for key in result), default=0)
+    nested = {key for key, value in result.items() if isinstance(value, Mapping) and not _is_estimate(value)}
+    width = max((len(str(key)) for key in result.keys() - nested), default=0)
     lines = []
     for key, value in result.items():
-        if isinstance(value, Mapping) and not _is_estimate(value):
+        if key in nested:
             lines += [f"{indent}{key}", *lines_of(value, indent + "  ")]
         else:
             lines.append(f"{indent}{key!s:<{width}}  {_text(value)}")

@@ -19,6 +19,7 @@ class Limits(Config):
 @dataclass(frozen=True, kw_only=True)
 class PushOptions(TrainingOptions):
     kl_coef: NonNegative = 0.05
+    """Weight of the KL, at least 0."""
     mode: Literal["soft", "hard"] = "soft"
     limits: Limits = field(default_factory=Limits)
 
