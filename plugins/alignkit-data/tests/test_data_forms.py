@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from alignkit_data.comparisons import ranks_of_comparisons
 from alignkit_data.forms import FORMS, detected_form
 from alignkit_data.loading import GroupMaker
-from alignkit_data.messages import Unusable
 from alignkit_data.options import FormName
 from alignkit_data.readers import Row
 
@@ -276,49 +274,11 @@ class TestGroups:
             make({"prompt": "Hi?", **columns})
 
 
-class TestComparisons:
-    @pytest.mark.parametrize(
-        ("comparisons", "ranks"),
-        [
-            ([[0, 1, 1], [0, 2, 1], [1, 2, 1]], (0, 1, 2)),
-            ([[0, 1, 2], [0, 2, 2], [1, 2, 2]], (2, 1, 0)),
-            ([[0, 1, 0], [0, 2, 2], [1, 2, 2]], (1, 1, 0)),
-            ([[2, 0, 1], [1, 0, 0], [2, 1, 1]], (1, 1, 0)),
-            ([[0, 1, 0], [0, 2, 0], [1, 2, 0]], (0, 0, 0)),
-            ([[0, 1, 1], [1, 2, 1]], (0, 1, 2)),
-            ([[0, 1, 1], [1, 2, 0]], (0, 1, 1)),
-        ],
-    )
-    def test_rankings(self, comparisons: list[list[int]], ranks: tuple[int, ...]) -> None:
-        assert ranks_of_comparisons(comparisons, 3) == ranks
-
-    @pytest.mark.parametrize(
-        ("comparisons", "reason"),
-        [
-            ([[0, 1, 1], [1, 2, 1], [0, 2, 2]], "intransitive"),
-            ([[0, 1, 0], [1, 2, 0], [0, 2, 1]], "intransitive"),
-            ([[0, 1, 1], [1, 0, 1], [0, 2, 1], [1, 2, 1]], "intransitive"),
-            ([[0, 1, 1], [0, 2, 1]], "leave the order open"),
-            ([], "leave the order open"),
-        ],
-    )
-    def test_verdicts_that_are_no_ranking(self, comparisons: list[list[int]], reason: str) -> None:
-        with pytest.raises(Unusable, match=reason):
-            ranks_of_comparisons(comparisons, 3)
-
-    @pytest.mark.parametrize(
-        "comparisons",
-        [None, [[0, 1]], [[0, 3, 1]], [[-1, 1, 1]], [[1, 1, 1]], [[0, 1, 3]], [["0", 1, 1]], [[0, 1, None]]],
-    )
-    def test_malformed_comparisons(self, comparisons: Any) -> None:
-        with pytest.raises(ValueError, match=r"pairwise|verdict"):
-            ranks_of_comparisons(comparisons, 3)
-
-    def test_the_group(self) -> None:
-        row = {"prompt": "Hi?", "responses": ["a", "b"], "pairwise": [[0, 1, 2]], "scores": [0, 1], "context": "c"}
-        assert make(row) == Group(
-            Prompt("Hi?", meta={"context": "c"}), ("a", "b"), ranks=(1, 0), scores=(0.0, 1.0)
-        )  # fmt: skip
+def test_comparisons_rank() -> None:
+    row = {"prompt": "Hi?", "responses": ["a", "b"], "pairwise": [[0, 1, 2]], "scores": [0, 1], "context": "c"}
+    assert make(row) == Group(
+        Prompt("Hi?", meta={"context": "c"}), ("a", "b"), ranks=(1, 0), scores=(0.0, 1.0)
+    )  # fmt: skip
 
 
 class TestDetection:

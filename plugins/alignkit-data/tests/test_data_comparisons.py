@@ -1,0 +1,49 @@
+"""Pairwise verdicts become the one ranking that reproduces all of them, or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from alignkit_data.comparisons import ranks_of_comparisons
+from alignkit_data.messages import Unusable
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "ranks"),
+    [
+        ([[0, 1, 1], [0, 2, 1], [1, 2, 1]], (0, 1, 2)),
+        ([[0, 1, 2], [0, 2, 2], [1, 2, 2]], (2, 1, 0)),
+        ([[0, 1, 0], [0, 2, 2], [1, 2, 2]], (1, 1, 0)),
+        ([[2, 0, 1], [1, 0, 0], [2, 1, 1]], (1, 1, 0)),
+        ([[0, 1, 0], [0, 2, 0], [1, 2, 0]], (0, 0, 0)),
+        ([[0, 1, 1], [1, 2, 1]], (0, 1, 2)),
+        ([[0, 1, 1], [1, 2, 0]], (0, 1, 1)),
+    ],
+)
+def test_rankings(comparisons: list[list[int]], ranks: tuple[int, ...]) -> None:
+    assert ranks_of_comparisons(comparisons, 3) == ranks
+
+
+@pytest.mark.parametrize(
+    ("comparisons", "reason"),
+    [
+        ([[0, 1, 1], [1, 2, 1], [0, 2, 2]], "intransitive"),
+        ([[0, 1, 0], [1, 2, 0], [0, 2, 1]], "intransitive"),
+        ([[0, 1, 1], [1, 0, 1], [0, 2, 1], [1, 2, 1]], "intransitive"),
+        ([[0, 1, 1], [0, 2, 1]], "leave the order open"),
+        ([], "leave the order open"),
+    ],
+)
+def test_verdicts_that_are_no_ranking(comparisons: list[list[int]], reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        ranks_of_comparisons(comparisons, 3)
+
+
+@pytest.mark.parametrize(
+    "comparisons",
+    [None, [[0, 1]], [[0, 3, 1]], [[-1, 1, 1]], [[1, 1, 1]], [[0, 1, 3]], [["0", 1, 1]], [[0, 1, None]]],
+)
+def test_malformed_comparisons(comparisons: Any) -> None:
+    with pytest.raises(ValueError, match=r"pairwise|verdict"):
+        ranks_of_comparisons(comparisons, 3)
