@@ -248,7 +248,7 @@ FORMS = {
 
 _NOT_BARE = {"completion", "completions", "responses", "response", "pairwise", "response_1", "response_2", "verdict"}
 _OTHER_NAMES = {
-    "prompt": ("question", "query", "instruction", "problem", "input", "user", "context", "post"),
+    "prompt": ("question", "query", "instruction", "problem", "input", "context", "post"),
     "completion": ("answer", "response", "output", "reply", "solution", "assistant", "text"),
     "chosen": ("preferred", "winner", "better", "good", "accepted", "win", "positive"),
     "rejected": ("dispreferred", "loser", "worse", "bad", "lose", "negative"),
@@ -265,7 +265,7 @@ def detected_form(columns: Collection[str]) -> Form | None:
     Bare prompts are only taken for such where nothing hints at a form that lacks a column.
     """
     for form in FORMS.values():
-        if set(form.needs) <= set(columns):
+        if not _lacks(form, columns):
             half = any(name in _NOT_BARE or "chosen" in name or "rejected" in name for name in columns)
             return None if form.name == "prompts" and half else form
     return None
@@ -273,31 +273,38 @@ def detected_form(columns: Collection[str]) -> Form | None:
 
 def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[str, str]:
     """What to say of columns that fit none of these forms: what the closest form lacks, and which to rename."""
-    lacking = [form for form in forms if not set(form.needs) <= set(columns)]
-    guesses = [(form, _guess(columns, form)) for form in lacking]
+    guesses = [(form, _guess(columns, form)) for form in forms if _lacks(form, columns)]
 
     def distance(guess: tuple[Form, dict[str, str]]) -> tuple[int, int]:
         form, mapping = guess
-        return len(_wanted(form, columns)) - len(mapping), -len(form.uses(columns)) - len(mapping)
+        return len(_lacks(form, columns)) - len(mapping), -len(form.uses(columns)) - len(mapping)
 
     form, mapping = min(guesses, key=distance)
     if len(forms) > 1 and not mapping and not form.uses(columns):
         needs = "; ".join(f"{form.name} ({', '.join(form.needs)})" for form in forms)
         return f"there is data of the forms {needs}", "--columns old=new"
-    missing = [name for name in form.needs if name not in columns]
-    needed = f"{form.name} data needs {', '.join(form.needs)} (missing: {', '.join(missing)})"
+    missing = _lacks(form, columns)
+    needs = ", ".join([*(name for name in missing if name not in form.needs), *form.needs])
+    needed = f"{form.name} data needs {needs} (missing: {', '.join(missing)})"
     return needed, ", ".join(f"--columns {old}={new}" for old, new in mapping.items()) or "--columns old=new"
 
 
-def _wanted(form: Form, columns: Collection[str]) -> list[str]:
-    extra = ("prompt",) if form.name == "preference" and "instruction" not in columns else ()
-    return [name for name in (*extra, *form.needs) if name not in columns]
+def _lacks(form: Form, columns: Collection[str]) -> list[str]:
+    """Columns that the form needs and that aren't there.
+
+    Of a preference pair the prompt may be left out, unless a column looks like the prompt under another name.
+    """
+    missing = [name for name in form.needs if name not in columns]
+    if form.name == "preference" and not {"prompt", "instruction"} & set(columns):
+        renamed = set(_OTHER_NAMES["prompt"]) & set(columns) or get_close_matches("prompt", columns, cutoff=0.85)
+        return ["prompt", *missing] if missing or renamed else []
+    return missing
 
 
 def _guess(columns: Collection[str], form: Form) -> dict[str, str]:
     free = [column for column in columns if column not in form.uses(columns)]
     mapping: dict[str, str] = {}
-    for name in _wanted(form, columns):
+    for name in _lacks(form, columns):
         aliases = {alias for alias in _OTHER_NAMES.get(name, ()) if alias in free}
         near = get_close_matches(name, free, n=1, cutoff=0.7) or [column for column in free if column in aliases]
         near = near or [column for column in free if name in column.lower()]

@@ -88,6 +88,7 @@ class GroupMaker:
     dropped: Counter[str] = field(default_factory=Counter)
     _first_dropped: str = ""
     _form: Form | None = None
+    _needs: set[str] = field(default_factory=set)
     _detected: Detected | None = None
     _labels: set[bool] = field(default_factory=set)
 
@@ -153,8 +154,11 @@ class GroupMaker:
         values = self._renamed(row)
         if self.template:
             values["prompt"] = filled_template(self.template, values)
-        form = self._form = self._form or self._choose_form(values, row.where)
-        if missing := [name for name in form.needs if name not in values]:
+        if self._form is None:
+            self._form = self._choose_form(values, row.where)
+            self._needs = {*self._form.needs, *({"prompt"} & self._form.uses(values))}
+        form = self._form
+        if missing := sorted(name for name in self._needs if name not in values):
             raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows has")
         group = form.group(values)
         used = form.uses(values)

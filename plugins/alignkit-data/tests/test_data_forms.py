@@ -286,6 +286,8 @@ class TestDetection:
         ("columns", "form"),
         [
             ("prompt chosen rejected messages score_chosen", "preference"),
+            ("chosen rejected prompt_id", "preference"),
+            ("instruction input chosen rejected", "preference"),
             ("prompt completion label", "label"),
             ("prompt completion", "completion"),
             ("prompt messages", "messages"),
@@ -302,7 +304,9 @@ class TestDetection:
     @pytest.mark.parametrize(
         ("columns", "missing", "hint"),
         [
-            ("prompt chosen", "rejected", "--columns old=new"),
+            ("prompt chosen", "preference data needs chosen, rejected (missing: rejected)", "--columns old=new"),
+            ("question chosen rejected", "prompt, chosen, rejected (missing: prompt)", "--columns question=prompt;"),
+            ("promt chosen rejected", "prompt, chosen, rejected (missing: prompt)", "--columns promt=prompt;"),
             ("prompt chosen rejcted", "rejected", "--columns rejcted=rejected"),
             (
                 "question chosen_response rejected_response",
@@ -334,14 +338,15 @@ class TestDetection:
     def test_a_form_can_be_forced(self) -> None:
         row = {"prompt": "Hi?", "chosen": "a", "rejected": "b", "messages": [USER, says("c")]}
         assert make(row, form="messages").responses == ("c",)
-        with pytest.raises(
-            InputError, match=r"label data needs prompt, completion, label \(missing: completion, label\)"
-        ):
+        with pytest.raises(InputError, match=r"needs prompt, completion, label \(missing: completion, label\)"):
             make(row, form="label")
 
     def test_later_rows_must_have_the_columns_of_the_form(self) -> None:
         rows = [Row("f:1", {"prompt": "p", "chosen": "a", "rejected": "b"}), Row("f:2", {"prompt": "p", "chosen": "a"})]
         with pytest.raises(InputError, match=r"f:2: no column 'rejected', which the form 'preference'"):
+            list(GroupMaker().groups(rows))
+        rows = [rows[0], Row("f:2", {"chosen": "p a", "rejected": "p b"})]
+        with pytest.raises(InputError, match=r"f:2: no column 'prompt', which the form 'preference'"):
             list(GroupMaker().groups(rows))
 
 
