@@ -10,7 +10,7 @@ from alignkit.errors import InputError
 from alignkit.interfaces import Feed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
@@ -132,13 +132,24 @@ def run(
         return rundir.summary()
 
 
-def sample(resolved: Resolved, prompts: Path, n: int, out: Path, reporter: Reporter) -> dict[str, Any]:
-    """Samples `n` responses to each prompt of a data file from the recipe's policy -> groups in `out`."""
+def sample(
+    resolved: Resolved,
+    prompts: Path,
+    n: int,
+    out: Path,
+    reporter: Reporter,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Samples `n` responses to each prompt of a data file from the recipe's policy -> groups in `out`.
+
+    Args:
+        columns: new names of the file's columns by their old ones.
+    """
     from alignkit.records import write_groups
 
-    source: PreferenceSource[Any] = resolved.context().build(  # type: ignore[assignment]
-        "preferences", {"plugin": "dataset", "path": str(prompts)}
-    )
+    spec = {"plugin": "dataset", "path": str(prompts), "columns": dict(columns or {})}
+    source: PreferenceSource[Any] = resolved.build_spec("preferences", spec)
     asked = [group.prompt for group in source.preferences(NoSampler())]
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")

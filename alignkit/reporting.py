@@ -175,10 +175,15 @@ class BarReporter(LineReporter):
                 self._progress.console.print(line.rstrip(), markup=False, highlight=False)
 
 
+def is_first_process() -> bool:
+    """Whether this is the one process, or the first of several that `accelerate launch` has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def make_reporter(*, quiet: bool = False, json_lines: bool = False, stream: TextIO | None = None) -> Reporter:
     """The reporter for this place: only the first of several processes speaks, and a bar needs a terminal."""
     stream = stream or sys.stderr
-    if quiet or os.environ.get("RANK", "0") != "0":
+    if quiet or not is_first_process():
         return Reporter()
     if json_lines:
         return JsonReporter(stream)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checkpoint import write_synced
 from alignkit.errors import InputError
+from alignkit.validation import arguments_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,8 @@ class RunDir:
         except BaseException:
             os.close(self._lock_descriptor)
             raise
-        self.state.update(digest=digest, argv=sys.argv[1:], versions=_versions(), python=platform.python_version())
+        argv = arguments_without_secrets(sys.argv[1:])
+        self.state.update(digest=digest, argv=argv, versions=_versions(), python=platform.python_version())
         self._write_state()
         write_synced(path / "recipe.toml", recipe)
 

@@ -14,7 +14,7 @@ from alignkit.errors import InputError, PluginError, closest
 from alignkit.plugins import describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     Key = tuple[str, ...]
 
-_SECRET = re.compile(r"(^|[_-])(api_?key|key|token|secret|password|passwd|authorization)$", re.IGNORECASE)
+_SECRET_WORD = "(?:api_?key|key|token|secret|password|passwd|authorization)"
+_SECRET = re.compile(rf"(?:^|[_-]){_SECRET_WORD}$", re.IGNORECASE)
+_SECRET_ARGUMENT = re.compile(rf"((?:^|[^a-z0-9]){_SECRET_WORD}[\"']?\s*=).*", re.IGNORECASE | re.DOTALL)
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -57,6 +59,11 @@ class Part:
 def looks_secret(key: str) -> bool:
     """Whether the value under this key must not be shown or stored."""
     return _SECRET.search(key) is not None
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line in which whatever follows the name of a secret (`reward.api_key=`) is cut off."""
+    return [_SECRET_ARGUMENT.sub(r"\1...", argument) for argument in arguments]
 
 
 def option_names(config: type[Config]) -> list[str]:

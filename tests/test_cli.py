@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alignkit import cli, pipeline
+from alignkit.cli.common import column_overrides
 from alignkit.errors import AlignkitError, Interrupted, StoppedByCheck
 from alignkit.records import Group, Prompt, write_groups
 from alignkit.reporting import JsonReporter, Reporter
@@ -249,16 +250,45 @@ def test_score_refuses(fake_plugin: Path, capsys: pytest.CaptureFixture[str], ar
     assert capsys.readouterr().err.startswith(f"error: {what}")
 
 
-def test_columns_become_options_of_the_data_table(
-    calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from alignkit.cli.common import column_overrides
-
+def test_columns_become_options_of_the_data_table(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert column_overrides("prompts", ["my.col=prompt"]) == ['prompts.columns."my.col"="prompt"']
     assert cli.run(["sft", "recipe.toml", "--columns", "question"]) == 2
     assert "error: --columns question: is not of the form OLD=NEW" in capsys.readouterr().err
     assert cli.run(["sft", "recipe.toml", "--columns", "a=b"]) == 2
-    assert "demonstrations.plugin" in capsys.readouterr().err
+    assert "demonstrations.plugin: no preferences plugin 'dataset'" in capsys.readouterr().err
+
+
+def test_sample_passes_file_count_and_columns(
+    fake_plugin: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[tuple[Any, ...]] = []
+
+    def sampled(resolved: Resolved, *arguments: Any, columns: dict[str, str]) -> dict[str, Any]:
+        made.append((resolved.names, resolved.sampling.temperature, *arguments[:3], columns))
+        return {"groups": 1}
+
+    monkeypatch.setattr(pipeline, "sample", sampled)
+    out = tmp_path / "out.jsonl"
+    arguments = [
+        "sample",
+        "p.jsonl",
+        "-n",
+        "4",
+        "--out",
+        str(out),
+        "-o",
+        "sampling.temperature=0",
+        "--columns",
+        "q=prompt",
+    ]
+    assert cli.run([*arguments, "--policy", "still", "--json"]) == 0
+    assert made == [({"policy": "still"}, 0.0, Path("p.jsonl"), 4, out, {"q": "prompt"})]
+    assert json.loads(capsys.readouterr().out) == {"groups": 1}
+    assert cli.run(arguments) == 2
+    assert "this needs a policy" in capsys.readouterr().err
+    out.touch()
+    assert cli.run([*arguments, "--policy", "still"]) == 2
+    assert len(made) == 1
 
 
 def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alignkit.errors import InputError, PluginError
+from alignkit.validation import arguments_without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +95,28 @@ def test_secrets_are_removed(resolve: Resolve, refusal: Refusal) -> None:
     assert shown == "-o reward.api_key: must be a valid string, found a value that is not shown"
     addressed = resolve(None, ["eval.against=https://me:pw@host/x"])
     assert 'against = "https://host/x"' in addressed.to_toml()
+
+
+def test_secrets_on_the_command_line_are_removed() -> None:
+    nested = "reward.sources=[{plugin = 'judge', api_key = 'sk-1'}]"
+    given = [
+        "run",
+        "-o",
+        "reward.api_key=sk-1",
+        '--option=reward."hf-token"=sk-1',
+        nested,
+        "sampling.max_tokens=5",
+        "a=b",
+    ]
+    assert arguments_without_secrets(given) == [
+        "run",
+        "-o",
+        "reward.api_key=...",
+        '--option=reward."hf-token"=...',
+        "reward.sources=[{plugin = 'judge', api_key =...",
+        "sampling.max_tokens=5",
+        "a=b",
+    ]
 
 
 def test_the_digest_changes_with_what_influences_the_result(resolve: Resolve) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.errors import InputError
+from alignkit.reporting import is_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,19 +42,24 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier r
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the same place.")]
 
 
-def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
-    """`--columns old=new` as overrides of a data table.
+def column_names(columns: Sequence[str] | None) -> dict[str, str]:
+    """`--columns old=new` as a mapping.
 
     Raises:
         InputError: one has no `=`.
     """
-    overrides = []
+    names = {}
     for text in columns or ():
         old, equals, new = text.partition("=")
         if not (old and equals and new):
             raise InputError("is not of the form OLD=NEW", where=f"--columns {text}", fix="--columns question=prompt")
-        overrides.append(f"{table}.columns.{json.dumps(old)}={json.dumps(new)}")
-    return overrides
+        names[old] = new
+    return names
+
+
+def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
+    """`--columns old=new` as overrides of a data table. Raises what `column_names` raises."""
+    return [f"{table}.columns.{json.dumps(old)}={json.dumps(new)}" for old, new in column_names(columns).items()]
 
 
 def resolve(recipe: Path | None, flags: Mapping[str, str], overrides: Sequence[str], reporter: Reporter) -> Resolved:
@@ -68,7 +74,9 @@ def resolve(recipe: Path | None, flags: Mapping[str, str], overrides: Sequence[s
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
-    """Prints a command's result on stdout: JSON for machines, indented lines for people."""
+    """Prints a command's result on stdout: JSON for machines, indented lines for people. Only one process does."""
+    if not is_first_process():
+        return
     if as_json:
         print(json.dumps(result, indent=1, default=str))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from alignkit.cli.common import (
     RecipeOption,
     Resume,
     RewardName,
-    column_overrides,
+    column_names,
     resolve,
     show,
 )
@@ -57,11 +56,14 @@ def sample(
     from alignkit.reporting import make_reporter
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
-    source = [f"prompts.path={json.dumps(str(prompts))}", *column_overrides("prompts", columns)]
-    flags = {"policy": policy, "prompts": "dataset"}
-    resolved = resolve(recipe, flags, [*(options or ()), *source], reporter)
+    renamed = column_names(columns)
+    resolved = resolve(recipe, {"policy": policy}, options or (), reporter)
     resolved.part("policy")
-    show(_into(out, resume, overwrite, lambda: pipeline.sample(resolved, prompts, n, out, reporter)), as_json)
+
+    def write() -> dict[str, Any]:
+        return pipeline.sample(resolved, prompts, n, out, reporter, columns=renamed)
+
+    show(_into(out, resume, overwrite, write), as_json)
 
 
 def score(

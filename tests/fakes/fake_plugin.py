@@ -104,3 +104,8 @@ def register_reward_sources(register):
 def register_optimizers(register):
     register("push", Algorithm, config=PushOptions)
     register("pull", Algorithm, config=PullOptions)
+
+
+@hookimpl
+def register_policies(register):
+    register("still", "fake_plugin:Nowhere", config=Config)
