@@ -66,10 +66,11 @@ class HFContract(PolicyContract):
         """One row a response through transformers' own model, with the attention that it has by default."""
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(self.options["model"], attn_implementation="eager").eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(self.options["model"], attn_implementation="eager")
         prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
         responses = torch.split(batch.response_ids, batch.lengths.tolist())
         found = []
+        model.eval()
         for response, group in zip(responses, batch.group_index.tolist(), strict=True):
             row = torch.cat([prompts[group], response])
             with torch.no_grad():

@@ -1,0 +1,33 @@
+"""Contracts run by hand, to show that a broken component fails them."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignkit.testing.contracts import ComponentContract
+
+
+def contract_of(base: type[ComponentContract], component: type[Any], **overrides: Any) -> type[ComponentContract]:
+    """The contract of a component, as `class Contract(base): component = ...` would write it."""
+    return type("Contract", (base,), {"component": component, **overrides})
+
+
+def failing(contract: type[ComponentContract], folder: Path) -> set[str]:
+    """Names of the contract's tests that fail, without `test_`."""
+    found = set()
+    for name in (name for name in dir(contract) if name.startswith("test_")):
+        test = getattr(contract(), name)
+        arguments = {"tmp_path": folder / name} if "tmp_path" in signature(test).parameters else {}
+        try:
+            test(**arguments)
+        except pytest.skip.Exception:
+            continue
+        except (Exception, pytest.fail.Exception):
+            found.add(name.removeprefix("test_"))
+    return found
