@@ -213,7 +213,7 @@ class Resolved:
         part, problems = read_component(self.registry, role, spec)
         if part is None or problems:
             said = "; ".join(f"{'.'.join(problem.key)} {problem.what}".strip() for problem in problems)
-            raise InputError(said, where=f"{role} {spec.get('plugin', '')}".strip())
+            raise InputError(said, where=f"{role} {spec.get('plugin', '')}".strip(), fix=problems[0].fix)
         return _build(part, self.context(folder), keywords)
 
     def to_toml(self) -> str:

@@ -59,6 +59,9 @@ def test_a_component_that_fails_to_start_names_its_plugin(resolve: Resolve) -> N
         resolve(None, flags={"reward": "faulty"}).build("reward")
     with pytest.raises(InputError, match="reward given: value is required"):
         resolve(None).build_spec("reward", {"plugin": "given"})
+    with pytest.raises(InputError, match="reward given: valeu no such option; value is required") as raised:
+        resolve(None).build_spec("reward", {"plugin": "given", "valeu": 1})
+    assert raised.value.fix == "did you mean 'value'?"
 
 
 def test_the_context_tells_seed_device_and_folder(tmp_path: Path, resolve: Resolve) -> None:
