@@ -173,8 +173,7 @@ class Engine:
         size = self._local_minibatch
         steps = math.ceil(self._most_groups(num_groups) / size)
         for epoch in range(self.options.n_epochs):
-            order = list(range(num_groups))
-            random.Random(f"order/{self.seed}/{index}/{epoch}/{process_index()}").shuffle(order)
+            order = epoch_order(num_groups, seed=self.seed, batch=index, epoch=epoch)
             for step in range(steps):
                 yield step + 1 == steps, order[step * size : (step + 1) * size]
 
@@ -340,6 +339,13 @@ class Engine:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
+    """The order in which an epoch takes the groups of a batch in this process."""
+    order = list(range(num_groups))
+    random.Random(f"order/{seed}/{batch}/{epoch}/{process_index()}").shuffle(order)
+    return order
 
 
 def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
