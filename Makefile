@@ -18,7 +18,7 @@ DEMO ?= demo
 .PHONY: demo test test-slow install lint docs bench clean python
 
 demo: install
-	$(BIN)/alignkit demo --out $(DEMO)
+	$(BIN)/alignkit demo --out $(DEMO) --overwrite
 
 test: install
 	$(PYTEST) -m "not slow and not gpu"
