@@ -159,20 +159,31 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
     Returns:
         [1, heads, N, D_v].
     """
-    if query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
-        # a CPU's low-precision attention has a backward three times slower than float32's
-        with torch.autocast("cpu", enabled=False):
-            out = packed_attention(query.float(), key.float(), value.float(), layout, rule)
-        return out.to(query.dtype)
+    dtype = working_dtype(value)
     with torch.autocast(query.device.type, enabled=False):
-        if query.device.type == "cuda" and rule.is_plain and _flex_serves(query, value):
-            return _flex(query, key, value, layout, rule)
-        repeats = query.shape[1] // key.shape[1]
-        if repeats > 1:
-            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-        if _padding_pays(layout, query.device.type):
-            return _by_padded_group(query, key, value, layout, rule)
-        return _by_segment(query, key, value, layout, rule)
+        out = _packed(query.to(dtype), key.to(dtype), value.to(dtype), layout, rule)
+    return out.to(value.dtype)
+
+
+def working_dtype(value: Tensor) -> torch.dtype:
+    """What attention is computed in: the values' dtype, but float32 on a CPU, whose low-precision attention is slow.
+
+    Queries and keys may come in another one, because rotary embeddings are applied in float32.
+    """
+    if value.device.type == "cpu" and value.dtype in (torch.bfloat16, torch.float16):
+        return torch.float32
+    return value.dtype
+
+
+def _packed(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
+    if query.device.type == "cuda" and rule.is_plain and _flex_serves(query, value):
+        return _flex(query, key, value, layout, rule)
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
+    if _padding_pays(layout, query.device.type):
+        return _by_padded_group(query, key, value, layout, rule)
+    return _by_segment(query, key, value, layout, rule)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rule: AttentionRule) -> Tensor:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention, padded_index, score_weights
+from alignkit.ops.attention import (
+    AttentionRule,
+    PackedLayout,
+    packed_attention,
+    padded_index,
+    score_weights,
+    working_dtype,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +72,7 @@ class _PromptPass:
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
-        self.kept[layer] = (key[0], value[0])
+        self.kept[layer] = (key[0].to(working_dtype(value)), value[0].to(working_dtype(value)))
         return packed_attention(query, key, value, self.layout, rule)
 
 
@@ -145,6 +152,10 @@ class _ResponsePass:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
         """[1, heads, B, D_v] for one token of each of the B rows."""
+        with torch.autocast(value.device.type, enabled=False):
+            return self._attend(layer, query.to(working_dtype(value)), key, value, rule).to(value.dtype)
+
+    def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
         rows, key_heads, head_size = query.shape[2], key.shape[1], query.shape[3]
         own_key, own_value = self.own[layer]
         prompt_key, prompt_value = self.prompt[layer]
@@ -155,7 +166,7 @@ class _ResponsePass:
         query = query[0].transpose(0, 1).reshape(rows, key_heads, -1, head_size)
         to_prompt = self._to_rows(self._to_slots(query) @ prompt_key.transpose(2, 3), query.shape[2])
         scores = torch.cat((to_prompt, query @ own_key[:, :, :end].transpose(2, 3)), 3)
-        weights = self._weights(scores, rule, head_size).to(value.dtype)
+        weights = self._weights(scores, rule, head_size).to(own_value.dtype)
         prefix = prompt_key.shape[2]
         out = self._to_rows(self._to_slots(weights[..., :prefix]) @ prompt_value, query.shape[2])
         out = out + weights[..., prefix:] @ own_value[:, :, :end]

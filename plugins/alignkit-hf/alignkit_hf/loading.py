@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,10 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
         modules_to_save=None if head is None else [head],
     )
     try:
-        return get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that transformers has deprecated
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return get_peft_model(model, config)
     except ValueError as error:
         linear = {
             name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
@@ -151,9 +155,15 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
 def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
     """Gradient checkpointing where it is asked for."""
     if gradient_checkpointing:
-        model.lm.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        enable_checkpointing(model.lm)
         model.train()
     return model
+
+
+def enable_checkpointing(lm: PreTrainedModel) -> None:
+    """Gradient checkpointing, by whichever name this version of transformers has for it."""
+    switch = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
+    switch({"use_reentrant": False})
 
 
 def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:

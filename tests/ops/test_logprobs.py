@@ -1,0 +1,152 @@
+"""linear_logprobs against log_softmax on the whole logits, in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from alignkit.ops.logprobs import LogitTransform, linear_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROWS, SIZE, VOCABULARY = 23, 8, 37
+BUDGETS = {
+    "kept": (2**20, 2**20),
+    "kept, in chunks": (5 * VOCABULARY * 8, 2**20),
+    "recomputed": (5 * VOCABULARY * 8, 0),
+}
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (
+        (2 * torch.randn(*shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+        for shape in ((ROWS, SIZE), (VOCABULARY, SIZE), (VOCABULARY,))
+    )
+    targets = torch.randint(VOCABULARY, (ROWS,), generator=generator)
+    return hidden, weight, bias, targets
+
+
+def by_softmax(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float, transform: LogitTransform
+) -> tuple[Tensor, Tensor]:
+    logits = hidden @ weight.t() + (0 if bias is None else bias)
+    logits = transform.scale * logits
+    if transform.softcap is not None:
+        logits = transform.softcap * torch.tanh(logits / transform.softcap)
+    distribution = (logits / temperature).log_softmax(-1)
+    return distribution.gather(1, targets[:, None])[:, 0], -(distribution.exp() * distribution).sum(-1)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=list(BUDGETS))
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(1.5, 7.0)])
+def test_values_and_gradients_equal_the_softmax(budget: str, temperature: float, transform: LogitTransform) -> None:
+    chunk_bytes, keep_bytes = BUDGETS[budget]
+    leaves = inputs()
+    outputs, gradients = [], []
+    for function in ("softmax", "ours"):
+        hidden, weight, bias, targets = leaves
+        if function == "softmax":
+            logprobs, entropy = by_softmax(hidden, weight, bias, targets, temperature, transform)
+        else:
+            logprobs, maybe_entropy = linear_logprobs(
+                hidden, weight, targets, bias=bias, temperature=temperature, entropy=True, transform=transform,
+                chunk_bytes=chunk_bytes, keep_bytes=keep_bytes,
+            )  # fmt: skip
+            assert maybe_entropy is not None
+            entropy = maybe_entropy
+        loss = (logprobs * torch.linspace(-1, 2, ROWS)).sum() + (entropy * torch.linspace(1, -3, ROWS)).sum()
+        outputs.append((logprobs.detach(), entropy.detach()))
+        gradients.append(torch.autograd.grad(loss, (hidden, weight, bias)))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=list(BUDGETS))
+def test_gradients_without_entropy_and_bias(budget: str) -> None:
+    chunk_bytes, keep_bytes = BUDGETS[budget]
+    hidden, weight, _, targets = inputs()
+    logprobs, entropy = linear_logprobs(hidden, weight, targets, chunk_bytes=chunk_bytes, keep_bytes=keep_bytes)
+    assert entropy is None
+    expected, _ = by_softmax(hidden, weight, None, targets, 1.0, LogitTransform())
+    weights = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
+    got = torch.autograd.grad((weights * logprobs).sum(), (hidden, weight))
+    torch.testing.assert_close(got, torch.autograd.grad((weights * expected).sum(), (hidden, weight)))
+
+
+def test_a_second_backward_gives_the_same_gradient() -> None:
+    hidden, weight, _, targets = inputs()
+    logprobs, _ = linear_logprobs(hidden, weight, targets)
+    first = torch.autograd.grad(logprobs.sum(), (hidden, weight), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(logprobs.sum(), (hidden, weight)), first, rtol=0, atol=0)
+
+
+def test_a_frozen_weight_gets_no_gradient() -> None:
+    hidden, weight, _, targets = inputs()
+    frozen = weight.detach()
+    logprobs, _ = linear_logprobs(hidden, frozen, targets)
+    logprobs.sum().backward()
+    expected, _ = by_softmax(
+        leaf := hidden.detach().clone().requires_grad_(), frozen, None, targets, 1.0, LogitTransform()
+    )
+    expected.sum().backward()
+    assert frozen.grad is None
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad, leaf.grad)
+
+
+def test_no_tensor_over_the_budget_is_made() -> None:
+    """The largest tensor that forward and backward make is counted, with probabilities kept and not."""
+    hidden, weight, _, targets = inputs(torch.float32)
+    chunk_bytes = 4 * VOCABULARY * 4
+
+    class Largest(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.elements = max(self.elements, out.numel())
+            return out
+
+    with Largest() as largest:
+        logprobs, _ = linear_logprobs(hidden, weight, targets, chunk_bytes=chunk_bytes, keep_bytes=0)
+        logprobs.sum().backward()
+    assert largest.elements == max(4 * VOCABULARY, VOCABULARY * SIZE, ROWS * SIZE) < ROWS * VOCABULARY
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden = torch.tensor([[1e4, -1e4]], requires_grad=True)
+    weight = torch.eye(2, requires_grad=True)
+    logprobs, entropy = linear_logprobs(hidden, weight, torch.tensor([1]), entropy=True)
+    assert entropy is not None
+    (logprobs + entropy).sum().backward()
+    assert logprobs.item() == -2e4
+    assert entropy.item() == 0.0
+    assert hidden.grad is not None
+    assert hidden.grad.tolist() == [[-1.0, 1.0]]
+
+
+def test_under_autocast_products_are_bfloat16_and_results_float32() -> None:
+    hidden, weight, _, targets = inputs(torch.float32)
+    exact, _ = linear_logprobs(hidden, weight, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, _ = linear_logprobs(hidden, weight, targets)
+    assert mixed.dtype == torch.float32
+    assert 0 < (mixed - exact).abs().max().item() < 0.5
+    rounded = hidden.detach().bfloat16() @ weight.detach().bfloat16().t()
+    expected = rounded.float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(mixed.detach(), expected, rtol=1e-6, atol=1e-6)
+    mixed.sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_a_temperature_of_zero_is_refused() -> None:
+    hidden, weight, _, targets = inputs()
+    with pytest.raises(ValueError, match="temperature"):
+        linear_logprobs(hidden, weight, targets, temperature=0.0)
