@@ -73,8 +73,9 @@ class TestPreference:
         assert (group.prompt.messages, group.responses) == ((USER,), ("Yes.", "No."))
 
     def test_a_text_prompt_that_the_conversation_lacks(self) -> None:
-        row = {"prompt": "Bye?", "chosen": [USER, says("Yes.")], "rejected": [USER, says("No.")]}
-        assert dropped(row) == ["more than one turn after the prompt"]
+        for prompt, rejected in (("Bye?", [USER, says("No.")]), ("Hi?", [SYSTEM, USER, says("No.")])):
+            row = {"prompt": prompt, "chosen": [USER, says("Yes.")], "rejected": rejected}
+            assert dropped(row) == ["more than one turn after the prompt"]
 
     def test_a_chat_prompt_with_texts(self) -> None:
         group = make({"prompt": [USER], "chosen": "Yes.", "rejected": "No."})

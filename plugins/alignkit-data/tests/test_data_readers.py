@@ -90,6 +90,8 @@ def test_parquet_and_arrow(tmp_path: Path) -> None:
         writer.write_table(table)
     expected = [{**row, "day": "2024-02-29"} for row in ROWS]
     assert values(tmp_path / "a.parquet") == expected
+    places = [row.where for row in local_rows(tmp_path / "a.parquet", "")]
+    assert places == [f"{tmp_path / 'a.parquet'}, row {number}" for number in (1, 2)]
     assert values(tmp_path / "a.arrow") == expected
 
 
@@ -192,9 +194,9 @@ class TestPathsAndSplits:
 
     def test_several_splits_without_train_want_a_choice(self, tmp_path: Path) -> None:
         write(tmp_path / "a.jsonl", LINES)
-        write(tmp_path / "b.jsonl", LINES)
+        write(tmp_path / "test.jsonl", LINES)
         error = error_of(tmp_path)
-        assert (error.where, error.fix) == ("split", "choose one: a, b")
+        assert (error.where, error.fix) == ("split", "choose one: a, test")
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         error = error_of(tmp_path)
