@@ -42,7 +42,7 @@ class RowOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(RowOptions):
-    """Groups from a data set that is already there."""
+    """A data set that is already there: local files of many forms, or one of the hub."""
 
     path: str
     """Local file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; text also .gz), a folder of them, or a hub id."""
@@ -68,7 +68,7 @@ class DatasetOptions(RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(RowOptions):
-    """Groups from a function of your own."""
+    """A Python function that yields groups or rows."""
 
     function: str
     """`module:function`, called as `f(sampler, **args)`. It yields groups, or rows of any form that `dataset` reads."""

@@ -104,7 +104,12 @@ class HFOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SFTOptions(TrainingOptions):
-    """Supervised fine-tuning: the mean negative log-probability of the response tokens of demonstrations."""
+    """Supervised fine-tuning on demonstrations (arXiv:2203.02155, section 3.5).
+
+    Formula: -log pi(t | x, what stands before t), the mean over all response tokens t of the step
+    Paper: Ouyang et al., arXiv:2203.02155, section 3.5.
+    Use it when: there are good answers to imitate. It nearly always comes before the others.
+    """
 
     learning_rate: float = 2e-5
     """Peak learning rate of AdamW."""

@@ -11,7 +11,15 @@ from alignkit.options import Count, Fraction, NonNegative, Positive, RolloutOpti
 
 @dataclass(frozen=True, kw_only=True)
 class PPOOptions(RolloutOptions):
-    """Options of the optimizer `ppo`."""
+    """Proximal policy optimisation with a critic, clipped (arXiv:1707.06347).
+
+    Formula: -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A) + vf_coef * (V - R)^2 / 2 - ent_coef * H,
+        with w = pi(t) / pi_old(t) of each token t, A by GAE(gamma, gae_lambda) and the reward
+        -kl_coef * log(pi_old(t) / pi_ref(t)) at every token, plus the score at the last one
+    Paper: Schulman et al., arXiv:1707.06347, eq. 7 and 9; for language models Ouyang et al., arXiv:2203.02155;
+        details and defaults: Huang et al., arXiv:2403.17031.
+    Use it when: there is a reward for fresh responses, and each token shall get its own credit, at the price of a critic.
+    """
 
     learning_rate: NonNegative = 3e-6
     """Peak learning rate of AdamW."""

@@ -21,7 +21,13 @@ OPTIMIZER_OF_LOSS = {"pairwise": "bradley-terry", "infonce": "infonce", "placket
 
 @dataclass(frozen=True, kw_only=True)
 class BradleyTerryOptions(TrainingOptions):
-    """Options of `bradley-terry`."""
+    """A reward model from all ordered pairs of each ranking (arXiv:2203.02155).
+
+    Formula: -log sigmoid(s_w - s_l - margin * (a_w - a_l)) + center_coef * (s_w + s_l)^2, the mean over the pairs of a
+        group; s is the model's score, a the annotators'
+    Paper: Ouyang et al., arXiv:2203.02155, eq. 1; the margin: arXiv:2307.09288, eq. 2; centring: arXiv:2312.09244.
+    Use it when: there are pairs, or rankings whose annotators compared two responses at a time. The usual choice.
+    """
 
     margin: NonNegative = 0.0
     """Times the gap of the annotators' scores, by which the better response shall lead; needs groups with scores."""
@@ -33,7 +39,12 @@ class BradleyTerryOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoNCEOptions(TrainingOptions):
-    """Options of `infonce`."""
+    """A reward model by the best response of each group against the rest (arXiv:1807.03748).
+
+    Formula: -log(exp(s_best / temperature) / sum of exp(s / temperature) over the best and those ranked below it)
+    Paper: van den Oord et al., arXiv:1807.03748, eq. 4.
+    Use it when: only the best of K responses is known, or only that one matters (best-of-n).
+    """
 
     temperature: Positive = 1.0
     """Scores are divided by it before the softmax."""
@@ -41,12 +52,17 @@ class InfoNCEOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PlackettLuceOptions(TrainingOptions):
-    """Options of `plackett-luce`."""
+    """A reward model from whole rankings, with ties (Plackett 1975).
+
+    Formula: -sum over places k of log(exp(s_k) / sum of exp(s_j) over those not placed before k)
+    Paper: Plackett 1975, J. R. Stat. Soc. C 24(2); ties: Efron 1977, J. Am. Stat. Assoc. 72, 557-565.
+    Use it when: annotators ordered all K responses at once.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Config):
-    """Options of the reward source `model`."""
+    """A reward model, trained first on the preferences unless one is given."""
 
     model: str | None = None
     """Folder (or hub id) of a sequence classifier with one label; none trains one on the preferences first."""
@@ -74,7 +90,7 @@ class ModelOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(Config):
-    """Options of the reward source `function`."""
+    """A Python function with the signature of TRL's reward functions."""
 
     function: str
     """`module:function`, called as `f(prompts=..., completions=..., **columns)`; returns one float a completion."""
@@ -144,7 +160,7 @@ class AnswerRule(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RulesOptions(Config):
-    """Options of the reward source `rules`: the sum of the rules that are given."""
+    """The sum of checkable rules: length, keywords, patterns, JSON, a numeric answer."""
 
     length: LengthRule | None = None
     """Number of words."""
@@ -173,7 +189,7 @@ class RulesOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class SumOptions(Config):
-    """Options of the reward source `sum`."""
+    """The weighted sum of other reward sources."""
 
     sources: tuple[ComponentSpec, ...]
     """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
@@ -196,7 +212,7 @@ class SumOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LabellerOptions(Config):
-    """Options of the preference source `reward`."""
+    """Samples K responses to each prompt and ranks them by a reward source."""
 
     source: ComponentSpec
     """The reward source that ranks: `{plugin = "rules", length = {target = 30}}`."""
