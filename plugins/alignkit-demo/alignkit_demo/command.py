@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from alignkit.cli.common import AsJson, Overwrite, Quiet, show
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data, the models and summary.json.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a demo in that folder.")] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print summary.json instead of the table.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing while it runs.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Take a tiny model from raw text through SFT and a reward model to PPO and DPO, in two minutes without a download.
 
@@ -22,14 +23,14 @@ def demo(
     """
     from alignkit.reporting import make_reporter
     from alignkit_demo.demo import run_demo
-    from alignkit_demo.table import show
+    from alignkit_demo.table import show_table
 
-    reporter = make_reporter(quiet=quiet, json_lines=json_output)
+    reporter = make_reporter(quiet=quiet, json_lines=as_json)
     try:
         summary = run_demo(out, seed=seed, reporter=reporter, overwrite=overwrite)
     finally:
         reporter.close()
-    if json_output:
-        print(json.dumps(summary, indent=1))
+    if as_json:
+        show(summary, as_json=True)
     else:
-        show(summary, out)
+        show_table(summary, out)

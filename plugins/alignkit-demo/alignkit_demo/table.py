@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -14,32 +15,27 @@ if TYPE_CHECKING:
 NAMES = {"base": "base model", "sft": "SFT", "dpo": "DPO", "ppo": "PPO"}
 
 
-def show(summary: Mapping[str, Any], folder: Path) -> None:
+def show_table(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints the table, three prompts with replies before and after, the files, and what to try next."""
-    reward = {name: figure["value"] for name, figure in summary["reward_model"].items()}
-    sentences = (
-        "gold: the true reward, which no model has seen; reward: the learned one (0 is a demonstration, 1 a standard "
-        "deviation above); KL: to SFT, in nats a reply; wins: replies of more gold than SFT's.",
-        f"The reward model orders {reward['agreement']:.0%} of held-out pairs as gold does. The annotators it learned "
-        f"from: {reward['annotators']:.0%}. The best it could do, knowing their taste without noise: "
-        f"{reward['best_possible']:.0%}.",
-    )
-    files = (
-        f"  {folder}/summary.json        these figures\n"
-        f"  {folder}/recipe.toml         the recipe; {folder}/data the data\n"
-        f"  {folder}/ppo, {folder}/dpo  models (sft, reward, policy), preferences.jsonl, metrics.jsonl, samples.jsonl"
-    )
-    again = (
-        f"  alignkit run {folder}/recipe.toml --optimizer ipo --out {folder}/ipo\n"
-        f"  alignkit run {folder}/recipe.toml -o optimizer.kl_coef=0 -o optimizer.iterations=60 --out {folder}/hacked"
-    )
-    Console(highlight=False).print(
-        _table(summary), *sentences, "", *_examples(summary), "Files", files, "", "Try next", again, sep="\n"
-    )
+    console = Console(highlight=False)
+    console.print()
+    console.print(_table(summary))
+    for line in (*_meaning(summary), "", *_examples(summary), *_files(folder), "", "Try next"):
+        console.print(line, markup=False)
+    for command in next_commands(folder):
+        console.print(f"  {shlex.join(command)}", markup=False, soft_wrap=True)
 
 
-def _table(summary: Mapping[str, Any]) -> Group:
-    table = Table(title=f"Support desk, {summary['seconds']:.0f} seconds in all", title_justify="left")
+def next_commands(folder: Path) -> list[list[str]]:
+    """What to try next, as words of the command line."""
+    return [
+        ["alignkit", "run", f"{folder}/from-sft.toml", "--optimizer", "ipo", "--out", f"{folder}/ipo"],
+        ["alignkit", "run", f"{folder}/recipe.toml", "-o", "reward.loss=infonce", "--out", f"{folder}/infonce"],
+    ]
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    table = Table(title=f"Support desk: {summary['seconds']:.0f} seconds in all", title_justify="left")
     table.add_column("")
     for heading in ("gold", "reward", "KL", "wins against SFT", "seconds"):
         table.add_column(heading, justify="right")
@@ -47,7 +43,17 @@ def _table(summary: Mapping[str, Any]) -> Group:
         wins = "" if row["model"] == "sft" else f"{row['win_rate']:.0%}"
         figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{row['kl']:.1f}", wins, f"{row['seconds']:.0f}")
         table.add_row(NAMES[row["model"]], *figures)
-    return Group(table)
+    return table
+
+
+def _meaning(summary: Mapping[str, Any]) -> list[str]:
+    share = {name: f"{figure['value']:.0%}" for name, figure in summary["reward_model"].items()}
+    return [
+        "gold: the true reward, which no model has seen. reward: the learned one; 0 is the mean of the demonstrations",
+        "and 1 a standard deviation more. KL: to SFT, in nats a reply. wins: how often gold prefers it to SFT.",
+        f"The reward model orders {share['agreement']} of held-out pairs as gold does. The annotators whom it learned",
+        f"from do {share['annotators']}; knowing their taste without their noise would give {share['best_possible']}.",
+    ]
 
 
 def _examples(summary: Mapping[str, Any]) -> list[str]:
@@ -57,3 +63,13 @@ def _examples(summary: Mapping[str, Any]) -> list[str]:
         lines += [f"  {NAMES[name]}: {example[name]}" for name in ("sft", "dpo", "ppo")]
         lines.append("")
     return lines
+
+
+def _files(folder: Path) -> list[str]:
+    return [
+        f"Files in {folder}",
+        "  data/*.jsonl       raw text, demonstrations and prompts",
+        "  recipe.toml        from the base model to PPO; from-sft.toml goes on from its SFT policy and rankings",
+        "  ppo/, dpo/         models (sft, reward, policy), preferences.jsonl, metrics.jsonl, report.html",
+        "  summary.json       these figures",
+    ]

@@ -45,8 +45,12 @@ def make_prompt(random: Random) -> Prompt:
 
 
 def make_prompts(count: int, random: Random) -> list[Prompt]:
-    """Several customers' messages."""
-    return [make_prompt(random) for _ in range(count)]
+    """Several customers' messages, no two the same."""
+    prompts: dict[str, Prompt] = {}
+    while len(prompts) < count:
+        prompt = make_prompt(random)
+        prompts.setdefault(prompt.key, prompt)
+    return list(prompts.values())
 
 
 def make_reply(prompt: Prompt, quality: float, random: Random) -> str:

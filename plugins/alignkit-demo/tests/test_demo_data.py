@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
 from alignkit_demo.data import Sizes, write_data
-from alignkit_demo.demo import RUNS, make_untrained_model, write_recipes
+from alignkit_demo.demo import make_untrained_model, write_recipes
 from alignkit_demo.world import gold
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,14 +86,19 @@ def test_the_untrained_model_depends_on_the_seed_alone(folder: Path, tmp_path: P
     assert (tmp_path / "1" / weights).read_bytes() != (folder / weights).read_bytes()
 
 
-def test_the_written_recipe_is_complete_and_knows_settings_of_every_algorithm(folder: Path) -> None:
-    (folder / "pretraining" / "sft").mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-        (folder / "pretraining" / "sft" / name).write_bytes((folder / "untrained" / name).read_bytes())
+def test_the_written_recipe_knows_settings_of_every_algorithm(folder: Path) -> None:
+    shutil.copytree(folder / "untrained", folder / "pretraining" / "sft", dirs_exist_ok=True)
     for optimizer, beta in (("ppo", None), ("dpo", 0.3), ("ipo", 0.3)):
-        recipe = load_recipe(folder / "recipe.toml", flags={"optimizer": optimizer}, overrides=[])
-        resolved = recipe.resolve(registry())
+        resolved = load_recipe(folder / "recipe.toml", flags={"optimizer": optimizer}, overrides=[]).resolve(registry())
         assert resolved.run.seed == 7
         assert resolved.notices == ()
         assert getattr(resolved.config("optimizer"), "beta", None) == beta
-    assert [*RUNS] == ["pretraining", "ppo", "dpo"]
+
+
+def test_the_recipe_that_goes_on_from_sft_has_no_first_stages(folder: Path) -> None:
+    whole, rest = (tomllib.loads((folder / f"{name}.toml").read_text()) for name in ("recipe", "from-sft"))
+    assert whole.keys() - rest.keys() == {"demonstrations", "sft"}
+    assert rest["policy"]["model"] == f"{folder}/ppo/sft"
+    assert rest["preferences"] == {"plugin": "dataset", "path": f"{folder}/ppo/preferences.jsonl"}
+    assert rest["reward"] == {**whole["reward"], "model": f"{folder}/ppo/reward"}
+    assert all(rest[table] == whole[table] for table in ("run", "prompts", "sampling", "optimizer", "eval"))
