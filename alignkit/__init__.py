@@ -19,7 +19,7 @@ _PUBLIC = {
     "hookimpl": "hookspecs",
 }  # fmt: skip
 
-__all__ = list(_PUBLIC)  # noqa: PLE0605
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import math
 import random
 import signal
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +69,13 @@ def train(
     on_notice: Notice = _ignore,
     resume: bool = False,
     fingerprint: str = "",
+    force: bool = False,
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
     Args:
         folder: checkpoints go to `folder/checkpoints`.
-        fingerprint: of the recipe and the data; a checkpoint of another one is refused.
+        fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
 
     Raises:
         StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
@@ -83,7 +84,7 @@ def train(
     """
     engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint)
     if resume:
-        engine.restore()
+        engine.restore(force=force)
     with engine.stop_signals():
         return engine.run()
 
@@ -215,7 +216,10 @@ class Engine:
         for number, micro in enumerate(micro_batches, start=1):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
             last = number == len(micro_batches)
-            with nullcontext() if last else self.accelerator.no_sync(*self.wrapped.values()):
+            with ExitStack() as unsynchronised:
+                if not last:
+                    for module in self.wrapped.values():
+                        unsynchronised.enter_context(self.accelerator.no_sync(module))
                 loss, metrics = self.optimizer.loss(micro)
                 self.accelerator.backward(loss * weight)
             for name, value in {"loss": loss, **metrics}.items():
@@ -279,7 +283,7 @@ class Engine:
             checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
         barrier()
 
-    def restore(self) -> None:
+    def restore(self, *, force: bool) -> None:
         """Goes back to the newest checkpoint that verifies; does nothing where there is none."""
         path, problems = checkpoints.newest_checkpoint(self.folder)
         for problem in problems:

@@ -193,6 +193,10 @@ class PreferenceSource(Component[ConfigT]):
     def preferences(self, sampler: Sampler) -> Iterator[Group]:
         """The groups in a fixed order. Files ignore the sampler; labellers call it."""
 
+    def explain(self) -> str:
+        """What was read, for people: the form, the counts, a sample. Asked for after `preferences`."""
+        return ""
+
 
 class Feed(Enum):
     """What an algorithm learns from, and so what the pipeline must bring."""
@@ -211,7 +215,8 @@ class Optimizer(Component[OptionsT]):
 
     Attributes:
         consumes: the kind of feed.
-        uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made.
+        uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made; of the class, or
+            set before `Optimizer.__init__` where options decide.
         couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
         batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps. The
             engine stops the run when `kl` among them passes `max_kl`.
@@ -219,7 +224,7 @@ class Optimizer(Component[OptionsT]):
 
     Config: ClassVar[type[Config]] = TrainingOptions
     consumes: ClassVar[Feed]
-    uses_reference: ClassVar[bool] = False
+    uses_reference: bool = False
     couples_responses: ClassVar[bool] = True
 
     def __init__(

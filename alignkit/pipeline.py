@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignkit.records import Group, Prompt
     from alignkit.reporting import Reporter
     from alignkit.resolved import Resolved
+    from alignkit.rundir import RunDir
 
 REWARD_TRAINING = "reward.train"
 """The part of a recipe that names the Optimizer by which its reward is trained."""
@@ -106,30 +107,50 @@ def run(
         reporter.note(notice)
     reporter.plan([(stage.name, stage.text) for stage in chosen])
 
+    from alignkit.ops.distributed import process_index, start_processes
     from alignkit.report import write_report
     from alignkit.rundir import RunDir
     from alignkit.stages import Stages
 
-    resume = resume or (stages is not None and not overwrite and (out / "run.json").exists())
+    start_processes()
+    alone = stages is not None
     with RunDir(
         out,
         recipe=resolved.to_toml(),
         digest=resolved.digest,
-        resume=resume,
-        overwrite=overwrite,
-        force=force or stages is not None,
+        resume=resume or alone,
+        overwrite=overwrite and not alone,
+        force=force or alone,
     ) as rundir:
-        body = Stages(resolved, rundir, reporter, resume=resume)
+        body = Stages(resolved, rundir, reporter, resume=resume, force=force)
         for stage in chosen:
-            if stages is None and rundir.is_done(stage.name):
+            if alone and not resume:
+                _make_room(rundir, stage.name, overwrite=overwrite)
+            elif rundir.is_done(stage.name) and not alone:
                 reporter.note(f"{stage.name}: done before, kept")
                 continue
             reporter.stage(stage.name)
             start = time.perf_counter()
             summary = getattr(body, stage.name)()
             rundir.mark_done(stage.name, summary, time.perf_counter() - start)
-        reporter.note(f"report: {write_report(out, rundir.summary())}")
+        if process_index() == 0:
+            reporter.note(f"report: {write_report(out, rundir.summary())}")
         return rundir.summary()
+
+
+def _make_room(rundir: RunDir, stage: str, *, overwrite: bool) -> None:
+    """Clears what the stage left before, if asked to; an evaluation may always be done again."""
+    from alignkit.ops.distributed import barrier, process_index
+
+    if process_index() == 0 and rundir.has_begun(stage):
+        if not overwrite and stage != "eval":
+            raise InputError(
+                f"the stage {stage} has been run here",
+                where=str(rundir.path),
+                fix="--resume, --overwrite or another --out",
+            )
+        rundir.clear(stage)
+    barrier()
 
 
 def sample(

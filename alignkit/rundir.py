@@ -18,22 +18,26 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checkpoint import write_synced
 from alignkit.errors import InputError
+from alignkit.ops.distributed import barrier, process_index
 from alignkit.validation import arguments_without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FILES = (
-    "run.json", "recipe.toml", "demonstrations.jsonl", "preferences.jsonl", "metrics.jsonl", "samples.jsonl",
-    "report.html",
-)  # fmt: skip
-FOLDERS = ("sft", "reward", "policy")
+STAGE_FILES = {
+    "sft": ("sft", "demonstrations.jsonl"),
+    "preferences": ("preferences.jsonl",),
+    "reward": ("reward",),
+    "align": ("policy",),
+    "eval": ("samples.jsonl", "report.html"),
+}
+"""What each stage leaves."""
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
 class RunDir:
-    """A locked run directory. Use as a context manager.
+    """A locked run directory. Use as a context manager. With several processes only the first writes.
 
     Raises:
         InputError: another run holds it, or it has been used and neither `resume` nor `overwrite` is given, or
@@ -42,28 +46,30 @@ class RunDir:
 
     def __init__(self, path: Path, *, recipe: str, digest: str, resume: bool, overwrite: bool, force: bool) -> None:
         self.path = path
-        self._state_file = path / "run.json"
-        path.mkdir(parents=True, exist_ok=True)
         self.state: dict[str, Any] = {"stages": {}}
-        self._lock()
-        try:
-            if self._state_file.exists() and overwrite:
-                self._clear()
-            if self._state_file.exists():
-                self._reopen(digest, resume=resume, force=force)
-        except BaseException:
-            os.close(self._lock_descriptor)
-            raise
-        argv = arguments_without_secrets(sys.argv[1:])
-        self.state.update(digest=digest, argv=argv, versions=_versions(), python=platform.python_version())
-        self._write_state()
-        write_synced(path / "recipe.toml", recipe)
+        self._state_file = path / "run.json"
+        self._lock_descriptor: int | None = None
+        if process_index() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            try:
+                self._open(digest, resume=resume, overwrite=overwrite, force=force)
+            except BaseException:
+                self.__exit__()
+                raise
+            argv = arguments_without_secrets(sys.argv[1:])
+            self.state.update(digest=digest, argv=argv, versions=_versions(), python=platform.python_version())
+            self._write_state()
+            write_synced(path / "recipe.toml", recipe)
+        barrier()
+        self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 
     def __enter__(self) -> RunDir:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._lock_descriptor)
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
 
     def _lock(self) -> None:
         self._lock_descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
@@ -75,20 +81,33 @@ class RunDir:
                 "another run is using this directory", where=str(self.path), fix="wait for it, or choose another --out"
             ) from error
 
-    def _clear(self) -> None:
-        for entry in self.path.iterdir():
-            if entry.name in FOLDERS:
-                shutil.rmtree(entry)
-            elif entry.name in FILES:
-                entry.unlink()
+    def clear(self, stage: str) -> None:
+        """Removes what a stage has left."""
+        for name in STAGE_FILES[stage]:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.state["stages"].pop(stage, None)
 
-    def _reopen(self, digest: str, *, resume: bool, force: bool) -> None:
+    def has_begun(self, stage: str) -> bool:
+        """Whether a stage has left anything, done or not."""
+        return self.is_done(stage) or any((self.path / name).exists() for name in STAGE_FILES[stage])
+
+    def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
+        if not self._state_file.exists():
+            return
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
-        if not resume:
+        if overwrite:
+            for stage in STAGE_FILES:
+                self.clear(stage)
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        elif not resume:
             raise InputError(
                 "this directory holds a run", where=str(self.path), fix="--resume, --overwrite or another --out"
             )
-        if self.state["digest"] != digest and not force:
+        elif self.state["digest"] != digest and not force:
             raise InputError(
                 "the recipe has changed since this run was started",
                 where=str(self.path / "recipe.toml"),
@@ -105,7 +124,8 @@ class RunDir:
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Keeps what the stage said; a resumed run skips it."""
         self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
-        self._write_state()
+        if process_index() == 0:
+            self._write_state()
 
     def summary(self) -> dict[str, Any]:
         """Stage name -> what it said."""

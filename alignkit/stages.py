@@ -17,6 +17,7 @@ from alignkit.engine import planned_steps, train
 from alignkit.errors import InputError
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
 from alignkit.interfaces import Feed
+from alignkit.ops.distributed import barrier, process_index
 from alignkit.pipeline import REWARD_TRAINING, consumed_by
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.rundir import MetricsFile
@@ -59,8 +60,9 @@ class PolicySampler:
 class Stages:
     """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
 
-    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool) -> None:
-        self._resolved, self._rundir, self._reporter, self._resume = resolved, rundir, reporter, resume
+    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool, force: bool) -> None:
+        self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
+        self._resume, self._force, self._is_main = resume, force, process_index() == 0
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
@@ -70,15 +72,18 @@ class Stages:
     def sft(self) -> dict[str, Any]:
         """Demonstrations -> sft/."""
         groups = self._read("demonstrations")
-        write_groups(self._path / "demonstrations.jsonl", groups)
+        if self._is_main:
+            write_groups(self._path / "demonstrations.jsonl", groups)
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
         return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
 
     def preferences(self) -> dict[str, Any]:
         """The preference source, with the policy at hand -> preferences.jsonl."""
-        groups = self._read("preferences")
-        write_groups(self._preferences_file, groups)
+        if self._is_main:
+            write_groups(self._preferences_file, self._read("preferences"))
+        barrier()
+        groups = list(read_groups(self._preferences_file))
         return {"groups": len(groups), "pairs": sum(len(group.preferred_pairs()) for group in groups)}
 
     def reward(self) -> dict[str, Any]:
@@ -87,9 +92,12 @@ class Stages:
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
         summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
-        source = self._reward_source()
-        source.calibrate(self._calibration_groups(train_groups))
-        return {**summary, **ranking_report(source, held_out or train_groups, held_out=bool(held_out))}
+        if self._is_main:
+            source = self._reward_source()
+            source.calibrate(self._calibration_groups(train_groups))
+            summary |= ranking_report(source, held_out or train_groups, held_out=bool(held_out))
+        barrier()
+        return summary
 
     def align(self) -> dict[str, Any]:
         """Preferences or prompts and a reward -> policy/."""
@@ -108,6 +116,11 @@ class Stages:
 
     def eval(self) -> dict[str, Any]:
         """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
+        report = self._evaluate() if self._is_main else {}
+        barrier()
+        return report
+
+    def _evaluate(self) -> dict[str, Any]:
         options = self._resolved.eval
         start = self._policy(self._against(options.against))
         final = self._policy(self._path / "policy")
@@ -181,10 +194,11 @@ class Stages:
 
     def _read(self, table: str) -> list[Group]:
         """All groups of a table's source, with a note of what they look like."""
-        groups = self._groups_from(self._build(table))
+        source = self._build(table)
+        groups = self._groups_from(source)
         if not groups:
             raise InputError("the source yields nothing", where=table)
-        self._reporter.note(described(table, groups))
+        self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
     def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
@@ -231,6 +245,8 @@ class Stages:
         self._reporter.start(folder, planned_steps(feed, optimizer.config))
 
         def on_step(record: dict[str, float]) -> None:
+            if not self._is_main:
+                return
             self._metrics.write(folder, record)
             for sink in self._sinks:
                 sink.write({"stage": folder, **record})
@@ -244,20 +260,23 @@ class Stages:
             on_step=on_step,
             on_notice=self._reporter.note,
             resume=self._resume,
+            force=self._force,
             fingerprint=f"{self._resolved.digest}/{digest_of(data)}",
         )
-        optimizer.save(path)
+        if self._is_main:
+            optimizer.save(path)
+        barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         return {**summary, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
-def described(name: str, groups: Sequence[Group]) -> str:
+def described(groups: Sequence[Group]) -> str:
     """How many groups there are and what the first looks like, for people."""
     sample = groups[0]
     ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
     shown = " | ".join(response[:80] for response in sample.responses[:2])
-    return f"{name}: {len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
+    return f"{len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
 def digest_of(groups: Sequence[Group]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -225,10 +225,13 @@ def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
 def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     recipe = resolved(tmp_path, "margin")
-    for stage in ("sft", "preferences", "align", "eval"):
+    for stage in ("sft", "preferences", "align", "eval", "eval"):
         recorder = Recorder()
         pipeline.run(recipe, out, stages=[stage], reporter=recorder)
         assert recorder.stages == [stage]
+    with pytest.raises(InputError, match="the stage align has been run here"):
+        pipeline.run(recipe, out, stages=["align"], reporter=Reporter())
+    pipeline.run(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
     whole = tmp_path / "whole"
     pipeline.run(recipe, whole, reporter=Reporter())
     names = ("preferences.jsonl", "policy/model.safetensors")
@@ -259,3 +262,5 @@ class PathOptions(LettersOptions):
 
     path: str = ""
     """The file."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Other names of columns."""

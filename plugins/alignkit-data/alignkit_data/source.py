@@ -44,6 +44,9 @@ class Dataset(PreferenceSource[DatasetOptions]):
         """The groups as a list."""
         return self._loaded[0]
 
+    def explain(self) -> str:
+        return self.describe().render()
+
     def describe(self) -> Detected:
         """The form that was detected, a sample and the counts."""
         return self._loaded[1]

@@ -1,0 +1,72 @@
+"""Two processes that train together end where one does, and only the first writes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TRAIN = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+from test_engine import Likelihood, demonstrations, weights
+from alignkit.engine import train
+from alignkit.feeds import OfflineFeed
+from alignkit.ops.distributed import process_index, start_processes
+from alignkit.options import TrainingOptions
+from alignkit.testing import TinyPolicy
+
+start_processes()
+torch.manual_seed(0)
+policy = TinyPolicy()
+options = TrainingOptions(learning_rate=0.01, minibatch_size=16, n_epochs=4, max_tokens={max_tokens})
+records = []
+result = train(
+    Likelihood(options, policy=policy), OfflineFeed(demonstrations(11), policy), folder=Path({folder!r}), seed=0,
+    on_step=records.append,
+)
+torch.save((weights(policy), [record["loss"] for record in records]), Path({folder!r}) / f"{{process_index()}}.pt")
+"""
+
+
+def launch(code: str, processes: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors.decode()[-3000:]
+
+
+@pytest.mark.parametrize("max_tokens", [100_000, 40])
+def test_two_processes_with_unequal_shares_take_the_steps_of_one(tmp_path: Path, max_tokens: int) -> None:
+    """Eleven groups on two processes, six and five, in one or several micro-batches: the gradient is that of all."""
+    tests = str(Path(__file__).parent)
+    results = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        launch(TRAIN.format(tests=tests, folder=str(folder), max_tokens=max_tokens), processes)
+        results[processes] = [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+    (alone, losses) = results[1][0]
+    for shared, shared_losses in results[2]:
+        assert torch.allclose(shared, alone, atol=1e-6)
+        assert shared_losses == pytest.approx(losses, abs=1e-6)
+    assert list((tmp_path / "2" / "checkpoints").iterdir())
