@@ -51,6 +51,7 @@ class GroupBatch:
         values, advantages, returns, token_rewards: [R].
         groups: the G text records. totals: the divisors of the means; the batch's own counts where None.
         temperature: of the distribution that log-probabilities are of.
+        response_limit: tokens of the longest response that could be sampled; 0 where it isn't known.
     """
 
     prompt_ids: Tensor
@@ -71,6 +72,7 @@ class GroupBatch:
     token_rewards: Tensor | None = None
     totals: Totals | None = None
     temperature: float = 1.0
+    response_limit: int = 0
 
     @classmethod
     def from_ids(

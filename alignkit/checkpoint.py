@@ -126,7 +126,7 @@ def batch_to_tensors(batch: GroupBatch) -> dict[str, Any]:
     packed: dict[str, Any] = {"groups": json.dumps([group.to_json() for group in batch.groups])}
     for name in batch.__dataclass_fields__:
         value = getattr(batch, name)
-        if isinstance(value, torch.Tensor | float):
+        if isinstance(value, torch.Tensor | float | int):
             packed[name] = value
     return packed
 

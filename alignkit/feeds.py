@@ -94,7 +94,7 @@ class RolloutFeed:
         batch = self._policy.generate(
             prompts, n=self._options.group_size, sampling=self._sampling, seed=self._seed * 1_000_003 + index
         )
-        return score_batch(batch, self._reward)
+        return score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))

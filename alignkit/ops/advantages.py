@@ -1,7 +1,8 @@
 """Advantages and the statistics around them, on the flat token axis.
 
 GAE: Schulman et al., arXiv:1506.02438. Bootstrapping behind a cut: Pardo et al., arXiv:1712.00378. Whitening with the
-population variance: Huang et al., arXiv:2403.17031. Means and variances are those of all processes together.
+population variance: Huang et al., arXiv:2403.17031. Leave-one-out: Kool et al. 2019 and Ahmadian et al.,
+arXiv:2402.14740. Means and variances of a batch are those of all processes together; a group is in one process.
 """
 
 from __future__ import annotations
@@ -52,6 +53,46 @@ def gae(
         grid[t] += gamma * gae_lambda * grid[t + 1]
     advantages = grid[step, response]
     return advantages, advantages + values
+
+
+def rewards_to_go(token_rewards: Tensor, lengths: Tensor) -> Tensor:
+    """[R] the sum of a token's own reward and of those after it in its response. lengths: [S]."""
+    return gae(token_rewards, torch.zeros_like(token_rewards), lengths, lengths * 0, gamma=1.0, gae_lambda=1.0)[0]
+
+
+def group_mean(x: Tensor, group_index: Tensor) -> Tensor:
+    """[S] -> [S]: the mean of each response's group.
+
+    Taken in float64, so that the mean of equal rewards is exactly the reward and their advantages exactly 0.
+
+    Args:
+        x: [S]. group_index: [S], ascending from 0.
+    """
+    return _group_mean(x.double(), group_index).to(x.dtype)
+
+
+def leave_one_out_mean(x: Tensor, group_index: Tensor) -> Tensor:
+    """[S] -> [S]: the mean of the others of each response's group; of a group of one, the response itself."""
+    exact, sizes = x.double(), group_index.bincount()[group_index]
+    mean = _group_mean(exact, group_index)
+    return (mean - (exact - mean) / (sizes - 1).clamp(min=1)).to(x.dtype)
+
+
+def group_std(x: Tensor, group_index: Tensor) -> Tensor:
+    """[S] -> [S]: the sample standard deviation (divisor n - 1) of each response's group; 0 for a group of one.
+
+    From deviations, never from squares of the values, whose difference cancels where the deviation is small.
+    """
+    deviations = x.double() - _group_mean(x.double(), group_index)
+    sizes = group_index.bincount()[group_index]
+    variance = _group_mean(deviations.square(), group_index) * sizes / (sizes - 1).clamp(min=1)
+    return variance.sqrt().to(x.dtype)
+
+
+def _group_mean(x: Tensor, group_index: Tensor) -> Tensor:
+    sizes = group_index.bincount()
+    sums = torch.zeros(len(sizes), dtype=x.dtype, device=x.device).index_add(0, group_index, x)
+    return (sums / sizes)[group_index]
 
 
 def moments(x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes) -> tuple[Tensor, Tensor, Tensor]:

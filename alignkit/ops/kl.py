@@ -1,7 +1,8 @@
 """Estimates of the KL divergence from sampled log-probabilities, and controllers of its coefficient.
 
-The estimators are those of Schulman, "Approximating KL divergence" (2020, joschu.net/blog/kl-approx.html), the
-adaptive controller is the one of Ziegler et al., arXiv:1909.08593, section 2.2.
+The estimators are those of Schulman, "Approximating KL divergence" (2020, joschu.net/blog/kl-approx.html). The adaptive
+controller is the one of Ziegler et al., arXiv:1909.08593, section 2.2, the target controller that of Schulman et al.,
+arXiv:1707.06347, section 4.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
+KLControl = Literal["fixed", "adaptive", "linear", "target"]
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Tensor:
@@ -83,3 +85,68 @@ class AdaptiveKL(FixedKL):
     def update(self, kl: float, responses: float) -> None:
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         self.coef *= 1 + error * min(responses / self.horizon, 1.0)
+
+
+class TargetKL(FixedKL):
+    """The coefficient is doubled while the KL is above 1.5 times the target, and halved while it is below target / 1.5.
+
+    Args:
+        coef: the coefficient at the start, > 0.
+        target: KL to hold, in the unit of the KL that `update` is told, > 0.
+    """
+
+    def __init__(self, coef: float, target: float) -> None:
+        super().__init__(coef)
+        self.target = target
+
+    def update(self, kl: float, responses: float) -> None:
+        if kl > 1.5 * self.target:
+            self.coef *= 2
+        elif kl < self.target / 1.5:
+            self.coef /= 2
+
+
+class LinearKL(FixedKL):
+    """The coefficient goes on a straight line from one value to another, and stays there.
+
+    Args:
+        coef: the coefficient at the start. end: the one at the end.
+        horizon: responses after which the end is reached, > 0.
+    """
+
+    def __init__(self, coef: float, end: float, horizon: float) -> None:
+        super().__init__(coef)
+        self.start, self.end, self.horizon, self.responses = coef, end, horizon, 0.0
+
+    def update(self, kl: float, responses: float) -> None:
+        self.responses += responses
+        done = min(self.responses / self.horizon, 1.0)
+        self.coef = (1 - done) * self.start + done * self.end
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coef": self.coef, "responses": self.responses}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.responses = float(state["responses"])
+
+
+def kl_controller(kind: KLControl, coef: float, *, target: float, horizon: float, end: float) -> FixedKL:
+    """The controller of this name.
+
+    Args:
+        kind: fixed, adaptive (`AdaptiveKL`), linear (`LinearKL`) or target (`TargetKL`).
+        coef, target, horizon, end: see the classes; each uses those that it has.
+
+    Raises:
+        ValueError: no such controller.
+    """
+    if kind == "fixed":
+        return FixedKL(coef)
+    if kind == "adaptive":
+        return AdaptiveKL(coef, target, horizon)
+    if kind == "linear":
+        return LinearKL(coef, end, horizon)
+    if kind == "target":
+        return TargetKL(coef, target)
+    raise ValueError(f"no KL controller {kind!r}: choose one of {', '.join(get_args(KLControl))}")

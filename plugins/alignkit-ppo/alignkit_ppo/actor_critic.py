@@ -1,0 +1,152 @@
+"""What algorithms with a critic share: generalised advantage estimation, and the value loss.
+
+Deliberately different: a cut-off response is not a terminal state. Its score is not paid and the value behind the cut
+is bootstrapped instead (Pardo et al., arXiv:1712.00378); paying both would count the end twice and reward being cut
+off. A critic with its own trunk gives the value behind the last token exactly. A head on the policy's trunk is read
+only where a token is predicted, so there the value before the last token stands in for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from alignkit.errors import InputError
+from alignkit.ops.advantages import explained_variance, gae, whiten
+from alignkit.ops.batched import pieces_in_order, scorer_outputs
+from alignkit.ops.distributed import sum_over_processes
+from alignkit.ops.surrogates import clipped_value_loss
+from alignkit.policy_gradient.base import PolicyGradient, known
+from alignkit_ppo.options import ActorCriticOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Context, Metrics, Policy, RewardSource, Scorer
+    from alignkit.options import Config
+
+CRITIC = "critic"
+FEW_FINISHED = 0.1
+OptionsT = TypeVar("OptionsT", bound=ActorCriticOptions)
+log = logging.getLogger(__name__)
+
+
+class ActorCritic(PolicyGradient[OptionsT]):
+    """Policy gradient with a critic.
+
+    Attributes:
+        critic: the critic with its own trunk, or None where the value head sits on the policy's trunk.
+    """
+
+    Config: ClassVar[type[Config]] = ActorCriticOptions
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.critic = self._start_critic()
+        self._warned = False
+
+    def _start_critic(self) -> Scorer | None:
+        if self.config.critic == "shared":
+            self.policy.add_value_head()
+            return None
+        if self.config.critic == "policy":
+            return self.policy.scorer()
+        critic = None if self.reward is None else self.reward.start_critic()
+        if critic is None:
+            raise InputError(
+                "this reward has no model for a critic to start from",
+                where="optimizer.critic",
+                fix="set it to 'shared' or 'policy', or use a trained reward model",
+            )
+        return critic
+
+    def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
+        """A head on the policy's trunk needs a pass of the policy, which gives the log-probabilities as well."""
+        return batch if self.critic is None else super().with_logprobs(batch)
+
+    def with_advantages(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with values, token_rewards, advantages and returns, all [R]."""
+        options = self.config
+        ended = self._ended(batch)
+        batch, behind = self._with_values(batch)
+        token_rewards = self.token_rewards(batch, self.shaped_scores(batch).masked_fill(~ended, 0.0))
+        advantages, returns = gae(
+            token_rewards,
+            known(batch.values),
+            batch.lengths,
+            behind.masked_fill(ended, 0.0),
+            gamma=options.gamma,
+            gae_lambda=options.gae_lambda,
+        )
+        if options.whiten_advantages:
+            advantages = whiten(advantages)
+        batch = batch.replace(token_rewards=token_rewards, advantages=advantages, returns=returns)
+        self.observe(batch, explained_variance=explained_variance(known(batch.values), returns))
+        return batch
+
+    def _ended(self, batch: GroupBatch) -> Tensor:
+        """[S] where a response has ended and its score is paid.
+
+        Where nothing of a batch finishes, there is nothing to learn the value behind the cut from, and the limit is the
+        end: without this, a model that never stops would learn nothing.
+        """
+        counts = torch.stack([batch.finished.sum(), torch.tensor(batch.num_responses, device=batch.device)])
+        finished, responses = sum_over_processes(counts).tolist()
+        if not self.config.bootstrap_truncated or finished == 0:
+            return torch.ones_like(batch.finished)
+        if finished < FEW_FINISHED * responses and not self._warned:
+            self._warned = True
+            log.warning(
+                "only %d of %d responses finished, and only their scores are paid: raise sampling.max_tokens, or say "
+                "optimizer.bootstrap_truncated = false",
+                finished,
+                responses,
+            )
+        return batch.finished
+
+    def _with_values(self, batch: GroupBatch) -> tuple[GroupBatch, Tensor]:
+        """The batch with values, and the values [S] behind the last tokens, exact or the last ones.
+
+        The log-probabilities of the pass that a shared head needs replace those of the sampler, which differ by
+        rounding: the ratio starts at exactly 1.
+        """
+        if self.critic is not None:
+            critic = scorer_outputs(self.critic, batch, self.config.max_tokens)
+            return batch.replace(values=critic.values.float()), critic.scores.float()
+        outputs = [self.policy.forward(piece, values=True) for piece in pieces_in_order(batch, self.config.max_tokens)]
+        logprobs = torch.cat([output.logprobs for output in outputs])
+        values = torch.cat([known(output.values) for output in outputs]).float()
+        return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        output = self.policy.forward(batch, entropy=self.config.ent_coef > 0, values=self.critic is None)
+        values = known(output.values) if self.critic is None else self.critic.forward(batch).values
+        loss, metrics = self.policy_loss(batch, output)
+        value_loss = batch.token_mean(
+            clipped_value_loss(values, known(batch.values), known(batch.returns), self.config.clip_range_value)
+        )
+        return loss + self.config.vf_coef * value_loss, {**metrics, "value_loss": value_loss.detach()}
+
+    def modules(self) -> dict[str, nn.Module]:
+        own = {} if self.critic is None else self.critic.modules()
+        return {**self.policy.modules(), **{f"{CRITIC}.{name}": module for name, module in own.items()}}
+
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        self.policy.bind({name: modules[name] for name in self.policy.modules()})
+        if self.critic is not None:
+            self.critic.bind({name: modules[f"{CRITIC}.{name}"] for name in self.critic.modules()})
+
+    def learning_rate_scales(self) -> Mapping[str, float]:
+        return {"policy.value_head" if self.critic is None else CRITIC: self.config.critic_lr_scale}
