@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from alignkit_demo import phrases, world
 
 from alignkit import Group, Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GREETING, SYMPATHY, FAREWELL = "Thank you for your message.", "I am sorry for the trouble.", "Have a lovely day."
 LATE_KETTLE = Prompt.of("Where is my kettle?", {"intent": "late", "product": "kettle"})
@@ -132,14 +136,14 @@ def test_rankings_are_permutations_that_agree_with_gold_in_most_pairs() -> None:
     assert 0.82 < agreeing / pairs < 0.92
 
 
-def test_annotate_ranks_four_fresh_replies_to_every_prompt_of_the_run() -> None:
+def test_annotate_ranks_the_distinct_ones_of_four_fresh_replies_to_every_prompt_of_the_run() -> None:
     class FixedSampler:
-        prompts = (LATE_KETTLE, LATE_KETTLE)
+        prompts = (LATE_KETTLE, LATE_KETTLE, LATE_KETTLE)
 
-        def __call__(self, prompts: object, k: int) -> list[Group]:
-            assert prompts == self.prompts
-            return [Group(LATE_KETTLE, (SOLUTION, GREETING, SYMPATHY, "Hi.")[:k]) for _ in self.prompts]
+        def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+            replies = [(SOLUTION, GREETING, SYMPATHY, "Hi."), (SOLUTION, GREETING, SOLUTION, "Hi."), ("Hi.",) * 4]
+            return [Group(prompt, row[:k]) for prompt, row in zip(prompts, replies, strict=True)]
 
     ranked = list(world.annotate(FixedSampler()))
-    assert len(ranked) == 2
-    assert all(len(group.responses) == 4 and group.ranks is not None for group in ranked)
+    assert [group.responses for group in ranked] == [(SOLUTION, GREETING, SYMPATHY, "Hi."), (SOLUTION, GREETING, "Hi.")]
+    assert all(sorted(group.ranks or ()) == [*range(len(group.responses))] for group in ranked)

@@ -1,0 +1,77 @@
+"""Swapping parts by flags alone, from the demo's files: each combination that makes sense runs for a few steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from alignkit_demo.data import Sizes
+from alignkit_demo.demo import run_demo
+
+from alignkit import cli
+from alignkit.reporting import Reporter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEW_STEPS = (
+    "optimizer.for.ppo.iterations=1",
+    "optimizer.for.ppo.batch_size=6",
+    "optimizer.for.ppo.minibatch_size=3",
+    "optimizer.for.dpo.n_epochs=1",
+    "optimizer.for.ipo.n_epochs=1",
+    "sampling.max_tokens=24",
+)
+FEW_REWARD_STEPS = ("reward.train.n_epochs=1",)
+MODEL = ()
+RULES = ("--reward", "rules", "-o", "reward.length.target=20")
+GOLD = "alignkit_demo.world:gold_reward"
+FUNCTION = ("--reward", GOLD)
+LORA = ("-o", "policy.lora.r=8")
+LOSSES = [("-o", f"reward.loss={loss}") for loss in ("pairwise", "infonce", "plackett-luce")]
+COMBINATIONS = [
+    *[("--optimizer", "ppo", *loss) for loss in LOSSES],
+    *[("--optimizer", "ppo", *reward) for reward in (RULES, FUNCTION)],
+    *[("--optimizer", "ppo", *reward, *LORA) for reward in (MODEL, RULES, FUNCTION)],
+    *[("--optimizer", name, *lora) for name in ("dpo", "ipo") for lora in ((), LORA)],
+    ("--optimizer", "dpo", *RULES),
+    ("--optimizer", "ppo", "-o", "optimizer.critic=reward"),
+    ("--optimizer", "ppo", "-o", "optimizer.critic=policy"),
+    (
+        "--optimizer",
+        "ppo",
+        "--preferences",
+        "reward",
+        "-o",
+        "preferences.source.plugin=alignkit_demo.world:gold_reward",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("swaps") / "demo"
+    sizes = Sizes(raw=64, demonstrations=24, prompts=40, evaluation=6)
+    run_demo(folder, seed=0, reporter=Reporter(), sizes=sizes, overrides=FEW_STEPS + FEW_REWARD_STEPS)
+    return folder
+
+
+@pytest.mark.parametrize("flags", COMBINATIONS, ids=" ".join)
+def test_parts_are_swapped_by_flags_alone(demo_folder: Path, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    trains_reward = "--reward" not in flags
+    options = FEW_STEPS + (FEW_REWARD_STEPS if trains_reward else ())
+    few_steps = [word for option in options for word in ("-o", option)]
+    out = tmp_path / "run"
+    words = ["run", str(demo_folder / "recipe.toml"), *flags, *few_steps, "--out", str(out), "--quiet"]
+    assert cli.run(words) == 0
+
+    stages = json.loads((out / "run.json").read_text())["stages"]
+    recipe = (out / "recipe.toml").read_text()
+    assert f'plugin = "{flags[1]}"' in recipe
+    assert math.isfinite(stages["align"]["metrics"]["loss"])
+    assert math.isfinite(stages["eval"]["policy"]["kl"]["value"])
+    assert ("reward" in stages) == trains_reward
+    assert (out / "policy" / "model.safetensors").is_file()
+    assert (out / "policy" / "adapter").is_dir() == (flags[-2:] == LORA)
