@@ -67,7 +67,8 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
         if adapter is not None:
             from peft import PeftModel
 
-            lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()
+            with _quiet_peft():
+                lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()
     switch_dropout_off(lm)
     return lm if options.quantize == "4bit" else lm.to(device)  # type: ignore[arg-type]
 
@@ -137,9 +138,7 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
         modules_to_save=None if head is None else [head],
     )
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers by a name that transformers has deprecated
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        with _quiet_peft():
             return get_peft_model(model, config)
     except ValueError as error:
         linear = {
@@ -202,6 +201,14 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> 
         if ids:
             return ids
     raise InputError("the model names no end token", where="stop_token_ids", fix="set it, for example [2]")
+
+
+@contextlib.contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Without the warning that peft causes when it asks transformers by a deprecated name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def _four_bits() -> Any:

@@ -1,0 +1,223 @@
+"""What is sampled: from which distribution, with which log-probabilities, and independent of what."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from alignkit_hf import generation, probe
+from alignkit_hf.fallback import sample_with_generate
+from alignkit_hf.generation import Sampled, sample
+from alignkit_hf.modeling import PackedModel
+from alignkit_hf.sampling import TokenChooser, choose, filtered, uniform_streams
+from hf_tiny import END, FAMILIES, VOCABULARY, build_model, plain_logprobs
+
+from alignkit.batch import GroupBatch
+from alignkit.options import Sampling
+from alignkit.records import Group, Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conftest import LoadPolicy
+
+PROMPTS = [[7, 8, 9, 10, 11, 12, 13, 14, 15], [30, 31], [5, 9, 5, 9, 40, 41, 42, 43, 44, 45, 46]]
+STOPS = (END, *range(20, 36))
+
+
+def draw(
+    model: PackedModel,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    options: Sampling,
+    *,
+    names: str = "abc",
+    seed: int = 0,
+) -> Sampled:
+    streams = uniform_streams(seed, list(names[: len(prompts)]), n, options.max_tokens)
+    chooser = TokenChooser(options, streams, STOPS, model.device)
+    function = sample if model.path.packed else sample_with_generate
+    return function(model, prompts, n, options.max_tokens, chooser, 0)
+
+
+def as_batch(prompts: Sequence[Sequence[int]], sampled: Sampled, n: int, temperature: float) -> GroupBatch:
+    groups = [Group(prompt=Prompt(text="x"), responses=("y",) * n) for _ in prompts]
+    ids = [sampled.ids[i * n : (i + 1) * n] for i in range(len(prompts))]
+    return GroupBatch.from_ids(prompts, ids, groups, temperature=temperature)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampled_logprobs_are_those_of_a_forward_pass(family: str) -> None:
+    model = build_model(family)
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    sampled = draw(packed, PROMPTS, 3, Sampling(max_tokens=16, temperature=0.7))
+    lengths = [len(ids) for ids in sampled.ids]
+    assert min(lengths) < 12, "no response ended early, so dropping rows was not tested"
+    expected = plain_logprobs(model, as_batch(PROMPTS, sampled, 3, 0.7))
+    torch.testing.assert_close(sampled.logprobs, expected.detach(), atol=3e-5 if family == "mamba" else 1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt2", "bloom"])
+def test_greedy_equals_transformers_greedy(family: str) -> None:
+    model = build_model(family)
+    expected = []
+    for prompt in PROMPTS:
+        out = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=list(STOPS), pad_token_id=0
+        )
+        expected.append(out[0, len(prompt) :].tolist())
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    sampled = draw(packed, PROMPTS, 1, Sampling(max_tokens=12, temperature=0.0))
+    assert sampled.ids == expected
+    untempered = plain_logprobs(model, as_batch(PROMPTS, sampled, 1, 1.0))
+    torch.testing.assert_close(sampled.logprobs, untempered.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_a_response_ends_with_the_first_stop_token_or_at_the_limit(family: str) -> None:
+    model = build_model(family)
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    sampled = draw(packed, PROMPTS, 8, Sampling(max_tokens=20))
+    assert any(sampled.finished)
+    assert not all(sampled.finished), "no response was cut off"
+    for ids, finished in zip(sampled.ids, sampled.finished, strict=True):
+        assert (ids[-1] in STOPS) == finished
+        assert not set(ids[:-1]) & set(STOPS)
+        assert finished or len(ids) == 20
+    assert len({tuple(ids) for ids in sampled.ids}) > 20, "samples of a prompt are the same"
+
+
+def test_a_response_does_not_depend_on_its_neighbours() -> None:
+    model = build_model("llama")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    options = Sampling(max_tokens=20)
+    whole = draw(packed, PROMPTS, 8, options)
+    assert draw(packed, PROMPTS, 8, options).ids == whole.ids
+    assert draw(packed, PROMPTS, 8, options, seed=1).ids != whole.ids
+    for number, name in enumerate("abc"):
+        alone = draw(packed, PROMPTS[number : number + 1], 2, options, names=name)
+        assert alone.ids == whole.ids[number * 8 : number * 8 + 2]
+
+
+@pytest.mark.parametrize("vocabulary", [50, 9000])
+def test_tokens_follow_the_softmax(vocabulary: int) -> None:
+    """Chi-squared over 20,000 draws, on both sides of the size from which sums are taken in two levels."""
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
+    logits[50:] -= 30
+    logits[3] = float("-inf")
+    count = 20_000
+    uniform = uniform_streams(0, [str(number) for number in range(count)], 1, 1)[:, 0]
+    tokens, logprobs = choose(logits.expand(count, -1).contiguous(), uniform)
+    probs = logits.double().softmax(-1)
+    observed = torch.bincount(tokens, minlength=vocabulary)[:50].double()
+    expected = probs[:50] * count
+    kept = expected > 5
+    statistic = float(((observed - expected).square() / expected)[kept].sum())
+    freedom = int(kept.sum()) - 1
+    assert abs(statistic - freedom) < 4 * math.sqrt(2 * freedom)
+    assert observed[3] == 0
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 9000])
+def test_the_ends_of_the_unit_interval_give_possible_tokens(vocabulary: int) -> None:
+    logits = torch.full((2, vocabulary), float("-inf"))
+    logits[:, 2:4] = torch.tensor([0.0, 1.0])
+    tokens, _ = choose(logits, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert tokens.tolist() == [2, 3]
+
+
+def test_the_inverse_cdf_by_hand() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(4, -1).contiguous()
+    tokens, logprobs = choose(logits, torch.tensor([0.09, 0.11, 0.59, 0.61], dtype=torch.float64))
+    assert tokens.tolist() == [0, 1, 2, 3]
+    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+
+
+def test_streams_are_uniform_and_of_their_own() -> None:
+    streams = uniform_streams(3, ["a", "b"], 4, 5000)
+    assert streams.shape == (8, 5000)
+    assert bool(((streams >= 0) & (streams < 1)).all())
+    assert float((streams.mean(1) - 0.5).abs().max()) < 4 / math.sqrt(12 * 5000)
+    assert float((torch.corrcoef(streams) - torch.eye(8)).abs().max()) < 0.08
+    assert torch.equal(uniform_streams(3, ["b"], 2, 100), streams[4:6, :100])
+    assert not torch.equal(uniform_streams(4, ["b"], 2, 100), streams[4:6, :100])
+
+
+def test_filters_keep_what_they_say() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    stops = torch.tensor([0])
+
+    def kept(options: Sampling, step: int = 0) -> list[bool]:
+        return filtered(logits, options, step, stops)[0].isfinite().tolist()
+
+    assert kept(Sampling(top_k=2)) == [True, True, False, False]
+    assert kept(Sampling(top_p=0.65)) == [True, True, False, False]
+    assert kept(Sampling(top_p=0.75)) == [True, True, True, False]
+    assert kept(Sampling(top_p=0.01)) == [True, False, False, False]
+    assert kept(Sampling(min_tokens=3), step=2) == [False, True, True, True]
+    assert kept(Sampling(min_tokens=3), step=3) == [True, True, True, True]
+
+
+def test_filtered_samples_stay_inside_and_carry_their_own_logprobs() -> None:
+    model = build_model("llama")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    sampled = draw(packed, PROMPTS, 4, Sampling(max_tokens=10, min_tokens=4, top_k=5, temperature=0.9))
+    assert min(len(ids) for ids in sampled.ids) >= 5
+    batch = as_batch(PROMPTS, sampled, 4, 0.9)
+    assert float((sampled.logprobs - plain_logprobs(model, batch).detach()).min()) >= 0
+    top = draw(packed, PROMPTS, 4, Sampling(max_tokens=10, top_k=1))
+    assert top.ids == [
+        ids for ids in draw(packed, PROMPTS, 1, Sampling(max_tokens=10, temperature=0.0)).ids for _ in range(4)
+    ]
+    assert top.logprobs.tolist() == [0.0] * len(top.logprobs)
+
+
+def test_chunks_change_nothing(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy()
+    prompts = [Prompt(text=text) for text in ("once upon", "the big red ball", "a", "dog")]
+    options = Sampling(max_tokens=12, temperature=0.9)
+    whole = policy.generate(prompts, n=3, sampling=options, seed=5)
+    monkeypatch.setattr("alignkit_hf.policy.MAX_ROWS", 4)
+    chunked = policy.generate(prompts, n=3, sampling=options, seed=5)
+    assert chunked.groups == whole.groups
+    assert torch.equal(chunked.response_ids, whole.response_ids)
+    assert chunked.logprobs is not None
+    assert whole.logprobs is not None
+    torch.testing.assert_close(chunked.logprobs, whole.logprobs, atol=1e-5, rtol=0)
+
+
+def test_dropping_finished_rows_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model("mistral")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    dropped = draw(packed, PROMPTS, 6, Sampling(max_tokens=24))
+    monkeypatch.setattr(generation, "COMPACT_BELOW", -1.0)
+    kept = draw(packed, PROMPTS, 6, Sampling(max_tokens=24))
+    assert dropped.ids == kept.ids
+    assert dropped.finished == kept.finished
+    torch.testing.assert_close(dropped.logprobs, kept.logprobs, atol=1e-5, rtol=0)
+
+
+def test_the_distribution_of_whole_responses() -> None:
+    """2,000 samples of one prompt: the first token's frequencies against the model's own probabilities."""
+    model = build_model("llama", loud=2.0)
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    count = 2000
+    sampled = draw(packed, PROMPTS[:1], count, Sampling(max_tokens=2))
+    logits = model(torch.tensor(PROMPTS[:1])).logits[0, -1].detach().double()
+    expected = logits.softmax(-1) * count
+    observed = torch.bincount(torch.tensor([ids[0] for ids in sampled.ids]), minlength=VOCABULARY).double()
+    kept = expected > 5
+    statistic = float(((observed - expected).square() / expected)[kept].sum())
+    assert abs(statistic - float(kept.sum())) < 4 * math.sqrt(2 * float(kept.sum()))
+
+
+def test_under_autocast_logprobs_stay_near_the_forward_pass() -> None:
+    model = build_model("llama")
+    path = probe.find_path(model, layout="auto", attention="auto")
+    packed = PackedModel(model, path=path, autocast=torch.bfloat16)
+    sampled = draw(packed, PROMPTS, 3, Sampling(max_tokens=16))
+    expected = plain_logprobs(model, as_batch(PROMPTS, sampled, 3, 1.0)).detach()
+    assert float((sampled.logprobs - expected).abs().mean()) < 0.05
