@@ -96,6 +96,29 @@ class TestHFWithLora(HFContract):
 class TestTinyPolicy(PolicyContract):
     component = TinyPolicy
 
+    def independent_logprobs(self, policy: Any, batch: GroupBatch) -> Tensor:
+        """Token by token from the text, with the weights by their names."""
+        weights = policy.modules()["policy"].state_dict()
+        tokens = {character: number for number, character in enumerate("abcdefghijklmnopqrstuvwxyz .", start=1)}
+        found = []
+        for group in batch.groups:
+            prompt = [tokens[character] for character in group.prompt.plain]
+            for text in group.responses:
+                response = [*(tokens[character] for character in text), 0]
+                for position, token in enumerate(response):
+                    before = [29, 29, 29, *prompt, *response[:position]][-3:]
+                    window = torch.cat([weights["trunk.embedding.weight"][seen] for seen in before])
+                    mean = torch.stack([weights["trunk.embedding.weight"][seen] for seen in prompt]).mean(0)
+                    hidden = (
+                        weights["trunk.window.weight"] @ window
+                        + weights["trunk.window.bias"]
+                        + weights["trunk.prompt.weight"] @ mean
+                        + weights["trunk.position.weight"][position]
+                    ).tanh()
+                    logits = weights["vocabulary_head.weight"] @ hidden + weights["vocabulary_head.bias"]
+                    found.append((logits / batch.temperature).log_softmax(-1)[token])
+        return torch.stack(found)
+
 
 class TestTinyReward(RewardSourceContract):
     component = TinyReward

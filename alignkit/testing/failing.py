@@ -18,10 +18,11 @@ def contract_of(base: type[ComponentContract], component: type[Any], **overrides
     return type("Contract", (base,), {"component": component, **overrides})
 
 
-def failing(contract: type[ComponentContract], folder: Path) -> set[str]:
-    """Names of the contract's tests that fail, without `test_`."""
+def failing(contract: type[ComponentContract], folder: Path, only: str | None = None) -> set[str]:
+    """Names of the contract's tests that fail, without `test_`; `only` runs a single one."""
+    names = [name for name in dir(contract) if name.startswith("test_")] if only is None else [f"test_{only}"]
     found = set()
-    for name in (name for name in dir(contract) if name.startswith("test_")):
+    for name in names:
         test = getattr(contract(), name)
         arguments = {"tmp_path": folder / name} if "tmp_path" in signature(test).parameters else {}
         try:

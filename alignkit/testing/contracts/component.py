@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import json
-import textwrap
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 from pydantic import TypeAdapter
 
+from alignkit.describe import field_docs
 from alignkit.interfaces import Component, Context
 from alignkit.options import Config
 from alignkit.plugins import registry
@@ -70,8 +68,7 @@ class ComponentContract:
 
     def test_every_option_is_documented(self) -> None:
         config = self.component.Config
-        documented = {name for owner in _owners(config) for name in _documented(owner)}
-        missing = [name for name in option_names(config) if name not in documented]
+        missing = [name for name in option_names(config) if not field_docs(config).get(name)]
         assert not missing, f"no docstring under {', '.join(missing)} of {config.__name__}"
 
 
@@ -85,19 +82,3 @@ def _read(config: type[Config], values: Mapping[str, Any]) -> Config:
 def _owners(config: type[Config]) -> list[type[Any]]:
     """The options class and the dataclasses that it inherits fields from."""
     return [owner for owner in config.__mro__ if "__dataclass_fields__" in vars(owner)]
-
-
-def _documented(owner: type[Any]) -> list[str]:
-    """Fields of one class that have a docstring under them in its source."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    return [
-        field.target.id
-        for field, below in zip(body.body, body.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(below, ast.Expr)
-        and isinstance(below.value, ast.Constant)
-        and isinstance(below.value.value, str)
-        and below.value.value.strip()
-    ]
