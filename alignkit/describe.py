@@ -29,6 +29,39 @@ class OptionHelp:
     help: str
 
 
+@dataclass(frozen=True)
+class PluginText:
+    """What an options class says of its plugin: the docstring's first paragraph, what follows it, and its sections."""
+
+    summary: str
+    more: str
+    sections: Mapping[str, str]
+
+
+SECTIONS = ("Formula", "Paper", "Use it when")
+"""The sections of an Optimizer's docstring, each `Name: text` up to the next one or an empty line (docs/plugins.md)."""
+
+
+def plugin_text(config: type[Any]) -> PluginText:
+    """The parts of an options class's own docstring; empty where it has none."""
+    sections: dict[str, list[str]] = {}
+    paragraphs: list[list[str]] = [[]]
+    target = paragraphs[0]
+    for line in inspect.cleandoc(config.__doc__ or "").splitlines():
+        name, colon, text = line.partition(":")
+        if not line:
+            target = []
+            paragraphs.append(target)
+        elif colon and name in SECTIONS:
+            target = sections.setdefault(name, [])
+            target.append(text.strip())
+        else:
+            target.append(line.strip())
+    first, *others = (" ".join(lines) for lines in paragraphs)
+    joined = {name: ("\n" if name == "Formula" else " ").join(lines) for name, lines in sections.items()}
+    return PluginText(first, "\n".join(filter(None, others)), joined)
+
+
 def describe(config: type[Any]) -> list[OptionHelp]:
     """The options of a class, its own before those that it inherits; nested ones as `lora.r`."""
     fields = {field.name: field for field in dataclasses.fields(config) if field.init}

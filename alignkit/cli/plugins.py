@@ -110,10 +110,13 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _described(registration: Registration) -> list[str]:
-    from alignkit.describe import describe
+    from alignkit.describe import describe, plugin_text
 
     lines = [f"{registration.role} {registration.name} (from {registration.distribution})"]
-    lines += textwrap.wrap(inspect.getdoc(registration.config) or "", 100)
+    text = plugin_text(registration.config)
+    for paragraph in (text.summary, text.more, *(f"{name}: {said}" for name, said in text.sections.items())):
+        for line in paragraph.splitlines():
+            lines += textwrap.wrap(line, 100, subsequent_indent="  ")
     for option in describe(registration.config):
         lines += ["", f"  {option.key}: {option.type} = {option.default}"]
         lines += textwrap.wrap(option.help, 100, initial_indent="      ", subsequent_indent="      ")

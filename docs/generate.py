@@ -1,0 +1,258 @@
+"""Writes the parts of the docs that are generated from the program: `make docs`. `--check` only says what is stale.
+
+- cli.md: the help of every command.
+- algorithms.md, options.md: from the installed plugins of this project (plugins.md, "What the docs say of a plugin").
+- in the README and docs/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or the
+  class or function in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.describe import OptionHelp, describe, plugin_text
+from alignkit.interfaces import Feed, Optimizer
+from alignkit.options import TrainingOptions
+from alignkit.plugins import FIRST_PARTY, Registration, registry
+from alignkit.recipe import OPTION_TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+WIDTH = 80
+NOTE = "<!-- Written by docs/generate.py (`make docs`); don't edit. -->\n"
+FEEDS = {
+    Feed.DEMONSTRATIONS: "Demonstrations",
+    Feed.RANKINGS: "Rankings and pairs",
+    Feed.LABELS: "Desirable or not",
+    Feed.ROLLOUTS: "Rollouts and a reward",
+}
+ROLES = {
+    "policy": "Policies",
+    "reward": "Rewards",
+    "preferences": "Preferences, demonstrations and prompts",
+    "metrics": "Receivers of metrics",
+}
+ALGORITHMS = """\
+Every algorithm is one plugin: `alignkit run recipe.toml --optimizer NAME`, its options by `-o optimizer.KEY=VALUE`.
+Which stages a run has follows from what the algorithm learns from. Those that learn from demonstrations are named in
+the recipe's `[sft]` table (`-o sft.plugin=NAME`); those that train reward models are chosen by `-o reward.loss=...`.
+
+In the formulas, pi is the policy, pi_ref the reference, x a prompt, y a response of |y| tokens, y_w the better and y_l
+the worse of two, t a token.
+"""
+SNIPPET = re.compile(r"(<!-- from: (\S+) -->\n+```\w*\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
+
+
+def cli_page() -> str:
+    """The help of every command, as it is printed."""
+    parts = [NOTE, "# The command line\n"]
+    for command in (), *_commands():
+        parts.append(f"## `{' '.join(('alignkit', *command))}`\n\n```console\n{_help(command)}\n```\n")
+    return "\n".join(parts)
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    """The words of every command, those of groups after the group."""
+    from typer.main import get_command
+
+    from alignkit.cli.app import build_app
+
+    def below(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, command in group.commands.items():
+            yield (*words, name)
+            if hasattr(command, "commands"):
+                yield from below(command, (*words, name))
+
+    yield from below(get_command(build_app([])), ())
+
+
+def _help(command: Sequence[str]) -> str:
+    from alignkit.cli import run
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        code = run([*command, "--help"])
+    assert code == 0, (command, text.getvalue())
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+
+
+def options_page() -> str:
+    """The options of a recipe's own tables and of every plugin but the algorithms."""
+    parts = [
+        NOTE,
+        "# Options\n",
+        "What can stand in a recipe, or follow `-o`. The algorithms have a page of their own,"
+        " [algorithms.md](algorithms.md); `alignkit plugins show NAME` says the same on the command line.\n",
+        "## Tables of every recipe\n",
+    ]
+    for table, config in OPTION_TABLES.items():
+        parts += [f"### `[{table}]`\n", *_options(describe(config))]
+    for role, title in ROLES.items():
+        found = _plugins(role)
+        parts += [f"## {title}\n"] if found else []
+        for plugin in found:
+            parts += [f"### `{plugin.name}`\n", plugin_text(plugin.config).summary + "\n"]
+            parts += [f"From {plugin.distribution}.\n", *_options(describe(plugin.config))]
+    return "\n".join(parts)
+
+
+def algorithms_page() -> str:
+    """Every Optimizer, by what it learns from, after a table of all; then the options that several share."""
+    loaded = {plugin: plugin.load() for plugin in _plugins("optimizer")}
+    algorithms = {plugin: target for plugin, target in loaded.items() if issubclass(target, Optimizer)}
+    ordered = [plugin for feed in FEEDS for plugin, target in algorithms.items() if target.consumes is feed]
+    parts = [NOTE, "# Algorithms\n", ALGORITHMS, *_index({plugin: algorithms[plugin] for plugin in ordered})]
+    anchors = _anchors(ordered)
+    links = {plugin.config: f"[{plugin.name}](#{anchors[plugin]})" for plugin in ordered}
+    for feed, title in FEEDS.items():
+        chosen = [plugin for plugin in ordered if algorithms[plugin].consumes is feed]
+        parts += [f"## {title}\n"] if chosen else []
+        for plugin in chosen:
+            parts += _algorithm(plugin, _reference(plugin, algorithms[plugin]), links)
+    shared = {base: None for plugin in ordered for base in _ancestors(plugin.config) if base not in links}
+    parts.append("## Options that several share\n")
+    for base in shared:
+        said = plugin_text(base).summary
+        parts += [f"### {base.__name__}\n", f"{said}\n", *_own_options(base, links)]
+    return "\n".join(parts)
+
+
+def _index(algorithms: Mapping[Registration, type[Optimizer[Any]]]) -> list[str]:
+    """One line an algorithm: what it learns from, and which peers have it."""
+    peers = tomllib.loads((DOCS / "peers.toml").read_text(encoding="utf-8"))
+    anchors = _anchors(list(algorithms))
+    head = ["algorithm", "learns from", "reference", *(peer["title"] for peer in peers.values())]
+    rows = []
+    for plugin, target in algorithms.items():
+        marks = [_cell(peer["has"].get(plugin.name, "-")) for peer in peers.values()]
+        link = f"[{plugin.name}](#{anchors[plugin]})"
+        rows.append([link, target.consumes.value, _reference(plugin, target), *marks])
+    sources = "".join(f"\n- {peer['title']}: {peer['source']}" for peer in peers.values())
+    return [
+        *_table(head, rows),
+        f"Under which name peers have it; - where it was not found in their source:\n{sources}\n",
+    ]
+
+
+def _reference(plugin: Registration, target: type[Optimizer[Any]]) -> str:
+    by_options = hasattr(plugin.config, "needs_reference")
+    return "where kl_coef > 0" if by_options else "yes" if target.uses_reference else "no"
+
+
+def _algorithm(plugin: Registration, reference: str, links: Mapping[type[Any], str]) -> list[str]:
+    text = plugin_text(plugin.config)
+    parts = [f"### `{plugin.name}`\n", f"{text.summary}\n"]
+    if formula := text.sections.get("Formula"):
+        parts.append(f"```text\n{formula}\n```\n")
+    for name in ("Paper", "Use it when"):
+        if said := text.sections.get(name):
+            parts.append(f"{name}: {said}\n")
+    more = [f"{text.more}\n"] if text.more else []
+    about = f"Reference policy: {reference}. From {plugin.distribution}.\n"
+    return [*parts, *more, about, *_own_options(plugin.config, links)]
+
+
+def _own_options(config: type[Any], links: Mapping[type[Any], str]) -> list[str]:
+    """The options that a class has or changes, and where the others stand."""
+    ancestors = _ancestors(config)[1:]
+    inherited = describe(ancestors[0]) if ancestors else []
+    own = [row for row in describe(config) if row not in inherited]
+    parents = [links.get(base, f"[{base.__name__}](#{base.__name__.lower()})") for base in ancestors]
+    return [*_options(own), *([f"And the options of {', '.join(parents)}.\n"] if parents else [])]
+
+
+def _ancestors(config: type[Any]) -> list[type[Any]]:
+    """The class and those it derives from, down to TrainingOptions."""
+    return [base for base in config.__mro__ if issubclass(base, TrainingOptions)]
+
+
+def _anchors(plugins: Sequence[Registration]) -> dict[Registration, str]:
+    """The anchors that GitHub makes of the headings, in their order."""
+    seen: dict[str, int] = {}
+    anchors = {}
+    for plugin in plugins:
+        slug = re.sub(r"[^\w -]", "", plugin.name)
+        anchors[plugin] = slug if slug not in seen else f"{slug}-{seen[slug]}"
+        seen[slug] = seen.get(slug, 0) + 1
+    return anchors
+
+
+def _plugins(role: str) -> list[Registration]:
+    """The project's own plugins of a role, by name."""
+    broken = [f"{plugin.distribution}: {plugin.error}" for plugin in registry().broken]
+    assert not broken, broken
+    found = [plugin for plugin in registry().registrations if plugin.role == role]
+    return sorted((p for p in found if p.distribution in FIRST_PARTY), key=lambda plugin: plugin.name)
+
+
+def _options(rows: Sequence[OptionHelp]) -> list[str]:
+    if not rows:
+        return []
+    cells = [[f"`{row.key}`", _cell(row.type), f"`{_cell(row.default)}`", _cell(row.help)] for row in rows]
+    return _table(["option", "type", "default", "what it does"], cells)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def with_snippets(text: str) -> str:
+    """The page with every code block below `<!-- from: ... -->` as the file now is."""
+    return SNIPPET.sub(lambda match: match[1] + _excerpt(match[2]) + "\n" + match[4], text)
+
+
+def _excerpt(source: str) -> str:
+    """The text of `PATH`, or of a class or function at its top level: `PATH#Name`."""
+    path, _, name = source.partition("#")
+    text = (ROOT / path).read_text(encoding="utf-8").strip()
+    if not name:
+        return text
+    found = next(node for node in ast.parse(text).body if getattr(node, "name", "") == name)
+    first = min([found.lineno, *(node.lineno for node in getattr(found, "decorator_list", []))])
+    return "\n".join(text.splitlines()[first - 1 : found.end_lineno])
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page, and every page with snippets, as it should be."""
+    os.environ["COLUMNS"] = str(WIDTH)
+    made = {
+        DOCS / "cli.md": cli_page(),
+        DOCS / "options.md": options_page(),
+        DOCS / "algorithms.md": algorithms_page(),
+    }
+    written = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in made and path.exists()]
+    return made | {path: with_snippets(path.read_text(encoding="utf-8")) for path in written}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the pages, or with `--check` names those that are stale; 1 where there are any."""
+    wanted = pages()
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is stale: run `make docs`", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
