@@ -1,0 +1,126 @@
+"""Times steps, takes turns with another program, and measures the peak of memory."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+TURN_VARIABLE = "ALIGNKIT_BENCH_TURN"
+
+
+class Turns:
+    """This program's end of two pipes: it says when it is ready or done, and waits until it may go on.
+
+    Without pipes (`read` None) it never waits.
+    """
+
+    def __init__(self, read: int | None = None, write: int | None = None) -> None:
+        self._read, self._write = read, write
+
+    @classmethod
+    def from_environment(cls) -> Turns:
+        """The pipes that the parent left, if it did."""
+        given = os.environ.get(TURN_VARIABLE)
+        return cls(*map(int, given.split(","))) if given else cls()
+
+    def take(self) -> None:
+        """Waits for the turn."""
+        if self._read is not None and self._write is not None:
+            os.write(self._write, b"R")
+            os.read(self._read, 1)
+
+    def give(self) -> None:
+        """Hands the turn on."""
+        if self._write is not None:
+            os.write(self._write, b"D")
+
+
+@dataclass
+class Clock:
+    """Steps of one program.
+
+    Attributes:
+        seconds, cpu_seconds: of each step. losses: of each step where there is one. tokens: sampled in each step.
+    """
+
+    turns: Turns = field(default_factory=Turns)
+    device: str = "cpu"
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    _started: tuple[float, float] = (0.0, 0.0)
+
+    def start(self) -> None:
+        """Waits for the turn; a step begins."""
+        self.turns.take()
+        self._started = self._now()
+
+    def stop(self, loss: float | None = None, tokens: int | None = None) -> None:
+        """The step has ended."""
+        seconds, cpu_seconds = self._now()
+        self.seconds.append(seconds - self._started[0])
+        self.cpu_seconds.append(cpu_seconds - self._started[1])
+        if loss is not None:
+            self.losses.append(loss)
+        if tokens is not None:
+            self.tokens.append(tokens)
+        self.turns.give()
+
+    def _now(self) -> tuple[float, float]:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return time.perf_counter(), used.ru_utime + used.ru_stime
+
+
+class PeakMemory:
+    """Peak of memory while it is entered: resident bytes above the start on a CPU, allocated bytes in all on CUDA."""
+
+    def __init__(self, device: str) -> None:
+        self._cuda = device != "cpu"
+        self._page = os.sysconf("SC_PAGE_SIZE")
+        self._base = self._highest = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def bytes(self) -> int:
+        """The peak so far."""
+        return torch.cuda.max_memory_allocated() if self._cuda else self._highest - self._base
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self._cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            self._base = self._highest = self._resident()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._cuda:
+            self._stop.set()
+            self._thread.join()
+            self._highest = max(self._highest, self._resident())
+
+    def _resident(self) -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * self._page
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.005):
+            self._highest = max(self._highest, self._resident())
