@@ -98,9 +98,14 @@ class RolloutFeed:
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))
-        order = list(range(len(self._prompts)))
-        random.Random(f"prompts/{self._seed}/{round_number}").shuffle(order)
-        return self._prompts[order[offset]]
+        return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
+    """The order in which a round over all prompts takes them, over all processes."""
+    order = list(range(count))
+    random.Random(f"prompts/{seed}/{round_number}").shuffle(order)
+    return order
 
 
 def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[list[float | None]]:
