@@ -7,15 +7,14 @@ arXiv:1707.06347, section 4.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
+
+from alignkit.ops.choices import KLControl, KLEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-
-KLEstimator = Literal["k1", "k2", "k3"]
-KLControl = Literal["fixed", "adaptive", "linear", "target"]
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Tensor:

@@ -8,18 +8,16 @@ al., arXiv:2507.18071 (GSPO).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
+
+from alignkit.ops.choices import Aggregation, RatioLevel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-
-RatioLevel = Literal["token", "sequence", "sequence-mean"]
-Surrogate = Literal["clip", "ratio", "truncated", "logprob"]
-Aggregation = Literal["token", "response", "sum"]
 
 
 def pooled_log_ratio(log_ratio: Tensor, batch: GroupBatch, level: RatioLevel) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from alignkit.errors import InputError
+from alignkit.ops.choices import Aggregation, KLControl, KLEstimator, KLPlace, RatioLevel, Surrogate
 from alignkit.options import NonNegative, Positive, RolloutOptions
 
 
@@ -16,11 +16,11 @@ class PolicyGradientOptions(RolloutOptions):
     learning_rate: NonNegative = 1e-6
     """Peak learning rate of AdamW."""
 
-    surrogate: Literal["clip", "ratio", "truncated", "logprob"] = "clip"
+    surrogate: Surrogate = "clip"
     """How rollouts of an older policy are corrected for: `clip` cuts the gradient where the probability ratio leaves
     the clip range, `ratio` never cuts it, `truncated` weighs log-probabilities by the ratio up to 1 + clip_range_high,
     and `logprob` doesn't correct: for one step a batch."""
-    ratio_level: Literal["token", "sequence", "sequence-mean"] = "token"
+    ratio_level: RatioLevel = "token"
     """What the ratio is of: each token, the whole response, or the geometric mean over a response's tokens."""
     clip_range: Positive = 0.2
     """The probability ratio to the policy that sampled counts down to 1 minus this, and up to 1 plus this."""
@@ -34,7 +34,7 @@ class PolicyGradientOptions(RolloutOptions):
     stop_kl: NonNegative = 0.0
     """The rest of an iteration's updates is left out once a step's KL from the policy that sampled, in nats a token, is
     above this; 0 never stops."""
-    aggregation: Literal["token", "response", "sum"] = "token"
+    aggregation: Aggregation = "token"
     """The loss is the mean over tokens, the mean over responses of the mean over their tokens, or the mean over
     responses of the sum over their tokens divided by loss_length."""
     loss_length: NonNegative = 1.0
@@ -44,14 +44,14 @@ class PolicyGradientOptions(RolloutOptions):
 
     kl_coef: NonNegative = 0.05
     """Weight of the KL to the reference, in units of reward a nat."""
-    kl_place: Literal["reward", "loss"] = "reward"
+    kl_place: KLPlace = "reward"
     """Whether the KL is taken from each token's reward or added to the loss."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_estimator: KLEstimator = "k1"
     """Estimate of the KL. In the reward only k1 has its exact optimum, in the loss only k2, or k3 with kl_importance;
     the others change what is optimised."""
     kl_importance: bool = False
     """In the loss, weigh the KL by the probability ratio, whose gradient makes k1 and k3 exact."""
-    kl_controller: Literal["fixed", "adaptive", "linear", "target"] = "fixed"
+    kl_controller: KLControl = "fixed"
     """`adaptive` moves kl_coef by up to a fifth each kl_horizon so that the KL goes to kl_target, `target` doubles or
     halves it after each batch whose KL is far from kl_target, `linear` takes it to kl_coef_end over kl_horizon."""
     kl_target: Positive = 6.0

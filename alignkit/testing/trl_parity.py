@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.999)
+EPSILON = 1e-6
+"""Of AdamW. With a smaller one, parameters whose gradient is rounding only would move as far as the others."""
 
 
 @dataclass
@@ -44,18 +46,24 @@ class Steps:
 
 def parity_steps(optimizer: Optimizer[Any], batch: GroupBatch, *, groups_per_step: int) -> Steps:
     """Steps of AdamW over a batch of encoded records, in their order. Names are those of the model inside."""
-    steps = Steps()
     with torch.no_grad():
         prepared = optimizer.prepare(batch)
+    starts = range(0, prepared.num_groups, groups_per_step)
+    return adam_steps(optimizer, [prepared.select(range(start, start + groups_per_step)) for start in starts])
+
+
+def adam_steps(optimizer: Optimizer[Any], batches: Sequence[GroupBatch]) -> Steps:
+    """A step of AdamW on each prepared batch."""
+    steps = Steps()
     parameters = {
         key.removeprefix("model."): parameter
         for module in optimizer.modules().values()
         for key, parameter in module.named_parameters()
     }
-    adam = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=BETAS, eps=1e-8, weight_decay=0.0)
-    for start in range(0, prepared.num_groups, groups_per_step):
+    adam = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+    for batch in batches:
         adam.zero_grad()
-        loss, _ = optimizer.loss(prepared.select(range(start, start + groups_per_step)))
+        loss, _ = optimizer.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         steps.losses.append(float(loss.detach()))
         steps.gradients.append(_gradients(parameters))
@@ -111,7 +119,7 @@ def trl_steps(
         "output_dir": str(folder), "max_steps": len(rows) // rows_per_step, "per_device_train_batch_size": per_pass,
         "gradient_accumulation_steps": rows_per_step // per_pass, "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1], "adam_epsilon": 1e-8, "max_grad_norm": 1e9, "bf16": False, "use_cpu": True,
+        "adam_beta2": BETAS[1], "adam_epsilon": EPSILON, "max_grad_norm": 1e9, "bf16": False, "use_cpu": True,
         "gradient_checkpointing": False, "save_strategy": "no", "report_to": [], "disable_tqdm": True,
         "max_length": None,
     }  # fmt: skip

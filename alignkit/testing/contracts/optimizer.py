@@ -140,13 +140,12 @@ class OptimizerContract(ComponentContract):
         if optimizer.consumes is not Feed.ROLLOUTS:
             return
         assert batch.logprobs is not None
-        ratio = (optimizer.policy.forward(batch).logprobs - batch.logprobs).exp()
-        assert torch.equal(ratio, torch.ones_like(ratio)), (
-            f"the ratio is off by {float((ratio.detach() - 1).abs().max()):.1e}"
-        )
+        error = float((optimizer.policy.forward(batch).logprobs - batch.logprobs).detach().expm1().abs().max())
+        # A sampler works on other batches than the training pass, so its log-probabilities may differ by rounding.
+        assert error < 1e-6, f"the ratio is off by {error:.1e}"
         _, metrics = _step(optimizer, [batch])
         for name in ("clip_fraction", "approx_kl"):
-            assert metrics.get(name, 0.0) == 0.0, f"{name} is {metrics[name]} at the first step"
+            assert abs(metrics.get(name, 0.0)) < 1e-9, f"{name} is {metrics[name]} at the first step"
 
     def test_zero_learning_rate_leaves_the_kl_at_zero(self) -> None:
         optimizer = self.make()

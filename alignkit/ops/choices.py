@@ -1,0 +1,12 @@
+"""Names of the variants that `ops` has, for options classes: free of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+KLEstimator = Literal["k1", "k2", "k3"]
+KLControl = Literal["fixed", "adaptive", "linear", "target"]
+KLPlace = Literal["reward", "loss"]
+Surrogate = Literal["clip", "ratio", "truncated", "logprob"]
+RatioLevel = Literal["token", "sequence", "sequence-mean"]
+Aggregation = Literal["token", "response", "sum"]

@@ -1,0 +1,118 @@
+"""What algorithms without a critic share: a baseline instead of values, and which responses are trained on.
+
+Deliberately different: a loss is taken over the responses that are trained on. Where `truncated` or `dynamic_sampling`
+leave some out, they count in no mean; other tools divide by them too. Something is always left to take a step with:
+where nothing is, the first group with advantages of 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import torch
+
+from alignkit.ops.advantages import (
+    RunningMoments,
+    group_mean,
+    group_std,
+    leave_one_out_mean,
+    moments,
+    rewards_to_go,
+    whiten,
+)
+from alignkit.ops.distributed import sum_over_processes
+from alignkit.policy_gradient.base import PolicyGradient, known
+from alignkit_grpo.options import CriticFreeOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Context, Policy, RewardSource
+    from alignkit.options import Config
+
+OptionsT = TypeVar("OptionsT", bound=CriticFreeOptions)
+STD_EPSILON = 1e-4
+"""Added to a standard deviation that divides: rewards that differ by rounding only are no reason to learn."""
+
+
+class CriticFree(PolicyGradient[OptionsT]):
+    """Policy gradient whose baseline is made of rewards."""
+
+    Config: ClassVar[type[Config]] = CriticFreeOptions
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.earlier_rewards = RunningMoments()
+
+    def with_advantages(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with token_rewards and advantages [R], less the responses that are left out."""
+        batch = batch.replace(response_limit=batch.response_limit or int(batch.lengths.max()))
+        scores = self.shaped_scores(batch) - self._overlong(batch)
+        token_rewards = self.token_rewards(batch, scores)
+        if self.config.credit == "token":
+            judged, returns = scores, rewards_to_go(token_rewards, batch.lengths)
+        else:
+            judged = batch.sum_by_response(token_rewards)
+            returns = judged[batch.response_index]
+        advantages = returns - self._baseline(batch, judged)[batch.response_index]
+        advantages = self._normalized(batch, advantages, judged)
+        batch = batch.replace(token_rewards=token_rewards, advantages=advantages)
+        kept = self._kept(batch)
+        counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
+        self.observe(batch, kept=float(counts[0] / counts[1]))
+        if not bool(kept.any()):
+            batch, kept = batch.replace(advantages=torch.zeros_like(advantages)), batch.group_index == 0
+        return batch if bool(kept.all()) else batch.select_responses(kept)
+
+    def _overlong(self, batch: GroupBatch) -> Tensor:
+        """[S] the penalty of long responses: 0 up to the last share of the limit, then rising."""
+        share = (batch.lengths / batch.response_limit - 1) / max(self.config.overlong_share, 1e-9) + 1
+        return self.config.overlong_penalty * share.clamp(0, 1)
+
+    def _baseline(self, batch: GroupBatch, rewards: Tensor) -> Tensor:
+        """[S] what each response's reward [S] is held against."""
+        kind = self.config.baseline
+        if kind == "group":
+            return group_mean(rewards, batch.group_index)
+        if kind == "leave-one-out":
+            return leave_one_out_mean(rewards, batch.group_index)
+        if kind == "running":
+            first = self.earlier_rewards.count == 0
+            mean = float(moments(rewards)[0]) if first else self.earlier_rewards.mean
+            self.earlier_rewards.update(rewards)
+            return torch.full_like(rewards, mean)
+        return torch.zeros_like(rewards)
+
+    def _normalized(self, batch: GroupBatch, advantages: Tensor, rewards: Tensor) -> Tensor:
+        """[R] the advantages [R] on the scale that the options ask for; rewards: [S]."""
+        kind = self.config.normalize_advantages
+        if kind == "group":
+            return advantages / (group_std(rewards, batch.group_index) + STD_EPSILON)[batch.response_index]
+        if kind == "batch":
+            _, variance, count = moments(rewards)
+            return advantages / ((variance * count / (count - 1).clamp(min=1)).sqrt() + STD_EPSILON)
+        return whiten(advantages) if kind == "tokens" else advantages
+
+    def _kept(self, batch: GroupBatch) -> Tensor:
+        """[S] which responses are trained on."""
+        kept = batch.finished if self.config.truncated == "drop" else torch.ones_like(batch.finished)
+        if self.config.dynamic_sampling:
+            kept = kept & (group_std(known(batch.rewards), batch.group_index) > 0)
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "earlier_rewards": self.earlier_rewards.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.earlier_rewards.load_state_dict(state["earlier_rewards"])

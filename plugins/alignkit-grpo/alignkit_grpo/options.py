@@ -1,0 +1,101 @@
+"""Options of the plugin's Optimizers. An algorithm is a choice of defaults; every option is open to each of them, and
+has its help where it is first defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alignkit.errors import InputError
+from alignkit.ops.choices import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
+from alignkit.options import Count, Fraction, NonNegative
+from alignkit.policy_gradient.options import PolicyGradientOptions
+
+Baseline = Literal["none", "running", "group", "leave-one-out", "greedy"]
+Normalization = Literal["none", "group", "batch", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFreeOptions(PolicyGradientOptions):
+    """What every algorithm without a critic has: what a reward is held against, and which responses count."""
+
+    group_size: Count = 8
+    """Responses sampled for each prompt."""
+    baseline: Baseline = "group"
+    """What a response's reward is held against: nothing, the mean of all rewards of earlier batches, the mean of its
+    group, the mean of the others of its group, or the reward of the likeliest response to its prompt."""
+    normalize_advantages: Normalization = "none"
+    """Divide advantages by the standard deviation of their group's rewards or of the batch's, or scale those of all
+    tokens of the batch to mean 0 and variance 1."""
+    credit: Literal["response", "token"] = "response"
+    """Whether a token answers for its whole response, or only for the rewards from it on (the KL of earlier tokens is
+    left out; the baseline is then taken from the scores alone)."""
+    truncated: Literal["keep", "drop"] = "keep"
+    """Whether responses that were cut off at the length limit are trained on. They count in baselines either way."""
+    overlong_penalty: NonNegative = 0.0
+    """Reward taken from a response at the length limit, and in proportion from those near it."""
+    overlong_share: Fraction = 0.2
+    """Last share of the length limit, over which overlong_penalty rises from 0."""
+    dynamic_sampling: bool = False
+    """Leave out groups whose rewards are all equal, which say nothing; raise batch_size for what is left."""
+
+    def check(self) -> None:
+        super().check()
+        compares = self.baseline in ("group", "leave-one-out") or self.normalize_advantages == "group"
+        if self.group_size == 1 and (compares or self.dynamic_sampling):
+            raise InputError(
+                "a group of one response has nothing to be compared with",
+                where="group_size",
+                fix="at least 2, or another baseline, without dynamic_sampling and normalising by group",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOOptions(CriticFreeOptions):
+    """Group relative policy optimisation (arXiv:2402.03300).
+
+    Formula: mean over responses of the mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
+        + kl_coef * (pi_ref / pi - log(pi_ref / pi) - 1), with w = pi(t) / pi_old(t) of each token t and
+        A = (r - mean of its group) / std of its group
+    Paper: Shao et al. (DeepSeekMath), arXiv:2402.03300, eq. 3 and 4.
+    Use it when: responses are scored by rules or a model, several of them a prompt, and a critic is too dear. The usual
+        first choice for verifiable rewards.
+    """
+
+    normalize_advantages: Normalization = "group"
+    aggregation: Aggregation = "response"
+    kl_coef: NonNegative = 0.04
+    kl_place: KLPlace = "loss"
+    kl_estimator: KLEstimator = "k3"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOOOptions(CriticFreeOptions):
+    """REINFORCE leave-one-out (arXiv:2402.14740).
+
+    Formula: -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(y|x) / pi_old(y|x) of the whole
+        response, A = R - mean of the other R of its group, R = score - kl_coef * log(pi_old(y|x) / pi_ref(y|x))
+    Paper: Ahmadian et al., arXiv:2402.14740, section 3.2; the clip of the ratio is TRL's, for more than one step.
+    Use it when: rewards come from a preference model, and an unbiased gradient is wanted without a critic.
+    """
+
+    group_size: Count = 4
+    baseline: Baseline = "leave-one-out"
+    ratio_level: RatioLevel = "sequence"
+    aggregation: Aggregation = "response"
+
+
+@dataclass(frozen=True, kw_only=True)
+class REINFORCEOptions(CriticFreeOptions):
+    """REINFORCE with a baseline (Williams 1992; arXiv:2402.14740).
+
+    Formula: -(R - b) * log pi(y|x), with R = score - kl_coef * log(pi_old(y|x) / pi_ref(y|x)) and b the mean of all R
+        of earlier batches
+    Paper: Williams 1992, Machine Learning 8, 229-256; for language models Ahmadian et al., arXiv:2402.14740, eq. 5.
+    Use it when: the plainest unbiased policy gradient is wanted, with one response a prompt, or as a yardstick.
+    """
+
+    group_size: Count = 1
+    baseline: Baseline = "running"
+    surrogate: Surrogate = "logprob"
+    aggregation: Aggregation = "sum"
