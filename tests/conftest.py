@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from alignkit.resolved import Resolved
 
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a demo of few steps."""
+    from demo_files import make_small_demo
+
+    return make_small_demo(tmp_path_factory.mktemp("demo") / "demo")
+
+
 class InstallPlugin(Protocol):
     def __call__(
         self, distribution: str, source: str, *, group: str = ..., name: str = ..., attribute: str = ...

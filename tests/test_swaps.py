@@ -7,24 +7,13 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from alignkit_demo.data import Sizes
-from alignkit_demo.demo import run_demo
+from demo_files import FEW_REWARD_STEPS, FEW_STEPS
 
 from alignkit import cli
-from alignkit.reporting import Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FEW_STEPS = (
-    "optimizer.for.ppo.iterations=1",
-    "optimizer.for.ppo.batch_size=6",
-    "optimizer.for.ppo.minibatch_size=3",
-    "optimizer.for.dpo.n_epochs=1",
-    "optimizer.for.ipo.n_epochs=1",
-    "sampling.max_tokens=24",
-)
-FEW_REWARD_STEPS = ("reward.train.n_epochs=1",)
 MODEL = ()
 RULES = ("--reward", "rules", "-o", "reward.length.target=20")
 GOLD = "alignkit_demo.world:gold_reward"
@@ -48,14 +37,6 @@ COMBINATIONS = [
         "preferences.source.plugin=alignkit_demo.world:gold_reward",
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("swaps") / "demo"
-    sizes = Sizes(raw=64, demonstrations=24, prompts=40, evaluation=6)
-    run_demo(folder, seed=0, reporter=Reporter(), sizes=sizes, overrides=FEW_STEPS + FEW_REWARD_STEPS)
-    return folder
 
 
 @pytest.mark.parametrize("flags", COMBINATIONS, ids=" ".join)
