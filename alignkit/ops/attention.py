@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
 
-CALL_COST = 40_000
+CALL_COST = 2_000
 """Query-key pairs whose scores a CPU computes in the time that one more attention call costs."""
 
 

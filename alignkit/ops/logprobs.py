@@ -81,15 +81,19 @@ class _LinearLogprobs(torch.autograd.Function):
         logprobs, log_sums, entropies, kept = [], [], [], []
         for rows, wanted in zip(torch.split(hidden, plan.rows), torch.split(targets, plan.rows), strict=True):
             logits = plan.logits(rows.to(plan.matmul_dtype), cast, bias)
-            log_sum = logits.logsumexp(1)
-            logprobs.append(logits.gather(1, wanted[:, None]).squeeze(1) - log_sum)
+            chosen = logits.gather(1, wanted[:, None])
+            peak = logits.amax(1, keepdim=True)
+            probs = logits.sub_(peak).exp_()
+            total = probs.sum(1, keepdim=True)
+            log_sum = peak + total.log()
+            logprobs.append((chosen - log_sum).squeeze(1))
             log_sums.append(log_sum)
             if plan.keep or plan.entropy:
-                probs = logits.sub(log_sum[:, None]).exp_()
-                if plan.entropy:
-                    entropies.append(log_sum - (probs * logits).sum(1))
-                if plan.keep:
-                    kept.append(probs)
+                probs.div_(total)
+            if plan.entropy:
+                entropies.append(torch.special.entr(probs).sum(1))
+            if plan.keep:
+                kept.append(probs)
         entropy = torch.cat(entropies) if plan.entropy else hidden.new_zeros(0)
         ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(log_sums), entropy, *kept)
         ctx.plan = plan
@@ -110,7 +114,7 @@ class _LinearLogprobs(torch.autograd.Function):
             span = slice(start, start + plan.rows)
             rows = hidden[span].to(plan.matmul_dtype)
             logits = None if kept else plan.logits(rows, cast, bias)
-            probs = kept[number] if logits is None else (logits - log_sums[span, None]).exp_()
+            probs = kept[number] if logits is None else (logits - log_sums[span]).exp_()
             direct = logprob_gradient[span, None]
             if plan.entropy:
                 through_entropy = entropy_gradient[span, None]

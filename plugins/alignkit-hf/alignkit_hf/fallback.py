@@ -6,6 +6,7 @@ greedy, no other token. Prompts of equal length go together, so that nothing is 
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,9 +15,10 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from alignkit_hf.generation import Sampled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from alignkit_hf.modeling import PackedModel
     from alignkit_hf.sampling import TokenChooser
@@ -58,6 +60,17 @@ def sample_with_generate(
     return Sampled(ids, torch.cat(logprobs), finished)
 
 
+@contextlib.contextmanager
+def _only(lm: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Without what the model's own generation config adds, such as a penalty for repetition."""
+    own = lm.generation_config
+    lm.generation_config = config
+    try:
+        yield
+    finally:
+        lm.generation_config = own
+
+
 def _sample_equal(
     model: PackedModel, prompts: Sequence[Sequence[int]], steps: int, chooser: TokenChooser, rows: Sequence[int]
 ) -> Sampled:
@@ -67,7 +80,7 @@ def _sample_equal(
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=steps, do_sample=False, eos_token_id=chooser.stop_ids.tolist(), pad_token_id=0, use_cache=True
     )
-    with torch.no_grad(), model.computing():
+    with torch.no_grad(), model.computing(), _only(model.lm, config):
         model.lm.generate(  # type: ignore[operator]
             input_ids,
             attention_mask=torch.ones_like(input_ids),

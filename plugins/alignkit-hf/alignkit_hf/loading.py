@@ -45,13 +45,7 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
     Raises:
         InputError: the model can't be loaded.
     """
-    name, adapter = options.model, None
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        name = str(folder)
-        if not (folder / "config.json").exists():
-            adapter = name
-            name = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    name, adapter = base_and_adapter(options.model)
     arguments: dict[str, Any] = {
         "dtype": torch.float32,
         "use_safetensors": True,
@@ -79,11 +73,23 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
     Raises:
         InputError: there is none.
     """
-    folder = Path(name).expanduser()
+    base, adapter = base_and_adapter(name)
+    source = adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists() else base
     with loading("model", name):
         return transformers.AutoTokenizer.from_pretrained(
-            str(folder) if folder.is_dir() else name, revision=revision, trust_remote_code=trust_remote_code
+            source, revision=revision, trust_remote_code=trust_remote_code
         )
+
+
+def base_and_adapter(name: str) -> tuple[str, str | None]:
+    """The model, and the folder of an adapter on it where the name is that of such a folder."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name, None
+    if (folder / "config.json").exists():
+        return str(folder), None
+    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return str(adapter["base_model_name_or_path"]), str(folder)
 
 
 @contextlib.contextmanager

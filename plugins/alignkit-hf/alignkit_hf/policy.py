@@ -154,12 +154,14 @@ class HFPolicy(Policy[HFOptions]):
         """This policy as it is now, frozen: these weights with the adapter off where it is still zero, or a copy.
 
         An adapter that has been trained already is merged into the weights first and a new one takes its place, so
-        that switching it off leads back to this policy and not to the model below it.
+        that switching it off leads back to this policy and not to the model below it. Weights of 4 bits are copied
+        then, because merging would round the adapter away.
         """
-        kind = self.config.reference
-        use_adapter = self.raw.has_adapter and kind != "copy" and self.config.quantize == "none"
-        if use_adapter:
-            self._merge_trained_adapter()
+        shares = self.raw.has_adapter and self.config.reference != "copy"
+        if shares and self._adapter_is_trained() and self.config.quantize == "none":
+            merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
+            self.raw.model = loading.add_adapter(merged, self.config.lora)
+        if shares and not self._adapter_is_trained():
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
             reference._owner = self
             reference._adapter_on = False
@@ -169,11 +171,8 @@ class HFPolicy(Policy[HFOptions]):
         frozen.requires_grad_(False)
         return HFPolicy(self.config, self.context, parts=(frozen, self.encoder, self.tokenizer))
 
-    def _merge_trained_adapter(self) -> None:
-        trained = any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
-        if trained:
-            merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
-            self.raw.model = loading.add_adapter(merged, self.config.lora)
+    def _adapter_is_trained(self) -> bool:
+        return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
 
     def add_value_head(self) -> None:
         """Adds `value_head` to the one module, zero at the start."""

@@ -66,9 +66,10 @@ class HFScorer(Scorer):
             nn.init.zeros_(classifier.score.bias)
         classifier.config.pad_token_id = _padding_id(policy.encoder, policy.tokenizer, config)
         model: nn.Module = classifier
-        model.requires_grad_(True)
         if policy.config.lora.r:
             model = loading.add_adapter(classifier, policy.config.lora, head=HEAD, where="policy.lora")
+        else:
+            model.requires_grad_(True)
         packed = PackedModel(model, autocast=policy.raw.autocast, path=policy.raw.path)
         loading.prepare_for_training(packed, gradient_checkpointing=policy.config.gradient_checkpointing)
         return cls(packed, policy.encoder, policy.tokenizer)

@@ -166,7 +166,6 @@ def test_an_adapter_folder_is_loaded_and_merged(load_policy: LoadPolicy, tmp_pat
     batch = policy.encode(GROUPS)
     train(policy, batch)
     policy.save(tmp_path / "saved")
-    policy.tokenizer.save_pretrained(tmp_path / "saved/adapter")
     again = load_policy(folder=tmp_path / "saved/adapter")
     torch.testing.assert_close(again.forward(batch).logprobs, policy.forward(batch).logprobs, atol=1e-5, rtol=0)
     assert not again.raw.has_adapter

@@ -221,3 +221,13 @@ def test_under_autocast_logprobs_stay_near_the_forward_pass() -> None:
     sampled = draw(packed, PROMPTS, 3, Sampling(max_tokens=16))
     expected = plain_logprobs(model, as_batch(PROMPTS, sampled, 3, 1.0)).detach()
     assert float((sampled.logprobs - expected).abs().mean()) < 0.05
+
+
+def test_transformers_own_generation_settings_change_nothing() -> None:
+    model = build_model("bloom")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    before = draw(packed, PROMPTS, 2, Sampling(max_tokens=10))
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.top_k = 1
+    assert draw(packed, PROMPTS, 2, Sampling(max_tokens=10)).ids == before.ids
+    assert model.generation_config.repetition_penalty == 5.0
