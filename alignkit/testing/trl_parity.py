@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 LEARNING_RATE = 1e-3
 BETAS = (0.9, 0.999)
-EPSILON = 1e-6
-"""Of AdamW. With a smaller one, parameters whose gradient is rounding only would move as far as the others."""
+EPSILON = 1e-8
 
 
 @dataclass

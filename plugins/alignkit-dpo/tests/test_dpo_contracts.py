@@ -92,6 +92,13 @@ def test_groups_without_an_order_are_dropped_and_counted() -> None:
     assert torch.equal(joined.ref_logprobs, kept.ref_logprobs)
 
 
+def test_reference_is_the_policy_at_the_start() -> None:
+    optimizer, start = DPO(policy=TinyPolicy()), TinyPolicy()
+    nudge(optimizer.modules())
+    batch = optimizer.policy.encode(groups_for(Feed.RANKINGS))
+    assert torch.equal(optimizer.prepare(batch).ref_logprobs, start.forward(batch).logprobs)  # type: ignore[arg-type]
+
+
 def test_loss_before_prepare_says_so() -> None:
     optimizer = DPO(policy=TinyPolicy())
     with pytest.raises(ValueError, match="prepare"):

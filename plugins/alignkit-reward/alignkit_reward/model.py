@@ -43,8 +43,6 @@ class ModelReward(RewardSource[ModelOptions]):
         self._stored = StoredReward.read(self._folder)
         self._policy_class = load_policy_class(self._stored.policy, str(self._folder))
         self._scorer = self._load()
-        for module in self._scorer.modules().values():
-            module.eval().requires_grad_(False)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised by what `calibrate` measured.

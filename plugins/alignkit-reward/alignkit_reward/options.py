@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping  # noqa: TC003 (pydantic resolves annotations at run time)
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,7 +73,8 @@ class ModelOptions(Config):
     max_tokens: Count = 16384
     """Token budget of one forward pass. It never changes a score."""
     train: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the Optimizer that trains it (`learning_rate`, `n_epochs`, `temperature`, ...)."""
+    """Options of the Optimizer that trains it (`learning_rate`, `n_epochs`, `temperature`, ...); `plugin` names another
+    one than that of the loss."""
 
     def check(self) -> None:
         """Raises InputError where `model` is neither a folder nor looks like a hub id."""
@@ -85,7 +86,10 @@ class ModelOptions(Config):
 
     def training(self) -> tuple[str, Mapping[str, Any]] | None:
         """(Optimizer, its options) that must run before this source can be built; None where a model is given."""
-        return None if self.model is not None else (OPTIMIZER_OF_LOSS[self.loss], self.train)
+        if self.model is not None:
+            return None
+        options = {"plugin": OPTIMIZER_OF_LOSS[self.loss], **self.train}
+        return options.pop("plugin"), options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,3 +125,12 @@ def test_labellers_noise_follows_bradley_terry_and_the_seed() -> None:
     assert sum(first) / 4000 == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 4000))
     alone = labeller(source, temperature=0.5).preferences(Sampled(prompts[17:18], ("good", "bad")))
     assert [group.ranks == (0, 1) for group in alone] == first[17:18]
+
+
+def test_labellers_noise_follows_plackett_luce() -> None:
+    source = Lookup({"good": 1.0, "fine": 0.0, "bad": 0.0})
+    prompts = [Prompt(text=str(number)) for number in range(4000)]
+    drawn = labeller(source, temperature=0.5).preferences(Sampled(prompts, ("good", "fine", "bad")))
+    expected = math.exp(2) / (math.exp(2) + 2)
+    share = sum(group.ranks is not None and group.ranks[0] == 0 for group in drawn) / 4000
+    assert share == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 4000))

@@ -97,6 +97,22 @@ def test_margin_is_the_gap_of_the_annotators_scores() -> None:
         optimizer.prepare(optimizer.policy.encode([replace(record, scores=(1.0, None))]))
 
 
+def test_smoothing_and_temperature_reach_the_loss() -> None:
+    record = Group(Prompt(text="p"), ("a", "bb"), ranks=(1, 0))
+
+    def loss_and_gap(optimizer: Any) -> tuple[float, float]:
+        nudge(optimizer.modules())
+        batch = optimizer.policy.encode([record])
+        worse, better = optimizer.scorer.forward(batch).scores.tolist()
+        return optimizer.loss(batch)[0].item(), better - worse
+
+    loss, gap = loss_and_gap(BradleyTerry(BradleyTerryOptions(label_smoothing=0.2), policy=TinyPolicy()))
+    assert loss == pytest.approx(0.8 * math.log(1 + math.exp(-gap)) + 0.2 * math.log(1 + math.exp(gap)), abs=1e-6)
+    loss, gap = loss_and_gap(InfoNCE(InfoNCEOptions(temperature=0.25), policy=TinyPolicy()))
+    assert loss == pytest.approx(math.log(1 + math.exp(-gap / 0.25)), abs=1e-6)
+    assert abs(gap) > 0.01
+
+
 def test_tied_groups_are_dropped_and_counted() -> None:
     optimizer = PlackettLuce(policy=TinyPolicy())
     given = groups_for(optimizer.consumes)
