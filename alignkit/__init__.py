@@ -8,7 +8,8 @@ from typing import Any
 _PUBLIC = {
     "AlignkitError": "errors", "CheckpointError": "errors", "InputError": "errors", "PluginError": "errors",
     "StoppedByCheck": "errors",
-    "Component": "interfaces", "Context": "interfaces", "Feed": "interfaces", "INTERFACE_VERSION": "interfaces",
+    "Component": "interfaces", "Context": "interfaces", "Feed": "interfaces", "ForeignTrainer": "interfaces",
+    "INTERFACE_VERSION": "interfaces",
     "MetricSink": "interfaces", "Metrics": "interfaces", "Model": "interfaces", "Optimizer": "interfaces",
     "Policy": "interfaces", "PolicyOutput": "interfaces", "PreferenceSource": "interfaces",
     "RewardSource": "interfaces", "Sampler": "interfaces", "Scorer": "interfaces", "ScorerOutput": "interfaces",

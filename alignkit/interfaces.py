@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
+    from alignkit.engine import TrainResult
     from alignkit.records import Group, Prompt
 
 INTERFACE_VERSION = 1
@@ -278,6 +279,48 @@ class Optimizer(Component[OptionsT]):
     def save(self, path: Path) -> None:
         """Writes what was trained: the policy, or a reward model."""
         self.policy.save(path)
+
+
+class ForeignTrainer(Optimizer[OptionsT]):
+    """An algorithm that brings its own loop, such as another library's trainer, in place of `prepare` and `loss`.
+
+    The pipeline treats it as any other Optimizer: it brings what it `consumes`, and calls `save` when it has run. How
+    it keeps its reference and its checkpoints is its own matter; a stage that was cut off begins again.
+    """
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        uses_reference, self.uses_reference = self.uses_reference, False
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.uses_reference = uses_reference
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        raise TypeError(f"{type(self).__name__} has a loop of its own: call run()")
+
+    @abstractmethod
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        sampling: Sampling,
+        folder: Path,
+        seed: int,
+        on_step: Callable[[dict[str, float]], None],
+    ) -> TrainResult:
+        """Trains the policy, or a model of its own, in place.
+
+        Args:
+            groups: all records; for rollouts, a group with one empty response for each prompt.
+            sampling: how rollouts are sampled.
+            folder: where files of its own may go.
+            on_step: takes `step`, counted from 1, and the figures of each optimisation step, named as the engine's.
+        """
 
 
 class MetricSink(Component[ConfigT]):

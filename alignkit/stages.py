@@ -16,7 +16,7 @@ from alignkit import evaluation
 from alignkit.engine import planned_steps, train
 from alignkit.errors import InputError
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
-from alignkit.interfaces import Feed
+from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.pipeline import REWARD_TRAINING, consumed_by
 from alignkit.records import Group, read_groups, write_groups
@@ -252,17 +252,22 @@ class Stages:
                 sink.write({"stage": folder, **record})
             self._reporter.step(record)
 
-        result = train(
-            optimizer,
-            feed,
-            folder=path,
-            seed=self._seed,
-            on_step=on_step,
-            on_notice=self._reporter.note,
-            resume=self._resume,
-            force=self._force,
-            fingerprint=f"{self._resolved.digest}/{digest_of(data)}",
-        )
+        if isinstance(optimizer, ForeignTrainer):
+            result = optimizer.run(
+                data, sampling=self._resolved.sampling, folder=path, seed=self._seed, on_step=on_step
+            )
+        else:
+            result = train(
+                optimizer,
+                feed,
+                folder=path,
+                seed=self._seed,
+                on_step=on_step,
+                on_notice=self._reporter.note,
+                resume=self._resume,
+                force=self._force,
+                fingerprint=f"{self._resolved.digest}/{digest_of(data)}",
+            )
         if self._is_main:
             optimizer.save(path)
         barrier()

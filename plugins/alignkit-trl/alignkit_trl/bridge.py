@@ -1,0 +1,229 @@
+"""Runs a trainer of TRL on a model of the policy `hf`, in the engine's order, and reports its steps in our words.
+
+The trainers are TRL's own, with two things of them replaced: the order of the rows, which is the engine's, and the
+tokens, which are those that our own algorithms train on. So the first loss of both is the same number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from importlib import import_module
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.state import AcceleratorState
+from alignkit_hf.policy import HFPolicy
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, TrainerCallback
+
+from alignkit.engine import TrainResult, epoch_order
+from alignkit.errors import InputError, StoppedByCheck
+from alignkit.ops.distributed import num_processes
+from alignkit_trl.fields import config_fields
+from alignkit_trl.options import COMMON
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit_hf.modeling import PackedModel
+    from torch import nn
+
+    from alignkit.interfaces import Policy
+    from alignkit_trl.options import TRLOptions, TRLRolloutOptions
+
+    OnStep = Callable[[dict[str, float]], None]
+
+FIGURES = {
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "logps/chosen": "chosen_logprobs",
+    "logps/rejected": "rejected_logprobs",
+    "completions/mean_length": "response_length",
+    "clip_ratio/region_mean": "clip_fraction",
+}
+"""TRL's name of a figure -> ours; all others keep theirs."""
+
+
+class RowOrder(Sampler[int]):
+    """The rows of each epoch in the order in which the engine takes their groups.
+
+    Args:
+        sizes: how many rows each group has; they stand one after the other.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int) -> None:
+        self._sizes, self._seed, self._epoch = sizes, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that comes next, from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        ends = list(accumulate(self._sizes))
+        for group in epoch_order(len(ends), seed=self._seed, batch=0, epoch=self._epoch):
+            yield from range(ends[group] - self._sizes[group], ends[group])
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+
+class FixedRowOrder(RowOrder):
+    """The first epoch's order in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Changes nothing."""
+
+
+class Forward(TrainerCallback):
+    """Hands each step's figures on, and stops where the loss is not finite."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step = on_step
+        self._response_length = 0.0
+        self.last: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        figures = {FIGURES.get(name, name): float(x) for name, x in logs.items() if isinstance(x, int | float)}
+        self._response_length = figures.get("response_length", self._response_length)
+        if "kl" in figures and self._response_length:
+            figures["kl"] *= self._response_length  # TRL's is a mean over tokens, ours over responses
+        elif "kl" in figures:
+            figures["kl_baseline"] = figures.pop("kl")  # KTO's estimate, from mismatched pairs
+        self.last = {"step": float(state.global_step), **figures}
+        self._on_step(self.last)
+        if not math.isfinite(figures["loss"]):
+            raise StoppedByCheck(f"step {state.global_step}: the loss is not finite")
+
+
+def hf_policy(policy: Policy[Any]) -> HFPolicy:
+    """The policy, as the one kind that TRL can train.
+
+    Raises:
+        InputError: it is of another plugin.
+    """
+    if not isinstance(policy, HFPolicy):
+        raise InputError("TRL trains transformers models only", where="policy.plugin", fix="use the policy hf")
+    return policy
+
+
+def own_tokenizer(policy: HFPolicy) -> Any:
+    """A copy of the tokenizer that TRL may change, with the end token that responses of this policy have."""
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(policy.encoder.end_id)
+    return tokenizer
+
+
+def common_arguments(
+    options: TRLOptions | TRLRolloutOptions, packed: PackedModel, folder: Path, seed: int, *, rows_per_step: int
+) -> dict[str, Any]:
+    """Arguments of TRL's config that follow from our options and the model; `args` goes on top."""
+    local = max(1, rows_per_step // num_processes())
+    per_pass = min(local, int(options.args.get("per_device_train_batch_size", local)))
+    if local % per_pass:
+        raise InputError(
+            f"{local} rows of a step can't be cut into passes of {per_pass}",
+            where="optimizer.args.per_device_train_batch_size",
+            fix="a divisor of the rows in a step",
+        )
+    on_cpu = packed.device.type == "cpu"
+    schedule = "constant_with_warmup" if options.lr_schedule == "constant" else options.lr_schedule
+    return {
+        **{trl: getattr(options, name) for name, trl in {**COMMON, **options.renamed}.items()},
+        "lr_scheduler_type": schedule,
+        "output_dir": str(folder / "trl"),
+        "seed": seed,
+        "use_cpu": on_cpu,
+        "bf16": packed.autocast is torch.bfloat16,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "dataloader_pin_memory": not on_cpu,
+        **({"max_length": None} if "max_length" in config_fields(options.trl_config) else {}),
+        **options.args,
+        "per_device_train_batch_size": per_pass,
+        "gradient_accumulation_steps": local // per_pass,
+    }
+
+
+def run_trainer(
+    name: str,
+    packed: PackedModel,
+    arguments: Mapping[str, Any],
+    *,
+    config: str,
+    on_step: OnStep,
+    overrides: Mapping[str, Any],
+    stop_ids: Sequence[int] = (),
+    **more: Any,
+) -> TrainResult:
+    """Trains a model in place with the trainer `name` of TRL; the result counts no tokens.
+
+    Args:
+        arguments: of its config class `config`.
+        overrides: methods that take the place of its own.
+        stop_ids: the tokens that end a sampled response; none leaves them to the model.
+        more: the trainer's other arguments.
+
+    Raises:
+        InputError: TRL refuses the arguments.
+        StoppedByCheck: the loss is not finite.
+    """
+    trl = import_module("trl")
+    forward = Forward(on_step)
+    start = time.perf_counter()
+    with _restored(packed):
+        if stop_ids:
+            packed.lm.generation_config.eos_token_id = list(stop_ids)
+        try:
+            settings = getattr(trl, config)(**arguments)
+            trainer: Any = type(name, (getattr(trl, name),), dict(overrides))(
+                model=packed.model, args=settings, callbacks=[forward], **more
+            )
+        except (ValueError, TypeError, NotImplementedError) as error:
+            fix = "see TRL's documentation of its arguments"
+            raise InputError(f"TRL refuses it: {error}", where="optimizer.args", fix=fix) from error
+        trainer.remove_callback(PrinterCallback)  # it prints on stdout, which is left to results
+        _keep_reference(trainer, packed.model)
+        trainer.train()
+    return TrainResult(trainer.state.global_step, time.perf_counter() - start, 0, forward.last)
+
+
+def _keep_reference(trainer: Any, model: nn.Module) -> None:
+    """TRL loads its reference from the folder that the model came from; it gets the weights that the model has now."""
+    reference = getattr(trainer, "ref_model", None)
+    if reference is not None:
+        trainer.accelerator.unwrap_model(reference).load_state_dict(model.state_dict())
+
+
+@contextlib.contextmanager
+def _restored(packed: PackedModel) -> Iterator[None]:
+    """Takes back what TRL and accelerate change about a model beside its weights."""
+    owners: list[Any] = [packed.model, packed.lm]
+    forwards = [vars(owner).get("forward") for owner in owners]
+    config = packed.lm.config.get_text_config()
+    pad_token_id, generation = config.pad_token_id, copy.deepcopy(packed.lm.generation_config)
+    was_training = packed.training
+    try:
+        yield
+    finally:
+        for owner, forward in zip(owners, forwards, strict=True):
+            for name in ("forward", "_original_forward"):
+                vars(owner).pop(name, None)
+            if forward is not None:
+                owner.forward = forward
+        if "ref" in getattr(packed.model, "peft_config", {}):
+            packed.model.delete_adapter("ref")  # type: ignore[operator]
+        config.pad_token_id, packed.lm.generation_config = pad_token_id, generation
+        packed.train(was_training)
+        AcceleratorState._reset_state()

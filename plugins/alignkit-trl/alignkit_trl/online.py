@@ -1,0 +1,135 @@
+"""TRL's GRPOTrainer and RLOOTrainer: they sample by themselves, and any reward source scores what they sample.
+
+Prompts are the tokens that our own sampler starts from. Which prompts come together in an iteration is TRL's own order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from alignkit.errors import InputError
+from alignkit.feeds import checked_scores
+from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.records import Group
+from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_trainer
+from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from alignkit.engine import TrainResult
+    from alignkit.interfaces import Context, Policy, RewardSource
+    from alignkit.options import Config, Sampling
+    from alignkit.records import Prompt
+
+OptionsT = TypeVar("OptionsT", bound=TRLRolloutOptions)
+INDEX = "prompt_index"
+
+
+class OnlineTrainer(ForeignTrainer[OptionsT]):
+    """Base: a subclass says which trainer."""
+
+    consumes = Feed.ROLLOUTS
+    uses_reference = True
+    trainer: ClassVar[str]
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.hf = hf_policy(policy)
+        if reward is None:
+            raise InputError("samples are scored by a reward, and there is none", where="reward", fix="--reward NAME")
+        self.source = reward
+
+    def run(
+        self,
+        groups: Sequence[Group],
+        *,
+        sampling: Sampling,
+        folder: Path,
+        seed: int,
+        on_step: Callable[[dict[str, float]], None],
+    ) -> TrainResult:
+        from datasets import Dataset
+
+        options = self.config
+        prompts = [group.prompt for group in groups]
+        texts = [self.hf.encoder.render(prompt) for prompt in prompts]
+        ids = dict(zip(texts, self.hf.encoder.prompts_with_room(prompts, sampling.max_tokens), strict=True))
+        rows = [{"prompt": text, INDEX: index} for index, text in enumerate(texts)]
+        rows *= math.ceil(options.batch_size / len(rows))  # TRL leaves out an iteration that prompts don't fill
+        reward = RewardFunction(self.source, prompts)
+        minibatch = min(options.minibatch_size, options.batch_size)
+        steps = options.iterations * options.n_epochs * (options.batch_size // minibatch)
+        arguments = common_arguments(options, self.hf.raw, folder, seed, rows_per_step=minibatch * options.group_size)
+        arguments |= {
+            "max_steps": steps,
+            "warmup_steps": round(options.warmup * steps),
+            "num_generations": options.group_size,
+            "num_iterations": options.n_epochs,
+            "generation_batch_size": options.batch_size * options.group_size,
+            "max_completion_length": sampling.max_tokens,
+            "temperature": sampling.temperature,
+        }
+        result = run_trainer(
+            self.trainer,
+            self.hf.raw,
+            arguments,
+            config=options.trl_config,
+            on_step=on_step,
+            overrides={"_tokenize_prompts": lambda _, asked: ([ids[text] for text in asked], None, {})},
+            stop_ids=self.hf.encoder.stop_ids,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=own_tokenizer(self.hf),
+            reward_funcs=reward,
+        )
+        return replace(result, tokens=reward.tokens * options.n_epochs)
+
+
+class RewardFunction:
+    """A reward source as TRL calls reward functions.
+
+    Attributes:
+        tokens: of the responses that it has scored.
+    """
+
+    def __init__(self, source: RewardSource[Any], prompts: Sequence[Prompt]) -> None:
+        self._source, self._prompts = source, prompts
+        self.tokens = 0
+        self.__name__ = type(source).__name__
+
+    def __call__(
+        self, *, completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
+        """One score a completion; the responses to one prompt that stand together are scored as one group."""
+        self.tokens += sum(map(len, completion_ids))
+        rows = zip(columns[INDEX], completions, strict=True)
+        groups = [
+            Group(self._prompts[index], tuple(text for _, text in own))
+            for index, own in groupby(rows, key=lambda row: row[0])
+        ]
+        return [score for scores in checked_scores(self._source, groups) for score in scores]
+
+
+class TRLGRPO(OnlineTrainer[TRLGRPOOptions]):
+    """Group relative policy optimisation."""
+
+    Config: ClassVar[type[Config]] = TRLGRPOOptions
+    trainer = "GRPOTrainer"
+
+
+class TRLRLOO(OnlineTrainer[TRLRLOOOptions]):
+    """REINFORCE leave-one-out."""
+
+    Config: ClassVar[type[Config]] = TRLRLOOOptions
+    trainer = "RLOOTrainer"

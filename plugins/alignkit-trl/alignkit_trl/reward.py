@@ -1,0 +1,63 @@
+"""TRL's RewardTrainer on the scorer of the policy, stored as every trained reward model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit_hf.scorer import HFScorer
+from alignkit_reward.stored import StoredReward, policy_name
+
+from alignkit.interfaces import Feed
+from alignkit_trl.bridge import own_tokenizer
+from alignkit_trl.offline import OfflineTrainer
+from alignkit_trl.options import TRLRewardOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignkit_hf.modeling import PackedModel
+
+    from alignkit.interfaces import Context, Policy, RewardSource
+    from alignkit.options import Config
+    from alignkit.records import Group
+
+
+class TRLReward(OfflineTrainer[TRLRewardOptions]):
+    """A Bradley-Terry reward model."""
+
+    Config: ClassVar[type[Config]] = TRLRewardOptions
+    consumes = Feed.RANKINGS
+    trainer = "RewardTrainer"
+
+    def __init__(
+        self,
+        config: TRLRewardOptions | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
+        self.scorer = HFScorer.from_policy(self.hf)
+
+    @property
+    def packed(self) -> PackedModel:
+        return self.scorer.raw
+
+    def rows(self, group: Group, prompt: list[int], responses: list[list[int]]) -> list[dict[str, Any]]:
+        return [
+            {"chosen_ids": prompt + responses[better], "rejected_ids": prompt + responses[worse]}
+            for better, worse in group.preferred_pairs()
+            if responses[better] != responses[worse]
+        ]
+
+    def tokenizer(self) -> Any:
+        """transformers reads the score at the last token that is no padding, so padding must be no response's end."""
+        tokenizer = own_tokenizer(self.hf)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.packed.lm.config.pad_token_id)
+        return tokenizer
+
+    def save(self, path: Path) -> None:
+        """Writes the scorer and, beside it, what loads it again."""
+        self.scorer.save(path)
+        StoredReward(policy=policy_name(self.policy), loss="pairwise").write(path)
