@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from alignkit.ops import flex
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -176,8 +178,10 @@ def working_dtype(value: Tensor) -> torch.dtype:
 
 
 def _packed(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
-    if query.device.type == "cuda" and rule.is_plain and _flex_serves(query, value):
-        return _flex(query, key, value, layout, rule)
+    if flex.serves(query, value) and rule.is_plain:
+        out = flex.block_sparse_attention(query, key, value, layout, scale=rule.scale, window=rule.window)
+        if out is not None:
+            return out
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
@@ -288,32 +292,3 @@ def padded_index(lengths: Tensor) -> tuple[Tensor, Tensor]:
     offsets = torch.arange(int(lengths.max()), device=lengths.device)
     starts = lengths.cumsum(0) - lengths
     return starts[:, None] + torch.minimum(offsets, lengths[:, None] - 1), offsets < lengths[:, None]
-
-
-def _flex_serves(query: Tensor, value: Tensor) -> bool:
-    head_size = query.shape[-1]
-    return head_size == value.shape[-1] and head_size >= 16 and head_size & (head_size - 1) == 0
-
-
-_COMPILED: dict[str, Any] = {}
-
-
-def _flex(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: AttentionRule) -> Tensor:
-    """FlexAttention with the packed mask as blocks; CUDA only, it has no backward elsewhere."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    if not _COMPILED:
-        _COMPILED["flex"] = torch.compile(flex_attention, dynamic=True)
-    tokens = layout.num_tokens
-
-    def make_mask() -> Any:
-        def visible(_batch: Tensor, _head: Tensor, query_index: Tensor, key_index: Tensor) -> Tensor:
-            return layout.visible(query_index, key_index, rule.window)
-
-        return create_block_mask(visible, None, None, tokens, tokens, device=str(query.device))
-
-    block_mask = layout.remember(("flex", rule.window), make_mask)
-    out: Tensor = _COMPILED["flex"](
-        query, key, value, block_mask=block_mask, scale=rule.scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    return out

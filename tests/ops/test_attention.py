@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alignkit.batch import GroupBatch
-from alignkit.ops import attention
+from alignkit.ops import attention, flex
 from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention
 from alignkit.records import Group, Prompt
 
@@ -112,3 +112,45 @@ def test_the_way_is_chosen_by_the_work_that_padding_adds() -> None:
 
     assert pays([20] * 8, [[15, 20]] * 8)
     assert not pays([20] * 40 + [3000], [[15, 20]] * 41)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 40])
+def test_the_block_mask_of_flex_attention_is_that_of_the_segments(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flex attention without compilation, on a CPU, over several blocks."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setitem(flex._COMPILED, "flex", flex_attention)
+    lengths = [(150, [70, 1, 200]), (3, [5]), (129, [128, 127]), (20, [300])]
+    groups = [Group(prompt=Prompt(text="x"), responses=("y",) * len(rows)) for _, rows in lengths]
+    prompts = [[3] * prompt for prompt, _ in lengths]
+    layout = PackedLayout.of(GroupBatch.from_ids(prompts, [[[4] * n for n in rows] for _, rows in lengths], groups))
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, layout.num_tokens, 16, generator=generator) for heads in (4, 2, 2))
+    out = flex.block_sparse_attention(query, key, value, layout, scale=None, window=window)
+    assert out is not None
+    torch.testing.assert_close(out, packed_attention(query, key, value, layout, AttentionRule(window=window)))
+    blocks = flex.block_mask(layout, window)
+    dense = blocks.to_dense()[0, 0]
+    places = torch.arange(layout.num_tokens)
+    seen = layout.visible(places[:, None], places[None], window)
+    assert not dense.triu(1).any()
+    assert dense.sum() < 0.8 * dense.numel() / 2, "hardly a block is skipped"
+    for q, k in (dense == 0).nonzero().tolist():
+        assert not seen[q * 128 : q * 128 + 128, k * 128 : k * 128 + 128].any()
+
+
+def test_where_the_compiler_fails_the_padded_attention_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no triton")
+
+    monkeypatch.setitem(flex._COMPILED, "flex", broken)
+    monkeypatch.setattr(flex, "_FAILED", set())
+    monkeypatch.setattr(flex, "serves", lambda query, value: True)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 10, 16, generator=generator) for _ in range(3))
+    out = packed_attention(query, key, value, PackedLayout.of(batch()), AttentionRule())
+    torch.testing.assert_close(out, one_by_one(query, key, value, AttentionRule()))
+    assert {"RuntimeError"} == flex._FAILED
