@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Optimizer
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 5e-4
 BETAS = (0.9, 0.999)
-EPSILON = 1e-8
+EPSILON = 1e-4
+"""Of AdamW. With a smaller one, parameters whose gradient is rounding only would move as far as the others."""
 
 
 @dataclass
