@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.errors import InputError
-from alignkit.options import Config, Natural, Positive, TrainingOptions
+from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class SFTOptions(TrainingOptions):
     Use it when: there are good answers to imitate. It nearly always comes before the others.
     """
 
-    learning_rate: float = 2e-5
+    learning_rate: NonNegative = 2e-5
     """Peak learning rate of AdamW."""
 
 
