@@ -109,12 +109,18 @@ class PolicyGradient(Optimizer[OptionsT]):
         return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.config.max_tokens))
 
     def shaped_scores(self, batch: GroupBatch) -> Tensor:
-        """[S] the scores, normalised and clipped where the options say so."""
-        options, scores = self.config, known(batch.rewards).float()
-        if options.normalize_rewards:
+        """[S] the batch's scores, which the running moments take note of, as `shaped`."""
+        scores = known(batch.rewards).float()
+        if self.config.normalize_rewards:
             self.reward_moments.update(scores)
+        return self.shaped(scores)
+
+    def shaped(self, scores: Tensor) -> Tensor:
+        """[S] scores, normalised and clipped where the options say so."""
+        limit = self.config.reward_clip
+        if self.config.normalize_rewards:
             scores = self.reward_moments.normalize(scores)
-        return scores.clamp(-options.reward_clip, options.reward_clip) if options.reward_clip else scores
+        return scores.clamp(-limit, limit) if limit else scores
 
     def token_rewards(self, batch: GroupBatch, scores: Tensor) -> Tensor:
         """[R] the KL penalty at every token where it is part of the reward; at the last one the score [S], less the

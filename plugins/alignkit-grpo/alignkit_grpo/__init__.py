@@ -19,3 +19,12 @@ def register_optimizers(register: Register) -> None:
     register("grpo", "alignkit_grpo.grpo:GRPO", config=options.GRPOOptions)
     register("rloo", "alignkit_grpo.rloo:RLOO", config=options.RLOOOptions)
     register("reinforce", "alignkit_grpo.reinforce:REINFORCE", config=options.REINFORCEOptions)
+    register("dr-grpo", "alignkit_grpo.dr_grpo:DrGRPO", config=options.DrGRPOOptions)
+    register("dapo", "alignkit_grpo.dapo:DAPO", config=options.DAPOOptions)
+    register("gspo", "alignkit_grpo.gspo:GSPO", config=options.GSPOOptions)
+    register(
+        "reinforce++",
+        "alignkit_grpo.reinforce_plus_plus:REINFORCEPlusPlus",
+        config=options.REINFORCEPlusPlusOptions,
+    )
+    register("remax", "alignkit_grpo.remax:ReMax", config=options.ReMaxOptions)

@@ -22,6 +22,7 @@ from alignkit.ops.advantages import (
 )
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.policy_gradient.base import PolicyGradient, known
+from alignkit_grpo.greedy import greedy_rollouts
 from alignkit_grpo.options import CriticFreeOptions
 
 if TYPE_CHECKING:
@@ -91,7 +92,13 @@ class CriticFree(PolicyGradient[OptionsT]):
             mean = float(moments(rewards)[0]) if first else self.earlier_rewards.mean
             self.earlier_rewards.update(rewards)
             return torch.full_like(rewards, mean)
-        return torch.zeros_like(rewards)
+        return self._greedy_rewards(batch) if kind == "greedy" else torch.zeros_like(rewards)
+
+    def _greedy_rewards(self, batch: GroupBatch) -> Tensor:
+        """[S] what the likeliest response to each response's prompt earns, with all penalties but that of the KL."""
+        greedy = greedy_rollouts(self.policy, self.reward, batch)
+        scores = self.shaped(known(greedy.rewards)) - self._overlong(greedy)
+        return (scores - self.config.missing_eos_penalty * ~greedy.finished)[batch.group_index]
 
     def _normalized(self, batch: GroupBatch, advantages: Tensor, rewards: Tensor) -> Tensor:
         """[R] the advantages [R] on the scale that the options ask for; rewards: [S]."""

@@ -8,10 +8,11 @@ from typing import Literal
 
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
-from alignkit.options import Count, Fraction, NonNegative
+from alignkit.options import Count, Fraction, NonNegative, Positive
 from alignkit.policy_gradient.options import PolicyGradientOptions
 
 Baseline = Literal["none", "running", "group", "leave-one-out", "greedy"]
+Credit = Literal["response", "token"]
 Normalization = Literal["none", "group", "batch", "tokens"]
 
 
@@ -27,7 +28,7 @@ class CriticFreeOptions(PolicyGradientOptions):
     normalize_advantages: Normalization = "none"
     """Divide advantages by the standard deviation of their group's rewards or of the batch's, or scale those of all
     tokens of the batch to mean 0 and variance 1."""
-    credit: Literal["response", "token"] = "response"
+    credit: Credit = "response"
     """Whether a token answers for its whole response, or only for the rewards from it on (the KL of earlier tokens is
     left out; the baseline is then taken from the scores alone)."""
     truncated: Literal["keep", "drop"] = "keep"
@@ -55,9 +56,10 @@ class GRPOOptions(CriticFreeOptions):
     """Group relative policy optimisation (arXiv:2402.03300).
 
     Formula: mean over responses of the mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
-        + kl_coef * (pi_ref / pi - log(pi_ref / pi) - 1), with w = pi(t) / pi_old(t) of each token t and
+        + kl_coef * w * (pi_ref / pi - log(pi_ref / pi) - 1), with w = pi(t) / pi_old(t) of each token t and
         A = (r - mean of its group) / std of its group
-    Paper: Shao et al. (DeepSeekMath), arXiv:2402.03300, eq. 3 and 4.
+    Paper: Shao et al. (DeepSeekMath), arXiv:2402.03300, eq. 3 and 4; the weight w of the KL: DeepSeek-AI,
+        arXiv:2512.02556, section 3.1.
     Use it when: responses are scored by rules or a model, several of them a prompt, and a critic is too dear. The usual
         first choice for verifiable rewards.
     """
@@ -67,6 +69,7 @@ class GRPOOptions(CriticFreeOptions):
     kl_coef: NonNegative = 0.04
     kl_place: KLPlace = "loss"
     kl_estimator: KLEstimator = "k3"
+    kl_importance: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,5 +100,94 @@ class REINFORCEOptions(CriticFreeOptions):
 
     group_size: Count = 1
     baseline: Baseline = "running"
+    surrogate: Surrogate = "logprob"
+    aggregation: Aggregation = "sum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrGRPOOptions(CriticFreeOptions):
+    """GRPO done right: without its biases of length and difficulty (arXiv:2503.20783).
+
+    Formula: mean over responses of the sum over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
+        / longest response, with w = pi(t) / pi_old(t) of each token t and A = r - mean of its group
+    Paper: Liu et al., arXiv:2503.20783, section 3.2.
+    Use it when: GRPO's responses grow longer without growing better, or prompts differ much in difficulty.
+    """
+
+    aggregation: Aggregation = "sum"
+    loss_length: NonNegative = 0.0
+    kl_coef: NonNegative = 0.0
+    kl_place: KLPlace = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAPOOptions(CriticFreeOptions):
+    """Decoupled clip and dynamic sampling (arXiv:2503.14476).
+
+    Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
+        w = pi(t) / pi_old(t) of each token t, A = (r - mean of its group) / std of its group, r less the penalty of
+        long responses; groups of equal rewards are left out
+    Paper: Yu et al., arXiv:2503.14476, eq. 8 to 13.
+    Use it when: rewards are right or wrong and responses long, so that many groups say nothing and entropy would fall.
+    """
+
+    clip_range_high: NonNegative = 0.28
+    normalize_advantages: Normalization = "group"
+    overlong_penalty: NonNegative = 1.0
+    dynamic_sampling: bool = True
+    kl_coef: NonNegative = 0.0
+    kl_place: KLPlace = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSPOOptions(CriticFreeOptions):
+    """Group sequence policy optimisation (arXiv:2507.18071).
+
+    Formula: mean over responses of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
+        w = (pi(y|x) / pi_old(y|x))^(1 / |y|) and A = (r - mean of its group) / std of its group
+    Paper: Zheng et al., arXiv:2507.18071, eq. 5 to 7.
+    Use it when: GRPO is unstable over many steps a batch, as with mixtures of experts or long responses.
+    """
+
+    ratio_level: RatioLevel = "sequence-mean"
+    clip_range: Positive = 3e-4
+    clip_range_high: NonNegative = 4e-4
+    normalize_advantages: Normalization = "group"
+    aggregation: Aggregation = "response"
+    kl_coef: NonNegative = 0.0
+    kl_place: KLPlace = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class REINFORCEPlusPlusOptions(CriticFreeOptions):
+    """REINFORCE with PPO's clip and advantages normalised over the batch (arXiv:2501.03262).
+
+    Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(t) / pi_old(t) of
+        each token t and A = score - kl_coef * sum from t on of log(pi_old / pi_ref), scaled to mean 0 and variance 1
+        over all tokens of the batch
+    Paper: Hu et al., arXiv:2501.03262, eq. 6 to 8; with baseline = "group" and group_size > 1 it is its
+        REINFORCE++-baseline, but for the KL's place.
+    Use it when: there is one response a prompt, and neither a critic nor a group to compare with.
+    """
+
+    group_size: Count = 1
+    baseline: Baseline = "none"
+    credit: Credit = "token"
+    normalize_advantages: Normalization = "tokens"
+    kl_coef: NonNegative = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReMaxOptions(CriticFreeOptions):
+    """REINFORCE against the reward of the likeliest response (arXiv:2310.10505).
+
+    Formula: -sum over tokens of log pi(t) * (r - r_greedy - kl_coef * sum from t on of log(pi_old / pi_ref))
+    Paper: Li et al., arXiv:2310.10505, eq. 4 and algorithm 1.
+    Use it when: rewards of prompts differ much and one response a prompt is sampled; the greedy one costs a second.
+    """
+
+    group_size: Count = 1
+    baseline: Baseline = "greedy"
+    credit: Credit = "token"
     surrogate: Surrogate = "logprob"
     aggregation: Aggregation = "sum"

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from alignkit_grpo.dapo import DAPO
+from alignkit_grpo.dr_grpo import DrGRPO
 from alignkit_grpo.grpo import GRPO
+from alignkit_grpo.gspo import GSPO
 from alignkit_grpo.reinforce import REINFORCE
+from alignkit_grpo.reinforce_plus_plus import REINFORCEPlusPlus
+from alignkit_grpo.remax import ReMax
 from alignkit_grpo.rloo import RLOO
 
 from alignkit.testing import OptimizerContract
@@ -24,6 +29,26 @@ class TestRLOO(OptimizerContract):
 
 class TestREINFORCE(OptimizerContract):
     component = REINFORCE
+
+
+class TestDrGRPO(OptimizerContract):
+    component = DrGRPO
+
+
+class TestDAPO(OptimizerContract):
+    component = DAPO
+
+
+class TestGSPO(OptimizerContract):
+    component = GSPO
+
+
+class TestREINFORCEPlusPlus(OptimizerContract):
+    component = REINFORCEPlusPlus
+
+
+class TestReMax(OptimizerContract):
+    component = ReMax
 
 
 class TestEveryTerm(OptimizerContract):

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_grpo.dapo import DAPO
+from alignkit_grpo.dr_grpo import DrGRPO
 from alignkit_grpo.grpo import GRPO
+from alignkit_grpo.gspo import GSPO
 from alignkit_grpo.rloo import RLOO
 
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -55,9 +58,9 @@ def assert_equal(
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        ({"kl_coef": 0.04}, {"beta": 0.04}),
+        ({}, {"beta": 0.04}),
         ({"kl_coef": 0.0, "clip_range_high": 0.28, "dual_clip": 1.5}, {"epsilon_high": 0.28, "delta": 1.5}),
-        ({"kl_coef": 0.3, "kl_importance": True}, {"beta": 0.3, "use_bias_correction_kl": True}),
+        ({"kl_coef": 0.3, "kl_importance": False}, {"beta": 0.3, "use_bias_correction_kl": False}),
         ({"kl_coef": 0.0, "off_policy_kl": 0.02}, {"off_policy_mask_threshold": 0.02}),
         ({"kl_coef": 0.0, "normalize_advantages": "batch"}, {"scale_rewards": "batch"}),
         ({"kl_coef": 0.0, "aggregation": "token", "ent_coef": 0.1}, {"loss_type": "bnpo", "entropy_coef": 0.1}),
@@ -69,6 +72,26 @@ def assert_equal(
 )
 def test_grpo(ours: dict[str, Any], theirs: dict[str, Any], folder: Path, tmp_path: Path) -> None:
     assert_equal(GRPO, ours, {"loss_type": "grpo", **theirs}, folder, tmp_path)
+
+
+def test_dr_grpo(folder: Path, tmp_path: Path) -> None:
+    assert_equal(DrGRPO, {}, {"loss_type": "dr_grpo", "scale_rewards": "none"}, folder, tmp_path)
+
+
+@pytest.mark.parametrize(("truncated", "masked"), [("keep", False), ("drop", True)])
+def test_dapo(truncated: str, masked: bool, folder: Path, tmp_path: Path) -> None:
+    # TRL keeps groups of equal rewards and has no overlong penalty of its own.
+    ours = {"truncated": truncated, "dynamic_sampling": False, "overlong_penalty": 0.0}
+    theirs = {"loss_type": "dapo", "epsilon_high": 0.28, "mask_truncated_completions": masked}
+    assert_equal(DAPO, ours, theirs, folder, tmp_path)
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.3])
+def test_gspo(kl_coef: float, folder: Path, tmp_path: Path) -> None:
+    ours = {"kl_coef": kl_coef, "kl_estimator": "k3", "clip_range": 0.02, "clip_range_high": 0.03}
+    theirs = {"beta": kl_coef, "epsilon": 0.02, "epsilon_high": 0.03, "use_bias_correction_kl": False}
+    level = {"loss_type": "grpo", "importance_sampling_level": "sequence"}
+    assert_equal(GSPO, ours, {**level, **theirs}, folder, tmp_path)
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.05])

@@ -1,0 +1,34 @@
+"""Greedy rollouts as a baseline: arXiv:2310.10505."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.feeds import checked_scores
+from alignkit.options import Sampling
+from alignkit.policy_gradient.base import known
+
+if TYPE_CHECKING:
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Policy, RewardSource
+
+
+def greedy_rollouts(policy: Policy[Any], reward: RewardSource[Any] | None, batch: GroupBatch) -> GroupBatch:
+    """The policy's likeliest response to each prompt of a batch with `response_limit`, and its `rewards` [G].
+
+    Where the reward source abstains on it, the mean reward of the batch's own responses stands in.
+
+    Raises:
+        ValueError: there is no reward source.
+    """
+    if reward is None:
+        raise ValueError("the greedy baseline has no reward source to score its responses with")
+    prompts = [group.prompt for group in batch.groups]
+    sampling = Sampling(max_tokens=batch.response_limit, temperature=0)
+    greedy = policy.generate(prompts, n=1, sampling=sampling, seed=0)
+    means = batch.sum_by_group(known(batch.rewards).float()) / batch.group_sizes
+    scores = checked_scores(reward, greedy.groups)
+    rewards = [mean if score is None else score for (score,), mean in zip(scores, means.tolist(), strict=True)]
+    return greedy.replace(rewards=torch.tensor(rewards, device=batch.device), response_limit=batch.response_limit)
