@@ -20,9 +20,9 @@ from transformers import get_scheduler
 
 from alignkit import checkpoint as checkpoints
 from alignkit.batch import GroupBatch, Totals
-from alignkit.errors import CheckpointError, Interrupted, StoppedByCheck
+from alignkit.errors import CheckpointError, InputError, Interrupted, StoppedByCheck
 from alignkit.ops.batched import pieces_in_order
-from alignkit.ops.distributed import barrier, num_processes, process_index, sum_over_processes
+from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -167,7 +167,14 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 return self.optimizer.prepare(batch)
-            return GroupBatch.concat([self.optimizer.prepare(p) for p in pieces_in_order(batch, self.max_tokens)])
+            prepared = GroupBatch.concat([self.optimizer.prepare(p) for p in pieces_in_order(batch, self.max_tokens)])
+        if not prepared.num_groups:
+            raise InputError(
+                f"none of the {batch.num_groups} records can be learned from: no ranking orders its responses",
+                where="the training data",
+                fix="give rankings in which one response is better than another",
+            )
+        return prepared
 
     def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
         """(last of its epoch, groups of this process) of every minibatch of a batch."""
@@ -187,6 +194,9 @@ class Engine:
 
     def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
         """One optimisation step; halves the token budget and tries again when memory runs out."""
+        part = part.replace(totals=self._step_totals(part, empty=empty))
+        with torch.no_grad():
+            self.optimizer.begin_step(part)
         while True:
             try:
                 sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
@@ -198,11 +208,12 @@ class Engine:
                 self.max_tokens //= 2
                 self.on_notice(f"out of memory: going on with max_tokens = {self.max_tokens}")
         names = sorted(sums)
-        totals = sum_over_processes(torch.stack([sums[name] for name in names])) / num_processes()
+        totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
         metrics["grad_norm"] = float(norm)
         metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
         self._require_finite(metrics)
+        metrics |= self.optimizer.take_step(part, self.max_tokens)
         self.adam.step()
         self.scheduler.step()
         self.adam.zero_grad()
@@ -210,7 +221,6 @@ class Engine:
         return metrics
 
     def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        part = part.replace(totals=self._step_totals(part, weight))
         micro_batches = part.split(self.max_tokens, divisible=not self.optimizer.couples_responses)
         sums: dict[str, torch.Tensor] = {}
         for number, micro in enumerate(micro_batches, start=1):
@@ -229,11 +239,12 @@ class Engine:
         norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
         return sums, torch.as_tensor(norm)
 
-    def _step_totals(self, part: GroupBatch, weight: float) -> Totals:
+    def _step_totals(self, part: GroupBatch, *, empty: bool) -> Totals:
         own = part.counts()
         counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
-        shared = sum_over_processes(counts * weight) / num_processes()
-        return Totals(*shared.tolist())
+        shared = mean_over_processes(counts * (not empty))
+        # A process that has run out of groups takes part with one that must not count: its means are 0.
+        return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
 
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]

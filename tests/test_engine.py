@@ -207,6 +207,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     assert newest is not None and newest.name == "step-00000002"
 
 
+def test_data_of_which_nothing_is_left_are_an_error(tmp_path: Path) -> None:
+    class Choosy(Likelihood):
+        def prepare(self, batch: GroupBatch) -> GroupBatch:
+            return batch.select([])
+
+    policy = TinyPolicy()
+    with pytest.raises(InputError, match="none of the 12 records can be learned from"):
+        train(Choosy(policy=policy), OfflineFeed(demonstrations(), policy), folder=tmp_path, seed=0)
+
+
 def test_the_kl_limit_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, over 6\.5"):
         online(tmp_path, max_kl=6.5)

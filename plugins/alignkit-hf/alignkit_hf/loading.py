@@ -64,6 +64,7 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
             with _quiet_peft():
                 lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()
     switch_dropout_off(lm)
+    let_every_token_learn(lm)
     return lm if options.quantize == "4bit" else lm.to(device)  # type: ignore[arg-type]
 
 
@@ -120,6 +121,13 @@ def switch_dropout_off(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if isinstance(value, float) and "drop" in name:
                 setattr(module, name, 0.0)
+
+
+def let_every_token_learn(model: nn.Module) -> None:
+    """Lets the padding token's embedding have a gradient: no layout reads padding, and it may be the stop token."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
 
 
 def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None, where: str = "lora") -> nn.Module:

@@ -88,6 +88,7 @@ class HFScorer(Scorer):
                 path, dtype=torch.float32, use_safetensors=True
             )
         loading.switch_dropout_off(classifier)
+        loading.let_every_token_learn(classifier)
         tokenizer = loading.load_tokenizer(str(path))
         given = _read_encoding(path)
         encoder = Encoder(

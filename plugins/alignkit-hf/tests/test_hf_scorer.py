@@ -163,3 +163,15 @@ def test_bound_modules_are_used(load_policy: LoadPolicy) -> None:
     scorer.bind({"scorer": Wrapper()})
     scorer.forward(scorer.encode(GROUPS))
     assert calls == [1]
+
+
+def test_a_stop_token_that_is_the_padding_learns(load_policy: LoadPolicy, build_folder: BuildFolder) -> None:
+    """Transformers makes the padding token's embedding without gradient, which would freeze the stop token's."""
+    policy = load_policy(folder=build_folder("llama", pad="<end>", pad_token_id=END, tie_word_embeddings=False))
+    scorer = noisy(policy.scorer())
+    batch = scorer.encode(GROUPS)
+    assert int(batch.response_ids[-1]) == END
+    scorer.forward(batch).scores.sum().backward()
+    embedding = next(module for module in scorer.raw.modules() if isinstance(module, nn.Embedding))
+    assert embedding.weight.grad is not None
+    assert float(embedding.weight.grad[END].abs().sum()) > 0

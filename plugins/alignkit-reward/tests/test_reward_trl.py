@@ -69,9 +69,7 @@ def both(
     # TRL reads the score before the padding: it must not take our stop token for padding. And an embedding passes no
     # gradient to its padding token, which is another one for the two.
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(classifier.config.pad_token_id)
-    for model in (classifier, *optimizer.modules().values()):
-        for embedding in (module for module in model.modules() if isinstance(module, torch.nn.Embedding)):
-            embedding.padding_idx = None
+    classifier.get_input_embeddings().padding_idx = None
     given = rankings(k)
     batch = policy.encode(given)
     rows: list[dict[str, Any]] = [
