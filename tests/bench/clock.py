@@ -7,13 +7,15 @@ import os
 import resource
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 TURN_VARIABLE = "ALIGNKIT_BENCH_TURN"
@@ -51,7 +53,9 @@ class Clock:
     """Steps of one program.
 
     Attributes:
-        seconds, cpu_seconds: of each step. losses: of each step where there is one. tokens: sampled in each step.
+        seconds, cpu_seconds: of each step. losses, norms: and of the gradient, of each step where there is one.
+        tokens: sampled in each step.
+        logprob_diff: of sampled tokens, the largest to a plain forward pass, where that was looked at.
     """
 
     turns: Turns = field(default_factory=Turns)
@@ -59,7 +63,9 @@ class Clock:
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    logprob_diff: float | None = None
     _started: tuple[float, float] = (0.0, 0.0)
 
     def start(self) -> None:
@@ -68,7 +74,7 @@ class Clock:
         self._started = self._now()
 
     def stop(self, loss: float | None = None, tokens: int | None = None) -> None:
-        """The step has ended."""
+        """The step has ended; the turn is handed on."""
         seconds, cpu_seconds = self._now()
         self.seconds.append(seconds - self._started[0])
         self.cpu_seconds.append(cpu_seconds - self._started[1])
@@ -77,6 +83,19 @@ class Clock:
         if tokens is not None:
             self.tokens.append(tokens)
         self.turns.give()
+
+    @contextmanager
+    def excluded(self) -> Iterator[None]:
+        """What happens inside belongs to no step."""
+        before = self._now()
+        yield
+        after = self._now()
+        self._started = (self._started[0] + after[0] - before[0], self._started[1] + after[1] - before[1])
+
+    def figures(self) -> dict[str, Any]:
+        """All that was measured, as JSON types."""
+        names = ("seconds", "cpu_seconds", "losses", "norms", "tokens", "logprob_diff")
+        return {name: getattr(self, name) for name in names}
 
     def _now(self) -> tuple[float, float]:
         if self.device != "cpu":

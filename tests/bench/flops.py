@@ -30,13 +30,24 @@ class Work:
     head_tokens: int
     pairs: int
 
-    def forward_flops(self, shape: Shape, *, vocabulary_head: bool = True) -> int:
-        """Of one forward pass."""
+    def trunk_flops(self, shape: Shape) -> int:
+        """Of the linear modules of the trunk in one forward pass."""
         width = shape.hidden // shape.heads
         attention = 2 * shape.hidden * shape.heads * width + 2 * shape.hidden * shape.key_heads * width
-        linear = 2 * shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
-        head = 2 * shape.hidden * shape.vocabulary * self.head_tokens if vocabulary_head else 0
-        return linear * self.tokens + head + 4 * shape.layers * shape.heads * width * self.pairs
+        return 2 * shape.layers * (attention + 3 * shape.hidden * shape.intermediate) * self.tokens
+
+    def head_flops(self, shape: Shape) -> int:
+        """Of the vocabulary head in one forward pass."""
+        return 2 * shape.hidden * shape.vocabulary * self.head_tokens
+
+    def attention_flops(self, shape: Shape) -> int:
+        """Of scores and weighted values in one forward pass."""
+        return 4 * shape.layers * shape.hidden * self.pairs
+
+    def forward_flops(self, shape: Shape, *, vocabulary_head: bool = True) -> int:
+        """Of one forward pass."""
+        head = self.head_flops(shape) if vocabulary_head else 0
+        return self.trunk_flops(shape) + head + self.attention_flops(shape)
 
 
 def packed(groups: Groups) -> Work:

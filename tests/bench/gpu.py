@@ -138,7 +138,7 @@ def _summary(
     rows, seconds = flops.one_by_one(measured), sum(figures["seconds"][1:])
     work = flops.packed(measured)
     if side == "peer":
-        work = flops.one_by_one(measured, repeats=workload.responses - 1 if workload.peer == "reward" else 1)
+        work = programs.peer_work(workload, measured)
     used = flops.step_flops(workload, shape, work, peer=side == "peer") / seconds
     return {
         "s": round(median(figures["seconds"][1:]), 4),

@@ -10,11 +10,13 @@ import gzip
 import itertools
 import json
 import random
-from dataclasses import dataclass
+import shutil
+from dataclasses import asdict, dataclass
 from itertools import chain, islice, product
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import torch
 
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
+RECORD = "material.json"
+MAX_LENGTH = 512
 SPACE = "Ġ"  # how a byte-level BPE writes it
 NAMES = {"user": "Human", "assistant": "Assistant"}
 
@@ -130,13 +133,28 @@ class Material:
         return self.pairs[:count]
 
 
-def from_hh(file: Path, shape: Shape, folder: Path, dtype: torch.dtype) -> Material:
-    """HH rows, shuffled, with a byte-level BPE that was trained on them."""
-    pairs = list(_read_hh(file))
-    if not (folder / "rm").is_dir():
-        save_models(shape, _trained_tokenizer(pairs, shape.vocabulary), folder, dtype=dtype)
-    random.Random(0).shuffle(pairs)
-    return Material(folder, pairs, 512)
+def make_material(shape: Shape, folder: Path, file: Path) -> None:
+    """Makes the material of a folder that has none: of HH rows where the file is there, of random words elsewhere."""
+    source = str(file) if file.is_file() else ""
+    made_of = {"source": source, "shape": asdict(shape)}
+    record = folder / RECORD
+    if record.is_file() and json.loads(record.read_text())["made_of"] == made_of:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    if source:
+        pairs = list(_read_hh(file))
+        save_models(shape, _trained_tokenizer(pairs, shape.vocabulary), folder, dtype=torch.float32)
+        random.Random(0).shuffle(pairs)
+        material = Material(folder, pairs, MAX_LENGTH)
+    else:
+        material = generated(shape, folder, torch.float32)
+    record.write_text(json.dumps({"made_of": made_of, **asdict(material), "folder": ""}))
+
+
+def open_material(folder: Path) -> Material:
+    """What `make_material` left in a folder."""
+    record = json.loads((folder / RECORD).read_text())
+    return Material(folder, [Pair(**pair) for pair in record["pairs"]], record["max_length"])
 
 
 def generated(

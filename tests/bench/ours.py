@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from alignkit.engine import epoch_order, train
-from alignkit.feeds import OfflineFeed, RolloutFeed, score_batch
+from alignkit.feeds import OfflineFeed, RolloutFeed, prompt_order, score_batch
 from alignkit.interfaces import Context
+from alignkit.ops.batched import policy_logprobs
 from alignkit.options import Sampling
 from alignkit.plugins import registry
 from tests.bench.workloads import ADAM_BETA2, LEARNING_RATE
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
     from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer, Policy, RewardSource, Scorer
-    from alignkit.records import Group
+    from alignkit.records import Group, Prompt
     from tests.bench.clock import Clock
     from tests.bench.material import Material
     from tests.bench.workloads import Settings, Workload
@@ -34,21 +37,29 @@ class FixedFeed:
     repeatable = False
 
     def __init__(
-        self, groups: Sequence[Group], policy: Policy[Any], reward: RewardSource[Any], groups_per_batch: int
+        self,
+        groups: Sequence[Group],
+        policy: Policy[Any],
+        reward: RewardSource[Any],
+        groups_per_batch: int,
+        clock: Clock,
     ) -> None:
-        self._groups, self._policy, self._reward = groups, policy, reward
+        self._groups, self._policy, self._reward, self._clock = groups, policy, reward, clock
         self.groups_per_batch = groups_per_batch
         self.num_batches = len(groups) // groups_per_batch
 
     def batch(self, index: int) -> GroupBatch:
-        """The batch `index`, scored."""
+        """The batch `index`, scored, with log-probabilities for which the clock stands still: a sampler gives them."""
         start = index * self.groups_per_batch
-        return score_batch(self._policy.encode(self._groups[start : start + self.groups_per_batch]), self._reward)
+        batch = self._policy.encode(self._groups[start : start + self.groups_per_batch])
+        with self._clock.excluded():
+            batch = batch.replace(logprobs=policy_logprobs(self._policy, batch, batch.num_tokens))
+        return score_batch(batch, self._reward)
 
 
 def prepare(workload: Workload, material: Material, settings: Settings, clock: Clock) -> Callable[[], None]:
     """The workload made ready: what is returned runs its steps on the clock."""
-    return partial(_Ours(workload, material, settings).run, clock)
+    return _Ours(workload, material, settings, clock).run
 
 
 class _Ours:
@@ -58,8 +69,8 @@ class _Ours:
         InputError: no plugin has the optimizer.
     """
 
-    def __init__(self, workload: Workload, material: Material, settings: Settings) -> None:
-        self.workload, self.material, self.settings = workload, material, settings
+    def __init__(self, workload: Workload, material: Material, settings: Settings, clock: Clock) -> None:
+        self.workload, self.material, self.settings, self.clock = workload, material, settings, clock
         self.context = Context(seed=settings.seed, device=settings.device)
         self.policy = self._load_policy()
         self.sampling = Sampling(max_tokens=workload.max_new or 1)
@@ -69,10 +80,11 @@ class _Ours:
             self.optimizer = self._load_optimizer()
             self.feed = self._feed(self.optimizer)
 
-    def run(self, clock: Clock) -> None:
+    def run(self) -> None:
         """Runs all steps on the clock."""
+        clock = self.clock
         if self.optimizer is None:
-            self._sample(clock)
+            self._sample()
             return
         updates = 0
 
@@ -80,6 +92,7 @@ class _Ours:
             nonlocal updates
             updates += 1
             if updates % self.workload.updates == 0:
+                clock.norms.append(record["grad_norm"])
                 clock.stop(record["loss"])
                 if len(clock.seconds) < self.settings.steps:
                     clock.start()
@@ -88,12 +101,13 @@ class _Ours:
             clock.start()
             train(self.optimizer, self.feed, folder=Path(folder), seed=self.settings.seed, on_step=on_step)
 
-    def _sample(self, clock: Clock) -> None:
+    def _sample(self) -> None:
         prompts = self.material.prompts(self.workload.groups)
         for step in range(self.settings.steps):
-            clock.start()
+            self.clock.start()
             batch = self.policy.generate(prompts, n=self.workload.responses, sampling=self.sampling, seed=step)
-            clock.stop(tokens=batch.num_tokens)
+            self.clock.stop(tokens=batch.num_tokens)
+        self.clock.logprob_diff = logprob_difference(batch, self.material.lm)
 
     def _load_policy(self) -> Policy[Any]:
         """The policy `hf`, whose new scorers are the saved reward model, so that both programs start from its head."""
@@ -147,7 +161,7 @@ class _Ours:
         groups = rows(self.workload, self.material, self.settings.steps)
         if self.workload.rows == "fixed_rollouts":
             assert self.reward is not None
-            return FixedFeed(groups, self.policy, self.reward, self.workload.groups)
+            return FixedFeed(groups, self.policy, self.reward, self.workload.groups, self.clock)
         return OfflineFeed(groups, self.policy)
 
 
@@ -169,3 +183,28 @@ def in_training_order(workload: Workload, material: Material, settings: Settings
     if workload.rows == "fixed_rollouts":
         return groups
     return [groups[number] for number in epoch_order(len(groups), seed=settings.seed, batch=0, epoch=0)]
+
+
+def prompts_in_order(workload: Workload, material: Material, settings: Settings) -> list[Prompt]:
+    """The prompts of a run in the order in which alignkit's feed takes them."""
+    prompts = material.prompts(workload.groups * settings.steps)
+    if workload.rows == "fixed_rollouts":
+        return prompts
+    return [prompts[number] for number in prompt_order(len(prompts), seed=settings.seed, round_number=0)]
+
+
+@torch.no_grad()
+def logprob_difference(batch: GroupBatch, folder: str, rows: int = 8) -> float:
+    """The largest difference of sampled log-probabilities to plain forward passes of transformers, over a few rows."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = torch.split(batch.prompt_ids.cpu(), batch.prompt_lengths.tolist())
+    responses = torch.split(batch.response_ids.cpu(), batch.lengths.tolist())
+    assert batch.logprobs is not None
+    sampled = torch.split(batch.logprobs.cpu(), batch.lengths.tolist())
+    largest = 0.0
+    for row in range(0, len(responses), max(1, len(responses) // rows)):
+        prompt, response = prompts[int(batch.group_index[row])], responses[row]
+        logits = model(torch.cat((prompt, response))[None]).logits[0, len(prompt) - 1 : -1]
+        plain = logits.log_softmax(-1).gather(1, response[:, None]).squeeze(1)
+        largest = max(largest, float((plain - sampled[row]).abs().max()))
+    return largest

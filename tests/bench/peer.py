@@ -54,6 +54,10 @@ class Timed(TrainerCallback):
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.clock.start()
 
+    def on_log(self, *given: Any, logs: dict[str, float], **_: Any) -> None:
+        if "grad_norm" in logs:
+            self.clock.norms.append(float(logs["grad_norm"]))
+
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.clock.stop(sum(self.losses) / len(self.losses))
         self.losses.clear()

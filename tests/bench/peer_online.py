@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
+from tests.bench.ours import prompts_in_order
 from tests.bench.peer import Timed, arguments, encoded, load_lm, load_rm, reporting
 from tests.bench.rewards import closeness
 from tests.bench.shapes import EOS, PAD
@@ -55,7 +56,7 @@ def _group_trainer(
 ) -> Callable[[], None]:
     from datasets import Dataset
 
-    prompts = material.prompts(workload.groups * settings.steps)
+    prompts = prompts_in_order(workload, material, settings)
     callback = Timed(clock)
     args = config(
         num_generations=workload.responses,
@@ -98,7 +99,7 @@ def ppo(workload: Workload, material: Material, settings: Settings, clock: Clock
 
     tokenizer = material.tokenizer()
     tokenizer.padding_side = "left"
-    prompts = [tokenizer(prompt.text)["input_ids"] for prompt in material.prompts(workload.groups * settings.steps)]
+    prompts = [tokenizer(prompt.text)["input_ids"] for prompt in prompts_in_order(workload, material, settings)]
     common = arguments(workload, settings)
     del common["max_steps"]
     policy = load_lm(material, settings)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from tests.bench.clock import PeakMemory
+from tests.bench.flops import Groups, Work, one_by_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.bench.clock import Clock
-    from tests.bench.flops import Groups
     from tests.bench.material import Material
     from tests.bench.workloads import Settings, Workload
 
@@ -47,15 +47,14 @@ def step_lengths(workload: Workload, material: Material, settings: Settings) -> 
     return [groups[start : start + workload.groups] for start in range(0, len(groups), workload.groups)]
 
 
+def peer_work(workload: Workload, groups: Groups) -> Work:
+    """What TRL goes over: a row for each response, and for each pair of a ranking two."""
+    return one_by_one(groups, repeats=workload.responses - 1 if workload.peer == "reward" else 1)
+
+
 def measure(side: Side, workload: Workload, material: Material, settings: Settings, clock: Clock) -> dict[str, Any]:
     """Runs a workload and returns its figures, in seconds and bytes."""
     run = prepare(side, workload, material, settings, clock)
     with PeakMemory(settings.device) as memory:
         run()
-    return {
-        "seconds": clock.seconds,
-        "cpu_seconds": clock.cpu_seconds,
-        "losses": clock.losses,
-        "tokens": clock.tokens,
-        "peak_bytes": memory.bytes,
-    }
+    return {**clock.figures(), "peak_bytes": memory.bytes}

@@ -103,6 +103,7 @@ WORKLOADS = {
         ),
         Workload(
             name="grpo", rows="prompts", groups=4, responses=8, optimizer="grpo", peer="grpo",
+            options={"kl_coef": 0.0, "aggregation": "token"},
             peer_options={"beta": 0.0}, max_new=128, peer_rows=32, language_passes=1 + 3,
         ),
         Workload(
