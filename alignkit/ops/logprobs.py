@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_BYTES = 32 * 2**20
+# every chunk reads the head's weights and adds to the whole of their gradient, which a GPU waits for in small chunks
+GPU_CHUNK_BYTES = 256 * 2**20
 KEEP_BYTES = 256 * 2**20
 
 
@@ -150,7 +152,7 @@ def linear_logprobs(
     temperature: float = 1.0,
     entropy: bool = False,
     transform: LogitTransform = IDENTITY,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(transform(hidden @ weight.T + bias) / temperature) at the targets, and the entropy when asked for.
@@ -161,7 +163,7 @@ def linear_logprobs(
     Args:
         hidden: [R, H]. weight: [V, H]. targets: [R] int64. bias: [V].
         temperature: > 0, the logits are divided by it.
-        chunk_bytes: size of the [r, V] logits that are worked on at a time.
+        chunk_bytes: size of the [r, V] logits that are worked on at a time; None for 32 MiB on a CPU, 256 on a GPU.
         keep_bytes: probabilities [R, V] up to this size are kept for the backward pass, larger ones computed again.
 
     Returns:
@@ -170,6 +172,8 @@ def linear_logprobs(
     if temperature <= 0:
         raise ValueError(f"temperature is above 0, found {temperature}")
     device_type = hidden.device.type
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES if device_type == "cpu" else GPU_CHUNK_BYTES
     matmul_dtype = torch.promote_types(hidden.dtype, weight.dtype)
     if torch.is_autocast_enabled(device_type):
         matmul_dtype = torch.get_autocast_dtype(device_type)
