@@ -249,6 +249,17 @@ class Optimizer(Component[OptionsT]):
         """
         return batch
 
+    def begin_step(self, batch: GroupBatch) -> None:
+        """Before each optimisation step, without gradient: what `loss` has to know of the step as a whole.
+
+        A micro-batch can't see the others, so a loss that refers to all of them (a baseline, a dynamic coefficient) is
+        measured here, kept on the Optimizer and read by `loss`. Most algorithms need nothing.
+
+        Args:
+            batch: this process's whole minibatch, prepared. Its means, averaged over processes by
+                `alignkit.ops.distributed.mean_over_processes`, are those of the step.
+        """
+
     @abstractmethod
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The loss of a micro-batch, a scalar written with the batch's means, and its metrics."""

@@ -39,6 +39,11 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total
 
 
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of `x`, of equal shape everywhere, over all processes; `x` itself with one process."""
+    return sum_over_processes(x) / num_processes()
+
+
 def barrier() -> None:
     """Waits until every process is here."""
     if num_processes() > 1:

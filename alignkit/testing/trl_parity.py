@@ -63,6 +63,8 @@ def adam_steps(optimizer: Optimizer[Any], batches: Sequence[GroupBatch]) -> Step
     adam = torch.optim.AdamW(parameters.values(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON, weight_decay=0.0)
     for batch in batches:
         adam.zero_grad()
+        with torch.no_grad():
+            optimizer.begin_step(batch)
         loss, _ = optimizer.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         steps.losses.append(float(loss.detach()))

@@ -65,7 +65,7 @@ class OptimizerContract(ComponentContract):
             module.train()
         if moved:
             nudge(optimizer.modules())
-        return optimizer, prepared.replace(totals=prepared.counts())
+        return optimizer, _begun(optimizer, prepared)
 
     def test_loss_is_a_finite_scalar_with_detached_metrics(self) -> None:
         optimizer, batch = self._ready(moved=False)
@@ -114,6 +114,7 @@ class OptimizerContract(ComponentContract):
         prepared = _prepare(optimizer, batch)
         assert differing_fields(batch, before) == []
         before = copy.deepcopy(prepared)
+        _begun(optimizer, prepared)
         optimizer.loss(prepared)
         assert differing_fields(prepared, before) == []
 
@@ -152,8 +153,8 @@ class OptimizerContract(ComponentContract):
         initial = optimizer.policy.reference()
         adam = torch.optim.AdamW(trained_parameters(optimizer.modules()).values(), lr=0.0)
         for _ in range(3):
-            batch = _prepare(optimizer, self.batch(optimizer))
-            _, metrics = _step(optimizer, [batch.replace(totals=batch.counts())])
+            batch = _begun(optimizer, _prepare(optimizer, self.batch(optimizer)))
+            _, metrics = _step(optimizer, [batch])
             adam.step()
             for name, value in {**metrics, **optimizer.batch_metrics}.items():
                 if name == "kl" or name.endswith("_kl"):
@@ -265,6 +266,14 @@ class _Recorder:
 def _prepare(optimizer: Optimizer[Any], batch: GroupBatch) -> GroupBatch:
     with torch.no_grad():
         return optimizer.prepare(batch)
+
+
+def _begun(optimizer: Optimizer[Any], prepared: GroupBatch) -> GroupBatch:
+    """The prepared batch as a step of its own, of which the algorithm has been told."""
+    batch = prepared.replace(totals=prepared.counts())
+    with torch.no_grad():
+        optimizer.begin_step(batch)
+    return batch
 
 
 def _step(optimizer: Optimizer[Any], parts: Iterable[GroupBatch]) -> tuple[Tensor, dict[str, float]]:
