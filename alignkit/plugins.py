@@ -230,8 +230,8 @@ def _ask(module: object, distribution: str) -> list[Registration]:
 
 
 def _checked(new: Registration, earlier: list[Registration]) -> Registration:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(new.name)):
-        raise PluginError(f"{new}: a name is made of letters, digits, '-', '_' and '.'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(new.name)):
+        raise PluginError(f"{new}: a name is made of letters, digits, '-', '_', '+' and '.'")
     if not (inspect.isclass(new.config) and issubclass(new.config, Config)):
         raise PluginError(f"{new}: config must be a subclass of alignkit.Config, found {new.config!r}")
     if not inspect.isclass(new.target) and not re.fullmatch(r"[\w.]+:\w+", str(new.target)):

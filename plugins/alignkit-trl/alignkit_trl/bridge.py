@@ -145,6 +145,7 @@ def common_arguments(
         "bf16": packed.autocast is torch.bfloat16,
         "gradient_checkpointing": False,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",
@@ -211,8 +212,8 @@ def _restored(packed: PackedModel) -> Iterator[None]:
     """Takes back what TRL and accelerate change about a model beside its weights."""
     owners: list[Any] = [packed.model, packed.lm]
     forwards = [vars(owner).get("forward") for owner in owners]
-    config = packed.lm.config.get_text_config()
-    pad_token_id, generation = config.pad_token_id, copy.deepcopy(packed.lm.generation_config)
+    config, generation = packed.lm.config.get_text_config(), copy.deepcopy(vars(packed.lm).get("generation_config"))
+    pad_token_id = config.pad_token_id
     was_training = packed.training
     try:
         yield
@@ -224,6 +225,8 @@ def _restored(packed: PackedModel) -> Iterator[None]:
                 owner.forward = forward
         if "ref" in getattr(packed.model, "peft_config", {}):
             packed.model.delete_adapter("ref")  # type: ignore[operator]
-        config.pad_token_id, packed.lm.generation_config = pad_token_id, generation
+        config.pad_token_id = pad_token_id
+        if generation is not None:
+            packed.lm.generation_config = generation
         packed.train(was_training)
         AcceleratorState._reset_state()
