@@ -264,6 +264,21 @@ class Optimizer(Component[OptionsT]):
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The loss of a micro-batch, a scalar written with the batch's means, and its metrics."""
 
+    def take_step(self, batch: GroupBatch, max_tokens: int) -> dict[str, float]:
+        """In each optimisation step, when the gradients are there and before AdamW: updates of another kind.
+
+        An algorithm that moves parameters itself sets their gradients to None, so that AdamW leaves them alone, and
+        moves them alike in every process. The learning rate doesn't concern them.
+
+        Args:
+            batch: this process's whole minibatch, with the step's totals.
+            max_tokens: the budget of a micro-batch that memory allows.
+
+        Returns:
+            figures to log, the same in every process.
+        """
+        return {}
+
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
         """After each optimisation step: whether to go on with the rest of this batch (early stop on KL)."""
         return True

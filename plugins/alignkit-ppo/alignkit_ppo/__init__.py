@@ -1,11 +1,11 @@
-"""Plugin: proximal policy optimisation. Torch-free; the algorithm is imported when it is used."""
+"""Plugin: policy gradients with a critic. Torch-free; an algorithm is imported when it is used."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from alignkit.hookspecs import hookimpl
-from alignkit_ppo.options import PPOOptions
+from alignkit_ppo.options import A2COptions, PPOKLOptions, PPOOptions, TRPOOptions
 
 if TYPE_CHECKING:
     from alignkit.hookspecs import Register
@@ -15,5 +15,8 @@ ALIGNKIT_INTERFACE = 1
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    """Registers `ppo`."""
+    """Registers the algorithms."""
     register("ppo", "alignkit_ppo.ppo:PPO", config=PPOOptions)
+    register("ppo-kl", "alignkit_ppo.ppo_kl:PPOKL", config=PPOKLOptions)
+    register("trpo", "alignkit_ppo.trpo:TRPO", config=TRPOOptions)
+    register("a2c", "alignkit_ppo.a2c:A2C", config=A2COptions)

@@ -4,9 +4,12 @@ say where not."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from alignkit.options import Count, Fraction, NonNegative
+from annotated_types import Gt, Lt
+
+from alignkit.ops.choices import Surrogate
+from alignkit.options import Count, Fraction, NonNegative, Positive
 from alignkit.policy_gradient.options import PolicyGradientOptions
 
 
@@ -58,3 +61,69 @@ class PPOOptions(ActorCriticOptions):
 
     n_epochs: Count = 4
     """Passes over the rollouts of each iteration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOKLOptions(ActorCriticOptions):
+    """Proximal policy optimisation with an adaptive KL penalty instead of the clip (arXiv:1707.06347).
+
+    Formula: -w * A + penalty_coef * KL(pi_old, pi) + vf_coef * (V - R)^2 / 2, with w = pi(t) / pi_old(t) of each token
+        t, A by GAE(gamma, gae_lambda), and penalty_coef doubled after an update whose KL is above 1.5 * penalty_target,
+        halved after one below penalty_target / 1.5
+    Paper: Schulman et al., arXiv:1707.06347, eq. 8 and section 4.
+    Use it when: updates shall be held to a size in nats rather than cut off at a ratio; PPO's clip is the usual choice.
+    """
+
+    n_epochs: Count = 4
+    """Passes over the rollouts of each iteration; with a single step there is no KL to hold."""
+    surrogate: Surrogate = "ratio"
+    penalty_coef: Positive = 1.0
+    """Weight of the KL from the policy that sampled, at the start."""
+    penalty_target: Positive = 0.01
+    """KL of an update that the weight is adapted to hold, in nats a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class A2COptions(ActorCriticOptions):
+    """Advantage actor-critic, one gradient step a batch (arXiv:1602.01783).
+
+    Formula: -A * log pi(t) + vf_coef * (V - R)^2 / 2 - ent_coef * H of each token t, with A = R - V and R the sum of
+        the rewards from t on
+    Paper: Mnih et al., arXiv:1602.01783, algorithm S3 and section 4.
+    Use it when: a critic is wanted without ratios and clips, or as a yardstick for PPO.
+    """
+
+    surrogate: Surrogate = "logprob"
+    gae_lambda: Fraction = 1.0
+    whiten_advantages: bool = False
+    clip_range_value: NonNegative = 0.0
+    vf_coef: NonNegative = 0.5
+    ent_coef: NonNegative = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRPOOptions(ActorCriticOptions):
+    """Trust region policy optimisation: natural gradient and line search (arXiv:1502.05477).
+
+    Formula: -w * A, with w = pi(t) / pi_old(t) of each token t and A by GAE(gamma, gae_lambda), by a step along F^-1 g
+        (F the Fisher matrix, g the gradient) that keeps KL(pi_old, pi) <= trust_region; the critic by (V - R)^2 / 2
+    Paper: Schulman et al., arXiv:1502.05477, eq. 14 and appendix C.
+    Use it when: each update's KL must be bounded for certain, at some ten times the cost of a gradient step.
+    """
+
+    surrogate: Surrogate = "ratio"
+    minibatch_size: Count = 32
+    """Groups (a prompt with its responses) in one update, over all processes; an update wants the whole batch."""
+    critic: Literal["policy", "reward"] = "policy"
+    """Where values come from: `policy` is a model of its own that starts as a copy of the policy, `reward` one that
+    starts as a copy of the reward model. A head on the policy's trunk would move the policy out of the region."""
+    trust_region: Positive = 0.01
+    """Largest KL of an update, in nats a token."""
+    damping: NonNegative = 0.1
+    """Added to the diagonal of the Fisher matrix."""
+    cg_iterations: Count = 10
+    """Steps of conjugate gradient; each costs two forward passes and a gradient."""
+    line_search_steps: Count = 10
+    """Step lengths that are tried before the policy stays as it is."""
+    line_search_decay: Annotated[float, Gt(0), Lt(1)] = 0.8
+    """Length of each step that is tried, as a share of the one before."""

@@ -6,16 +6,11 @@ What is deliberately different of cut-off responses stands in `actor_critic`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
 from alignkit_ppo.actor_critic import ActorCritic
 from alignkit_ppo.options import PPOOptions
-
-if TYPE_CHECKING:
-    from alignkit.options import Config
 
 
 class PPO(ActorCritic[PPOOptions]):
     """Clipped policy gradient with a critic."""
 
-    Config: ClassVar[type[Config]] = PPOOptions
+    Config = PPOOptions

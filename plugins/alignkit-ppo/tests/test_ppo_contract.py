@@ -1,10 +1,13 @@
-"""PPO keeps the contract of alignment algorithms, with each place of the critic and each option that adds a term."""
+"""Each algorithm keeps the contract; PPO with each place of the critic and each option that adds a term."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from alignkit_ppo.a2c import A2C
 from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo_kl import PPOKL
+from alignkit_ppo.trpo import TRPO
 
 from alignkit.testing import OptimizerContract
 
@@ -31,3 +34,15 @@ class TestEveryTerm(OptimizerContract):
         "reward_clip": 2.0,
         "group_size": 3,
     }
+
+
+class TestPPOKL(OptimizerContract):
+    component = PPOKL
+
+
+class TestA2C(OptimizerContract):
+    component = A2C
+
+
+class TestTRPO(OptimizerContract):
+    component = TRPO

@@ -1,0 +1,110 @@
+"""Trust region policy optimisation, Schulman et al., arXiv:1502.05477, section 6 and appendix C.
+
+The policy takes a natural-gradient step, as long as the trust region allows, then shorter ones until the measured KL is
+within the region and the surrogate has improved; where none is, it stays. AdamW trains the critic only.
+
+Different from the paper: the Fisher matrix is the one of the sampled tokens, (1/R) sum of s s^T with s the gradient of
+a token's log-probability. Its products are J^T (J v), where J v is a central difference: models and kernels need no
+second derivative. The KL is the mean over the sampled tokens of ratio - 1 - log ratio, which is unbiased as well. The
+weights must be whole in every process (not FSDP or ZeRO-3).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from alignkit.ops.distributed import mean_over_processes
+from alignkit.ops.kl import kl_estimate
+from alignkit.ops.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
+from alignkit_ppo.actor_critic import ActorCritic
+from alignkit_ppo.options import TRPOOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from alignkit.batch import GroupBatch
+    from alignkit.options import Config
+
+
+class TRPO(ActorCritic[TRPOOptions]):
+    """Natural policy gradient within a trust region, with a critic of its own trunk."""
+
+    Config: ClassVar[type[Config]] = TRPOOptions
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._whole: dict[str, nn.Module] = dict(self.policy.modules())
+
+    def take_step(self, batch: GroupBatch, max_tokens: int) -> dict[str, float]:
+        """Moves the policy. The wrapped modules stand aside: their hooks are for backward passes of the loss."""
+        wrapped = self.policy.modules()
+        self.policy.bind(self._whole)
+        try:
+            return self._natural_step(batch.split(max_tokens, divisible=True))
+        finally:
+            self.policy.bind(wrapped)
+
+    def _natural_step(self, parts: Sequence[GroupBatch]) -> dict[str, float]:
+        options = self.config
+        parameters = [p for module in self._whole.values() for p in module.parameters() if p.requires_grad]
+        gradient = flattened([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        for parameter in parameters:
+            parameter.grad = None
+        figures = {"trust_kl": 0.0, "surrogate_gain": 0.0, "step_share": 0.0}
+        if not gradient.any():
+            return figures
+        start = flattened(parameters)
+
+        def fisher(vector: Tensor) -> Tensor:
+            return self._fisher_product(parts, parameters, start, vector) + options.damping * vector
+
+        direction = conjugate_gradient(fisher, -gradient, iterations=options.cg_iterations)
+        longest = (2 * options.trust_region / (direction @ fisher(direction))).sqrt() * direction
+        logprobs = [self._logprobs(part) for part in parts]
+        before, _ = self._measure(parts, logprobs)
+        for attempt in range(options.line_search_steps):
+            share = options.line_search_decay**attempt
+            assign(parameters, start + share * longest)
+            loss, kl = self._measure(parts, logprobs)
+            if kl <= options.trust_region and loss < before:
+                return {"trust_kl": kl, "surrogate_gain": before - loss, "step_share": share}
+        assign(parameters, start)
+        return figures
+
+    def _fisher_product(
+        self, parts: Sequence[GroupBatch], parameters: Sequence[Tensor], at: Tensor, vector: Tensor
+    ) -> Tensor:
+        """[P] the Fisher matrix at the weights `at` [P] times the vector [P]. Leaves the weights at `at`."""
+
+        def logprobs_at(weights: Tensor) -> Tensor:
+            assign(parameters, weights)
+            return torch.cat([self._logprobs(part) for part in parts])
+
+        along = directional_derivative(logprobs_at, at, vector)
+        assign(parameters, at)
+        product = torch.zeros_like(at)
+        for part, slopes in zip(parts, torch.split(along, [part.num_tokens for part in parts]), strict=True):
+            mean = part.token_mean(self.policy.forward(part).logprobs * slopes)
+            gradients = torch.autograd.grad(mean, parameters, allow_unused=True)
+            pairs = zip(gradients, parameters, strict=True)
+            product += flattened([torch.zeros_like(p) if g is None else g for g, p in pairs])
+        return mean_over_processes(product)
+
+    def _logprobs(self, part: GroupBatch) -> Tensor:
+        with torch.no_grad():
+            return self.policy.forward(part).logprobs
+
+    @torch.no_grad()
+    def _measure(self, parts: Sequence[GroupBatch], logprobs: Sequence[Tensor]) -> tuple[float, float]:
+        """The policy's loss, and its mean KL in nats a token from these log-probabilities [R] of each part."""
+        sums = torch.zeros(2, dtype=torch.float64, device=logprobs[0].device)
+        for part, old in zip(parts, logprobs, strict=True):
+            output = self.policy.forward(part, entropy=self.config.ent_coef > 0)
+            loss, _ = self.policy_loss(part, output)
+            sums += torch.stack([loss, part.token_mean(kl_estimate(old, output.logprobs, "k3"))])
+        loss_sum, kl_sum = mean_over_processes(sums).tolist()
+        return loss_sum, kl_sum
