@@ -64,7 +64,7 @@ ALIGNKIT_INTERFACE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ${stem}Options(Config):
-    """Options of the reward `$name`."""
+    """Responses of about the wanted length."""
 
     words: Count = 20
     """Words of the response that scores best, 0; twice as many, or none, score -1."""

@@ -19,7 +19,7 @@ ALIGNKIT_INTERFACE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class BrevityOptions(Config):
-    """Options of the reward `brevity`."""
+    """Responses of about the wanted length."""
 
     words: Count = 20
     """Words of the response that scores best, 0; twice as many, or none, score -1."""
