@@ -100,6 +100,11 @@ def test_another_interface_version_is_refused_alone(install_plugin: InstallPlugi
     assert "steady" not in registry().names("reward")
 
 
+def test_a_name_may_have_a_plus(install_plugin: InstallPlugin) -> None:
+    install_plugin("plus-reward", reward_source("steady++"))
+    assert registry().get("reward", "steady++").distribution == "plus-reward"
+
+
 def test_strangers_that_share_a_name_must_be_told_apart(install_plugin: InstallPlugin) -> None:
     install_plugin("first-stranger", reward_source())
     install_plugin("second-stranger", reward_source())
@@ -111,11 +116,13 @@ def test_strangers_that_share_a_name_must_be_told_apart(install_plugin: InstallP
     assert {"first-stranger:steady", "second-stranger:steady"} <= set(registry().names("reward"))
 
 
-def test_the_projects_own_plugin_wins_over_a_stranger(install_plugin: InstallPlugin) -> None:
-    assert "alignkit-trl" in FIRST_PARTY
+def test_the_projects_own_plugin_wins_over_a_stranger(
+    install_plugin: InstallPlugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignkit.plugins.FIRST_PARTY", (*FIRST_PARTY, "alignkit-own"))
     install_plugin("a-stranger", reward_source())
-    install_plugin("alignkit-trl", reward_source())
-    assert registry().get("reward", "steady").distribution == "alignkit-trl"
+    install_plugin("alignkit-own", reward_source())
+    assert registry().get("reward", "steady").distribution == "alignkit-own"
     assert registry().get("reward", "a-stranger:steady").distribution == "a-stranger"
 
 
