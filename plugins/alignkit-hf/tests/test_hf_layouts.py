@@ -138,15 +138,16 @@ def test_a_model_that_packing_does_not_serve_falls_back_with_one_warning(
     torch.testing.assert_close(PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("window", [8, 100])
 @pytest.mark.parametrize("loud", [1.0, 3.0])
 @pytest.mark.parametrize("family", ["mistral", "gpt_oss"])
 def test_the_probe_sees_a_wrong_window_even_in_small_random_weights(
-    family: str, loud: float, monkeypatch: pytest.MonkeyPatch
+    family: str, loud: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packed attention that forgot the window must not pass, however little the attention does."""
     monkeypatch.setattr(attention.PackedLayout, "visible", _visible_without_window)
     monkeypatch.setattr(attention, "CALL_COST", 10**9)
-    model = build_model(family, loud=loud)
+    model = build_model(family, loud=loud, sliding_window=window)
     assert not probe.find_path(model, layout="auto", attention="auto").packed
 
 

@@ -102,6 +102,7 @@ def test_the_reference_of_a_trained_adapter_is_not_the_model_below_it(load_polic
     train(policy, batch)
     tuned = policy.forward(batch).logprobs.detach()
     reference = policy.reference()
+    assert reference.raw is policy.raw, "the weights were copied"
     torch.testing.assert_close(reference.forward(batch).logprobs, tuned, atol=1e-5, rtol=0)
     torch.testing.assert_close(policy.forward(batch).logprobs, tuned, atol=1e-5, rtol=0)
     assert not torch.allclose(base, tuned, atol=1e-2)
