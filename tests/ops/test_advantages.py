@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from alignkit.ops.advantages import RunningMoments, explained_variance, gae, moments, whiten
+from alignkit.ops.advantages import (
+    RunningMoments,
+    explained_variance,
+    gae,
+    group_mean,
+    group_std,
+    leave_one_out_mean,
+    moments,
+    rewards_to_go,
+    whiten,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,3 +139,35 @@ def test_running_moments_go_on_from_their_state() -> None:
         running.update(torch.tensor([2.0, 9.0]))
     assert second.state_dict() == first.state_dict()
     assert second.state_dict()["count"] == 4.0
+
+
+GROUPS = torch.tensor([0, 0, 0, 1, 2, 2])
+SCORES = torch.tensor([1.0, 2.0, 6.0, 5.0, -1.0, 4.0])
+
+
+def test_group_statistics_by_hand() -> None:
+    assert group_mean(SCORES, GROUPS).tolist() == [3.0, 3.0, 3.0, 5.0, 1.5, 1.5]
+    assert leave_one_out_mean(SCORES, GROUPS).tolist() == [4.0, 3.5, 1.5, 5.0, 4.0, -1.0]
+    three, two = math.sqrt((4 + 1 + 9) / 2), math.sqrt(2.5**2 * 2)
+    assert group_std(SCORES, GROUPS).tolist() == pytest.approx([three, three, three, 0.0, two, two], abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 1000.1, -7e6, 1e-30])
+def test_equal_rewards_have_advantages_of_exactly_zero(value: float) -> None:
+    rewards, groups = torch.full((7,), value), torch.zeros(7, dtype=torch.long)
+    assert torch.equal(group_mean(rewards, groups), rewards)
+    assert torch.equal(leave_one_out_mean(rewards, groups), rewards)
+    assert torch.equal(group_std(rewards, groups), torch.zeros(7))
+
+
+def test_statistics_of_nearly_equal_rewards_do_not_cancel() -> None:
+    rewards, groups = torch.tensor([1000.0, 1000.0, 1000.001]), torch.zeros(3, dtype=torch.long)
+    gap = float(rewards[2]) - 1000.0
+    assert group_std(rewards, groups).tolist() == pytest.approx([gap / math.sqrt(3)] * 3, rel=1e-6)
+    deviations = rewards.double() - leave_one_out_mean(rewards.double(), groups)
+    assert deviations.tolist() == pytest.approx([-gap / 2, -gap / 2, gap], rel=1e-6)
+
+
+def test_rewards_to_go_by_hand() -> None:
+    expected = [0.1 - 0.2 + 1.0, -0.2 + 1.0, 1.0, 0.3 - 0.4, -0.4, 2.0]
+    assert rewards_to_go(torch.tensor(REWARDS), LENGTHS).tolist() == pytest.approx(expected, abs=1e-6)

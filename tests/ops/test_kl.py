@@ -1,4 +1,4 @@
-"""The KL estimators against numbers worked out by hand and against exact divergences, and the two controllers."""
+"""The KL estimators against numbers worked out by hand and against exact divergences, and the controllers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from alignkit.ops.kl import AdaptiveKL, FixedKL, kl_estimate
+from alignkit.ops.kl import AdaptiveKL, FixedKL, LinearKL, TargetKL, kl_controller, kl_estimate
 
 POLICY, REFERENCE = torch.tensor([0.6, 0.3, 0.1]), torch.tensor([0.2, 0.3, 0.5])
 
@@ -83,3 +83,42 @@ def test_adaptive_goes_on_from_its_state() -> None:
     first.update(2.0, 64)
     second.update(2.0, 64)
     assert second.coef == first.coef != 0.1
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(9.1, 2.0), (8.9, 1.0), (6.0, 1.0), (4.1, 1.0), (3.9, 0.5), (-1.0, 0.5)])
+def test_target_doubles_and_halves(kl: float, factor: float) -> None:
+    controller = TargetKL(0.1, target=6.0)
+    controller.update(kl, 8)
+    assert controller.coef == pytest.approx(0.1 * factor, rel=1e-12)
+
+
+def test_linear_goes_to_its_end_and_stays() -> None:
+    controller = LinearKL(0.1, end=0.02, horizon=100.0)
+    seen = []
+    for _ in range(5):
+        seen.append(controller.coef)
+        controller.update(9.0, 30)
+    assert seen == pytest.approx([0.1, 0.076, 0.052, 0.028, 0.02], abs=1e-12)
+
+
+def test_linear_goes_on_from_its_state() -> None:
+    first, second = (LinearKL(0.1, end=0.5, horizon=100.0) for _ in range(2))
+    first.update(1.0, 30)
+    second.load_state_dict(first.state_dict())
+    second.update(1.0, 20)
+    assert second.coef == pytest.approx(0.3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("fixed", 0.1), ("adaptive", 0.1 * (1 + 0.2 * 0.25)), ("linear", 0.75 * 0.1 + 0.25 * 0.9), ("target", 0.2)],
+)
+def test_controllers_by_name(kind: str, expected: float) -> None:
+    controller = kl_controller(kind, 0.1, target=6.0, horizon=40.0, end=0.9)  # type: ignore[arg-type]
+    controller.update(100.0, 10)
+    assert controller.coef == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_unknown_controller_is_named() -> None:
+    with pytest.raises(ValueError, match="no KL controller 'pid': choose one of fixed, adaptive, linear, target"):
+        kl_controller("pid", 0.1, target=6.0, horizon=40.0, end=0.9)  # type: ignore[arg-type]

@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from alignkit.ops.surrogates import clipped_policy_loss, clipped_value_loss
+from alignkit.batch import GroupBatch
+from alignkit.ops.surrogates import (
+    aggregate,
+    clipped_policy_loss,
+    clipped_value_loss,
+    off_policy_mask,
+    pooled_log_ratio,
+    truncated_policy_loss,
+)
+from alignkit.records import Group, Prompt
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,67 @@ def test_value_loss_by_hand(value: float, old: float, target: float, loss: float
 def test_value_loss_without_clip() -> None:
     result = clipped_value_loss(torch.tensor([1.8]), torch.tensor([1.0]), torch.tensor([2.0]), 0.0)
     assert result.tolist() == pytest.approx([0.2**2 / 2], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.25, 2.0, -2.5),
+        (1.5, 2.0, -2.6),
+        (0.5, 2.0, -1.0),
+        (0.5, -2.0, 1.6),
+        (1.5, -2.0, 3.0),
+        (2.5, -2.0, 4.0),
+        (2.5, 2.0, -2.6),
+    ],
+)
+def test_policy_loss_with_a_higher_upper_end_and_a_bound(ratio: float, advantage: float, loss: float) -> None:
+    result = clipped_policy_loss(
+        torch.tensor([math.log(ratio)]), torch.tensor([advantage]), 0.2, clip_range_high=0.3, dual_clip=2.0
+    )
+    assert result.tolist() == pytest.approx([loss], abs=1e-6)
+
+
+@pytest.mark.parametrize(("ratio", "weight"), [(0.1, 0.1), (1.2, 1.2), (7.0, 1.5)])
+def test_truncated_weights_keep_every_gradient(ratio: float, weight: float) -> None:
+    logprobs = torch.tensor([-2.0], requires_grad=True)
+    loss = truncated_policy_loss(logprobs + 2.0 + math.log(ratio), torch.tensor([3.0]), logprobs, 1.5)
+    assert loss.tolist() == pytest.approx([-3.0 * weight * -2.0], abs=1e-5)
+    (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
+    assert gradient.tolist() == pytest.approx([-3.0 * weight], abs=1e-5)
+
+
+def responses() -> GroupBatch:
+    """Three responses of 3, 2 and 1 tokens in two groups."""
+    groups = [Group(Prompt(text="p"), ("abc", "de")), Group(Prompt(text="q"), ("f",))]
+    return GroupBatch.from_ids([[1], [2]], [[[1, 2, 3], [4, 5]], [[6]]], groups)
+
+
+X = torch.tensor([0.3, -0.6, 0.9, 0.5, 0.1, -0.4])
+
+
+def test_log_ratios_of_whole_responses() -> None:
+    assert pooled_log_ratio(X, responses(), "token") is X
+    sums = pooled_log_ratio(X, responses(), "sequence")
+    assert sums.tolist() == pytest.approx([0.6, 0.6, 0.6, 0.6, 0.6, -0.4], abs=1e-6)
+    means = pooled_log_ratio(X, responses(), "sequence-mean")
+    assert means.tolist() == pytest.approx([0.2, 0.2, 0.2, 0.3, 0.3, -0.4], abs=1e-6)
+    with pytest.raises(ValueError, match="no level of the ratio 'word'"):
+        pooled_log_ratio(X, responses(), "word")  # type: ignore[arg-type]
+
+
+def test_aggregation_by_hand() -> None:
+    batch = responses()
+    assert float(aggregate(batch, X, "token")) == pytest.approx(0.8 / 6, abs=1e-6)
+    assert float(aggregate(batch, X, "response")) == pytest.approx((0.2 + 0.3 - 0.4) / 3, abs=1e-6)
+    assert float(aggregate(batch, X, "sum")) == pytest.approx((0.6 + 0.6 - 0.4) / 3, abs=1e-6)
+    assert float(aggregate(batch, X, "sum", 4.0)) == pytest.approx((0.6 + 0.6 - 0.4) / 12, abs=1e-6)
+    with pytest.raises(ValueError, match="no aggregation 'group'"):
+        aggregate(batch, X, "group")  # type: ignore[arg-type]
+
+
+def test_off_policy_responses_are_left_out_where_they_are_bad() -> None:
+    advantages = torch.tensor([-1.0, -1.0, 1.0, -1.0, 0.0, -1.0])
+    # The policy has moved away by 0.2, 0.3 and -0.4 nats a token.
+    assert off_policy_mask(-X, advantages, responses(), 0.25).tolist() == [True, True, True, False, True, True]
+    assert off_policy_mask(X, advantages, responses(), 0.25).tolist() == [True, True, True, True, True, False]

@@ -1,7 +1,7 @@
 """One PPO update of three responses of unequal lengths, one of them cut off, worked out in plain floats.
 
-The policy and the critics below look every figure up by token id, so that nothing in the expected values comes from a
-network: response A is the tokens 0 1 2, B is 3 4 and was cut off, C is 5.
+Policy and critics look every figure up by token id, so that nothing in the expected values comes from a network:
+response A is the tokens 0 1 2, B is 3 4 and was cut off, C is 5.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from torch import nn
 
 from alignkit.batch import GroupBatch
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, Policy, PolicyOutput, RewardSource, Scorer, ScorerOutput
+from alignkit.interfaces import RewardSource, Scorer
 from alignkit.records import Group, Prompt
+from alignkit.testing.tables import TablePolicy, TableScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from alignkit.options import Sampling
 
 OLD = [-1.0, -0.5, -2.0, -0.3, -1.2, -0.7]
 REFERENCE = [-1.3, -0.4, -1.0, -0.9, -1.2, -0.2]
@@ -34,87 +33,6 @@ NEW_VALUES = [0.6, 1.4, 0.1, -0.9, 0.5, -1.7]
 BEHIND = {4: 0.9, 2: 55.0, 5: 66.0}
 RAW = [1.5, 9.0, -0.7]
 GAMMA, LAMBDA, KL_COEF, PENALTY, CLIP, CLIP_VALUE, VF = 0.9, 0.8, 0.1, 0.5, 0.2, 0.3, 0.7
-
-
-class Table(nn.Module):
-    """A figure for every token id."""
-
-    def __init__(self, figures: list[float]) -> None:
-        super().__init__()
-        self.figures = nn.Parameter(torch.tensor(figures))
-
-    def set(self, figures: list[float]) -> None:
-        self.figures.data = torch.tensor(figures)
-
-
-class TablePolicy(Policy[Any]):
-    """Log-probabilities and values by token id; its entropy is that id."""
-
-    def __init__(self, logprobs: list[float], values: list[float]) -> None:
-        super().__init__()
-        self.logprobs, self.values = Table(logprobs), Table(values)
-        self.has_value_head = False
-
-    def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
-    ) -> PolicyOutput:
-        assert self.has_value_head or not values
-        return PolicyOutput(
-            logprobs=self.logprobs.figures[batch.response_ids],
-            entropy=batch.response_ids.float() if entropy else None,
-            values=self.values.figures[batch.response_ids] if values else None,
-        )
-
-    def reference(self) -> TablePolicy:
-        return TablePolicy(REFERENCE, VALUES)
-
-    def add_value_head(self) -> None:
-        self.has_value_head = True
-
-    def scorer(self) -> TableScorer:
-        return TableScorer()
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"policy": self.logprobs}
-
-    def bind(self, modules: Mapping[str, nn.Module]) -> None:
-        self.bound = dict(modules)
-
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
-        raise NotImplementedError
-
-    def encode(self, groups: Sequence[Group]) -> GroupBatch:
-        raise NotImplementedError
-
-    def save(self, path: Path) -> None:
-        raise NotImplementedError
-
-    @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
-        raise NotImplementedError
-
-
-class TableScorer(Scorer):
-    """Values by token id, and scores by the id of a response's last token."""
-
-    def __init__(self) -> None:
-        self.values = Table(VALUES)
-
-    def forward(self, batch: GroupBatch) -> ScorerOutput:
-        lasts = batch.response_ids[batch.last_token].tolist()
-        return ScorerOutput(self.values.figures[batch.response_ids], torch.tensor([BEHIND[last] for last in lasts]))
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"scorer": self.values}
-
-    def bind(self, modules: Mapping[str, nn.Module]) -> None:
-        self.bound = dict(modules)
-
-    def encode(self, groups: Sequence[Group]) -> GroupBatch:
-        raise NotImplementedError
-
-    def save(self, path: Path) -> None:
-        raise NotImplementedError
 
 
 class TableReward(RewardSource[Any]):
@@ -137,14 +55,16 @@ def rollouts(raw: list[float] = RAW) -> GroupBatch:
     return batch.replace(rewards=torch.tensor(raw), logprobs=torch.tensor(OLD))
 
 
+def policy() -> TablePolicy:
+    return TablePolicy(OLD, REFERENCE, VALUES, critic=TableScorer(VALUES, BEHIND))
+
+
 def ppo(**options: Any) -> PPO:
     settings: dict[str, Any] = {
         "gamma": GAMMA, "gae_lambda": LAMBDA, "kl_coef": KL_COEF, "missing_eos_penalty": PENALTY,
         "whiten_advantages": False, "clip_range": CLIP, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
     }  # fmt: skip
-    return PPO(
-        PPOOptions(**{**settings, **options}), policy=TablePolicy(OLD, VALUES), reward=TableReward(TableScorer())
-    )
+    return PPO(PPOOptions(**{**settings, **options}), policy=policy(), reward=TableReward(TableScorer(VALUES, BEHIND)))
 
 
 def rewards_by_hand(scores: list[float], kl: list[float]) -> list[float]:
@@ -337,7 +257,7 @@ def test_modules_names_and_rates() -> None:
 @pytest.mark.parametrize("reward", [None, TableReward(None)])
 def test_critic_from_a_reward_without_a_model_is_refused(reward: TableReward | None) -> None:
     with pytest.raises(InputError, match=r"optimizer\.critic: .*no model for a critic"):
-        PPO(PPOOptions(critic="reward"), policy=TablePolicy(OLD, VALUES), reward=reward)
+        PPO(PPOOptions(critic="reward"), policy=policy(), reward=reward)
 
 
 def test_stop_kl() -> None:

@@ -1,0 +1,55 @@
+"""Conjugate gradient against a solved system, and the numeric derivative against known ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignkit.ops.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
+
+MATRIX = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 2.0]], dtype=torch.float64)
+TARGET = MATRIX @ torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+
+
+def test_conjugate_gradient_solves_in_as_many_products_as_there_are_unknowns() -> None:
+    products = 0
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        nonlocal products
+        products += 1
+        return MATRIX @ vector
+
+    found = conjugate_gradient(product, TARGET, iterations=10)
+    assert found.tolist() == pytest.approx([1.0, -2.0, 3.0], abs=1e-9)
+    assert products == 3
+
+
+def test_one_product_is_the_best_step_along_the_target() -> None:
+    found = conjugate_gradient(MATRIX.__matmul__, TARGET, iterations=1)
+    best = float(TARGET @ TARGET / (TARGET @ MATRIX @ TARGET))
+    assert found.tolist() == pytest.approx((best * TARGET).tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("length", [1e-4, 1.0, 1e4])
+def test_directional_derivative(length: float) -> None:
+    at = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
+    vector = length * torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[0] * x[1], x[2].exp(), x.sum(), x[0] ** 3])
+
+    slopes = torch.tensor([-0.2 + 0.6, -float(torch.tensor(0.5).exp()), 2.0, 3 * 0.09], dtype=torch.float64)
+    found = directional_derivative(function, at, vector)
+    assert (found / length).tolist() == pytest.approx(slopes.tolist(), abs=1e-3)
+
+
+def test_derivative_of_a_constant_is_zero() -> None:
+    found = directional_derivative(lambda x: torch.ones(2), torch.ones(3), torch.ones(3))
+    assert found.tolist() == [0.0, 0.0]
+
+
+def test_assign_writes_what_flattened_read() -> None:
+    tensors = [torch.arange(6.0).reshape(2, 3), torch.tensor([7.0])]
+    copies = [torch.zeros(2, 3), torch.zeros(1)]
+    assign(copies, flattened(tensors))
+    assert all(torch.equal(one, other) for one, other in zip(tensors, copies, strict=True))
