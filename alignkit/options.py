@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
@@ -26,7 +26,14 @@ ComponentSpec = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every options class."""
+    """Base of every options class.
+
+    Attributes:
+        compares_with: another plugin of the same role, whose settings in `[table.for.NAME]` of a recipe count for this
+            one too, as far as it knows them.
+    """
+
+    compares_with: ClassVar[str] = ""
 
     def check(self) -> None:
         """Checks what types and ranges can't say, before any model loads (a file is there, two options agree).

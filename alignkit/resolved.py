@@ -59,7 +59,7 @@ class TableReader:
         if table in self.recipe.tables:
             below = self._without_unknown(table, registration, str(stands), below)
         self._check_alternatives(table, alternatives)
-        own = alternatives.get(registration.name, {})
+        own = merged(_borrowed(registration, alternatives), alternatives.get(registration.name, {}))
         spec = {"plugin": str(registration), **merged(below, own, implied, over)}
         part, problems = read_component(self.registry, ROLE_OF_TABLE[table], spec)
         self.errors += [self.recipe.error(table, problem, registration.name) for problem in problems]
@@ -103,6 +103,13 @@ class TableReader:
             if name not in names:
                 where = self.recipe.where(table, (ALTERNATIVES, name))
                 self.notices.append(f"{where}: no such plugin is installed, {closest(name, names)}")
+
+
+def _borrowed(registration: Registration, alternatives: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says for the plugin that this one is held against, as far as this one knows the options."""
+    known = option_names(registration.config)
+    said = alternatives.get(registration.config.compares_with, {})
+    return {key: value for key, value in said.items() if key in known}
 
 
 @dataclass(frozen=True)

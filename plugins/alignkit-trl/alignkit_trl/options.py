@@ -110,6 +110,7 @@ class TRLSFTOptions(TRLOptions):
     Use it when: sft is to be held against TRL's on the same tokens.
     """
 
+    compares_with: ClassVar[str] = "sft"
     trl_config: ClassVar[str] = "SFTConfig"
 
     learning_rate: NonNegative = 2e-5
@@ -125,6 +126,7 @@ class TRLRewardOptions(TRLOptions):
     Use it when: bradley-terry is to be held against TRL's on the same tokens.
     """
 
+    compares_with: ClassVar[str] = "bradley-terry"
     trl_config: ClassVar[str] = "RewardConfig"
     renamed: ClassVar[Mapping[str, str]] = {"center_coef": "center_rewards_coefficient"}
 
@@ -141,6 +143,7 @@ class TRLDPOOptions(TRLOptions):
     Use it when: dpo, ipo or another of the family is to be held against TRL's on the same tokens.
     """
 
+    compares_with: ClassVar[str] = "dpo"
     trl_config: ClassVar[str] = "DPOConfig"
     renamed: ClassVar[Mapping[str, str]] = {"beta": "beta", "label_smoothing": "label_smoothing"}
 
@@ -162,6 +165,7 @@ class TRLKTOOptions(TRLOptions):
     Use it when: kto is to be held against TRL's on the same tokens. Of a ranking, the best are desirable.
     """
 
+    compares_with: ClassVar[str] = "kto"
     trl_config: ClassVar[str] = "KTOConfig"
     renamed: ClassVar[Mapping[str, str]] = {
         "beta": "beta",
@@ -189,6 +193,7 @@ class TRLGRPOOptions(TRLRolloutOptions):
     Use it when: grpo, dr-grpo, dapo or gspo is to be held against TRL's.
     """
 
+    compares_with: ClassVar[str] = "grpo"
     trl_config: ClassVar[str] = "GRPOConfig"
     renamed: ClassVar[Mapping[str, str]] = {**TRLRolloutOptions.renamed, "loss_type": "loss_type"}
 
@@ -206,6 +211,7 @@ class TRLRLOOOptions(TRLRolloutOptions):
     Use it when: rloo is to be held against TRL's.
     """
 
+    compares_with: ClassVar[str] = "rloo"
     trl_config: ClassVar[str] = "RLOOConfig"
 
     group_size: Annotated[int, Ge(2)] = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from alignkit_trl import options
@@ -15,6 +15,9 @@ from alignkit_trl.options import TRLDPOOptions, TRLGRPOOptions, TRLOptions, TRLR
 from alignkit.errors import InputError
 from alignkit.plugins import registry
 from alignkit.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytest.importorskip("trl")
 CLASSES: list[Any] = [
@@ -74,6 +77,16 @@ def test_a_recipe_is_refused_with_the_closest_name() -> None:
     )
     with pytest.raises(InputError, match=r"(?s)optimizer.args.loss_tipe.*did you mean 'loss_type'"):
         recipe.resolve(registry())
+
+
+def test_what_a_recipe_says_for_ours_counts_for_trls(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[optimizer.for.dpo]\nbeta = 0.2\nminibatch_size = 4\nno_option_of_trl = 1\n")
+    chosen = load_recipe(recipe, flags={"optimizer": "trl-dpo"}, overrides=["optimizer.minibatch_size=8"])
+    config = chosen.resolve(registry()).config("optimizer")
+    assert (config.beta, config.minibatch_size) == (0.2, 8)
+    other = load_recipe(recipe, flags={"optimizer": "trl-kto"}, overrides=[]).resolve(registry()).config("optimizer")
+    assert (other.beta, other.minibatch_size) == (0.1, 16)
 
 
 def test_checking_imports_neither_torch_nor_trl() -> None:
