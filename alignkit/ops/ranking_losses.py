@@ -16,6 +16,7 @@ Deliberate choices:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,15 @@ class Rankings:
         """[Q] -> [G]: the mean over each group's pairs, 0 where it has none."""
         return _sum_by(of_pairs, self.group_index[self.better], self.num_groups) / self.pairs_per_group.clamp(min=1)
 
+    @property
+    def beaten(self) -> Tensor:
+        """[S] bool: some response of its group is better; False for the best."""
+        return torch.zeros_like(self.group_index, dtype=torch.bool).index_fill(0, self.worse, True)
+
+    def mean_over_best(self, of_responses: Tensor) -> Tensor:
+        """[S] -> [G]: the mean over each group's best responses."""
+        return _mean_where(~self.beaten, of_responses, self)
+
 
 def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
     """The batch without the groups that order no two different responses; cutting at a limit can make two the same."""
@@ -129,10 +139,7 @@ def infonce(scores: Tensor, rankings: Rankings, *, temperature: float = 1.0) -> 
     With K = 2 and temperature 1 it equals Bradley-Terry. Several best: see the module's docstring.
     """
     logits = scores / temperature
-    beaten = torch.zeros_like(logits, dtype=torch.bool).index_fill(0, rankings.worse, True)
-    losses = -logsigmoid(logits - _logsumexp_of_worse(logits, rankings)).masked_fill(beaten, 0)
-    best = _sum_by((~beaten).to(logits.dtype), rankings.group_index, rankings.num_groups)
-    return _sum_by(losses, rankings.group_index, rankings.num_groups) / best
+    return rankings.mean_over_best(-logsigmoid(logits - _logsumexp_of_worse(logits, rankings)))
 
 
 def plackett_luce(scores: Tensor, rankings: Rankings) -> Tensor:
@@ -149,6 +156,41 @@ def plackett_luce(scores: Tensor, rankings: Rankings) -> Tensor:
     last = worse.isneginf()
     stages = torch.logaddexp(mean_tied, worse.masked_fill(last, 0) - (tied - before).log()) - scores
     return _sum_by(stages.masked_fill(last, 0), rankings.group_index, rankings.num_groups)
+
+
+def reverse_kl_to_best(scores: Tensor, rankings: Rankings, label_smoothing: float) -> Tensor:
+    """[S] -> [G]: KL(q || p), with q the softmax of a group's scores, and p giving 1 - label_smoothing to the best in
+    equal parts and label_smoothing (0 to 1, neither) to the others.
+
+    Source: arXiv:2402.00856, eq. 16, where there is one best and one other.
+    """
+    index, beaten = rankings.group_index, rankings.beaten
+    log_q = scores - _logsumexp_by(scores, index, rankings.num_groups)[index]
+    others = _sum_by(beaten.to(scores.dtype), index, rankings.num_groups)[index]
+    best = _sum_by((~beaten).to(scores.dtype), index, rankings.num_groups)[index]
+    log_p = torch.where(beaten, math.log(label_smoothing) - others.log(), math.log1p(-label_smoothing) - best.log())
+    return _sum_by(log_q.exp() * (log_q - log_p), index, rankings.num_groups)
+
+
+def nca(scores: Tensor, rankings: Rankings) -> Tensor:
+    """[S] -> [G]: -log sigmoid(score) of the best, less the mean over all of log sigmoid(-score).
+
+    Source: arXiv:2402.05369, the NCA loss with all weight on the best; several best share it.
+    """
+    everyone = torch.ones_like(rankings.beaten)
+    return -rankings.mean_over_best(logsigmoid(scores)) - _mean_where(everyone, logsigmoid(-scores), rankings)
+
+
+def log_odds(logprobs: Tensor) -> Tensor:
+    """[S] -> [S]: log(p / (1 - p)) of p = exp(logprobs), which is held under 1 by a hair so that odds stay finite."""
+    held = logprobs.clamp(max=-torch.finfo(logprobs.dtype).eps)
+    return held - (-held.expm1()).log()
+
+
+def _mean_where(chosen: Tensor, x: Tensor, rankings: Rankings) -> Tensor:
+    """[S] -> [G]: the mean over those of each group where `chosen` [S] is True."""
+    total = _sum_by(x.masked_fill(~chosen, 0), rankings.group_index, rankings.num_groups)
+    return total / _sum_by(chosen.to(x.dtype), rankings.group_index, rankings.num_groups)
 
 
 def _sum_by(x: Tensor, index: Tensor, size: int) -> Tensor:

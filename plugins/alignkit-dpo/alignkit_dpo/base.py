@@ -1,8 +1,9 @@
-"""What the DPO family shares: log-probabilities of whole responses under policy and reference, compared pair by pair.
+"""What the family shares: log-probabilities of whole responses under policy and reference, compared in rankings.
 
-A ranking of K responses gives all its strictly ordered pairs. Their losses are averaged within the group and then over
-groups, so that a prompt counts once whatever its K; for pairs of two this is the papers' mean over pairs. The K
-responses are scored in one pass however many pairs they are in. The reference is asked once for the whole data set.
+Where a loss is one of pairs, a ranking of K responses gives all its strictly ordered pairs. Their losses are averaged
+within the group and then over groups, so that a prompt counts once whatever its K; for pairs of two this is the papers'
+mean over pairs. Other losses take the ranking as it is. The K responses are scored in one pass however many pairs they
+are in. The reference is asked once for the whole data set.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch
 
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.divergences import derivative
 from alignkit.ops.ranking_losses import Rankings, pair_accuracy, with_ordered_pairs
-from alignkit_dpo.options import PreferenceOptions
+from alignkit_dpo.options import OfflineOptions, PreferenceOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Context, Metrics, Policy, RewardSource
     from alignkit.options import Config
 
+OfflineT = TypeVar("OfflineT", bound=OfflineOptions)
 OptionsT = TypeVar("OptionsT", bound=PreferenceOptions)
 
 
@@ -48,18 +51,54 @@ class ResponseLogprobs:
             raise ValueError("there are no reference log-probabilities: this algorithm sets uses_reference = False")
         return self.logprobs - self.ref_logprobs
 
+    @property
+    def mean_logprobs(self) -> Tensor:
+        """[S] the policy's log-probability a token."""
+        return self.logprobs / self.lengths
+
     def at(self, index: Tensor) -> ResponseLogprobs:
         """The responses [Q] of an index into [S]."""
         reference = None if self.ref_logprobs is None else self.ref_logprobs[index]
         return ResponseLogprobs(self.logprobs[index], reference, self.lengths[index])
 
 
-class PreferenceLoss(Optimizer[OptionsT]):
-    """Base of the family. A member defines `pair_losses`, and `uses_reference = False` where it needs none."""
+class OfflineLoss(Optimizer[OfflineT]):
+    """Base of all: the reference is asked once, and responses are scored as wholes."""
+
+    Config: ClassVar[type[Config]] = OfflineOptions
+    uses_reference = True
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        """[S] the reward that the policy stands for, up to a constant of the prompt."""
+        return self.config.beta * derivative(responses.logratios, *self.config.divergence)
+
+    def with_reference(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with the reference's log-probabilities [R], where the algorithm has a reference."""
+        if self.reference is None:
+            return batch
+        if not batch.num_groups:
+            return batch.replace(ref_logprobs=batch.response_ids.new_zeros(0, dtype=torch.float32))
+        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.config.max_tokens))
+
+    def score(self, batch: GroupBatch) -> ResponseLogprobs:
+        """The responses of a prepared micro-batch, with the policy's gradient."""
+        return self.whole(batch, self.policy.forward(batch).logprobs)
+
+    def whole(self, batch: GroupBatch, logprobs: Tensor) -> ResponseLogprobs:
+        """The responses of a prepared batch, by the policy's log-probabilities [R] of their tokens."""
+        reference = None
+        if self.uses_reference:
+            if batch.ref_logprobs is None:
+                raise ValueError("the batch has no ref_logprobs: prepare() comes before loss()")
+            reference = batch.sum_by_response(batch.ref_logprobs)
+        return ResponseLogprobs(batch.sum_by_response(logprobs), reference, batch.lengths)
+
+
+class RankingLoss(OfflineLoss[OptionsT]):
+    """Base of losses on rankings. A member defines `group_losses`; `uses_reference = False` where it needs none."""
 
     Config: ClassVar[type[Config]] = PreferenceOptions
     consumes = Feed.RANKINGS
-    uses_reference = True
 
     def __init__(
         self,
@@ -73,38 +112,27 @@ class PreferenceLoss(Optimizer[OptionsT]):
         self._groups_without_order = 0
 
     @abstractmethod
-    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
-        """[Q] the loss of each pair."""
-
-    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
-        """[S] the reward that the policy stands for, up to a constant of the prompt. Used for metrics only."""
-        return self.config.beta * responses.logratios
+    def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
+        """[G] the loss of each ranking."""
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         """Drops groups without an ordered pair (counted) and adds the reference's log-probabilities [R]."""
         kept = with_ordered_pairs(batch)
         self._groups_without_order += batch.num_groups - kept.num_groups
         self.batch_metrics = {"groups_without_order": float(self._groups_without_order)}
-        if self.reference is None:
-            return kept
-        if not kept.num_groups:
-            return kept.replace(ref_logprobs=kept.response_ids.new_zeros(0, dtype=torch.float32))
-        return kept.replace(ref_logprobs=policy_logprobs(self.reference, kept, self.config.max_tokens))
+        return self.with_reference(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups of the mean over pairs, and what a person watches."""
-        responses = self._score(batch)
+        """The mean over groups, and what a person watches."""
+        responses = self.score(batch)
         rankings = Rankings.of_batch(batch)
-        losses = self.pair_losses(responses.at(rankings.better), responses.at(rankings.worse))
-        return batch.group_mean(rankings.mean_by_group(losses)), self._metrics(batch, rankings, responses)
-
-    def _score(self, batch: GroupBatch) -> ResponseLogprobs:
-        reference = None
-        if self.uses_reference:
-            if batch.ref_logprobs is None:
-                raise ValueError("the batch has no ref_logprobs: prepare() comes before loss()")
-            reference = batch.sum_by_response(batch.ref_logprobs)
-        return ResponseLogprobs(batch.sum_by_response(self.policy.forward(batch).logprobs), reference, batch.lengths)
+        losses = self.group_losses(responses, rankings)
+        metrics = self._metrics(batch, rankings, responses)
+        if self.config.sft_weight:
+            likelihood = rankings.mean_over_best(responses.mean_logprobs)
+            losses = losses - self.config.sft_weight * likelihood
+            metrics["nll"] = -batch.group_mean(likelihood.detach())
+        return batch.group_mean(losses), metrics
 
     def _metrics(self, batch: GroupBatch, rankings: Rankings, responses: ResponseLogprobs) -> Metrics:
         rewards = self.implicit_rewards(responses).detach()
@@ -125,3 +153,18 @@ class PreferenceLoss(Optimizer[OptionsT]):
             # The KL from the reference to the policy, if the responses were sampled from the reference.
             metrics["reference_kl"] = batch.response_mean(-responses.logratios.detach())
         return metrics
+
+
+class PreferenceLoss(RankingLoss[OptionsT]):
+    """Base of losses on pairs: a member defines `pair_losses`."""
+
+    @abstractmethod
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        """[Q] the loss of each pair."""
+
+    def leads(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        """[Q] by how much the chosen response's implicit reward is above the rejected one's."""
+        return self.implicit_rewards(chosen) - self.implicit_rewards(rejected)
+
+    def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
+        return rankings.mean_by_group(self.pair_losses(responses.at(rankings.better), responses.at(rankings.worse)))

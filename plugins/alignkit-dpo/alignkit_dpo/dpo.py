@@ -1,6 +1,9 @@
-"""Direct preference optimisation, arXiv:2305.18290, eq. 7: Bradley-Terry on beta * log(policy / reference).
+"""Direct preference optimisation and what differs from it in one term.
 
-Label smoothing is the authors' conservative variant. Different on purpose: rankings of any K (see `base`).
+DPO, arXiv:2305.18290, eq. 7: Bradley-Terry on beta * log(policy / reference). Label smoothing is the authors'
+conservative variant, robust DPO (arXiv:2403.00409) its unbiased counterpart. DPO-positive (arXiv:2402.13228) holds the
+chosen response's probability up, R-DPO (arXiv:2403.19159) takes length out of the reward. Different on purpose:
+rankings of any K (see `base`), and rewards of other divergences than the reverse KL (arXiv:2309.16240).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from alignkit.ops.ranking_losses import logistic_loss
 from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
-from alignkit_dpo.options import DPOOptions
+from alignkit_dpo.options import DPOOptions, DPOPOptions, RDPOOptions, RobustDPOOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,5 +26,34 @@ class DPO(PreferenceLoss[DPOOptions]):
     Config: ClassVar[type[Config]] = DPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
-        gaps = self.implicit_rewards(chosen) - self.implicit_rewards(rejected)
-        return logistic_loss(gaps, self.config.label_smoothing)
+        return logistic_loss(self.leads(chosen, rejected), self.config.label_smoothing)
+
+
+class RobustDPO(PreferenceLoss[RobustDPOOptions]):
+    """DPO whose expected loss under flipped preferences is that of the true ones."""
+
+    Config: ClassVar[type[Config]] = RobustDPOOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        leads, flipped = self.leads(chosen, rejected), self.config.label_smoothing
+        return ((1 - flipped) * logistic_loss(leads) - flipped * logistic_loss(-leads)) / (1 - 2 * flipped)
+
+
+class DPOP(PreferenceLoss[DPOPOptions]):
+    """DPO-positive."""
+
+    Config: ClassVar[type[Config]] = DPOPOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        lost = (-chosen.logratios).relu()
+        return logistic_loss(self.leads(chosen, rejected) - self.config.beta * self.config.penalty * lost)
+
+
+class RDPO(PreferenceLoss[RDPOOptions]):
+    """Length-regularised DPO."""
+
+    Config: ClassVar[type[Config]] = RDPOOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        longer = chosen.lengths - rejected.lengths
+        return logistic_loss(self.leads(chosen, rejected) + self.config.length_weight * longer)

@@ -1,6 +1,7 @@
-"""Identity preference optimisation, arXiv:2310.12036, eq. 17: a squared loss that pulls the gap to 1 / (2 beta).
+"""Squared losses. IPO, arXiv:2310.12036, eq. 17, pulls the gap to 1 / (2 beta); SPPO, arXiv:2405.00675, each response.
 
-The log-ratios are means over a response's tokens, as in the authors' own experiments and in TRL; the paper writes sums.
+IPO's log-ratios are means over a response's tokens, as in the authors' own experiments and in TRL; the paper writes
+sums. SPPO's probabilities of winning are 1 and 0, as in TRL, where the paper asks a preference model.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
-from alignkit_dpo.options import IPOOptions
+from alignkit_dpo.options import IPOOptions, SPPOOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,5 +23,16 @@ class IPO(PreferenceLoss[IPOOptions]):
     Config: ClassVar[type[Config]] = IPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
-        gaps = chosen.logratios / chosen.lengths - rejected.logratios / rejected.lengths
+        better, worse = self.implicit_rewards(chosen), self.implicit_rewards(rejected)
+        gaps = (better / chosen.lengths - worse / rejected.lengths) / self.config.beta
         return (gaps - 1 / (2 * self.config.beta)).square()
+
+
+class SPPO(PreferenceLoss[SPPOOptions]):
+    """Self-play preference optimisation with certain wins."""
+
+    Config: ClassVar[type[Config]] = SPPOOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        target = 1 / (2 * self.config.beta)
+        return (chosen.logratios - target).square() + (rejected.logratios + target).square()

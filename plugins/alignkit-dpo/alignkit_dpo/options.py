@@ -1,32 +1,65 @@
-"""Options of the plugin's Optimizers. Free of torch."""
+"""Options of the plugin's Optimizers. Free of torch.
+
+In the formulas, r(y) is the implicit reward: beta * log(pi(y|x) / pi_ref(y|x)) unless `f_divergence` says otherwise.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 
-from alignkit.options import NonNegative, Positive, TrainingOptions
+from alignkit.options import Fraction, NonNegative, Positive, TrainingOptions
 
 FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
+FDivergence = Literal["reverse-kl", "forward-kl", "js", "alpha"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(TrainingOptions):
-    """Options of every algorithm that compares the responses of a ranking under the policy itself."""
+class OfflineOptions(TrainingOptions):
+    """Options of every algorithm that learns from recorded feedback under the policy itself."""
 
     learning_rate: NonNegative = 1e-6
     """Peak learning rate of AdamW."""
     beta: Positive = 0.1
     """Strength of the pull to the reference: the policy's optimum is the reference times exp(reward / beta)."""
 
+    @property
+    def divergence(self) -> tuple[FDivergence, float]:
+        """The divergence from the reference that beta weighs, and its alpha."""
+        return "reverse-kl", 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPOOptions(PreferenceOptions):
+class PreferenceOptions(OfflineOptions):
+    """Options of every algorithm that compares the responses of a ranking."""
+
+    sft_weight: NonNegative = 0.0
+    """Weight of the negative log-likelihood of the best response, in nats a token, that is added to the loss
+    (arXiv:2404.19733). It keeps the best response from losing probability together with the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceOptions(PreferenceOptions):
+    """Options of algorithms whose implicit reward can come from another divergence than the reverse KL."""
+
+    f_divergence: FDivergence = "reverse-kl"
+    """Divergence from the reference that is penalised (arXiv:2309.16240): `reverse-kl` as in DPO seeks modes,
+    `forward-kl` covers the reference, `js` and `alpha` lie between them. The reward is beta * f'(pi / pi_ref)."""
+    f_alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    """Of `alpha`: towards 0 it becomes the reverse, towards 1 the forward KL."""
+
+    @property
+    def divergence(self) -> tuple[FDivergence, float]:
+        return self.f_divergence, self.f_alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOOptions(DivergenceOptions):
     """Direct preference optimisation (arXiv:2305.18290).
 
-    Formula: -log sigmoid(beta * (r_w - r_l)), with r = log pi(y|x) - log pi_ref(y|x)
+    Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Rafailov et al., arXiv:2305.18290, eq. 7.
     Use it when: there are pairs or rankings, and a stable loss without sampling is wanted. The first one to try.
     """
@@ -36,7 +69,21 @@ class DPOOptions(PreferenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IPOOptions(PreferenceOptions):
+class RobustDPOOptions(DivergenceOptions):
+    """Robust DPO: DPO whose loss is unbiased under flipped preferences (arXiv:2403.00409).
+
+    Formula: (-(1 - e) * log sigmoid(r(y_w) - r(y_l)) + e * log sigmoid(r(y_l) - r(y_w))) / (1 - 2 * e),
+        with e = label_smoothing
+    Paper: Ray Chowdhury et al., arXiv:2403.00409, section 3.
+    Use it when: a known share of the preferences is wrong, as with labels of a crowd or a weak judge.
+    """
+
+    label_smoothing: FlipProbability = 0.1
+    """Probability that a preference is recorded the wrong way round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IPOOptions(DivergenceOptions):
     """Identity preference optimisation (arXiv:2310.12036).
 
     Formula: (d_w - d_l - 1 / (2 * beta))^2, with d = (log pi(y|x) - log pi_ref(y|x)) / |y|
@@ -46,3 +93,194 @@ class IPOOptions(PreferenceOptions):
 
     beta: Positive = 0.1
     """Strength of the pull to the reference: chosen leads rejected by 1 / (2 beta) nats a token at the optimum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPPOOptions(PreferenceOptions):
+    """Self-play preference optimisation with certain wins (arXiv:2405.00675).
+
+    Formula: (d_w - 1 / (2 * beta))^2 + (d_l + 1 / (2 * beta))^2, with d = log(pi(y|x) / pi_ref(y|x))
+    Paper: Wu et al., arXiv:2405.00675, eq. 4.7, with the probabilities 1 and 0 of winning; beta is their 1 / eta.
+    Use it when: the chosen response's own probability has to rise, not only its lead.
+    """
+
+    beta: Positive = 0.001
+    """Strength of the pull to the reference: each response goes 1 / (2 beta) nats up or down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SLiCOptions(DivergenceOptions):
+    """Sequence likelihood calibration: a hinge loss (arXiv:2305.10425).
+
+    Formula: max(0, 1 - (r(y_w) - r(y_l)))
+    Paper: Zhao et al., arXiv:2305.10425, section 2.2; on ratios to the reference Liu et al., arXiv:2309.06657.
+    Use it when: pairs that are already told apart by a margin shall not move the policy any further.
+    """
+
+    normalized: bool = True
+    """Compare ratios to the reference. Without it, plain log-probabilities as in the first paper, whose regulariser is
+    then `sft_weight`; no reference is held in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOPOptions(PreferenceOptions):
+    """DPO-positive (Smaug): DPO that does not let the chosen response lose probability (arXiv:2402.13228).
+
+    Formula: -log sigmoid(r(y_w) - r(y_l) - beta * penalty * max(0, -log(pi(y_w|x) / pi_ref(y_w|x))))
+    Paper: Pal et al., arXiv:2402.13228, section 3.
+    Use it when: chosen and rejected differ in few tokens (mathematics, edits), where DPO lowers both.
+    """
+
+    penalty: NonNegative = 50.0
+    """Weight of the nats that the chosen response has lost against the reference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDPOOptions(DivergenceOptions):
+    """R-DPO: DPO that takes length out of the reward (arXiv:2403.19159).
+
+    Formula: -log sigmoid(r(y_w) - r(y_l) + length_weight * (|y_w| - |y_l|))
+    Paper: Park et al., arXiv:2403.19159, section 3.
+    Use it when: the longer response is usually the chosen one, and DPO makes the policy verbose.
+    """
+
+    length_weight: float = 0.01
+    """Reward that a token is taken to be worth to the annotators, and that the policy shall not earn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaDPOOptions(DivergenceOptions):
+    """DPO with a dynamic beta: higher where a step's pairs are told apart more clearly than usual (arXiv:2407.08639).
+
+    Formula: -log sigmoid(b / beta * (r(y_w) - r(y_l))), with b = beta * (1 + beta_gain * (m - M)), m the step's mean of
+        r(y_w) - r(y_l) and M its running mean
+    Paper: Wu et al., arXiv:2407.08639, section 4, without the filtering of outliers.
+    Use it when: the quality of the pairs varies much, and no single beta fits. It costs another pass, without gradient.
+    """
+
+    beta_gain: NonNegative = 0.6
+    """Share by which beta rises for each unit of reward that the step's mean lead is above its running mean."""
+    momentum: Fraction = 0.9
+    """Share of the running mean that each step keeps; it starts at 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class APOZeroOptions(PreferenceOptions):
+    """Anchored preference optimisation, zero: chosen up, rejected down (arXiv:2408.06266).
+
+    Formula: 1 - sigmoid(r(y_w)) + sigmoid(r(y_l))
+    Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 7.
+    Use it when: the chosen responses are better than what the policy writes itself.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class APODownOptions(PreferenceOptions):
+    """Anchored preference optimisation, down: both down, rejected further (arXiv:2408.06266).
+
+    Formula: sigmoid(r(y_w)) + 1 - sigmoid(r(y_w) - r(y_l))
+    Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 8.
+    Use it when: the policy writes better responses than the chosen ones.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EXOOptions(DivergenceOptions):
+    """Efficient exact optimisation: the reverse KL over a whole ranking (arXiv:2402.00856).
+
+    Formula: sum over the K responses of q_i * log(q_i / p_i), with q = softmax of r over them, and p giving
+        1 - label_smoothing to the best and label_smoothing to the rest in equal parts
+    Paper: Ji et al., arXiv:2402.00856, eq. 16, which is K = 2.
+    Use it when: the policy shall be concentrated on the best response, rather than cover all good ones as DPO does.
+    """
+
+    label_smoothing: Annotated[float, Interval(gt=0, lt=0.5)] = 0.001
+    """Probability that one of the others is the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCAOptions(PreferenceOptions):
+    """Noise contrastive alignment over a whole ranking (arXiv:2402.05369).
+
+    Formula: -log sigmoid(r(y_w)) - mean over the K responses of log sigmoid(-r(y)), with y_w the best of them
+    Paper: Chen et al., arXiv:2402.05369, section 4, where the best response is certain.
+    Use it when: DPO lowers the chosen response's probability; here it is the reward itself that counts, not its lead.
+    """
+
+    beta: Positive = 0.01
+    """Strength of the pull to the reference: the best response's reward goes to log(K)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListDPOOptions(DivergenceOptions):
+    """DPO on whole rankings: Plackett-Luce in place of Bradley-Terry (arXiv:2305.18290, appendix A.3).
+
+    Formula: -sum over the places k of log(exp(r(y_k)) / sum over j >= k of exp(r(y_j))), with y_1 the best of K
+    Paper: Rafailov et al., arXiv:2305.18290, appendix A.3; ties by Efron's approximation.
+    Use it when: there are rankings of more than two. For pairs it is DPO.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CPOOptions(PreferenceOptions):
+    """Contrastive preference optimisation, without a reference (arXiv:2401.08417).
+
+    Formula: -log sigmoid(beta * (log pi(y_w|x) - log pi(y_l|x))) - sft_weight * log pi(y_w|x) / |y_w|
+    Paper: Xu et al., arXiv:2401.08417, section 3; the likelihood is a mean over tokens, as in the authors' code.
+    Use it when: memory is short, and the chosen responses are good enough to be imitated.
+    """
+
+    beta: Positive = 0.1
+    """Scale of the log-probabilities that are compared."""
+    sft_weight: NonNegative = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimPOOptions(PreferenceOptions):
+    """Simple preference optimisation: log-probability a token, without a reference (arXiv:2405.14734).
+
+    Formula: -log sigmoid(beta * (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - margin)
+    Paper: Meng et al., arXiv:2405.14734, section 2; margin is their gamma.
+    Use it when: memory is short, or DPO makes responses longer. The learning rate must be small: nothing holds the
+        policy back.
+    """
+
+    beta: Positive = 2.0
+    """Scale of the mean log-probabilities that are compared."""
+    margin: float = 1.0
+    """Reward by which the chosen response shall lead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ORPOOptions(PreferenceOptions):
+    """Odds ratio preference optimisation: SFT and preferences in one stage, without a reference (arXiv:2403.07691).
+
+    Formula: -sft_weight * log pi(y_w|x) / |y_w| - beta * log sigmoid(log odds(y_w) - log odds(y_l)),
+        with odds(y) = p / (1 - p), p = exp(log pi(y|x) / |y|)
+    Paper: Hong et al., arXiv:2403.07691, eq. 4 and 7; beta is their lambda, the likelihood is of the response alone.
+    Use it when: one starts from a base model, with pairs whose chosen responses are worth imitating.
+    """
+
+    learning_rate: NonNegative = 8e-6
+    beta: Positive = 0.1
+    """Weight of the odds ratio beside the likelihood."""
+    sft_weight: NonNegative = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KTOOptions(OfflineOptions):
+    """Kahneman-Tversky optimisation: responses labelled desirable or not, one by one (arXiv:2402.01306).
+
+    Formula: desirable_weight * (1 - sigmoid(r(y) - z)) where y is desirable, else
+        undesirable_weight * (1 - sigmoid(z - r(y))), with z = beta * max(0, mean of log(pi(y'|x) / pi_ref(y'|x))),
+        y' the response to another prompt of the same step
+    Paper: Ethayarajh et al., arXiv:2402.01306, eq. 7 and 8.
+    Use it when: there are thumbs up and down rather than pairs, or one kind is much rarer. Rankings work too: what
+        beats more than beats it is desirable.
+    """
+
+    desirable_weight: NonNegative = 1.0
+    """Weight of desirable responses. Where the kinds are unbalanced, the paper wants desirable_weight * desirable
+    between 1 and 4/3 times undesirable_weight * undesirable."""
+    undesirable_weight: NonNegative = 1.0
+    """Weight of undesirable responses."""

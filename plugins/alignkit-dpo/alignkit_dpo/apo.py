@@ -1,0 +1,34 @@
+"""Anchored preference optimisation, arXiv:2408.06266: each response is held against the reference, not only the other.
+
+`apo-zero` (eq. 7) raises the chosen and lowers the rejected response; `apo-down` (eq. 8) lowers both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
+from alignkit_dpo.options import APODownOptions, APOZeroOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.options import Config
+
+
+class APOZero(PreferenceLoss[APOZeroOptions]):
+    """Chosen up, rejected down."""
+
+    Config: ClassVar[type[Config]] = APOZeroOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return (-self.implicit_rewards(chosen)).sigmoid() + self.implicit_rewards(rejected).sigmoid()
+
+
+class APODown(PreferenceLoss[APODownOptions]):
+    """Both down, rejected further."""
+
+    Config: ClassVar[type[Config]] = APODownOptions
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return self.implicit_rewards(chosen).sigmoid() + (-self.leads(chosen, rejected)).sigmoid()

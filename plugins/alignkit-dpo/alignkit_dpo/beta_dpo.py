@@ -1,0 +1,55 @@
+"""DPO with a dynamic beta, arXiv:2407.08639.
+
+beta follows the step's mean lead of chosen over rejected, relative to a running mean that takes in the step first, as
+in the authors' code. Different on purpose: the lead is measured in a pass of its own over the whole step, so that all
+its micro-batches and processes share one beta; and no pairs are filtered out, which would need random numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.distributed import mean_over_processes
+from alignkit.ops.ranking_losses import Rankings, logistic_loss
+from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
+from alignkit_dpo.options import BetaDPOOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+    from alignkit.options import Config
+
+LOWEST = 0.01
+"""Share of beta that it never falls below: at zero and under it the loss would push nowhere, or backwards."""
+
+
+class BetaDPO(PreferenceLoss[BetaDPOOptions]):
+    """DPO whose beta follows how clearly the step's pairs are told apart."""
+
+    Config: ClassVar[type[Config]] = BetaDPOOptions
+    _mean_lead = 0.0
+    _scale = 1.0
+
+    def begin_step(self, batch: GroupBatch) -> None:
+        """Sets beta for a step, and takes the step's mean lead into the running mean."""
+        options = self.config
+        responses = self.whole(batch, policy_logprobs(self.policy, batch, options.max_tokens))
+        rankings = Rankings.of_batch(batch)
+        leads = self.leads(responses.at(rankings.better), responses.at(rankings.worse))
+        lead = float(mean_over_processes(batch.group_mean(rankings.mean_by_group(leads))))
+        self._mean_lead = options.momentum * self._mean_lead + (1 - options.momentum) * lead
+        self._scale = max(1 + options.beta_gain * (lead - self._mean_lead), LOWEST)
+        self.batch_metrics = {**self.batch_metrics, "beta": options.beta * self._scale}
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return logistic_loss(self._scale * self.leads(chosen, rejected))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean_lead": self._mean_lead}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._mean_lead = float(state["mean_lead"])

@@ -1,0 +1,57 @@
+"""Losses on pairs that need no reference: CPO (arXiv:2401.08417), SimPO (arXiv:2405.14734), ORPO (arXiv:2403.07691).
+
+Different on purpose: the likelihood that CPO and ORPO add is that of the response alone, never of the prompt, and a
+mean over its tokens, then over prompts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit.ops.ranking_losses import log_odds, logistic_loss
+from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
+from alignkit_dpo.options import CPOOptions, ORPOOptions, SimPOOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.options import Config
+
+
+class CPO(PreferenceLoss[CPOOptions]):
+    """Contrastive preference optimisation."""
+
+    Config: ClassVar[type[Config]] = CPOOptions
+    uses_reference = False
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        return self.config.beta * responses.logprobs
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return logistic_loss(self.leads(chosen, rejected))
+
+
+class SimPO(PreferenceLoss[SimPOOptions]):
+    """Simple preference optimisation."""
+
+    Config: ClassVar[type[Config]] = SimPOOptions
+    uses_reference = False
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        return self.config.beta * responses.mean_logprobs
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return logistic_loss(self.leads(chosen, rejected) - self.config.margin)
+
+
+class ORPO(PreferenceLoss[ORPOOptions]):
+    """Odds ratio preference optimisation."""
+
+    Config: ClassVar[type[Config]] = ORPOOptions
+    uses_reference = False
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        return log_odds(responses.mean_logprobs)
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return self.config.beta * logistic_loss(self.leads(chosen, rejected))

@@ -1,0 +1,47 @@
+"""Losses that take a ranking of K responses as it is, without cutting it into pairs.
+
+List DPO: arXiv:2305.18290, appendix A.3. EXO: arXiv:2402.00856. NCA: arXiv:2402.05369. Different on purpose: EXO and
+NCA read the distribution that they aim at from the ranks, all on the best, where their papers ask a reward model; for
+K = 2 both are the papers' own losses on pairs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from alignkit.ops.ranking_losses import nca, plackett_luce, reverse_kl_to_best
+from alignkit_dpo.base import RankingLoss, ResponseLogprobs
+from alignkit_dpo.options import EXOOptions, ListDPOOptions, NCAOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.ops.ranking_losses import Rankings
+    from alignkit.options import Config
+
+
+class ListDPO(RankingLoss[ListDPOOptions]):
+    """DPO under Plackett-Luce."""
+
+    Config: ClassVar[type[Config]] = ListDPOOptions
+
+    def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
+        return plackett_luce(self.implicit_rewards(responses), rankings)
+
+
+class EXO(RankingLoss[EXOOptions]):
+    """Efficient exact optimisation."""
+
+    Config: ClassVar[type[Config]] = EXOOptions
+
+    def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
+        return reverse_kl_to_best(self.implicit_rewards(responses), rankings, self.config.label_smoothing)
+
+
+class NCA(RankingLoss[NCAOptions]):
+    """Noise contrastive alignment."""
+
+    Config: ClassVar[type[Config]] = NCAOptions
+
+    def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
+        return nca(self.implicit_rewards(responses), rankings)
