@@ -302,9 +302,9 @@ class Engine:
         if path is None:
             return
         state = checkpoints.load_state(path)
-        if state["fingerprint"] != self.fingerprint:
+        if state["fingerprint"] != self.fingerprint and not force:
             raise CheckpointError(
-                f"{path} belongs to another recipe or other data\n  fix: --overwrite or another --out"
+                f"{path} belongs to another recipe or other data\n  fix: --overwrite, --force or another --out"
             )
         saved = checkpoints.load_tensors(path, "modules")
         with torch.no_grad():

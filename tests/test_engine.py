@@ -277,6 +277,8 @@ def test_other_data_are_refused_on_resume(tmp_path: Path) -> None:
     train(Likelihood(policy=policy), feed, folder=tmp_path, seed=0, fingerprint="a")
     with pytest.raises(CheckpointError, match="another recipe or other data"):
         train(Likelihood(policy=policy), feed, folder=tmp_path, seed=0, fingerprint="b", resume=True)
+    forced = train(Likelihood(policy=policy), feed, folder=tmp_path, seed=0, fingerprint="b", resume=True, force=True)
+    assert forced.metrics == {}, "the run had ended, so nothing was left to do"
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,9 +349,17 @@ def test_a_reward_that_returns_nonsense_is_named(answer: Any) -> None:
 
 def test_rollouts_refuse_a_truncated_distribution() -> None:
     policy, options = TinyPolicy(), ReinforceOptions()
-    for sampling in (Sampling(top_p=0.9), Sampling(top_k=5), Sampling(temperature=0.0), Sampling(min_tokens=2)):
-        with pytest.raises(InputError, match="whole distribution"):
-            RolloutFeed([Prompt(text="a")], policy, TinyReward(), sampling=sampling, options=options, seed=0)
+    distortions: dict[str, Any] = {
+        "temperature": 0.0, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2,
+        "stop": ("x",),
+    }  # fmt: skip
+    for name, value in distortions.items():
+        with pytest.raises(InputError, match=f"(?s)whole distribution.*leave out {name}$") as refused:
+            RolloutFeed(
+                [Prompt(text="a")], policy, TinyReward(), sampling=Sampling(**{name: value}), options=options, seed=0
+            )
+        assert refused.value.where == "sampling"
+    RolloutFeed([Prompt(text="a")], policy, TinyReward(), sampling=Sampling(temperature=0.5), options=options, seed=0)
 
 
 def test_checkpoint_state_is_json(tmp_path: Path) -> None:
