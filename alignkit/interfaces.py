@@ -6,6 +6,7 @@ hook (`alignkit.hookspecs`). Shapes: G groups, S responses, R response tokens of
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum
@@ -43,12 +44,14 @@ class Context:
         seed: the run's seed.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         folder: where the component may keep files of its own, or None.
+        cache: where results that follow from their inputs alone are kept from run to run, or None.
         build: makes another component from a spec, for components that are made of others.
     """
 
     seed: int = 0
     device: str = "auto"
     folder: Path | None = None
+    cache: Path | None = None
     build: Callable[[str, ComponentSpec], Component[Any]] = field(default=_no_builder)
 
 
@@ -142,6 +145,22 @@ class Policy(Component[ConfigT], Model):
     @abstractmethod
     def reference(self) -> Policy[Any]:
         """This policy as it is now, frozen: the adapter switched off, or a copy."""
+
+    def digest(self) -> str:
+        """sha256 of all that the log-probabilities of `forward` depend on beside the batch: weights and options.
+
+        Two policies of the same digest give the same numbers, bit for bit. By default every module and every option but
+        `model`, the name under which the weights were found.
+        """
+        from alignkit.ops.cached import digest_of_tensors
+
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, module in self.modules().items()
+            for key, tensor in module.state_dict().items()
+        }
+        options = {key: value for key, value in vars(self.config).items() if key != "model"}
+        return hashlib.sha256(f"{type(self)} {options} {digest_of_tensors(tensors)}".encode()).hexdigest()
 
     @abstractmethod
     def add_value_head(self) -> None:

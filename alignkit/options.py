@@ -6,9 +6,11 @@ class carries a docstring under it; `plugins show`, `--help` and the docs are ge
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
@@ -117,12 +119,22 @@ class RunOptions(Config):
     """CPU threads of torch; 0 leaves the number to torch."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the prompts that is never trained on and that `eval` uses; chosen by a digest of the prompt."""
+    cache: str = "auto"
+    """Folder of results that are kept from run to run (log-probabilities of references); empty keeps none. auto:
+    `alignkit` in $XDG_CACHE_HOME, or in ~/.cache."""
     metrics: tuple[ComponentSpec, ...] = ()
     """Further receivers of the metrics, beside metrics.jsonl: `[{plugin = "name", option = value}]`."""
 
     def check(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
             raise InputError(f"no device {self.device!r}", where="device", fix="auto, cpu, cuda, cuda:1 or mps")
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder that `cache` means."""
+        if self.cache != "auto":
+            return Path(self.cache).expanduser() if self.cache else None
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit"
 
     def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
         return [(f"metrics.{index}", "metrics", spec) for index, spec in enumerate(self.metrics)]

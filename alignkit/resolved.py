@@ -31,7 +31,7 @@ TRAINING_OF_REWARD = "reward.train"
 """The pseudo-table of the Optimizer that trains the reward."""
 
 _TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
-_RUN_NOISE = {"device", "threads", "metrics"}
+_RUN_NOISE = {"device", "threads", "metrics", "cache"}
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -174,7 +174,8 @@ class Resolved:
         def build(role: str, spec: ComponentSpec) -> Component[Any]:
             return cast("Component[Any]", self.build_spec(role, spec, folder=folder))
 
-        return Context(seed=self.run.seed, device=self.run.device, folder=folder, build=build)
+        run = self.run
+        return Context(seed=run.seed, device=run.device, folder=folder, cache=run.cache_folder, build=build)
 
     def load(self, table: str) -> type[Any]:
         """The class of a table's component, its code imported now."""

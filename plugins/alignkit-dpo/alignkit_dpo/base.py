@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from alignkit.interfaces import Feed, Optimizer
-from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.cached import cached_logprobs
 from alignkit.ops.divergences import derivative
 from alignkit.ops.ranking_losses import Rankings, pair_accuracy, with_ordered_pairs
 from alignkit_dpo.options import OfflineOptions, PreferenceOptions
@@ -78,7 +78,8 @@ class OfflineLoss(Optimizer[OfflineT]):
             return batch
         if not batch.num_groups:
             return batch.replace(ref_logprobs=batch.response_ids.new_zeros(0, dtype=torch.float32))
-        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.config.max_tokens))
+        logprobs = cached_logprobs(self.reference, batch, self.config.max_tokens, self.context.cache)
+        return batch.replace(ref_logprobs=logprobs)
 
     def score(self, batch: GroupBatch) -> ResponseLogprobs:
         """The responses of a prepared micro-batch, with the policy's gradient."""

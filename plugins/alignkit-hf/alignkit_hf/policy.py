@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 from alignkit.batch import GroupBatch
 from alignkit.interfaces import Context, Policy, PolicyOutput
+from alignkit.ops.cached import digest_of_tensors
 from alignkit.records import Group
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
@@ -170,6 +173,15 @@ class HFPolicy(Policy[HFOptions]):
         frozen.value_head = None
         frozen.requires_grad_(False)
         return HFPolicy(self.config, self.context, parts=(frozen, self.encoder, self.tokenizer))
+
+    def digest(self) -> str:
+        """sha256 of the weights that take part (no adapter that is switched off) and of how they are computed with."""
+        raw, off = self.raw, () if self._adapter_on else ("lora_", "value_head")
+        tensors = {key: t for key, t in raw.state_dict().items() if not any(part in key for part in off)}
+        config = {key: value for key, value in raw.lm.config.to_dict().items() if key != "_name_or_path"}
+        how = f"{type(raw.lm)} {config} {raw.path} {raw.lm.config._attn_implementation} {raw.autocast}"
+        said = f"{transformers.__version__} {how} {digest_of_tensors(tensors)}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def _adapter_is_trained(self) -> bool:
         return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)

@@ -71,6 +71,30 @@ class TestLoraContract(_HFContract):
     options = {"lora": LORA}  # noqa: RUF012
 
 
+def test_the_digest_follows_what_is_computed(load_policy: LoadPolicy, build_folder: BuildFolder) -> None:
+    folder = build_folder("llama")
+    policy, batch = load_policy(folder=folder), load_policy(folder=folder).encode(GROUPS)
+    assert policy.digest() == load_policy(folder=folder).digest() == policy.reference().digest()
+    assert policy.digest() != load_policy(folder=folder, layout="padded").digest()
+    assert policy.digest() != load_policy(folder=folder, dtype="bfloat16").digest()
+    before = policy.digest()
+    train(policy, batch)
+    assert policy.digest() != before
+
+
+def test_an_adapter_that_is_switched_off_is_not_in_the_digest(load_policy: LoadPolicy) -> None:
+    policy = load_policy(lora=LORA)
+    policy.add_value_head()
+    reference, batch = policy.reference(), policy.encode(GROUPS)
+    own, below = policy.digest(), reference.digest()
+    train(policy, batch)
+    assert policy.digest() != own
+    assert reference.digest() == below
+    with torch.no_grad():
+        next(p for name, p in policy.raw.named_parameters() if "base_layer" in name).view(-1)[0] += 1e-3
+    assert reference.digest() != below
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_full_reference_is_a_frozen_copy(load_policy: LoadPolicy, family: str) -> None:
     policy = load_policy(family)
