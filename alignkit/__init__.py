@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_PUBLIC = {
-    "AlignkitError": "errors", "CheckpointError": "errors", "InputError": "errors", "PluginError": "errors",
-    "StoppedByCheck": "errors",
-    "Component": "interfaces", "Context": "interfaces", "Feed": "interfaces", "ForeignTrainer": "interfaces",
-    "INTERFACE_VERSION": "interfaces",
-    "MetricSink": "interfaces", "Metrics": "interfaces", "Model": "interfaces", "Optimizer": "interfaces",
-    "Policy": "interfaces", "PolicyOutput": "interfaces", "PreferenceSource": "interfaces",
-    "RewardSource": "interfaces", "Sampler": "interfaces", "Scorer": "interfaces", "ScorerOutput": "interfaces",
-    "ComponentSpec": "options", "Config": "options", "RolloutOptions": "options", "Sampling": "options",
-    "TrainingOptions": "options",
-    "GroupBatch": "batch", "Totals": "batch",
-    "Group": "records", "Prompt": "records", "read_groups": "records", "write_groups": "records",
-    "hookimpl": "hookspecs",
-}  # fmt: skip
+from alignkit.errors import AlignkitError, CheckpointError, InputError, PluginError, StoppedByCheck
+from alignkit.hookspecs import hookimpl
+from alignkit.interfaces import (
+    INTERFACE_VERSION,
+    Component,
+    Context,
+    Feed,
+    ForeignTrainer,
+    Metrics,
+    MetricSink,
+    Model,
+    Optimizer,
+    Policy,
+    PolicyOutput,
+    PreferenceSource,
+    RewardSource,
+    Sampler,
+    Scorer,
+    ScorerOutput,
+)
+from alignkit.options import ComponentSpec, Config, RolloutOptions, Sampling, TrainingOptions
+from alignkit.records import Group, Prompt, read_groups, write_groups
 
-__all__ = list(_PUBLIC)
+if TYPE_CHECKING:
+    from alignkit.batch import GroupBatch, Totals
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "AlignkitError",
+    "CheckpointError",
+    "Component",
+    "ComponentSpec",
+    "Config",
+    "Context",
+    "Feed",
+    "ForeignTrainer",
+    "Group",
+    "GroupBatch",
+    "InputError",
+    "MetricSink",
+    "Metrics",
+    "Model",
+    "Optimizer",
+    "PluginError",
+    "Policy",
+    "PolicyOutput",
+    "PreferenceSource",
+    "Prompt",
+    "RewardSource",
+    "RolloutOptions",
+    "Sampler",
+    "Sampling",
+    "Scorer",
+    "ScorerOutput",
+    "StoppedByCheck",
+    "Totals",
+    "TrainingOptions",
+    "hookimpl",
+    "read_groups",
+    "write_groups",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(f"alignkit.{_PUBLIC[name]}"), name)
+    if name in ("GroupBatch", "Totals"):  # these need torch
+        from alignkit import batch
+
+        return getattr(batch, name)
     raise AttributeError(f"module 'alignkit' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
