@@ -12,6 +12,7 @@ import math
 import time
 from importlib import import_module
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,6 @@ from alignkit_trl.options import COMMON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from alignkit_hf.modeling import PackedModel
     from torch import nn
@@ -197,6 +197,8 @@ def run_trainer(
         trainer.remove_callback(PrinterCallback)  # it prints on stdout, which is left to results
         _keep_reference(trainer, packed.model)
         trainer.train()
+    with contextlib.suppress(OSError):  # it holds something where args ask for checkpoints
+        Path(arguments["output_dir"]).rmdir()
     return TrainResult(trainer.state.global_step, time.perf_counter() - start, 0, forward.last)
 
 

@@ -124,6 +124,7 @@ def test_the_policy_moves_and_stays_a_policy(folder: Path, tmp_path: Path, name:
     for owner in (policy.raw.model, policy.raw.lm):
         assert "forward" not in vars(owner)
     assert (policy.raw.lm.config.pad_token_id, policy.raw.lm.generation_config.eos_token_id) == (pad, stops)
+    assert not (tmp_path / "trl").exists()
     optimizer.save(tmp_path / "saved")
     again, batch = policy_of(tmp_path / "saved"), policy.encode(groups_of(2))
     assert torch.allclose(again.forward(batch).logprobs, policy.forward(batch).logprobs, atol=1e-5)
