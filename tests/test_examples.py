@@ -98,7 +98,7 @@ def test_openings_are_distinct_and_those_of_the_evaluation_are_unseen(stories: M
     recipe = load_recipe(ROOT / "examples/stories-ppo.toml", flags={}, overrides=[])
     seen = texts(**recipe.tables["prompts"]["args"])
     unseen = texts(**recipe.tables["eval"]["prompts"]["args"])
-    assert (len(seen), len(unseen)) == (768, 128)
+    assert (len(seen), len(unseen)) == (576, 128)
     assert not seen & unseen
 
 
@@ -168,7 +168,7 @@ class StoriesRun:
 
 def is_readable(story: str) -> bool:
     """Whole sentences that do not go round in circles."""
-    return story.rstrip().endswith((".", "!", "?", '"')) and distinct_share([story], 3) > 0.8
+    return story.rstrip().endswith((".", "!", "?", '"')) and distinct_share([story], 3) > 0.7
 
 
 @pytest.mark.slow

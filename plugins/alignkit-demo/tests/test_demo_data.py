@@ -88,7 +88,7 @@ def test_the_untrained_model_depends_on_the_seed_alone(folder: Path, tmp_path: P
 
 def test_the_written_recipe_knows_settings_of_every_algorithm(folder: Path) -> None:
     shutil.copytree(folder / "untrained", folder / "pretraining" / "sft", dirs_exist_ok=True)
-    for optimizer, beta in (("ppo", None), ("dpo", 0.3), ("ipo", 0.3)):
+    for optimizer, beta in (("ppo", None), ("dpo", 0.3), ("ipo", 2.5)):
         resolved = load_recipe(folder / "recipe.toml", flags={"optimizer": optimizer}, overrides=[]).resolve(registry())
         assert resolved.run.seed == 7
         assert resolved.notices == ()
