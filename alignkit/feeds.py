@@ -76,11 +76,11 @@ class RolloutFeed:
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in the [prompts] table")
-        if sampling.top_k or sampling.top_p < 1 or sampling.min_tokens or sampling.temperature == 0:
+        if sampling.distortions:
             raise InputError(
                 "rollouts must be sampled from the policy's whole distribution: the ratio of a truncated one is wrong",
                 where="sampling",
-                fix="leave out top_k, top_p and min_tokens, and use a temperature above 0",
+                fix=f"leave out {', '.join(sampling.distortions)}",
             )
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed

@@ -135,8 +135,9 @@ class TinyScorer(Scorer):
 class TinyPolicy(Policy[TinyOptions]):
     """A language model over characters.
 
-    With `temperature=0` the likeliest token is taken and log-probabilities are those at temperature 1. `top_k`, `top_p`
-    and `min_tokens` choose among tokens; log-probabilities stay those of the whole distribution.
+    With `temperature=0` the likeliest token is taken and log-probabilities are those at temperature 1. `top_k`,
+    `top_p`, `min_p` and `min_tokens` choose among tokens; log-probabilities stay those of the whole distribution.
+    `repetition_penalty` and `stop` are refused.
     """
 
     Config: ClassVar[type[Config]] = TinyOptions
@@ -178,6 +179,7 @@ class TinyPolicy(Policy[TinyOptions]):
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+        _refuse_unknown(sampling)
         ids = [self._text.tokens(prompt.plain) for prompt in prompts]
         temperature = sampling.temperature or 1.0
         owners = [p for p in range(len(prompts)) for _ in range(n)]
@@ -292,8 +294,14 @@ def _uniforms(seed: int, prompt_key: str, index: int, count: int) -> list[float]
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
+def _refuse_unknown(sampling: Sampling) -> None:
+    for name in ("repetition_penalty", "stop"):
+        if name in sampling.distortions:
+            raise InputError("the tiny policy does not know it", where=f"sampling.{name}", fix="leave it out")
+
+
 def _choose(log_distribution: Tensor, draws: Tensor, sampling: Sampling, *, first: bool) -> Tensor:
-    """[rows] the token of each row, by inverse CDF of what top-k, top-p and the minimum length leave."""
+    """[rows] the token of each row, by inverse CDF of what top-k, top-p, min-p and the minimum length leave."""
     probabilities = log_distribution.double().exp()
     if first:
         probabilities[:, 0] = 0.0
@@ -304,6 +312,7 @@ def _choose(log_distribution: Tensor, draws: Tensor, sampling: Sampling, *, firs
         ordered[:, sampling.top_k :] = 0.0
     before = ordered.cumsum(-1) - ordered
     ordered[before >= sampling.top_p * probabilities.sum(-1, keepdim=True)] = 0.0
+    ordered[ordered < sampling.min_p * ordered[:, :1]] = 0.0
     cumulative = ordered.cumsum(-1)
     place = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)
     place = place.clamp(max=ordered.shape[1] - 1)

@@ -7,10 +7,16 @@ greedy, no other token. Prompts of equal length go together, so that nothing is 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from alignkit_hf.generation import Sampled
 
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from alignkit_hf.generation import Budget
     from alignkit_hf.modeling import PackedModel
     from alignkit_hf.sampling import TokenChooser
 
@@ -31,18 +38,41 @@ class _Draw(LogitsProcessor):
         self.chooser, self.rows = chooser, rows
         self.tokens: list[Tensor] = []
         self.logprobs: list[Tensor] = []
+        self.ends: list[Tensor] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        token, logprob = self.chooser(scores.float(), self.rows, len(self.tokens))
+        token, logprob, ends = self.chooser(scores.float(), self.rows, len(self.tokens))
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        self.ends.append(ends)
         return torch.full_like(scores, float("-inf")).scatter_(1, token[:, None], 0.0)
 
 
+class _Ended(StoppingCriteria):
+    """Ends the rows whose last token the chooser has ended them with."""
+
+    def __init__(self, draw: _Draw) -> None:
+        self.draw = draw
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return self.draw.ends[-1]
+
+
 def sample_with_generate(
+    model: PackedModel, prompts: Sequence[Sequence[int]], n: int, steps: int, chooser: TokenChooser, budget: Budget
+) -> Sampled:
+    """As `alignkit_hf.generation.sample`, but one part of the prompts after another."""
+    parts, start = [], 0
+    while start < len(prompts):
+        count = budget.admits([len(ids) + n * steps for ids in prompts[start:]], n)
+        parts.append(_sample_part(model, prompts[start : start + count], n, steps, chooser, start * n))
+        start += count
+    return Sampled.concat(parts)
+
+
+def _sample_part(
     model: PackedModel, prompts: Sequence[Sequence[int]], n: int, steps: int, chooser: TokenChooser, first_row: int
 ) -> Sampled:
-    """As `alignkit_hf.generation.sample`."""
     by_length: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(number)
@@ -86,9 +116,10 @@ def _sample_equal(
             attention_mask=torch.ones_like(input_ids),
             generation_config=config,
             logits_processor=LogitsProcessorList([draw]),
+            stopping_criteria=StoppingCriteriaList([_Ended(draw)]),
         )
     tokens = torch.stack(draw.tokens)
-    ends = torch.stack([chooser.ends(step) for step in tokens])
+    ends = torch.stack(draw.ends)
     finished = ends.any(0)
     lengths = torch.where(finished, ends.int().argmax(0) + 1, len(tokens))
     return Sampled.collect(tokens, torch.stack(draw.logprobs), lengths, finished)

@@ -1,5 +1,6 @@
 """Sampling n responses a prompt: the prompt's keys and values are shared by its responses (as in Hydragen,
-arXiv:2402.05099), finished responses are dropped, and log-probabilities come from the sampling pass itself.
+arXiv:2402.05099), finished responses are dropped, waiting prompts take their place (continuous admission, as in Orca,
+OSDI 2022), and log-probabilities come from the sampling pass itself.
 
 Works on any model that the packed layout serves, through the same attention interface. Others go through
 transformers' own generate, with the same choice of tokens (`alignkit_hf.fallback`).
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 from alignkit.ops.attention import (
     AttentionRule,
@@ -22,7 +24,7 @@ from alignkit.ops.attention import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -30,7 +32,32 @@ if TYPE_CHECKING:
     from alignkit_hf.sampling import TokenChooser
 
 COMPACT_BELOW = 0.875
-"""Finished responses are dropped from the batch when the share of live ones falls to this."""
+"""Finished responses are dropped from the batch, and prompts admitted, when the share of live ones falls to this."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is sampled side by side at most.
+
+    Attributes:
+        tokens: prompts once, and room for the longest response in every row. rows: responses.
+    """
+
+    tokens: int
+    rows: int
+
+    def admits(self, costs: Sequence[int], n: int, tokens: int = 0, rows: int = 0) -> int:
+        """How many of the prompts with these costs in tokens, `n` responses each, fit beside what is held already.
+
+        At least one where nothing is.
+        """
+        count = 0
+        for cost in costs:
+            fits = tokens + cost <= self.tokens and rows + n <= self.rows
+            if rows and not fits:
+                break
+            count, tokens, rows = count + 1, tokens + cost, rows + n
+        return count
 
 
 @dataclass(frozen=True)
@@ -79,74 +106,99 @@ class _PromptPass:
 class _ResponsePass:
     """The attention of one new token of each live response to its prompt and its own earlier tokens.
 
-    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, steps, D].
+    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, steps, D], of which each row has
+    `lengths` [B]; what lies behind is zero.
     """
 
     def __init__(self, prompts: _PromptPass, n: int, steps: int) -> None:
         layout = prompts.layout
         device = layout.input_ids.device
+        self.steps = steps
         self.prompt_lengths = torch.tensor(layout.lengths, device=device)
         gather, _ = padded_index(self.prompt_lengths)
-        self.offsets = torch.arange(gather.shape[1], device=device)
-        self.step = 0
         self.prompt: dict[int, tuple[Tensor, Tensor]] = {}
         self.own: dict[int, tuple[Tensor, Tensor]] = {}
         rows = len(layout.lengths) * n
         for layer, (key, value) in prompts.kept.items():
-            self.prompt[layer] = tuple(x[:, gather].transpose(0, 1).contiguous() for x in (key, value))  # type: ignore[assignment]
-            self.own[layer] = tuple(x.new_empty(rows, x.shape[0], steps, x.shape[2]) for x in (key, value))  # type: ignore[assignment]
-        self._arrange(torch.arange(len(layout.lengths), device=device).repeat_interleave(n))
+            self.prompt[layer] = _both(lambda x: x[:, gather].transpose(0, 1).contiguous(), (key, value))
+            self.own[layer] = _both(lambda x: x.new_zeros(rows, x.shape[0], steps, x.shape[2]), (key, value))
+        group = torch.arange(len(layout.lengths), device=device).repeat_interleave(n)
+        self._arrange(group, torch.zeros_like(group))
 
-    def _arrange(self, group: Tensor) -> None:
+    def _arrange(self, group: Tensor, lengths: Tensor) -> None:
         """Slots [groups, most responses of one] so that a prompt's keys are read once for all of its responses."""
-        self.group = group
-        counts = torch.unique_consecutive(group, return_counts=True)[1]
+        self.group, self.lengths = group, lengths
+        self.longest = int(lengths.max())
+        self.in_step = bool((lengths == self.longest).all())
+        kept, counts = torch.unique_consecutive(group, return_counts=True)
+        self.prefix = int(self.prompt_lengths[kept].max())
         width = int(counts.max())
-        rows = torch.arange(len(group), device=group.device)
+        self.rows = torch.arange(len(group), device=group.device)
         number = torch.repeat_interleave(torch.arange(len(counts), device=group.device), counts)
         first = counts.cumsum(0) - counts
         self.groups, self.width = len(counts), width
         self.is_full = len(group) == self.groups * width
-        self.slot_of_row = number * width + rows - first[number]
+        self.slot_of_row = number * width + self.rows - first[number]
         self.row_of_slot = torch.zeros(self.groups * width, dtype=torch.long, device=group.device)
-        self.row_of_slot[self.slot_of_row] = rows
+        self.row_of_slot[self.slot_of_row] = self.rows
         self._masks: dict[int | None, Tensor | None] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that keys and values are held for."""
+        lengths = self.prompt_lengths[torch.unique_consecutive(self.group)]
+        return int(lengths.sum()) + len(self.group) * self.steps
 
     def keep(self, rows: Tensor) -> None:
         """Goes on with these of the rows."""
         before = torch.unique_consecutive(self.group)
         after = torch.unique_consecutive(self.group[rows])
+        used = self.longest
         if len(after) < len(before):
             chosen = torch.isin(before, after).nonzero()[:, 0]
-            self.prompt = {layer: (key[chosen], value[chosen]) for layer, (key, value) in self.prompt.items()}
+            prefix = int(self.prompt_lengths[after].max())
+            for layer, pair in self.prompt.items():
+                self.prompt[layer] = _both(lambda x: x[chosen, :, :prefix], pair)
         for layer, pair in self.own.items():
-            smaller = tuple(x.new_empty(len(rows), *x.shape[1:]) for x in pair)
+            smaller = _both(lambda x: x.new_zeros(len(rows), *x.shape[1:]), pair)
             for new, old in zip(smaller, pair, strict=True):
-                new[:, :, : self.step] = old[rows, :, : self.step]
-            self.own[layer] = smaller  # type: ignore[assignment]
-        self._arrange(self.group[rows])
+                new[:, :, :used] = old[rows, :, :used]
+            self.own[layer] = smaller
+        self._arrange(self.group[rows], self.lengths[rows])
+
+    def join(self, other: _ResponsePass) -> None:
+        """Goes on with the rows of the other pass behind its own."""
+        prefix = max(self.prefix, other.prefix)
+        for layer, pair in self.prompt.items():
+            padded = (_both(lambda x: pad(x, (0, 0, 0, prefix - x.shape[2])), p) for p in (pair, other.prompt[layer]))
+            self.prompt[layer] = _joined(*padded)
+            self.own[layer] = _joined(self.own[layer], other.own[layer])
+        group = torch.cat((self.group, other.group + len(self.prompt_lengths)))
+        self.prompt_lengths = torch.cat((self.prompt_lengths, other.prompt_lengths))
+        self._arrange(group, torch.cat((self.lengths, other.lengths)))
 
     def advance(self) -> None:
         """The tokens of this step are stored; the next step follows."""
-        self.step += 1
+        self.lengths = self.lengths + 1
+        self.longest += 1
         self._masks.clear()
 
     @property
     def positions(self) -> Tensor:
         """[B] position of each row's new token."""
-        return self.prompt_lengths[self.group] + self.step
+        return self.prompt_lengths[self.group] + self.lengths
 
     def _mask(self, window: int | None) -> Tensor | None:
-        """[B, 1, 1, P + step + 1] which keys each row sees, or None where it is all of them."""
+        """[B, 1, 1, P + longest + 1] which keys each row sees, or None where it is all of them."""
         if window not in self._masks:
-            own = torch.arange(self.step + 1, device=self.group.device)
+            own = torch.arange(self.longest + 1, device=self.group.device)
+            prompt = torch.arange(self.prefix, device=self.group.device)
             lengths = self.prompt_lengths[self.group][:, None]
-            seen = torch.cat(
-                (self.offsets < lengths, torch.ones_like(own, dtype=torch.bool).expand(len(lengths), -1)), 1
-            )
+            last = self.lengths[:, None]
+            seen = torch.cat((prompt < lengths, own <= last), 1)
             if window is not None:
-                position = torch.cat((self.offsets.expand(len(lengths), -1), lengths + own), 1)
-                seen &= position > lengths + self.step - window
+                position = torch.cat((prompt.expand(len(lengths), -1), lengths + own), 1)
+                seen &= position > lengths + last - window
             self._masks[window] = None if bool(seen.all()) else seen[:, None, None]
         return self._masks[window]
 
@@ -159,9 +211,12 @@ class _ResponsePass:
         rows, key_heads, head_size = query.shape[2], key.shape[1], query.shape[3]
         own_key, own_value = self.own[layer]
         prompt_key, prompt_value = self.prompt[layer]
-        own_key[:, :, self.step] = key[0].transpose(0, 1)
-        own_value[:, :, self.step] = value[0].transpose(0, 1)
-        end = self.step + 1
+        for own, new in ((own_key, key), (own_value, value)):
+            if self.in_step:
+                own[:, :, self.longest] = new[0].transpose(0, 1)
+            else:
+                own[self.rows, :, self.lengths] = new[0].transpose(0, 1).to(own.dtype)
+        end = self.longest + 1
         # [B, key heads, queries that share a key head, D]
         query = query[0].transpose(0, 1).reshape(rows, key_heads, -1, head_size)
         to_prompt = self._to_rows(self._to_slots(query) @ prompt_key.transpose(2, 3), query.shape[2])
@@ -197,48 +252,96 @@ class _ResponsePass:
         return x if self.is_full else x.index_select(0, self.slot_of_row)
 
 
+def _both(function: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return function(pair[0]), function(pair[1])
+
+
+def _joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat((first[0], second[0])), torch.cat((first[1], second[1]))
+
+
 def sample(
-    model: PackedModel, prompts: Sequence[Sequence[int]], n: int, steps: int, chooser: TokenChooser, first_row: int
+    model: PackedModel, prompts: Sequence[Sequence[int]], n: int, steps: int, chooser: TokenChooser, budget: Budget
 ) -> Sampled:
     """Samples `n` responses of at most `steps` tokens for each prompt.
 
     Args:
-        chooser: decides the tokens; this call's responses are its rows from `first_row` on.
+        chooser: decides the tokens of all responses, in the order of the prompts.
+        budget: how much is sampled side by side; it does not change what is sampled.
     """
     with torch.no_grad(), model.computing():
-        layout = PackedLayout.of_prompts(prompts, model.device)
+        return _Sampling(model, prompts, n, steps, chooser, budget).run()
+
+
+class _Sampling:
+    """Buffers [steps, S] of what is sampled, and the prompts that wait."""
+
+    def __init__(
+        self,
+        model: PackedModel,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        steps: int,
+        chooser: TokenChooser,
+        budget: Budget,
+    ) -> None:
+        self.model, self.n, self.steps, self.chooser, self.budget = model, n, steps, chooser, budget
+        self.waiting = list(prompts)
+        self.admitted = 0
+        count, device = len(prompts) * n, model.device
+        self.tokens = torch.zeros(steps, count, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(steps, count, device=device)
+        self.lengths = torch.full((count,), steps, device=device)
+        self.finished = torch.zeros(count, dtype=torch.bool, device=device)
+
+    def run(self) -> Sampled:
+        """All responses."""
+        while self.waiting:
+            self._run_until_empty(*self._admit(0, 0))
+        return Sampled.collect(self.tokens, self.logprobs, self.lengths, self.finished)
+
+    def _admit(self, tokens: int, rows: int) -> tuple[_ResponsePass, Tensor, Tensor]:
+        """The pass, rows [B] and first logits [B, V] of the prompts that fit beside `tokens` and `rows`."""
+        count = self._admissible(tokens, rows)
+        layout = PackedLayout.of_prompts(self.waiting[:count], self.model.device)
         prompt_pass = _PromptPass(layout)
-        hidden = model.run_kernel(layout.input_ids, layout.position_ids, prompt_pass)
-        ends = torch.tensor(layout.lengths, device=model.device).cumsum(0) - 1
-        logits = model.logits(hidden.index_select(0, ends)).repeat_interleave(n, 0)
-        responses = _ResponsePass(prompt_pass, n, steps)
-        return _decode(model, responses, logits, steps, chooser, first_row)
+        hidden = self.model.run_kernel(layout.input_ids, layout.position_ids, prompt_pass)
+        ends = torch.tensor(layout.lengths, device=self.model.device).cumsum(0) - 1
+        logits = self.model.logits(hidden.index_select(0, ends)).repeat_interleave(self.n, 0)
+        row = torch.arange(count * self.n, device=self.model.device) + self.admitted
+        self.waiting, self.admitted = self.waiting[count:], self.admitted + len(row)
+        return _ResponsePass(prompt_pass, self.n, self.steps), row, logits
 
+    def _admissible(self, tokens: int, rows: int) -> int:
+        costs = [len(ids) + self.n * self.steps for ids in self.waiting]
+        return self.budget.admits(costs, self.n, tokens, rows)
 
-def _decode(
-    model: PackedModel, responses: _ResponsePass, logits: Tensor, steps: int, chooser: TokenChooser, first_row: int
-) -> Sampled:
-    device, count = logits.device, len(logits)
-    tokens = torch.zeros(steps, count, dtype=torch.long, device=device)
-    logprobs = torch.zeros(steps, count, device=device)
-    lengths = torch.full((count,), steps, device=device)
-    finished = torch.zeros(count, dtype=torch.bool, device=device)
-    row = torch.arange(count, device=device)
-    for step in range(steps):
-        chosen, logprob = chooser(logits, row + first_row, step)
-        tokens[step, row], logprobs[step, row] = chosen, logprob
-        ended = chooser.ends(chosen) & ~finished[row]
-        lengths[row[ended]] = step + 1
-        finished[row[ended]] = True
-        live = ~finished[row]
-        alive = int(live.sum())
-        if alive == 0 or step + 1 == steps:
-            break
-        if alive <= COMPACT_BELOW * len(row):
-            keep = live.nonzero()[:, 0]
-            row, chosen = row[keep], chosen[keep]
-            responses.keep(keep)
-        hidden = model.run_kernel(chosen, responses.positions, responses)
-        responses.advance()
-        logits = model.logits(hidden)
-    return Sampled.collect(tokens, logprobs, lengths, finished)
+    def _run_until_empty(self, responses: _ResponsePass, row: Tensor, logits: Tensor) -> None:
+        while True:
+            chosen, live = self._choose(logits, row, responses.longest if responses.in_step else responses.lengths)
+            alive = int(live.sum())
+            full = responses.longest + 1 == self.steps
+            if alive == 0:
+                return
+            compact = full or alive <= COMPACT_BELOW * len(row)
+            if compact:
+                keep = live.nonzero()[:, 0]
+                row, chosen = row[keep], chosen[keep]
+                responses.keep(keep)
+            hidden = self.model.run_kernel(chosen, responses.positions, responses)
+            responses.advance()
+            logits = self.model.logits(hidden)
+            if compact and self.waiting and self._admissible(responses.tokens, len(row)):
+                added, more, first = self._admit(responses.tokens, len(row))
+                responses.join(added)
+                row, logits = torch.cat((row, more)), torch.cat((logits, first))
+
+    def _choose(self, logits: Tensor, row: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens [B] of these rows, written down, and which rows go on."""
+        chosen, logprob, ends = self.chooser(logits, row, step)
+        self.tokens[step, row], self.logprobs[step, row] = chosen, logprob
+        ended = ends & ~self.finished[row]
+        self.lengths[row[ended]] = (step if isinstance(step, int) else step[ended]) + 1
+        self.finished[row[ended]] = True
+        last = torch.as_tensor(step, device=row.device) + 1 == self.steps
+        return chosen, ~self.finished[row] & ~last

@@ -16,10 +16,10 @@ from alignkit.records import Group
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
-from alignkit_hf.generation import Sampled, sample
+from alignkit_hf.generation import Budget, sample
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
-from alignkit_hf.sampling import TokenChooser, uniform_streams
+from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.scorer import HFScorer
 from alignkit_hf.storage import save_policy
 
@@ -112,14 +112,12 @@ class HFPolicy(Policy[HFOptions]):
         steps = sampling.max_tokens
         ids = self.encoder.prompts_with_room(prompts, steps)
         streams = uniform_streams(seed, [prompt.key for prompt in prompts], n, steps)
-        chooser = TokenChooser(sampling, streams, self.encoder.stop_ids, self.raw.device)
+        chooser = TokenChooser(
+            sampling, streams, self.encoder.stop_ids, self.raw.device, prompts=ids, decode=self.encoder.decode
+        )
         draw = sample if self.raw.path.packed else sample_with_generate
-        parts, start = [], 0
-        for count in self._chunks(ids, n, steps):
-            parts.append(draw(self.raw, ids[start : start + count], n, steps, chooser, start * n))
-            start += count
-        sampled = Sampled.concat(parts)
-        texts = self.encoder.decode(sampled.ids)
+        sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
+        texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
         groups = [
             Group(prompt=prompt, responses=tuple(texts[i * n : (i + 1) * n]), source="policy")
             for i, prompt in enumerate(prompts)
@@ -134,24 +132,16 @@ class HFPolicy(Policy[HFOptions]):
         )
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
 
-    def _chunks(self, prompts: Sequence[Sequence[int]], n: int, steps: int) -> list[int]:
-        """How many prompts are sampled at a time, so that their keys and values fit the memory."""
+    def _budget(self) -> Budget:
+        """What is sampled side by side, so that its keys and values fit the memory."""
         config = self.raw.lm.config.get_text_config()
         width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         token_bytes = 2 * config.num_hidden_layers * width * head * (4 if self.raw.autocast is None else 2)
-        budget = CACHE_BYTES
+        free = CACHE_BYTES
         if self.raw.device.type == "cuda":
-            budget = torch.cuda.mem_get_info(self.raw.device)[0] // 3
-        chunks, used = [0], 0
-        for ids in prompts:
-            cost = (len(ids) + n * steps) * token_bytes
-            if chunks[-1] and (used + cost > budget or (chunks[-1] + 1) * n > MAX_ROWS):
-                chunks.append(0)
-                used = 0
-            chunks[-1] += 1
-            used += cost
-        return chunks
+            free = torch.cuda.mem_get_info(self.raw.device)[0] // 3
+        return Budget(tokens=free // token_bytes, rows=MAX_ROWS)
 
     def reference(self) -> HFPolicy:
         """This policy as it is now, frozen: these weights with the adapter off where it is still zero, or a copy.

@@ -8,6 +8,7 @@ torch.multinomial draws.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -79,10 +80,16 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     return token, logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(1)
 
 
-def filtered(logits: Tensor, sampling: Sampling, step: int, stop_ids: Tensor) -> Tensor:
-    """Logits [B, V] with what `top_k`, `top_p` and `min_tokens` exclude at minus infinity."""
-    if step < sampling.min_tokens:
-        logits = logits.index_fill(1, stop_ids, float("-inf"))
+def filtered(logits: Tensor, sampling: Sampling, step: int | Tensor, stop_ids: Tensor) -> Tensor:
+    """Logits [B, V] with what `top_k`, `top_p`, `min_p` and `min_tokens` exclude at minus infinity.
+
+    Args:
+        step: of all rows, or [B].
+    """
+    if sampling.min_tokens:
+        early = torch.as_tensor(step, device=logits.device).expand(len(logits)) < sampling.min_tokens
+        stops = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device).index_fill_(0, stop_ids, True)
+        logits = logits.masked_fill(early[:, None] & stops, float("-inf"))
     if 0 < sampling.top_k < logits.shape[1]:
         lowest = logits.topk(sampling.top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, float("-inf"))
@@ -91,7 +98,21 @@ def filtered(logits: Tensor, sampling: Sampling, step: int, stop_ids: Tensor) ->
         probs = ordered.softmax(1)
         excluded = probs.cumsum(1) - probs >= sampling.top_p
         logits = logits.masked_fill(excluded.gather(1, order.argsort(1)), float("-inf"))
+    if sampling.min_p > 0.0:
+        lowest = logits.amax(1, keepdim=True) + math.log(sampling.min_p)
+        logits = logits.masked_fill(logits < lowest, float("-inf"))
     return logits
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits [B, V] with those of the tokens `seen` [B, T] divided by the penalty, or multiplied where negative."""
+    values = logits.gather(1, seen)
+    return logits.scatter(1, seen, torch.where(values < 0, values * penalty, values / penalty))
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of these strings in it."""
+    return text[: min((text.find(string) for string in stop if string in text), default=len(text))]
 
 
 class TokenChooser:
@@ -100,27 +121,73 @@ class TokenChooser:
     Args:
         streams: [S, steps] uniform numbers of all responses.
         stop_ids: tokens that end a response.
+        prompts: token ids of the prompts, whose responses are S in all; looked at with a repetition penalty.
+        decode: text of each of a number of responses; used with stop strings.
     """
 
-    def __init__(self, sampling: Sampling, streams: Tensor, stop_ids: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        streams: Tensor,
+        stop_ids: Sequence[int],
+        device: torch.device,
+        *,
+        prompts: Sequence[Sequence[int]] = (),
+        decode: Callable[[Sequence[Sequence[int]]], list[str]] | None = None,
+    ) -> None:
         self.sampling = sampling
         self.streams = streams.t().contiguous().to(device)
         self.stop_ids = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
-        self._plain = sampling.top_k == 0 and sampling.top_p == 1.0 and sampling.min_tokens == 0
+        self._plain = set(sampling.distortions) <= {"temperature", "stop", "repetition_penalty"}
+        self._penalised = sampling.repetition_penalty != 1.0
+        self._decode = decode
+        if sampling.stop and decode is None:
+            raise ValueError("stop strings need a way to decode responses")
+        if self._penalised and not prompts:
+            raise ValueError("a repetition penalty needs the prompts")
+        self._prefix = max(map(len, prompts)) if self._penalised else 0
+        if self._penalised or sampling.stop:
+            self._history = self._new_history(prompts if self._penalised else [[0]]).to(device)
 
-    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Token and log-probability [B] for the responses `rows` [B] from their logits [B, V]."""
+    def _new_history(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """[S, prefix + steps] tokens of prompts and responses; what is not there yet repeats the first token."""
+        steps, count = self.streams.shape
+        rows = []
+        for ids in prompts:
+            own = list(ids[: self._prefix])
+            rows.append(own + [ids[0]] * (self._prefix + steps - len(own)))
+        return torch.tensor(rows).repeat_interleave(count // len(prompts), 0)
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Token, its log-probability and whether it ends its response [B], for the responses `rows` [B].
+
+        Args:
+            logits: [B, V].
+            step: number of the token in its response, of all rows or [B].
+        """
         temperature = self.sampling.temperature
+        if self._penalised:
+            logits = penalised(logits, self._history[rows], self.sampling.repetition_penalty)
         if temperature not in (0.0, 1.0):
             logits = logits / temperature
         if not self._plain:
             logits = filtered(logits, self.sampling, step, self.stop_ids)
         if temperature == 0.0:
-            return greedy(logits)
-        return choose(logits, self.streams[step].index_select(0, rows))
+            token, logprob = greedy(logits)
+        else:
+            token, logprob = choose(logits, self.streams[step, rows])
+        return token, logprob, self._ends(token, rows, step)
 
-    def ends(self, tokens: Tensor) -> Tensor:
-        """[B] whether a token ends its response."""
-        if len(self.stop_ids) == 1:
-            return tokens == self.stop_ids
-        return (tokens[:, None] == self.stop_ids).any(1)
+    def _ends(self, tokens: Tensor, rows: Tensor, step: int | Tensor) -> Tensor:
+        if self._penalised or self.sampling.stop:
+            self._history[rows, self._prefix + step] = tokens
+        ends = tokens == self.stop_ids if len(self.stop_ids) == 1 else (tokens[:, None] == self.stop_ids).any(1)
+        return ends | self._has_stop_string(rows, step) if self.sampling.stop else ends
+
+    def _has_stop_string(self, rows: Tensor, step: int | Tensor) -> Tensor:
+        assert self._decode is not None
+        lengths = (torch.as_tensor(step).expand(len(rows)) + 1).tolist()
+        history = self._history[rows, self._prefix :].tolist()
+        texts = self._decode([ids[:length] for ids, length in zip(history, lengths, strict=True)])
+        found = [any(string in text for string in self.sampling.stop) for text in texts]
+        return torch.tensor(found, device=rows.device)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from alignkit_hf import generation, probe
 from alignkit_hf.fallback import sample_with_generate
-from alignkit_hf.generation import Sampled, sample
+from alignkit_hf.generation import Budget, Sampled, sample
 from alignkit_hf.modeling import PackedModel
 from alignkit_hf.sampling import TokenChooser, choose, filtered, uniform_streams
 from hf_tiny import END, FAMILIES, VOCABULARY, build_model, plain_logprobs
@@ -19,12 +19,13 @@ from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from conftest import LoadPolicy
 
 PROMPTS = [[7, 8, 9, 10, 11, 12, 13, 14, 15], [30, 31], [5, 9, 5, 9, 40, 41, 42, 43, 44, 45, 46]]
 STOPS = (END, *range(20, 36))
+WHOLE = Budget(tokens=10**9, rows=10**6)
 
 
 def draw(
@@ -35,11 +36,13 @@ def draw(
     *,
     names: str = "abc",
     seed: int = 0,
+    budget: Budget = WHOLE,
+    decode: Callable[[Sequence[Sequence[int]]], list[str]] | None = None,
 ) -> Sampled:
     streams = uniform_streams(seed, list(names[: len(prompts)]), n, options.max_tokens)
-    chooser = TokenChooser(options, streams, STOPS, model.device)
+    chooser = TokenChooser(options, streams, STOPS, model.device, prompts=prompts, decode=decode)
     function = sample if model.path.packed else sample_with_generate
-    return function(model, prompts, n, options.max_tokens, chooser, 0)
+    return function(model, prompts, n, options.max_tokens, chooser, budget)
 
 
 def as_batch(prompts: Sequence[Sequence[int]], sampled: Sampled, n: int, temperature: float) -> GroupBatch:
@@ -158,6 +161,8 @@ def test_filters_keep_what_they_say() -> None:
     assert kept(Sampling(top_p=0.65)) == [True, True, False, False]
     assert kept(Sampling(top_p=0.75)) == [True, True, True, False]
     assert kept(Sampling(top_p=0.01)) == [True, False, False, False]
+    assert kept(Sampling(min_p=0.6)) == [True, True, False, False]
+    assert kept(Sampling(min_p=0.45)) == [True, True, True, False]
     assert kept(Sampling(min_tokens=3), step=2) == [False, True, True, True]
     assert kept(Sampling(min_tokens=3), step=3) == [True, True, True, True]
 
