@@ -19,8 +19,10 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from alignkit import checkpoint as checkpoints
+from alignkit.adam import make_adam
 from alignkit.batch import GroupBatch, Totals
 from alignkit.errors import CheckpointError, InputError, Interrupted, StoppedByCheck
+from alignkit.memory import token_budget
 from alignkit.ops.batched import pieces_in_order
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
 
@@ -105,21 +107,20 @@ class Engine:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
         self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
         self.options: TrainingOptions = optimizer.config
-        self.max_tokens = self.options.max_tokens
         self.position = Position()
         self.batch: GroupBatch | None = None
         self.signal_number = 0
         self._wrap()
+        if self.options.max_tokens == "auto":
+            optimizer.max_tokens, why = token_budget(self.wrapped.values(), self.accelerator.device)
+            on_notice(f"max_tokens = {optimizer.max_tokens}: {why}")
+        self.first_max_tokens = optimizer.max_tokens
 
     def _wrap(self) -> None:
         modules = self.optimizer.modules()
         device = next(parameter for module in modules.values() for parameter in module.parameters()).device
         self.accelerator = Accelerator(cpu=device.type == "cpu")
-        groups = parameter_groups(self.optimizer)
-        fused = device.type in ("cpu", "cuda")
-        adam = torch.optim.AdamW(
-            groups, lr=self.options.learning_rate, betas=(0.9, self.options.adam_beta2), fused=fused
-        )
+        adam = make_adam(self.optimizer, device)
         *wrapped, self.adam = self.accelerator.prepare(*modules.values(), adam)
         self.wrapped: dict[str, torch.nn.Module] = dict(zip(modules, wrapped, strict=True))
         self.optimizer.bind(self.wrapped)
@@ -167,7 +168,11 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 return self.optimizer.prepare(batch)
-            prepared = GroupBatch.concat([self.optimizer.prepare(p) for p in pieces_in_order(batch, self.max_tokens)])
+            # a resumed run prepares its data in the passes of the run it goes on with, so that they round alike
+            now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
+            pieces = pieces_in_order(batch, self.first_max_tokens)
+            prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
+            self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
                 f"none of the {batch.num_groups} records can be learned from: no ranking orders its responses",
@@ -202,18 +207,18 @@ class Engine:
                 sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or self.max_tokens <= 1:
+                if not _out_of_memory(error) or self.optimizer.max_tokens <= 1:
                     raise
                 self.adam.zero_grad()
-                self.max_tokens //= 2
-                self.on_notice(f"out of memory: going on with max_tokens = {self.max_tokens}")
+                self.optimizer.max_tokens //= 2
+                self.on_notice(f"out of memory: going on with max_tokens = {self.optimizer.max_tokens}")
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
         metrics["grad_norm"] = float(norm)
         metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
         self._require_finite(metrics)
-        metrics |= self.optimizer.take_step(part, self.max_tokens)
+        metrics |= self.optimizer.take_step(part, self.optimizer.max_tokens)
         self.adam.step()
         self.scheduler.step()
         self.adam.zero_grad()
@@ -221,7 +226,7 @@ class Engine:
         return metrics
 
     def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        micro_batches = part.split(self.max_tokens, divisible=not self.optimizer.couples_responses)
+        micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
         sums: dict[str, torch.Tensor] = {}
         for number, micro in enumerate(micro_batches, start=1):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
@@ -289,6 +294,7 @@ class Engine:
                 "scheduler": self.scheduler.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "batch_metrics": self.optimizer.batch_metrics,
+                "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
             }
             keep = self.options.keep_checkpoints
             checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
@@ -315,6 +321,9 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
         self.position = Position(**state["position"])
+        asked, first, last = state["max_tokens"]
+        if asked == self.options.max_tokens:
+            self.first_max_tokens, self.optimizer.max_tokens = first, last
         if (path / "batch.pt").exists():
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
@@ -367,26 +376,6 @@ def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
     """Optimisation steps of a whole run, if no batch ends early."""
     size = max(1, options.minibatch_size // num_processes())
     return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
-
-
-def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices decay, vectors (norms, biases) don't, and the algorithm scales the learning rate."""
-    options, scales = optimizer.config, optimizer.learning_rate_scales()
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    seen: set[int] = set()
-    for module_name, module in optimizer.modules().items():
-        for key, parameter in module.named_parameters():
-            if not parameter.requires_grad or id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            name = f"{module_name}.{key}"
-            scale = next((factor for prefix, factor in scales.items() if name.startswith(prefix)), 1.0)
-            decay = options.weight_decay if parameter.ndim >= 2 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": options.learning_rate * scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
-    ]
 
 
 def _mixed(seed: int, *numbers: int) -> int:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 INTERFACE_VERSION = 1
 """Version of everything in this module and in `hookspecs`; a plugin module declares the one it was written for."""
 
+SCORING_TOKENS = 16384
+"""Token budget of passes without gradient, where nothing else is known."""
+
 Metrics = dict[str, "Tensor | float"]
 """Figures of one micro-batch. The engine adds them up over the micro-batches and processes of a step, so write them
 with the batch's `token_mean`, `response_mean` and `group_mean`."""
@@ -238,6 +241,7 @@ class Optimizer(Component[OptionsT]):
         uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made; of the class, or
             set before `Optimizer.__init__` where options decide.
         couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
+        max_tokens: token budget of a pass that memory allows, for passes of the algorithm's own; kept by the engine.
         batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps. The
             engine stops the run when `kl` among them passes `max_kl`.
     """
@@ -259,6 +263,7 @@ class Optimizer(Component[OptionsT]):
         self.policy = policy
         self.reward = reward
         self.reference: Policy[Any] | None = policy.reference() if self.uses_reference else None
+        self.max_tokens = SCORING_TOKENS if self.config.max_tokens == "auto" else self.config.max_tokens
         self.batch_metrics: dict[str, float] = {}
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:

@@ -69,8 +69,9 @@ class TrainingOptions(Config):
     """Passes over each batch: over the data set for offline algorithms, over the rollouts for online ones."""
     minibatch_size: Count = 16
     """Groups (a prompt with its responses) in one optimisation step, over all processes."""
-    max_tokens: Count = 16384
-    """Token budget of one micro-batch; halved when memory runs out. It never changes the gradient."""
+    max_tokens: Count | Literal["auto"] = "auto"
+    """Token budget of one micro-batch; halved when memory runs out. It never changes the gradient. auto: from the
+    memory that is free at the start and an estimate of what a token takes, at most 16384 on a CPU, 32768 on CUDA."""
     save_every: Natural = 0
     """Optimisation steps between checkpoints; 0 saves at the end of each batch of rollouts or epoch."""
     keep_checkpoints: Count = 2

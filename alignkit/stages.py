@@ -16,7 +16,7 @@ from alignkit import evaluation
 from alignkit.engine import planned_steps, train
 from alignkit.errors import InputError
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.pipeline import REWARD_TRAINING, consumed_by
 from alignkit.records import Group, read_groups, write_groups
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from alignkit.reporting import Reporter
     from alignkit.resolved import Resolved
     from alignkit.rundir import RunDir
-
-SCORING_TOKENS = 16384
-"""Token budget of passes without gradient."""
 
 
 class PolicySampler:

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from alignkit import checkpoint as checkpoints
-from alignkit.engine import parameter_groups, train
+from alignkit.adam import parameter_groups
+from alignkit.engine import train
 from alignkit.errors import AlignkitError, CheckpointError, InputError, Interrupted, StoppedByCheck
 from alignkit.feeds import OfflineFeed, RolloutFeed, score_batch
 from alignkit.interfaces import Feed, Optimizer

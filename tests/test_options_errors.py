@@ -102,7 +102,7 @@ def test_options_out_of_range_are_refused(kind: type[options.Config], bad: dict[
     assert adapter.validate_python({}) == kind()
     with pytest.raises(ValidationError) as error:
         adapter.validate_python(bad)
-    assert [problem["loc"] for problem in error.value.errors()] == [tuple(bad)]
+    assert {problem["loc"][:1] for problem in error.value.errors()} == {tuple(bad)}
 
 
 def test_options_are_frozen_and_keyword_only() -> None:

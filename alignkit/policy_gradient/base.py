@@ -100,13 +100,13 @@ class PolicyGradient(Optimizer[OptionsT]):
         """The batch with `ref_logprobs`, where there is a reference."""
         if self.reference is None:
             return batch
-        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.config.max_tokens))
+        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
 
     def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
         """The batch with `logprobs`: the sampler's, or where there are none those of the policy as it is now."""
         if batch.logprobs is not None:
             return batch
-        return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.config.max_tokens))
+        return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
 
     def shaped_scores(self, batch: GroupBatch) -> Tensor:
         """[S] the batch's scores, which the running moments take note of, as `shaped`."""

@@ -78,7 +78,7 @@ class OfflineLoss(Optimizer[OfflineT]):
             return batch
         if not batch.num_groups:
             return batch.replace(ref_logprobs=batch.response_ids.new_zeros(0, dtype=torch.float32))
-        logprobs = cached_logprobs(self.reference, batch, self.config.max_tokens, self.context.cache)
+        logprobs = cached_logprobs(self.reference, batch, self.max_tokens, self.context.cache)
         return batch.replace(ref_logprobs=logprobs)
 
     def score(self, batch: GroupBatch) -> ResponseLogprobs:

@@ -37,7 +37,7 @@ class BetaDPO(PreferenceLoss[BetaDPOOptions]):
     def begin_step(self, batch: GroupBatch) -> None:
         """Sets beta for a step, and takes the step's mean lead into the running mean."""
         options = self.config
-        responses = self.whole(batch, policy_logprobs(self.policy, batch, options.max_tokens))
+        responses = self.whole(batch, policy_logprobs(self.policy, batch, self.max_tokens))
         rankings = Rankings.of_batch(batch)
         leads = self.leads(responses.at(rankings.better), responses.at(rankings.worse))
         lead = float(mean_over_processes(batch.group_mean(rankings.mean_by_group(leads))))

@@ -50,7 +50,7 @@ class KTO(OfflineLoss[KTOOptions]):
 
     def begin_step(self, batch: GroupBatch) -> None:
         """Measures the baseline, and the share of desirable responses."""
-        others, budget = mismatched(batch), self.config.max_tokens
+        others, budget = mismatched(batch), self.max_tokens
         assert self.reference is not None and batch.labels is not None
         logratios = policy_logprobs(self.policy, others, budget) - policy_logprobs(self.reference, others, budget)
         # One prompt alone has no mismatched pair: its baseline stays at the reference.

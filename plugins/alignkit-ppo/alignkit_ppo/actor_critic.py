@@ -123,9 +123,9 @@ class ActorCritic(PolicyGradient[OptionsT]):
         rounding: the ratio starts at exactly 1.
         """
         if self.critic is not None:
-            critic = scorer_outputs(self.critic, batch, self.config.max_tokens)
+            critic = scorer_outputs(self.critic, batch, self.max_tokens)
             return batch.replace(values=critic.values.float()), critic.scores.float()
-        outputs = [self.policy.forward(piece, values=True) for piece in pieces_in_order(batch, self.config.max_tokens)]
+        outputs = [self.policy.forward(piece, values=True) for piece in pieces_in_order(batch, self.max_tokens)]
         logprobs = torch.cat([output.logprobs for output in outputs])
         values = torch.cat([known(output.values) for output in outputs]).float()
         return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]
