@@ -149,6 +149,10 @@ class Policy(Component[ConfigT], Model):
     def reference(self) -> Policy[Any]:
         """This policy as it is now, frozen: the adapter switched off, or a copy."""
 
+    def explain(self) -> str:
+        """How the model is run, for people: what was found out while it was loaded. Shown, and kept in run.json."""
+        return ""
+
     def digest(self) -> str:
         """sha256 of all that the log-probabilities of `forward` depend on beside the batch: weights and options.
 

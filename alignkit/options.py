@@ -104,15 +104,14 @@ class Sampling(Config):
     """Only the k likeliest tokens; 0 keeps all. Not for rollouts that are trained on."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     """Only the likeliest tokens whose probabilities sum to this. Not for rollouts that are trained on."""
-    min_tokens: Natural = 0
     min_p: Annotated[float, Ge(0), Le(1)] = 0.0
     """Only tokens with at least this share of the likeliest one's probability (arXiv:2407.01082). Not for rollouts that
     are trained on."""
     repetition_penalty: Positive = 1.0
     """Logits of tokens that the prompt or the response has already are divided by it where they are positive and
     multiplied by it elsewhere (arXiv:1909.05858, section 4.1). Not for rollouts that are trained on."""
+    min_tokens: Natural = 0
     """No stop token before this many tokens. Not for rollouts that are trained on."""
-
     stop: tuple[str, ...] = ()
     """A response is finished when one of these strings is in its text, which ends before it. Not for rollouts that are
     trained on."""
@@ -127,6 +126,7 @@ class Sampling(Config):
         names = ("top_k", "top_p", "min_p", "repetition_penalty", "min_tokens", "stop")
         changed = [name for name in names if getattr(self, name) != getattr(Sampling, name)]
         return (*(["temperature"] if self.temperature == 0 else []), *changed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Config):

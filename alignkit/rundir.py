@@ -127,6 +127,12 @@ class RunDir:
         if process_index() == 0:
             self._write_state()
 
+    def remember(self, name: str, text: str) -> None:
+        """Keeps in run.json what was found out about a part of the run."""
+        self.state.setdefault("notes", {})[name] = text
+        if process_index() == 0:
+            self._write_state()
+
     def summary(self) -> dict[str, Any]:
         """Stage name -> what it said."""
         return dict(self.state["stages"])

@@ -175,6 +175,10 @@ class Stages:
 
     def _policy(self, folder: Path | None) -> Policy[Any]:
         policy: Policy[Any] = self._build("policy") if folder is None else self._build_from("policy", folder)
+        said = policy.explain()
+        if said and self._rundir.state.get("notes", {}).get("policy") != said:
+            self._rundir.remember("policy", said)
+            self._reporter.note(f"policy: {said}")
         return policy
 
     def _reward_source(self) -> RewardSource[Any]:

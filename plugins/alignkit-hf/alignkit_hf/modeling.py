@@ -43,10 +43,11 @@ class Request:
 @dataclass(frozen=True)
 class Path:
     """How a model is run: in the packed layout or a padded row a response, and whether its vocabulary head may be
-    applied to the positions that predict responses only."""
+    applied to the positions that predict responses only. `reason` is why the packed layout does not serve, or empty."""
 
     packed: bool = True
     fused_head: bool = True
+    reason: str = ""
 
 
 class PackedModel(nn.Module):

@@ -164,6 +164,13 @@ class HFPolicy(Policy[HFOptions]):
         frozen.requires_grad_(False)
         return HFPolicy(self.config, self.context, parts=(frozen, self.encoder, self.tokenizer))
 
+    def explain(self) -> str:
+        """The layout, and why it is not the packed one."""
+        path, name = self.raw.path, type(self.raw.lm).__name__
+        if path.packed:
+            return f"{name} runs in the packed layout"
+        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}"
+
     def digest(self) -> str:
         """sha256 of the weights that take part (no adapter that is switched off) and of how they are computed with."""
         raw, off = self.raw, () if self._adapter_on else ("lora_", "value_head")

@@ -35,7 +35,7 @@ SHARE = 0.02
 WINDOW = 6
 _WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "window_size")
 _LENGTHS = ((9, (7, 3)), (4, (5, 1, 11)))
-_SEEN: dict[tuple[type, str], tuple[Path, str]] = {}
+_SEEN: dict[tuple[type, str], Path] = {}
 
 
 def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
@@ -46,23 +46,23 @@ def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
     """
     key = (type(lm), f"{layout} {attention} {lm.config.to_json_string(use_diff=False)}")
     if key not in _SEEN:
-        path, reason = _probe(lm, try_packed=layout != "padded" and attention == "auto")
-        if reason and layout == "packed":
+        path = _probe(lm, try_packed=layout != "padded" and attention == "auto")
+        if path.reason and layout == "packed":
             raise InputError(
-                f"{type(lm).__name__} can't be run in the packed layout: {reason}",
+                f"{type(lm).__name__} can't be run in the packed layout: {path.reason}",
                 where="layout",
                 fix='set layout = "auto" or "padded"',
             )
-        if reason:
-            logger.warning("%s runs in the padded layout, which is slower: %s", type(lm).__name__, reason)
-        _SEEN[key] = path, reason
-    path, _ = _SEEN[key]
+        if path.reason:
+            logger.warning("%s runs in the padded layout, which is slower: %s", type(lm).__name__, path.reason)
+        _SEEN[key] = path
+    path = _SEEN[key]
     if path.packed:
         lm.set_attn_implementation(NAME)
     return path
 
 
-def _probe(lm: PreTrainedModel, *, try_packed: bool) -> tuple[Path, str]:
+def _probe(lm: PreTrainedModel, *, try_packed: bool) -> Path:
     """The path, and why it is not the packed one ("" where it is, or where that was not tried)."""
     was_training = lm.training
     lm.train(False)
@@ -75,7 +75,7 @@ def _probe(lm: PreTrainedModel, *, try_packed: bool) -> tuple[Path, str]:
             reason = _difference(model, batch, rows) if try_packed else ""
     finally:
         lm.train(was_training)
-    return Path(packed=try_packed and not reason, fused_head=fused), reason
+    return Path(packed=try_packed and not reason, fused_head=fused, reason=reason)
 
 
 def _groups(model: PackedModel) -> GroupBatch:

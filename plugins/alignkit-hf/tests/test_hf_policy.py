@@ -71,6 +71,16 @@ class TestLoraContract(_HFContract):
     options = {"lora": LORA}  # noqa: RUF012
 
 
+def test_what_the_probe_found_is_told(load_policy: LoadPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_policy("llama").explain() == "LlamaForCausalLM runs in the packed layout"
+    chosen = load_policy("llama", layout="padded").explain()
+    assert chosen == "LlamaForCausalLM runs in the padded layout: the options ask for it"
+    found = load_policy("bloom").explain()
+    reason = found.removeprefix("BloomForCausalLM runs in the padded layout: ")
+    assert reason != found
+    assert reason in caplog.text
+
+
 def test_the_digest_follows_what_is_computed(load_policy: LoadPolicy, build_folder: BuildFolder) -> None:
     folder = build_folder("llama")
     policy, batch = load_policy(folder=folder), load_policy(folder=folder).encode(GROUPS)
