@@ -1,0 +1,111 @@
+"""A problem whose answer is known: one prompt, one token, and a reward for each of four.
+
+The policy that maximises E[reward] - beta * KL(policy || reference) is the reference times exp(reward / beta), up to a
+factor (Rafailov et al., arXiv:2305.18290, eq. 4).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.batch import GroupBatch
+from alignkit.interfaces import Context, RewardSource
+from alignkit.options import Sampling
+from alignkit.records import Group, Prompt
+from alignkit.testing.material import backward, trained_parameters
+from alignkit.testing.tiny import TinyOptions, TinyPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from alignkit.interfaces import Optimizer, Policy
+
+PROMPT = Prompt(text="abc")
+REWARD_OF_TOKEN = {"": 0.3, "a": 1.0, "b": -0.5, "c": 0.0}
+"""By response: the stop token alone, or one letter."""
+
+
+class ScoreOf(RewardSource[Any]):
+    """A reward source from a function of the response."""
+
+    def __init__(self, score: Callable[[str], float]) -> None:
+        super().__init__()
+        self._score = score
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        return [[self._score(response) for response in group.responses] for group in groups]
+
+
+def policy_of_four_tokens() -> TinyPolicy:
+    """A policy over the stop token and a, b, c; the same at every call."""
+    return TinyPolicy(TinyOptions(alphabet="abc"), Context(seed=3))
+
+
+def rollouts(optimizer: Optimizer[Any], *, n: int, max_tokens: int, seed: int) -> GroupBatch:
+    """`n` sampled responses to the prompt, with what the optimizer's reward source says of them."""
+    if max_tokens == 1:
+        batch = _single_tokens(optimizer.policy, n, seed)
+    else:
+        batch = optimizer.policy.generate([PROMPT], n=n, sampling=Sampling(max_tokens=max_tokens), seed=seed)
+    assert optimizer.reward is not None
+    scores = [score for row in optimizer.reward.score(batch.groups) for score in row]
+    return batch.replace(rewards=torch.tensor(scores), response_limit=max_tokens)
+
+
+def _single_tokens(policy: Policy[Any], n: int, seed: int) -> GroupBatch:
+    """What `generate` gives at a limit of one token, without its loop over responses."""
+    probabilities = token_distribution(policy)
+    tokens = torch.multinomial(probabilities, n, replacement=True, generator=torch.Generator().manual_seed(seed))
+    group = Group(PROMPT, tuple(list(REWARD_OF_TOKEN)[token] for token in tokens.tolist()))
+    batch = _batch(policy, tokens.tolist(), group)
+    return batch.replace(logprobs=probabilities.log()[tokens], finished=tokens == 0)
+
+
+def _batch(policy: Policy[Any], tokens: Sequence[int], group: Group) -> GroupBatch:
+    prompt = policy.encode([Group(PROMPT, ("",))]).prompt_ids.tolist()
+    return GroupBatch.from_ids([prompt], [[[token] for token in tokens]], [group])
+
+
+def learn(
+    optimizer: Optimizer[Any], *, iterations: int, n: int, max_tokens: int, rate: float
+) -> list[dict[str, float]]:
+    """The engine's loop, with one prompt, one minibatch and a learning rate that falls to zero; the steps' figures."""
+    adam = torch.optim.Adam(trained_parameters(optimizer.modules()).values(), lr=rate)
+    log = []
+    for iteration in range(iterations):
+        batch = optimizer.prepare(rollouts(optimizer, n=n, max_tokens=max_tokens, seed=iteration))
+        batch = batch.replace(totals=batch.counts())
+        for group in adam.param_groups:
+            group["lr"] = rate * (1 - iteration / iterations)
+        for _ in range(optimizer.config.n_epochs):
+            adam.zero_grad()
+            loss, metrics = optimizer.loss(batch)
+            backward(loss)
+            figures = optimizer.take_step(batch, 10**9)
+            adam.step()
+            log.append({**{name: float(value) for name, value in metrics.items()}, **figures})
+            if not optimizer.keep_going(log[-1]):
+                break
+    return log
+
+
+def token_distribution(policy: Policy[Any]) -> Tensor:
+    """[4] the probabilities of the stop token, a, b and c as the first token after the prompt."""
+    with torch.no_grad():
+        return policy.forward(_batch(policy, range(4), Group(PROMPT, ("",) * 4))).logprobs.exp()
+
+
+def optimum(reference: Tensor, beta: float) -> Tensor:
+    """[4] reference * exp(reward / beta) / Z."""
+    weights = [float(p) * math.exp(r / beta) for p, r in zip(reference, REWARD_OF_TOKEN.values(), strict=True)]
+    return torch.tensor([weight / sum(weights) for weight in weights])
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The total variation distance of two distributions, 0 to 1."""
+    return float(0.5 * (one - other).abs().sum())
