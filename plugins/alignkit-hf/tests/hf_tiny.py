@@ -38,6 +38,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
                     "max_position_embeddings": 128, "word_embed_proj_dim": 32, "dropout": 0.3}),
     "mistral": ("mistral", {**COMMON, "sliding_window": 8}),
     "gemma2": ("gemma2", {**COMMON, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
+    "gemma3": ("gemma3_text", {**COMMON, "num_hidden_layers": 3, "head_dim": 8, "sliding_window": 8,
+                               "query_pre_attn_scalar": 8, "sliding_window_pattern": 3}),
     "cohere": ("cohere", COMMON),
     "granite": ("granite", {**COMMON, "logits_scaling": 3.0}),
     "gpt_oss": ("gpt_oss", {**COMMON, "head_dim": 8, "sliding_window": 8, "num_local_experts": 4,

@@ -19,7 +19,7 @@ from alignkit.ops import attention
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKED = ["llama", "gpt2", "qwen3", "opt", "mistral", "gemma2", "cohere", "granite", "gpt_oss", "qwen3_moe"]
+PACKED = ["llama", "gpt2", "qwen3", "opt", "mistral", "gemma2", "gemma3", "cohere", "granite", "gpt_oss", "qwen3_moe"]
 REQUEST = Request(logprobs=True, entropy=True)
 
 
