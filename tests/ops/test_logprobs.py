@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 from alignkit.ops.logprobs import LogitTransform, linear_logprobs
 
@@ -117,6 +120,78 @@ def test_no_tensor_over_the_budget_is_made() -> None:
         logprobs, _ = linear_logprobs(hidden, weight, targets, chunk_bytes=chunk_bytes, keep_bytes=0)
         logprobs.sum().backward()
     assert largest.elements == max(4 * VOCABULARY, VOCABULARY * SIZE, ROWS * SIZE) < ROWS * VOCABULARY
+
+
+class _LiveBytes(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc]
+    """The most bytes of storage that tensors made under it held at any time; counted, so the same on any machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, out)):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+
+@pytest.mark.parametrize("trained_head", [True, False])
+@pytest.mark.parametrize("entropy", [True, False])
+def test_a_tenth_of_the_memory_of_whole_logits(entropy: bool, trained_head: bool) -> None:
+    """Counted with fake tensors, whose shapes and lifetimes are those of the CPU's; nothing is computed."""
+    peaks = []
+    for whole in (True, False):
+        with FakeTensorMode(), _LiveBytes() as memory:
+            hidden = torch.empty(4096, 64, requires_grad=True)
+            weight = torch.empty(152_064, 64, requires_grad=trained_head)
+            targets = torch.empty(4096, dtype=torch.long)
+            if whole:
+                logprobs, entropies = by_softmax(hidden, weight, None, targets, 1.0, LogitTransform())
+            else:
+                logprobs, entropies = linear_logprobs(hidden, weight, targets, entropy=entropy)  # type: ignore[assignment]
+            (logprobs.sum() + (entropies.sum() if entropy else 0)).backward()
+        peaks.append(memory.peak)
+    logits = 4096 * 152_064 * 4
+    assert peaks[0] >= 2 * logits
+    assert peaks[1] < logits / 10
+
+
+def test_bfloat16_at_a_vocabulary_of_152k() -> None:
+    """Sums over 152k terms are float32: with hidden states and weights in bfloat16, log-probabilities and gradients
+    are those of float64 arithmetic on the same rounded logits."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 16, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(152_064, 16, generator=generator).bfloat16().requires_grad_()
+    targets = torch.tensor([0, 77_777, 152_063])
+    logprobs, entropy = linear_logprobs(hidden, weight, targets, entropy=True, keep_bytes=0)
+    rounded = (hidden @ weight.t()).detach().double()
+    distribution = rounded.log_softmax(-1)
+    torch.testing.assert_close(logprobs.double(), distribution.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
+    assert entropy is not None
+    torch.testing.assert_close(entropy.double(), torch.special.entr(distribution.exp()).sum(1), atol=1e-4, rtol=0)
+    logprobs.sum().backward()
+    at_logits = -distribution.exp()
+    at_logits.scatter_add_(1, targets[:, None], torch.ones(3, 1, dtype=torch.float64))
+    expected = at_logits @ weight.detach().double()
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad.double(), expected, rtol=0.02, atol=0.02)
 
 
 def test_extreme_logits_stay_finite() -> None:
