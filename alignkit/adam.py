@@ -1,4 +1,8 @@
-"""AdamW for the engine: which weights decay, at which rate each is trained, and which implementation runs."""
+"""AdamW for the engine: which weights decay, at which rate each is trained, and which implementation runs.
+
+Weights of less than float32 are trained through float32 copies (arXiv:1710.03740, section 3.1), and their gradients are
+added up in float32 over micro-batches. Without the copies, steps smaller than the spacing of bfloat16 would be lost.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,78 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignkit.errors import InputError
+from alignkit.ops.distributed import num_processes
+
 if TYPE_CHECKING:
     from alignkit.interfaces import Optimizer
 
 
 def make_adam(optimizer: Optimizer[Any], device: torch.device) -> torch.optim.Optimizer:
-    """AdamW over everything that the optimizer trains."""
-    options = optimizer.config
-    betas = (0.9, options.adam_beta2)
+    """AdamW over everything that the optimizer trains.
+
+    Raises:
+        InputError: weights of less than float32 with 8-bit moments, or in several processes.
+    """
+    options, groups = optimizer.config, parameter_groups(optimizer)
+    known: dict[str, Any] = {"lr": options.learning_rate, "betas": (0.9, options.adam_beta2)}
+    short = any(parameter.dtype.itemsize < 4 for group in groups for parameter in group["params"])
+    if options.adam == "8bit":
+        import bitsandbytes
+
+        if short:
+            raise InputError("8-bit moments need float32 weights", where="adam", fix='set policy.weights = "float32"')
+        eight_bits: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **known)
+        return eight_bits
     fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameter_groups(optimizer), lr=options.learning_rate, betas=betas, fused=fused)
+    if not short:
+        return torch.optim.AdamW(groups, **known, fused=fused)
+    if num_processes() > 1:
+        raise InputError(
+            "weights of less than float32 are trained in one process", fix='set policy.weights = "float32"'
+        )
+    return MasterAdamW(groups, **known, fused=fused)
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """AdamW on float32 copies of the weights; after each step a weight is its copy, rounded.
+
+    `param_groups` holds the copies. The gradients stay with the weights, in float32.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+        self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        super().__init__([{**group, "params": [*map(self._copy_of, group["params"])]} for group in groups], **options)
+
+    def _copy_of(self, weight: torch.nn.Parameter) -> torch.nn.Parameter:
+        weight.grad_dtype = torch.float32
+        master = torch.nn.Parameter(weight.detach().to(torch.float32, copy=True))
+        self._pairs.append((weight, master))
+        return master
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for weight, master in self._pairs:
+            master.grad = weight.grad
+        super().step(closure)
+        for weight, master in self._pairs:
+            if weight.grad is not None:
+                weight.copy_(master)
+            master.grad = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for weight, _ in self._pairs:
+            weight.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "masters": [master.detach() for _, master in self._pairs]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        rest = dict(state_dict)
+        with torch.no_grad():
+            for (_, master), saved in zip(self._pairs, rest.pop("masters"), strict=True):
+                master.copy_(saved)
+        super().load_state_dict(rest)
 
 
 def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:

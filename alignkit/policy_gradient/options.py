@@ -78,6 +78,7 @@ class PolicyGradientOptions(RolloutOptions):
         return self.track_kl or max(self.kl_coef, self.kl_coef_end, self.max_kl) > 0
 
     def check(self) -> None:
+        super().check()
         if self.kl_controller in ("adaptive", "target") and self.kl_coef == 0:
             raise InputError(
                 f"the {self.kl_controller} controller multiplies kl_coef, so it can't start from 0",

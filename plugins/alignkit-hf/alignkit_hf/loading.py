@@ -47,7 +47,7 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
     """
     name, adapter = base_and_adapter(options.model)
     arguments: dict[str, Any] = {
-        "dtype": torch.float32,
+        "dtype": torch.bfloat16 if options.weights == "bfloat16" else torch.float32,
         "use_safetensors": True,
         "trust_remote_code": options.trust_remote_code,
         "revision": options.revision,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.errors import InputError
-from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions
+from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions, has_nvidia_driver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,10 @@ class HFOptions(Config):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What is computed in; weights are kept in float32. auto: bfloat16 on CUDA, float32 elsewhere."""
+    """What is computed in. auto: bfloat16 on CUDA and where the weights are bfloat16, float32 elsewhere."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """What weights are kept in. bfloat16 halves those of the reference and of LoRA's base; weights that are trained
+    have float32 copies beside them, in one process. What is saved is in bfloat16 then."""
     attention: str = "auto"
     """auto: packed groups by the fastest kernel. Another name is one of transformers' attentions (sdpa, eager,
     flash_attention_2) and takes the padded layout."""
@@ -70,6 +73,10 @@ class HFOptions(Config):
                 where="attention",
                 fix="leave attention at 'auto', or set layout = \"padded\"",
             )
+        if self.weights == "bfloat16" and self.dtype == "float32":
+            raise InputError(
+                "weights in bfloat16 are not computed with in float32", where="dtype", fix="leave dtype at 'auto'"
+            )
         if self.reference == "adapter-off" and self.lora.r == 0:
             raise InputError(
                 "there is no adapter to switch off", where="reference", fix='set lora.r, or reference = "copy"'
@@ -98,7 +105,7 @@ class HFOptions(Config):
             raise InputError("4-bit weights can't be trained", where="quantize", fix="set lora.r, for example 8")
         if importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("4bit needs bitsandbytes", where="quantize", fix="pip install bitsandbytes (CUDA only)")
-        if not _nvidia_driver():
+        if not has_nvidia_driver():
             raise InputError("4bit needs a CUDA device", where="quantize", fix='set quantize = "none"')
 
 
@@ -145,7 +152,3 @@ def _in_hub_cache(name: str) -> bool:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
     return (cache / f"models--{name.replace('/', '--')}").is_dir()
-
-
-def _nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))

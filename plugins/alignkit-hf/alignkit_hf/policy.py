@@ -77,9 +77,10 @@ class HFPolicy(Policy[HFOptions]):
             max_length=loading.context_length(lm, tokenizer, options.max_length),
             use_template=options.chat_template == "auto",
         )
+        dtype = "bfloat16" if options.weights == "bfloat16" else options.dtype
         path = probe.find_path(lm, layout=options.layout, attention=options.attention)
         model: nn.Module = loading.add_adapter(lm, options.lora) if options.lora.r else lm
-        packed = PackedModel(model, autocast=loading.autocast_dtype(options.dtype, device), path=path)
+        packed = PackedModel(model, autocast=loading.autocast_dtype(dtype, device), path=path)
         loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
         return packed, encoder, tokenizer
 

@@ -67,7 +67,7 @@ def test_options_that_exclude_each_other(build_folder: BuildFolder, monkeypatch:
     HFOptions(model=model, lora=lora, reference="adapter-off").check()
     assert "bitsandbytes" in refused(model=model, quantize="4bit", lora=lora).what
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("alignkit_hf.options._nvidia_driver", lambda: False)
+    monkeypatch.setattr("alignkit_hf.options.has_nvidia_driver", lambda: False)
     assert "CUDA" in refused(model=model, quantize="4bit", lora=lora).what
 
 
