@@ -45,8 +45,8 @@ class DPOP(PreferenceLoss[DPOPOptions]):
     Config: ClassVar[type[Config]] = DPOPOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
-        lost = (-chosen.logratios).relu()
-        return logistic_loss(self.leads(chosen, rejected) - self.config.beta * self.config.penalty * lost)
+        lost = (-self.implicit_rewards(chosen)).relu()
+        return logistic_loss(self.leads(chosen, rejected) - self.config.penalty * lost)
 
 
 class RDPO(PreferenceLoss[RDPOOptions]):

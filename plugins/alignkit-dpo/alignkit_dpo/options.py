@@ -1,6 +1,6 @@
 """Options of the plugin's Optimizers. Free of torch.
 
-In the formulas, r(y) is the implicit reward: beta * log(pi(y|x) / pi_ref(y|x)) unless `f_divergence` says otherwise.
+In the formulas, r(y) is the implicit reward; that of another divergence where `f_divergence` says so.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RobustDPOOptions(DivergenceOptions):
     """Robust DPO: DPO whose loss is unbiased under flipped preferences (arXiv:2403.00409).
 
     Formula: (-(1 - e) * log sigmoid(r(y_w) - r(y_l)) + e * log sigmoid(r(y_l) - r(y_w))) / (1 - 2 * e),
-        with e = label_smoothing
+        with e = label_smoothing and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ray Chowdhury et al., arXiv:2403.00409, section 3.
     Use it when: a known share of the preferences is wrong, as with labels of a crowd or a weak judge.
     """
@@ -112,7 +112,7 @@ class SPPOOptions(PreferenceOptions):
 class SLiCOptions(DivergenceOptions):
     """Sequence likelihood calibration: a hinge loss (arXiv:2305.10425).
 
-    Formula: max(0, 1 - (r(y_w) - r(y_l)))
+    Formula: max(0, 1 - (r(y_w) - r(y_l))), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Zhao et al., arXiv:2305.10425, section 2.2; on ratios to the reference Liu et al., arXiv:2309.06657.
     Use it when: pairs that are already told apart by a margin shall not move the policy any further.
     """
@@ -126,20 +126,21 @@ class SLiCOptions(DivergenceOptions):
 class DPOPOptions(PreferenceOptions):
     """DPO-positive (Smaug): DPO that does not let the chosen response lose probability (arXiv:2402.13228).
 
-    Formula: -log sigmoid(r(y_w) - r(y_l) - beta * penalty * max(0, -log(pi(y_w|x) / pi_ref(y_w|x))))
+    Formula: -log sigmoid(r(y_w) - r(y_l) - penalty * max(0, -r(y_w))), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Pal et al., arXiv:2402.13228, section 3.
     Use it when: chosen and rejected differ in few tokens (mathematics, edits), where DPO lowers both.
     """
 
     penalty: NonNegative = 50.0
-    """Weight of the nats that the chosen response has lost against the reference."""
+    """Weight of the reward that the chosen response has lost against the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RDPOOptions(DivergenceOptions):
     """R-DPO: DPO that takes length out of the reward (arXiv:2403.19159).
 
-    Formula: -log sigmoid(r(y_w) - r(y_l) + length_weight * (|y_w| - |y_l|))
+    Formula: -log sigmoid(r(y_w) - r(y_l) + length_weight * (|y_w| - |y_l|)),
+        with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Park et al., arXiv:2403.19159, section 3.
     Use it when: the longer response is usually the chosen one, and DPO makes the policy verbose.
     """
@@ -153,7 +154,7 @@ class BetaDPOOptions(DivergenceOptions):
     """DPO with a dynamic beta: higher where a step's pairs are told apart more clearly than usual (arXiv:2407.08639).
 
     Formula: -log sigmoid(b / beta * (r(y_w) - r(y_l))), with b = beta * (1 + beta_gain * (m - M)), m the step's mean of
-        r(y_w) - r(y_l) and M its running mean
+        r(y_w) - r(y_l), M its running mean, and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Wu et al., arXiv:2407.08639, section 4, without the filtering of outliers.
     Use it when: the quality of the pairs varies much, and no single beta fits. It costs another pass, without gradient.
     """
@@ -168,7 +169,7 @@ class BetaDPOOptions(DivergenceOptions):
 class APOZeroOptions(PreferenceOptions):
     """Anchored preference optimisation, zero: chosen up, rejected down (arXiv:2408.06266).
 
-    Formula: 1 - sigmoid(r(y_w)) + sigmoid(r(y_l))
+    Formula: 1 - sigmoid(r(y_w)) + sigmoid(r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 7.
     Use it when: the chosen responses are better than what the policy writes itself.
     """
@@ -178,7 +179,7 @@ class APOZeroOptions(PreferenceOptions):
 class APODownOptions(PreferenceOptions):
     """Anchored preference optimisation, down: both down, rejected further (arXiv:2408.06266).
 
-    Formula: sigmoid(r(y_w)) + 1 - sigmoid(r(y_w) - r(y_l))
+    Formula: sigmoid(r(y_w)) + 1 - sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 8.
     Use it when: the policy writes better responses than the chosen ones.
     """
@@ -188,8 +189,9 @@ class APODownOptions(PreferenceOptions):
 class EXOOptions(DivergenceOptions):
     """Efficient exact optimisation: the reverse KL over a whole ranking (arXiv:2402.00856).
 
-    Formula: sum over the K responses of q_i * log(q_i / p_i), with q = softmax of r over them, and p giving
-        1 - label_smoothing to the best and label_smoothing to the rest in equal parts
+    Formula: sum over the K responses of q_i * log(q_i / p_i), with q = softmax of r over them, p giving
+        1 - label_smoothing to the best and label_smoothing to the rest in equal parts, and
+        r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ji et al., arXiv:2402.00856, eq. 16, which is K = 2.
     Use it when: the policy shall be concentrated on the best response, rather than cover all good ones as DPO does.
     """
@@ -202,7 +204,8 @@ class EXOOptions(DivergenceOptions):
 class NCAOptions(PreferenceOptions):
     """Noise contrastive alignment over a whole ranking (arXiv:2402.05369).
 
-    Formula: -log sigmoid(r(y_w)) - mean over the K responses of log sigmoid(-r(y)), with y_w the best of them
+    Formula: -log sigmoid(r(y_w)) - mean over the K responses of log sigmoid(-r(y)), with y_w the best of them and
+        r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Chen et al., arXiv:2402.05369, section 4, where the best response is certain.
     Use it when: DPO lowers the chosen response's probability; here it is the reward itself that counts, not its lead.
     """
@@ -215,7 +218,8 @@ class NCAOptions(PreferenceOptions):
 class ListDPOOptions(DivergenceOptions):
     """DPO on whole rankings: Plackett-Luce in place of Bradley-Terry (arXiv:2305.18290, appendix A.3).
 
-    Formula: -sum over the places k of log(exp(r(y_k)) / sum over j >= k of exp(r(y_j))), with y_1 the best of K
+    Formula: -sum over the places k of log(exp(r(y_k)) / sum over j >= k of exp(r(y_j))), with y_1 the best of K and
+        r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Rafailov et al., arXiv:2305.18290, appendix A.3; ties by Efron's approximation.
     Use it when: there are rankings of more than two. For pairs it is DPO.
     """
@@ -273,7 +277,7 @@ class KTOOptions(OfflineOptions):
 
     Formula: desirable_weight * (1 - sigmoid(r(y) - z)) where y is desirable, else
         undesirable_weight * (1 - sigmoid(z - r(y))), with z = beta * max(0, mean of log(pi(y'|x) / pi_ref(y'|x))),
-        y' the response to another prompt of the same step
+        y' the response to another prompt of the same step, and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ethayarajh et al., arXiv:2402.01306, eq. 7 and 8.
     Use it when: there are thumbs up and down rather than pairs, or one kind is much rarer. Rankings work too: what
         beats more than beats it is desirable.
