@@ -76,7 +76,7 @@ class _LinearKL(torch.autograd.Function):
         transform, ref_head, temperature, rows = plan
         head = Head(weight, bias, transform)
         parts = []
-        for ours, theirs in zip(hidden.split(rows), ref_hidden.split(rows), strict=True):
+        for ours, theirs in zip(torch.split(hidden, rows), torch.split(ref_hidden, rows), strict=True):
             policy = head.log_distribution(ours, temperature)
             gap = policy - ref_head.log_distribution(theirs, temperature)
             parts.append((policy.exp_() * gap).sum(-1))

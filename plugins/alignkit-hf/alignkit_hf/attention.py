@@ -64,6 +64,9 @@ def attention_forward(
     repeats = query.shape[1] // key.shape[1]
     if attention_mask is None and query.shape[2] == 1:
         attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
+    if attention_mask is not None:
+        # a padded position whose window holds padding alone sees nothing, and its NaN would reach the others
+        attention_mask = attention_mask | ~attention_mask.any(-1, keepdim=True)
     key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     return attend(query, key, value, attention_mask, rule).transpose(1, 2).contiguous(), None
 

@@ -219,9 +219,11 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> 
 
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """Without the warning that peft causes when it asks transformers by a deprecated name."""
+    """Without warnings that concern peft alone: it asks transformers by a deprecated name, and sets ranks for experts
+    of a mixture that are not adapted."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         yield
 
 

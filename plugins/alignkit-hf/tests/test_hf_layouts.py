@@ -14,6 +14,7 @@ from alignkit_hf.modeling import PackedModel, PaddedRows, Path, Request
 from alignkit_hf.options import LoraOptions
 from hf_tiny import build_model, plain_logits, plain_logprobs, token_batch
 
+from alignkit.errors import InputError
 from alignkit.ops import attention
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def test_packed_equals_single_sequences(family: str, call_cost: int, monkeypatch
 
 
 @pytest.mark.parametrize("fused_head", [True, False])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mistral", "bloom", "mamba", "cohere"])
+@pytest.mark.parametrize("family", [*PACKED, "bloom", "mamba"])
 def test_padded_equals_single_sequences(family: str, fused_head: bool) -> None:
     model = build_model(family)
     switch_dropout_off(model)
@@ -87,8 +88,9 @@ def test_hidden_states_are_those_that_predict() -> None:
     torch.testing.assert_close(hidden[15], alone[3], atol=1e-5, rtol=1e-5)
 
 
-def test_a_padding_id_in_the_sequence_makes_no_difference() -> None:
-    model = build_model("gpt2", pad_token_id=2)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3"])
+def test_a_padding_id_in_the_sequence_makes_no_difference(family: str) -> None:
+    model = build_model(family, pad_token_id=2)
     batch = token_batch()
     ids = batch.response_ids.clone()
     ids[batch.last_token] = 2
@@ -101,8 +103,9 @@ def test_a_padding_id_in_the_sequence_makes_no_difference() -> None:
         )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_lora_gradients_are_the_same_in_both_layouts(family: str) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", PACKED)
+def test_lora_gradients_are_the_same_in_both_layouts(family: str, checkpointing: bool) -> None:
     model = build_model(family)
     switch_dropout_off(model)
     path = probe.find_path(model, layout="auto", attention="auto")
@@ -113,8 +116,11 @@ def test_lora_gradients_are_the_same_in_both_layouts(family: str) -> None:
                 parameter.normal_(std=0.1)
     packed, batch = PackedModel(adapted, path=path), token_batch()
     outputs = []
-    for layout in (path, Path(packed=False)):
+    for layout in (Path(packed=False), path):
         packed.path = layout
+        if checkpointing and layout.packed:
+            enable_checkpointing(model)
+            packed.train()
         loss = packed(batch, REQUEST)["logprobs"].square().sum()
         outputs.append((loss.detach(), gradients(packed, loss)))
     assert outputs[0][1], "nothing is trained"
@@ -135,6 +141,34 @@ def test_a_model_that_packing_does_not_serve_falls_back_with_one_warning(
     assert [record.levelname for record in caplog.records if record.name == "alignkit_hf.probe"] == ["WARNING"]
     assert "padded layout" in caplog.text
     assert not path.packed
+    torch.testing.assert_close(PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=2e-5, rtol=0)
+
+
+def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
+    """Every token sees all before it on the axis, other groups and responses too."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scale)
+
+
+def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
+    """Attention that is right but for its scale."""
+    return attention.packed_attention(query * 1.1, key, value, layout, rule)
+
+
+@pytest.mark.parametrize("broken", [_leaking, _wrong_scale])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])
+def test_the_probe_catches_a_broken_attention(
+    family: str, broken: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("alignkit_hf.attention.packed_attention", broken)
+    model, batch = build_model(family, loud=1.0 if broken is _leaking else 3.0), token_batch()
+    expected = plain_logprobs(model, batch)
+    path = probe.find_path(model, layout="auto", attention="auto")
+    assert not path.packed
+    assert "differ by" in caplog.text
+    with pytest.raises(InputError, match="packed layout"):
+        probe.find_path(model, layout="packed", attention="auto")
     torch.testing.assert_close(PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=2e-5, rtol=0)
 
 
@@ -192,8 +226,9 @@ def test_autocast_keeps_log_probabilities_near_and_in_float32() -> None:
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    model: Any = build_model("llama")
+@pytest.mark.parametrize("family", PACKED)
+def test_gradient_checkpointing_changes_no_gradient(family: str) -> None:
+    model: Any = build_model(family)
     switch_dropout_off(model)
     path = probe.find_path(model, layout="auto", attention="auto")
     packed, batch = PackedModel(model, path=path), token_batch()
