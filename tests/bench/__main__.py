@@ -71,8 +71,7 @@ def summary(workload: Workload, figures: dict[str, dict[str, Any]]) -> dict[str,
     record: dict[str, Any] = {}
     if len(figures) == 2:
         ours, peer = figures["ours"], figures["peer"]
-        costs = [_costs(figures) for figures in (peer, ours)]
-        record["ratio"] = round(median(costs[0]) / median(costs[1]), 2)
+        record["ratio"] = round(_cost(workload, peer) / _cost(workload, ours), 2)
         record["memory_ratio"] = round(peer["peak_bytes"] / ours["peak_bytes"], 2)
         if workload.has_fixed_responses:
             record["max_loss_diff"] = _largest_difference(ours["losses"], peer["losses"])
@@ -83,17 +82,19 @@ def summary(workload: Workload, figures: dict[str, dict[str, Any]]) -> dict[str,
         record[f"{side}_cpu_s"] = round(median(own["cpu_seconds"][1:]), 3)
         record[f"{side}_first_s"] = round(own["seconds"][0], 3)
         record[f"{side}_mib"] = round(own["peak_bytes"] / 2**20, 1)
-        if own["tokens"]:
-            record[f"{side}_tokens_per_s"] = round(1 / median(_costs(own)), 1)
+        if workload.peer == "sampling":
+            record[f"{side}_tokens_per_s"] = round(1 / _cost(workload, own), 1)
         if own["logprob_diff"] is not None:
             record["max_logprob_diff"] = float(f"{own['logprob_diff']:.2g}")
     return record
 
 
-def _costs(figures: dict[str, Any]) -> list[float]:
-    """Seconds of each step after the warm-up, for each token where the tokens differ."""
-    seconds, tokens = figures["seconds"][1:], figures["tokens"][1:]
-    return [second / count for second, count in zip(seconds, tokens, strict=True)] if tokens else list(seconds)
+def _cost(workload: Workload, figures: dict[str, Any]) -> float:
+    """Median seconds of a step after the warm-up; of sampling alone, for each token, since both sample their own."""
+    seconds = figures["seconds"][1:]
+    if workload.peer == "sampling":
+        seconds = [second / count for second, count in zip(seconds, figures["tokens"][1:], strict=True)]
+    return median(seconds)
 
 
 def _largest_difference(ours: list[float], peer: list[float]) -> float:

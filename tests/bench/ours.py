@@ -93,13 +93,18 @@ class _Ours:
             updates += 1
             if updates % self.workload.updates == 0:
                 clock.norms.append(record["grad_norm"])
-                clock.stop(record["loss"])
+                clock.stop(record["loss"], self._sampled_tokens(record))
                 if len(clock.seconds) < self.settings.steps:
                     clock.start()
 
         with tempfile.TemporaryDirectory() as folder:
             clock.start()
             train(self.optimizer, self.feed, folder=Path(folder), seed=self.settings.seed, on_step=on_step)
+
+    def _sampled_tokens(self, record: dict[str, float]) -> int | None:
+        if not self.workload.max_new:
+            return None
+        return round(record["response_length"] * self.workload.groups * self.workload.responses)
 
     def _sample(self) -> None:
         prompts = self.material.prompts(self.workload.groups)

@@ -99,6 +99,9 @@ def _profiled(workload: Workload, peak: float, operations: int) -> dict[str, Any
     for name, spent in own.items():
         shares[_kind(name)] += spent / total
     groups = programs.step_lengths(workload, material, settings)[-2]
+    if clock.tokens:
+        length = clock.tokens[-2] // (workload.groups * workload.responses)
+        groups = [(prompt, [length] * workload.responses) for prompt, _ in groups]
     needed = flops.step_flops(workload, SMALL, flops.packed(groups), peer=False)
     return {
         "s": round(clock.seconds[-2], 4),

@@ -74,7 +74,9 @@ def _ppo(name: str, groups: int, responses: int, critic: str) -> Workload:
     shared = critic == "shared"
     return Workload(
         name=name, rows="prompts", groups=groups, responses=responses, optimizer="ppo",
-        options={"critic": critic, "critic_lr_scale": 1.0, "n_epochs": 4, "missing_eos_penalty": 0.0},
+        options={
+            "critic": critic, "critic_lr_scale": 1.0, "n_epochs": 4, "missing_eos_penalty": 0.0, "max_tokens": 1024,
+        },
         peer="ppo", updates=4, max_new=64, peer_rows=groups * responses, peer_rows_per_pass=8,
         language_passes=1 + 1 + 4 * 3 + shared, scalar_passes=1 if shared else 1 + 1 + 4 * 3,
     )  # fmt: skip
@@ -99,7 +101,7 @@ WORKLOADS = {
         _reward(9, groups=1),
         Workload(
             name="kto", rows="labelled", groups=8, responses=2, optimizer="kto", options={"beta": 0.1}, peer="kto",
-            peer_options={"beta": 0.1}, peer_rows=16,
+            peer_options={"beta": 0.1}, peer_rows=16, language_passes=3 + 2, peer_extra_passes=1,
         ),
         Workload(
             name="grpo", rows="prompts", groups=4, responses=8, optimizer="grpo", peer="grpo",
