@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Metrics, Policy, RewardSource
+    from alignkit.interfaces import Metrics
     from alignkit.options import Config
 
 OfflineT = TypeVar("OfflineT", bound=OfflineOptions)
@@ -100,17 +100,7 @@ class RankingLoss(OfflineLoss[OptionsT]):
 
     Config: ClassVar[type[Config]] = PreferenceOptions
     consumes = Feed.RANKINGS
-
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
-        self._groups_without_order = 0
+    _groups_without_order = 0
 
     @abstractmethod
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
