@@ -7,7 +7,6 @@ class carries a docstring under it; `plugins show`, `--help` and the docs are ge
 from __future__ import annotations
 
 import importlib.util
-import importlib.util
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -56,11 +55,6 @@ def has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def has_nvidia_driver() -> bool:
-    """Whether there may be a CUDA device, without loading torch."""
-    return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(Config):
     """Options that every Optimizer has: how the one training loop of the engine runs it."""
@@ -77,8 +71,6 @@ class TrainingOptions(Config):
     """Decay of AdamW's second moment."""
     adam: Literal["torch", "8bit"] = "torch"
     """8bit keeps AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and bitsandbytes."""
-    adam: Literal["torch", "8bit"] = "torch"
-    """8bit keeps AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and bitsandbytes."""
     max_grad_norm: Positive = 1.0
     """The gradient is scaled down to this Euclidean norm."""
     n_epochs: Count = 1
@@ -92,12 +84,6 @@ class TrainingOptions(Config):
     """Optimisation steps between checkpoints; 0 saves at the end of each batch of rollouts or epoch."""
     keep_checkpoints: Count = 2
     """Newest checkpoints that are kept."""
-
-    def check(self) -> None:
-        if self.adam == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError("8bit needs bitsandbytes", where="adam", fix="pip install bitsandbytes (CUDA only)")
-        if self.adam == "8bit" and not has_nvidia_driver():
-            raise InputError("8bit needs a CUDA device", where="adam", fix='set adam = "torch"')
 
     def check(self) -> None:
         if self.adam == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
