@@ -98,7 +98,7 @@ def test_openings_are_distinct_and_those_of_the_evaluation_are_unseen(stories: M
     recipe = load_recipe(ROOT / "examples/stories-ppo.toml", flags={}, overrides=[])
     seen = texts(**recipe.tables["prompts"]["args"])
     unseen = texts(**recipe.tables["eval"]["prompts"]["args"])
-    assert (len(seen), len(unseen)) == (576, 128)
+    assert (len(seen), len(unseen)) == (768, 128)
     assert not seen & unseen
 
 
@@ -172,8 +172,7 @@ def is_readable(story: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("optimizer", ["ppo", "dpo"])
+@pytest.mark.parametrize(("optimizer", "seed"), [("ppo", 0), ("dpo", 0)])
 def test_stories_become_kinder(tmp_path: Path, stories: ModuleType, optimizer: str, seed: int) -> None:
     stages = run("stories-ppo", tmp_path / "out", f"run.seed={seed}", optimizer=optimizer)
     before, after = stages["eval"]["start"], stages["eval"]["policy"]
