@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
 
 def _compared(workload: Workload, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Both programs on one workload, step by step in turn."""
-    settings = Settings(steps=options.steps + 1, threads=options.threads)
+    settings = Settings(steps=options.steps * workload.steps_factor + 1, threads=options.threads)
     sides = options.side.split(",")
     running = [Program(_command(workload, side, folder, settings), folder / f"{side}.log") for side in sides]
     take_turns(running)
@@ -82,6 +82,8 @@ def summary(workload: Workload, figures: dict[str, dict[str, Any]]) -> dict[str,
         record[f"{side}_cpu_s"] = round(median(own["cpu_seconds"][1:]), 3)
         record[f"{side}_first_s"] = round(own["seconds"][0], 3)
         record[f"{side}_mib"] = round(own["peak_bytes"] / 2**20, 1)
+        if own["tokens"]:
+            record[f"{side}_sampled_tokens"] = round(median(own["tokens"][1:]))
         if workload.peer == "sampling":
             record[f"{side}_tokens_per_s"] = round(1 / _cost(workload, own), 1)
         if own["logprob_diff"] is not None:

@@ -15,7 +15,7 @@ from alignkit.interfaces import Context
 from alignkit.ops.batched import policy_logprobs
 from alignkit.options import Sampling
 from alignkit.plugins import registry
-from tests.bench.workloads import ADAM_BETA2, LEARNING_RATE
+from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +138,7 @@ class _Ours:
     def _load_optimizer(self) -> Optimizer[Any]:
         workload = self.workload
         common: dict[str, Any] = {
-            "learning_rate": LEARNING_RATE,
+            "learning_rate": workload.learning_rate,
             "adam_beta2": ADAM_BETA2,
             "lr_schedule": "constant",
             "warmup": 0.0,

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from alignkit.testing.trl_parity import pair_rows
 from tests.bench.ours import in_training_order
 from tests.bench.shapes import EOS
-from tests.bench.workloads import ADAM_BETA2, LEARNING_RATE
+from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,7 @@ def arguments(workload: Workload, settings: Settings) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": workload.learning_rate,
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,
         "adam_beta2": ADAM_BETA2,

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LEARNING_RATE = 1e-4
+ROLLOUT_LEARNING_RATE = 1e-6
+"""So low that responses stay as long as they are: programs would drift apart in their lengths."""
 ADAM_BETA2 = 0.999
 Rows = Literal["demonstrations", "rankings", "labelled", "prompts", "fixed_rollouts"]
 
@@ -24,6 +26,7 @@ class Workload:
         updates: optimisation steps of alignkit that make one timed step.
         max_new: longest sampled response, in tokens.
         peer_rows: rows of the peer in a step. peer_rows_per_pass: in one of its passes, where that is less.
+        steps_factor: steps that are timed for each one that is asked for, where a step has a single prompt.
         language_passes, scalar_passes: forward passes of a step through a language model and through a scorer; a
             training pass counts as three. peer_extra_passes: of the peer, through a language model, on top.
     """
@@ -40,9 +43,15 @@ class Workload:
     max_new: int = 0
     peer_rows: int
     peer_rows_per_pass: int = 0
+    steps_factor: int = 1
     language_passes: int = 3
     scalar_passes: int = 0
     peer_extra_passes: int = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Of AdamW, constant."""
+        return ROLLOUT_LEARNING_RATE if self.rows == "prompts" else LEARNING_RATE
 
     @property
     def has_fixed_responses(self) -> bool:
@@ -64,7 +73,7 @@ class Workload:
 def _reward(k: int, groups: int) -> Workload:
     return Workload(
         name=f"reward-k{k}", rows="rankings", groups=groups, responses=k, optimizer="bradley-terry", peer="reward",
-        peer_rows=groups * k * (k - 1) // 2, language_passes=0, scalar_passes=3,
+        peer_rows=groups * k * (k - 1) // 2, language_passes=0, scalar_passes=3, steps_factor=4 if groups == 1 else 1,
     )  # fmt: skip
 
 
