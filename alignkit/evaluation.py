@@ -5,6 +5,7 @@ Intervals are 95% percentile bootstraps over prompts (clusters), because respons
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -129,8 +130,14 @@ def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[flo
 
 
 def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """(rest, held out): `share` of the distinct prompts, chosen by seed, whatever the order of the groups."""
-    keys = sorted({group.prompt.key for group in groups})
-    random.Random(f"holdout/{seed}").shuffle(keys)
+    """(rest, held out): `share` of the distinct prompts, chosen by the digest of seed and prompt.
+
+    A prompt that comes or goes moves at most one other across, whatever the order of the groups.
+    """
+
+    def digest(key: str) -> str:
+        return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+
+    keys = sorted({group.prompt.key for group in groups}, key=digest)
     held = set(keys[: round(share * len(keys))])
     return [g for g in groups if g.prompt.key not in held], [g for g in groups if g.prompt.key in held]
