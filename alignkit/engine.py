@@ -175,9 +175,9 @@ class Engine:
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
-                f"none of the {batch.num_groups} records can be learned from: no ranking orders its responses",
+                f"none of the {batch.num_groups} records can be learned from",
                 where="the training data",
-                fix="give rankings in which one response is better than another",
+                fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones, see docs/data.md",
             )
         return prepared
 

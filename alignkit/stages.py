@@ -81,7 +81,9 @@ class Stages:
             write_groups(self._preferences_file, self._read("preferences"))
         barrier()
         groups = list(read_groups(self._preferences_file))
-        return {"groups": len(groups), "pairs": sum(len(group.preferred_pairs()) for group in groups)}
+        labels = sum(len(group.labels or ()) for group in groups)
+        pairs = sum(len(group.preferred_pairs()) for group in groups)
+        return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {})
 
     def reward(self) -> dict[str, Any]:
         """Preferences -> reward/, with its accuracy on held-out prompts."""
