@@ -228,7 +228,7 @@ class GroupBatch:
             **taken,
             prompt_ids=self.prompt_ids[_ranges(prompt_starts[groups], self.prompt_lengths[groups])],
             group_index=torch.repeat_interleave(torch.arange(len(groups), device=self.device), new_sizes),
-            groups=tuple(_subgroup(self.groups[g], k.tolist()) for g, k in zip(groups.tolist(), kept, strict=True)),
+            groups=tuple(self.groups[g].choose(k.tolist()) for g, k in zip(groups.tolist(), kept, strict=True)),
             totals=None,
         )
 
@@ -299,19 +299,3 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
 def _group_starts(batch: GroupBatch) -> Tensor:
     sizes = batch.group_sizes
     return sizes.cumsum(0) - sizes
-
-
-def _subgroup(group: Group, kept: list[int]) -> Group:
-    if kept == list(range(len(group.responses))):
-        return group
-
-    def pick(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        return None if values is None else tuple(values[k] for k in kept)
-
-    return replace(
-        group,
-        responses=tuple(group.responses[k] for k in kept),
-        ranks=pick(group.ranks),
-        scores=pick(group.scores),
-        labels=pick(group.labels),
-    )

@@ -67,6 +67,9 @@ class Prompt:
         return cls(messages=tuple(dict(message) for message in content), meta=dict(meta or {}))
 
 
+_PER_RESPONSE = ("ranks", "scores", "labels", "finished")
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """One prompt and its K >= 1 responses, with whatever is known about them.
@@ -75,6 +78,8 @@ class Group:
         ranks: one integer a response, 0 is the best, ties share a rank.
         scores: one float a response, higher is better, None where the source abstained.
         labels: desirable or not, for unpaired feedback.
+        finished: False where the length limit cut the response off, so that no end token follows it; None where all
+            are whole.
         source: where the feedback comes from.
     """
 
@@ -83,6 +88,7 @@ class Group:
     ranks: tuple[int, ...] | None = None
     scores: tuple[float | None, ...] | None = None
     labels: tuple[bool, ...] | None = None
+    finished: tuple[bool, ...] | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,40 +98,52 @@ class Group:
             raise ValueError("a group needs at least one response")
         if not all(isinstance(response, str) for response in self.responses):
             raise ValueError("a response is a string")
-        for name, values in (("ranks", self.ranks), ("scores", self.scores), ("labels", self.labels)):
+        for name in _PER_RESPONSE:
+            values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} responses")
         if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
             raise ValueError(f"ranks are integers from 0 (best), found {list(self.ranks)}")
         if self.scores is not None and not all(score is None or math.isfinite(score) for score in self.scores):
             raise ValueError(f"scores are finite numbers or null, found {list(self.scores)}")
-        if self.labels is not None and not all(isinstance(label, bool) for label in self.labels):
-            raise ValueError(f"labels are true or false, found {list(self.labels)}")
+        for name, flags in (("labels", self.labels), ("finished", self.finished)):
+            if flags is not None and not all(isinstance(flag, bool) for flag in flags):
+                raise ValueError(f"{name} are true or false, found {list(flags)}")
 
     def preferred_pairs(self) -> list[tuple[int, int]]:
         """(better, worse) indices of all pairs that the ranks order; ties give none."""
         ranks = self.ranks or ()
         return [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b]
 
+    def choose(self, indices: Iterable[int]) -> Group:
+        """The group with these of its responses, in this order, and what is known about them."""
+        chosen = list(indices)
+        if chosen == list(range(len(self.responses))):
+            return self
+        known = {name: values for name in _PER_RESPONSE if (values := getattr(self, name)) is not None}
+        return replace(
+            self,
+            responses=tuple(self.responses[index] for index in chosen),
+            **{name: tuple(values[index] for index in chosen) for name, values in known.items()},
+        )
+
+    def without_duplicates(self) -> Group:
+        """The group with the first of equal responses only."""
+        return self.choose([index for index, text in enumerate(self.responses) if text not in self.responses[:index]])
+
     def ranked_by_scores(self) -> Group:
         """The same group with ranks from its scores: equal scores tie, a response without a score is dropped."""
         scores = self.scores or (None,) * len(self.responses)
-        kept = [(response, score) for response, score in zip(self.responses, scores, strict=True) if score is not None]
-        if not kept:
+        known = {index: score for index, score in enumerate(scores) if score is not None}
+        if not known:
             raise ValueError("no response has a score")
-        order = sorted({score for _, score in kept}, reverse=True)
-        return replace(
-            self,
-            responses=tuple(response for response, _ in kept),
-            scores=tuple(score for _, score in kept),
-            ranks=tuple(order.index(score) for _, score in kept),
-            labels=None,
-        )
+        order = sorted(set(known.values()), reverse=True)
+        return replace(self.choose(known), ranks=tuple(order.index(score) for score in known.values()), labels=None)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON types; empty fields are left out."""
         record: dict[str, Any] = {"prompt": self.prompt.content, "responses": list(self.responses)}
-        for name in ("ranks", "scores", "labels"):
+        for name in _PER_RESPONSE:
             if (values := getattr(self, name)) is not None:
                 record[name] = list(values)
         if self.source:
@@ -151,6 +169,7 @@ class Group:
             ranks=optional("ranks"),
             scores=optional("scores"),
             labels=optional("labels"),
+            finished=optional("finished"),
             source=record.get("source", ""),
             meta=dict(record.get("meta") or {}),
         )

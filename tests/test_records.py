@@ -24,6 +24,7 @@ FULL = Group(
     ranks=(1, 1, 0),
     scores=(0.5, None, -2.0),
     labels=(True, False, True),
+    finished=(True, True, False),
     source="people",
     meta={"annotator": "Ann"},
 )
@@ -97,6 +98,8 @@ class TestGroup:
             ({"scores": (float("-inf"), None)}, "scores are finite"),
             ({"labels": (True, 1)}, r"labels are true or false, found \[True, 1\]"),
             ({"labels": (True, None)}, "labels are true or false"),
+            ({"finished": (True,)}, "1 finished for 2 responses"),
+            ({"finished": (True, 0)}, r"finished are true or false, found \[True, 0\]"),
         ],
     )
     def test_what_it_refuses(self, arguments: dict[str, Any], message: str) -> None:
@@ -136,6 +139,17 @@ class TestGroup:
         assert ranked.scores == tuple(score for score in scores if score is not None)
         assert (ranked.labels, ranked.source, ranked.meta) == (None, "s", {"x": 1})
 
+    def test_chosen_responses_keep_what_is_known_about_them(self) -> None:
+        chosen = FULL.choose([2, 0])
+        assert (chosen.responses, chosen.ranks, chosen.scores) == (("c\nd", "a"), (0, 1), (-2.0, 0.5))
+        assert (chosen.labels, chosen.finished) == ((True, True), (False, True))
+        assert (chosen.prompt, chosen.source, chosen.meta) == (FULL.prompt, FULL.source, FULL.meta)
+        assert PLAIN.choose([0]) == PLAIN
+
+    def test_of_equal_responses_the_first_is_kept(self) -> None:
+        group = Group(Prompt("Hi?"), ("b", "a", "b", "c", "a"), ranks=(0, 1, 2, 3, 4)).without_duplicates()
+        assert (group.responses, group.ranks) == (("b", "a", "c"), (0, 1, 3))
+
     @pytest.mark.parametrize("scores", [None, (None, None)])
     def test_no_ranks_without_scores(self, scores: tuple[None, None] | None) -> None:
         with pytest.raises(ValueError, match="no response has a score"):
@@ -151,6 +165,7 @@ class TestJSON:
             "ranks": [1, 1, 0],
             "scores": [0.5, None, -2.0],
             "labels": [True, False, True],
+            "finished": [True, True, False],
             "source": "people",
             "meta": {"annotator": "Ann"},
             "prompt_meta": {"answer": 7, "tags": ["x"]},

@@ -71,7 +71,9 @@ class TinyText:
 
     def encode(self, groups: Sequence[Group], device: torch.device) -> GroupBatch:
         prompts = [self.tokens(group.prompt.plain) for group in groups]
-        responses = [[[*self.tokens(response), 0] for response in group.responses] for group in groups]
+        ends = [ended for group in groups for ended in group.finished or (True,) * len(group.responses)]
+        tails = iter(ends)
+        responses = [[self.tokens(text) + [0] * next(tails) for text in group.responses] for group in groups]
         for prompt, rows in zip(prompts, responses, strict=True):
             longest = len(prompt) + max(map(len, rows))
             if longest > self._options.context:
@@ -80,7 +82,7 @@ class TinyText:
                     where="context",
                     fix="shorten the records or raise the option",
                 )
-        return GroupBatch.from_ids(prompts, responses, groups, device=device)
+        return GroupBatch.from_ids(prompts, responses, groups, finished=ends, device=device)
 
     def contexts(self, batch: GroupBatch, *, after_last: bool) -> Contexts:
         """Contexts of all response tokens; with `after_last` one more behind each response."""
@@ -201,7 +203,7 @@ class TinyPolicy(Policy[TinyOptions]):
             alive = [row for row in alive if tokens[row][-1]]
         responses = [tokens[p * n : (p + 1) * n] for p in range(len(prompts))]
         groups = [
-            Group(prompt, tuple(self._text.text(row) for row in rows))
+            Group(prompt, tuple(self._text.text(row) for row in rows), finished=tuple(row[-1] == 0 for row in rows))
             for prompt, rows in zip(prompts, responses, strict=True)
         ]
         batch = GroupBatch.from_ids(

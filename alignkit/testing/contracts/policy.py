@@ -165,6 +165,13 @@ class PolicyContract(ComponentContract):
         assert bool((batch.lengths[~batch.finished] == SAMPLING.max_tokens).all())
         assert bool((batch.lengths <= SAMPLING.max_tokens).all())
 
+    def test_rollouts_that_were_cut_off_stay_so_when_their_text_is_encoded(self) -> None:
+        policy = self._policy()
+        batch = policy.generate(prompts(), n=4, sampling=SAMPLING, seed=0)
+        assert not bool(batch.finished.all()), "no rollout was cut off"
+        assert [flag for group in batch.groups for flag in group.finished or ()] == batch.finished.tolist()
+        assert torch.equal(policy.encode(batch.groups).finished, batch.finished), "an end token was added, or lost"
+
     def test_rollouts_carry_the_logprobs_that_forward_gives(self) -> None:
         policy = self._policy()
         batch = policy.generate(prompts(), n=3, sampling=SAMPLING, seed=0)

@@ -86,7 +86,7 @@ class RewardSourceContract(ComponentContract):
 
 
 def _only(group: Group, k: int) -> Group:
-    return replace(group, responses=(group.responses[k],), ranks=None, scores=None, labels=None)
+    return replace(group.choose([k]), ranks=None, scores=None, labels=None)
 
 
 def _assert_close(found: Scores, expected: Scores) -> None:

@@ -149,6 +149,7 @@ def _groups(values: Values) -> Group:
         responses,
         scores=_scores(values),
         labels=_listed(values, "labels"),
+        finished=_listed(values, "finished"),
         source=values.get("source") or "",
         meta=_mapping(values, "meta"),
     )
@@ -232,7 +233,10 @@ FORMS = {
     for form in (
         Form("comparisons", ("prompt", "responses", "pairwise"), ("scores",), _comparisons),
         Form(
-            "groups", ("prompt", "responses"), ("ranks", "scores", "labels", "source", "meta", "prompt_meta"), _groups
+            "groups",
+            ("prompt", "responses"),
+            ("ranks", "scores", "labels", "finished", "source", "meta", "prompt_meta"),
+            _groups,
         ),
         Form("preference", ("chosen", "rejected"), ("prompt",), _preference),
         Form("verdict", ("prompt", "response_1", "response_2", "verdict"), (), _verdict),

@@ -202,7 +202,9 @@ def _decoded(lines: IO[bytes], path: Path) -> Iterator[str]:
             raise InputError("not UTF-8", where=f"{path}:{number}", fix="store the file as UTF-8") from error
 
 
-_JSON_CELLS = {"responses", "ranks", "scores", "labels", "pairwise", "messages", "conversations", "meta", "prompt_meta"}
+_JSON_CELLS = {
+    "responses", "ranks", "scores", "labels", "finished", "pairwise", "messages", "conversations", "meta", "prompt_meta",
+}  # fmt: skip
 
 
 def _csv_row(cells: dict[str, str], where: str) -> Row:

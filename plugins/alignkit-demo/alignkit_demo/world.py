@@ -191,6 +191,6 @@ def rank(group: Group) -> Group:
 def annotate(sampler: Sampler) -> Iterator[Group]:
     """Rankings of four fresh replies to every prompt of the run; of equal replies one is kept."""
     for group in sampler(sampler.prompts, RESPONSES_PER_RANKING):
-        distinct = tuple(dict.fromkeys(group.responses))
-        if len(distinct) > 1:
-            yield rank(replace(group, responses=distinct))
+        distinct = group.without_duplicates()
+        if len(distinct.responses) > 1:
+            yield rank(distinct)

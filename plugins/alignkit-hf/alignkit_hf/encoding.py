@@ -1,7 +1,7 @@
 """Text to tokens and back: prompt and response are tokenised apart, so that no token spans their boundary.
 
 Chat messages go through the tokenizer's chat template with the generation prompt; a prompt has exactly one BOS. A
-response is its text and the end token.
+response is its text and, unless it was cut off, the end token.
 """
 
 from __future__ import annotations
@@ -56,18 +56,23 @@ class Encoder:
         """
         prompts = self.prompts([group.prompt for group in groups])
         texts = [text for group in groups for text in group.responses]
-        flat = iter(self._tokenise(texts))
-        responses = [[[*next(flat), self.end_id] for _ in group.responses] for group in groups]
-        finished, cut = [], 0
+        whole = [ended for group in groups for ended in group.finished or (True,) * len(group.responses)]
+        flat = iter(
+            [*ids, self.end_id] if ended or not ids else ids
+            for ids, ended in zip(self._tokenise(texts), whole, strict=True)
+        )
+        responses = [[next(flat) for _ in group.responses] for group in groups]
+        fits, cut = [], 0
         for index, rows in enumerate(responses):
             longest = max(map(len, rows))
             room = max(self.max_length - longest, self.max_length // 2, 1)
             shortened = self.shorten(prompts[index], room)
             limit = self.max_length - len(shortened)
-            finished += [len(ids) <= limit for ids in rows]
+            fits += [len(ids) <= limit for ids in rows]
             cut += len(shortened) < len(prompts[index]) or longest > limit
             prompts[index], responses[index] = shortened, [ids[:limit] for ids in rows]
         self._report(cut, len(groups))
+        finished = [ended and fit for ended, fit in zip(whole, fits, strict=True)]
         return GroupBatch.from_ids(prompts, responses, groups, finished=finished, device=device)
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -119,13 +119,14 @@ class HFPolicy(Policy[HFOptions]):
         draw = sample if self.raw.path.packed else sample_with_generate
         sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
+        parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
-            Group(prompt=prompt, responses=tuple(texts[i * n : (i + 1) * n]), source="policy")
-            for i, prompt in enumerate(prompts)
+            Group(prompt, tuple(texts[part]), finished=tuple(sampled.finished[part]), source="policy")
+            for prompt, part in zip(prompts, parts, strict=True)
         ]
         batch = GroupBatch.from_ids(
             ids,
-            [sampled.ids[i * n : (i + 1) * n] for i in range(len(prompts))],
+            [sampled.ids[part] for part in parts],
             groups,
             finished=sampled.finished,
             device=self.raw.device,

@@ -106,6 +106,15 @@ def test_a_prompt_too_long_keeps_its_bos_and_its_end(caplog: pytest.LogCaptureFi
     assert "1 of 2" in caplog.text
 
 
+def test_a_response_that_was_cut_off_gets_no_end_token() -> None:
+    tokenizer = build_tokenizer()
+    ids = tokenizer("the dog", add_special_tokens=False)["input_ids"]
+    group = Group(Prompt(text="the"), ("the dog", "the dog", ""), finished=(True, False, False))
+    batch = encoder(tokenizer).encode([group], "cpu")
+    assert rows(batch)[1] == [[*ids, END], ids, [END]], "even an empty response has a token"
+    assert batch.finished.tolist() == [True, False, False]
+
+
 def test_a_response_too_long_is_cut_and_unfinished() -> None:
     coder = encoder(max_length=12)
     groups = [

@@ -36,7 +36,7 @@ class RewardLabeller(PreferenceSource[LabellerOptions]):
 
     def preferences(self, sampler: Sampler) -> Iterator[Group]:
         """One ranked group a prompt, in the prompts' order; prompts without two different scores are left out."""
-        drawn = [_without_duplicates(group) for group in sampler(sampler.prompts, self.config.k)]
+        drawn = [group.without_duplicates() for group in sampler(sampler.prompts, self.config.k)]
         left_out = 0
         for group, scores in zip(drawn, self._source.score(drawn), strict=True):
             known = [score for score in scores if score is not None]
@@ -58,7 +58,3 @@ class RewardLabeller(PreferenceSource[LabellerOptions]):
 
 def _gumbel(draw: random.Random) -> float:
     return -math.log(-math.log(draw.random() or 0.5))
-
-
-def _without_duplicates(group: Group) -> Group:
-    return replace(group, responses=tuple(dict.fromkeys(group.responses)), ranks=None, scores=None, labels=None)
