@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import random
-import signal
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,21 +21,30 @@ from transformers import get_scheduler
 from alignkit import checkpoint as checkpoints
 from alignkit.adam import make_adam
 from alignkit.batch import GroupBatch, Totals
-from alignkit.errors import CheckpointError, InputError, Interrupted, StoppedByCheck
-from alignkit.memory import token_budget
+from alignkit.errors import CheckpointError, InputError, StoppedByCheck
+from alignkit.memory import is_out_of_memory, token_budget
 from alignkit.ops.batched import pieces_in_order
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
+from alignkit.ptx import PtxText
+from alignkit.reference import MovingReference
+from alignkit.signals import StopSignals
+from alignkit.stopping import RolloutWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer
     from alignkit.options import TrainingOptions
+    from alignkit.records import Group
 
     LogStep = Callable[[dict[str, float]], None]
     Notice = Callable[[str], None]
+
+
+BEST = "best"
+"""Folder, beside the checkpoints, of the trained weights at which the gold reward was best."""
 
 
 @dataclass
@@ -49,12 +58,14 @@ class Position:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Steps done in all, seconds and response tokens of this process's run, and the last step's metrics."""
+    """Steps done in all, seconds and response tokens of this process's run, the last step's metrics, and why the run
+    ended before its last iteration, where it did."""
 
     steps: int
     seconds: float
     tokens: int
     metrics: Mapping[str, float]
+    stopped: str = ""
 
 
 def _ignore(_: object) -> None:
@@ -72,22 +83,24 @@ def train(
     resume: bool = False,
     fingerprint: str = "",
     force: bool = False,
+    ptx: Sequence[Group] = (),
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
     Args:
         folder: checkpoints go to `folder/checkpoints`.
         fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
+        ptx: texts of which each step takes some, where the options have a `ptx_coef`.
 
     Raises:
         StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
-    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint)
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, ptx)
     if resume:
         engine.restore(force=force)
-    with engine.stop_signals():
+    with engine.signals.caught():
         return engine.run()
 
 
@@ -103,13 +116,17 @@ class Engine:
         on_step: LogStep,
         on_notice: Notice,
         fingerprint: str,
+        ptx: Sequence[Group],
     ) -> None:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
         self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
         self.options: TrainingOptions = optimizer.config
         self.position = Position()
         self.batch: GroupBatch | None = None
-        self.signal_number = 0
+        self.signals, self.watch = StopSignals(on_notice), RolloutWatch(optimizer)
+        coef, size = (getattr(self.options, name, 0) for name in ("ptx_coef", "ptx_batch_size"))
+        self.ptx = PtxText(ptx, optimizer.policy, coef=coef, size=size, seed=seed) if coef else None
+        self.reference = MovingReference(optimizer)
         self._wrap()
         if self.options.max_tokens == "auto":
             optimizer.max_tokens, why = token_budget(self.wrapped.values(), self.accelerator.device)
@@ -143,6 +160,9 @@ class Engine:
         for index in range(self.position.batch, self.feed.num_batches):
             batch = self.batch if self.batch is not None else self._prepared(index)
             self.batch = batch
+            if self.watch.reason:
+                self._end_early(index)
+                break
             self._check_kl()
             schedule = list(self._schedule(index, batch.num_groups))
             for epoch_ends, chosen in schedule[self.position.minibatch :]:
@@ -160,14 +180,19 @@ class Engine:
             self.batch = None
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
-        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics)
+        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self.watch.reason)
 
     def _prepared(self, index: int) -> GroupBatch:
         torch.manual_seed(_mixed(self.seed, index, -1))
         batch = self.feed.batch(index)
         with torch.no_grad():
             if not self.feed.repeatable:
-                return self.optimizer.prepare(batch)
+                figures = self.watch.observe(batch, self.position.step)
+                if self.watch.is_at_best(self.position.step):
+                    self._save_best()
+                batch = self.optimizer.prepare(batch)
+                self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
+                return batch
             # a resumed run prepares its data in the passes of the run it goes on with, so that they round alike
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = pieces_in_order(batch, self.first_max_tokens)
@@ -202,12 +227,13 @@ class Engine:
         part = part.replace(totals=self._step_totals(part, empty=empty))
         with torch.no_grad():
             self.optimizer.begin_step(part)
+        text = self.ptx.batch(self.position.step) if self.ptx is not None else None
         while True:
             try:
-                sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
+                sums, norm = self._backward(part, text, weight=0.0 if empty else 1.0)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error) or self.optimizer.max_tokens <= 1:
+                if not is_out_of_memory(error) or self.optimizer.max_tokens <= 1:
                     raise
                 self.adam.zero_grad()
                 self.optimizer.max_tokens //= 2
@@ -218,27 +244,32 @@ class Engine:
         metrics["grad_norm"] = float(norm)
         metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
         self._require_finite(metrics)
-        metrics |= self.optimizer.take_step(part, self.optimizer.max_tokens)
+        metrics |= self.optimizer.take_step(part)
         self.adam.step()
         self.scheduler.step()
         self.adam.zero_grad()
         self.position.step += 1
-        return metrics
+        return metrics | self.reference.after_step(self.position.step)
 
-    def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def _backward(
+        self, part: GroupBatch, text: GroupBatch | None, weight: float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
-        sums: dict[str, torch.Tensor] = {}
-        for number, micro in enumerate(micro_batches, start=1):
+        own = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+        # Texts come first: the last pass, in which gradients are shared, must run through every module.
+        texts = self.ptx.losses(text, self.optimizer.max_tokens) if self.ptx is not None else []
+        sums = {"ptx_loss": torch.zeros((), device=part.device)} if self.ptx is not None else {}
+        passes = [*((1.0, compute) for compute in texts), *own]
+        for number, (share, compute) in enumerate(passes, start=1 - len(texts)):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
-            last = number == len(micro_batches)
             with ExitStack() as unsynchronised:
-                if not last:
+                if number < len(own):
                     for module in self.wrapped.values():
                         unsynchronised.enter_context(self.accelerator.no_sync(module))
-                loss, metrics = self.optimizer.loss(micro)
-                self.accelerator.backward(loss * weight)
+                loss, metrics = compute()
+                self.accelerator.backward(loss * share)
             for name, value in {"loss": loss, **metrics}.items():
-                figure = torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() * weight
+                figure = torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() * share
                 sums[name] = sums[name] + figure if name in sums else figure
         parameters = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
         norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
@@ -266,26 +297,46 @@ class Engine:
             self.save()
             raise StoppedByCheck(f"step {self.position.step}: the KL to the reference is {kl:.2f}, over {limit}")
 
+    def _end_early(self, index: int) -> None:
+        """Leaves the batch that was sampled for nothing, and takes the weights that are to be saved."""
+        self.batch, self.position = None, Position(self.position.step, index, 0)
+        if self.watch.ends_at_best:
+            path, _ = checkpoints.newest_checkpoint(self.folder / BEST)
+            if path is not None:
+                self._load_modules(path)
+        self.save()
+        self.on_notice(f"stopped after step {self.position.step}: {self.watch.reason}")
+
+    def _save_best(self) -> None:
+        barrier()
+        if process_index() == 0:
+            tensors, step = {"modules": self._module_state()}, self.position.step
+            checkpoints.save_checkpoint(self.folder / BEST, step, tensors=tensors, state={}, keep=1)
+        barrier()
+
+    def _load_modules(self, path: Path) -> None:
+        saved = checkpoints.load_tensors(path, "modules")
+        with torch.no_grad():
+            for name, tensor in self._named_tensors():
+                tensor.copy_(saved[name])
+
     def _log(self, metrics: Mapping[str, float]) -> None:
         self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
 
     def _save_if_due(self, *, epoch_ends: bool) -> None:
         every = self.options.save_every
         due = self.position.step % every == 0 if every else epoch_ends
-        if due or self.signal_number:
+        if due or self.signals.number:
             self.save()
-        if self.signal_number:
-            raise Interrupted(
-                self.signal_number,
-                f"stopped by {signal.Signals(self.signal_number).name} after step {self.position.step}; "
-                "a checkpoint is saved, go on with --resume",
-            )
+        self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
         """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
         barrier()
         if process_index() == 0:
             tensors: dict[str, Any] = {"modules": self._module_state(), "adam": self.adam.state_dict()}
+            if moved := self.reference.state_dict():
+                tensors["reference"] = moved
             if self.batch is not None and not self.feed.repeatable:
                 tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
             state = {
@@ -294,6 +345,7 @@ class Engine:
                 "scheduler": self.scheduler.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "batch_metrics": self.optimizer.batch_metrics,
+                "watch": self.watch.state_dict(),
                 "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
             }
             keep = self.options.keep_checkpoints
@@ -312,18 +364,18 @@ class Engine:
             raise CheckpointError(
                 f"{path} belongs to another recipe or other data\n  fix: --overwrite, --force or another --out"
             )
-        saved = checkpoints.load_tensors(path, "modules")
-        with torch.no_grad():
-            for name, tensor in self._named_tensors():
-                tensor.copy_(saved[name])
+        self._load_modules(path)
         self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
         self.scheduler.load_state_dict(state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
+        self.watch.load_state_dict(state["watch"])
         self.position = Position(**state["position"])
         asked, first, last = state["max_tokens"]
         if asked == self.options.max_tokens:
             self.first_max_tokens, self.optimizer.max_tokens = first, last
+        if (path / "reference.pt").exists():
+            self.reference.load_state_dict(checkpoints.load_tensors(path, "reference"))
         if (path / "batch.pt").exists():
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
@@ -342,28 +394,6 @@ class Engine:
     def _module_state(self) -> dict[str, torch.Tensor]:
         return {name: tensor.detach().cpu() for name, tensor in self._named_tensors()}
 
-    @contextmanager
-    def stop_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after a checkpoint; a second one stops at once."""
-
-        def request_stop(number: int, _frame: object) -> None:
-            self.signal_number = number
-            for each in previous:
-                signal.signal(each, signal.SIG_DFL)
-            self.on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            previous = {number: signal.signal(number, request_stop) for number in numbers}
-        except ValueError:  # not in the main thread
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
 
 def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
     """The order in which an epoch takes the groups of a batch in this process."""
@@ -380,7 +410,3 @@ def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
 
 def _mixed(seed: int, *numbers: int) -> int:
     return random.Random(f"{seed}/{'/'.join(map(str, numbers))}").getrandbits(63)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Interval
 
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLControl, KLEstimator, KLPlace, RatioLevel, Surrogate
-from alignkit.options import NonNegative, Positive, RolloutOptions
+from alignkit.options import Natural, NonNegative, Positive, RolloutOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientOptions(RolloutOptions):
+class RolloutReferenceOptions(RolloutOptions):
+    """How an online algorithm is held to its reference, and whether the reference follows the policy."""
+
+    kl_controller: KLControl = "fixed"
+    """Of the weight of the KL (kl_coef; beta where the algorithm has one). `adaptive` moves it by up to a fifth each
+    kl_horizon so that the KL goes to kl_target, `target` doubles or halves it after each batch whose KL is far from
+    kl_target, `linear` takes it to kl_coef_end over kl_horizon."""
+    kl_target: Positive = 6.0
+    """KL to the reference that `adaptive` and `target` hold, in nats a response."""
+    kl_horizon: Positive = 10000.0
+    """Responses over which `adaptive` may change the weight by a fifth, and `linear` reaches kl_coef_end."""
+    kl_coef_end: NonNegative = 0.0
+    """Where `linear` takes the weight."""
+
+    reference_refresh_every: Natural = 0
+    """The reference follows the policy after each so many optimisation steps; 0 leaves it where training started. With
+    LoRA this needs policy.reference = "copy"."""
+    reference_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of its own weights that the reference keeps in a refresh (arXiv:2404.09656): 0 takes the policy's weights;
+    0.99 at each step is an exponential moving average. With LoRA the adapter's two factors are averaged."""
+    reference_max_kl: NonNegative = 0.0
+    """The reference does not follow while the last batch's KL to it, in nats a response, is above this, so that a
+    policy that has gone astray is not made the reference; 0 always follows."""
+
+    def check(self) -> None:
+        super().check()
+        changed = [name for name in ("reference_decay", "reference_max_kl") if getattr(self, name)]
+        if changed and not self.reference_refresh_every:
+            raise InputError(
+                "the reference stays where training started",
+                where=changed[0],
+                fix="set reference_refresh_every above 0, or leave this out",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientOptions(RolloutReferenceOptions):
     """Rewards, KL to the reference, and the surrogate loss."""
 
     learning_rate: NonNegative = 1e-6
@@ -51,15 +90,6 @@ class PolicyGradientOptions(RolloutOptions):
     the others change what is optimised."""
     kl_importance: bool = False
     """In the loss, weigh the KL by the probability ratio, whose gradient makes k1 and k3 exact."""
-    kl_controller: KLControl = "fixed"
-    """`adaptive` moves kl_coef by up to a fifth each kl_horizon so that the KL goes to kl_target, `target` doubles or
-    halves it after each batch whose KL is far from kl_target, `linear` takes it to kl_coef_end over kl_horizon."""
-    kl_target: Positive = 6.0
-    """KL to the reference that `adaptive` and `target` hold, in nats a response."""
-    kl_horizon: Positive = 10000.0
-    """Responses over which `adaptive` may change kl_coef by a fifth, and `linear` reaches kl_coef_end."""
-    kl_coef_end: NonNegative = 0.0
-    """Where `linear` takes kl_coef."""
     track_kl: bool = False
     """Measure the KL to the reference also where it isn't penalised (kl_coef 0) or limited (max_kl 0). It costs a
     frozen copy of the policy and a pass of it."""
@@ -84,6 +114,12 @@ class PolicyGradientOptions(RolloutOptions):
                 f"the {self.kl_controller} controller multiplies kl_coef, so it can't start from 0",
                 where="kl_coef",
                 fix="set kl_coef above 0, or kl_controller to 'fixed'",
+            )
+        if self.reference_refresh_every and not self.needs_reference:
+            raise InputError(
+                "there is no reference to refresh: nothing asks for the KL to it",
+                where="reference_refresh_every",
+                fix="set kl_coef above 0, or track_kl, or leave this out",
             )
         if 0 < self.dual_clip <= 1:
             raise InputError(
