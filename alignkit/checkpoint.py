@@ -19,7 +19,7 @@ from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.records import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
@@ -119,6 +119,27 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 def load_tensors(checkpoint: Path, name: str) -> Any:
     """One tensor file of a checkpoint, on the CPU; nothing but tensors and plain containers is unpickled."""
     return torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True)
+
+
+def modules_to_tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+    """Trained parameters and buffers on the CPU, by qualified name; frozen weights are in the policy's own files."""
+    return {name: tensor.detach().cpu() for name, tensor in _trained_tensors(modules)}
+
+
+def tensors_to_modules(saved: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module]) -> None:
+    """Gives modules back what `modules_to_tensors` took of them."""
+    with torch.no_grad():
+        for name, tensor in _trained_tensors(modules):
+            tensor.copy_(saved[name])
+
+
+def _trained_tensors(modules: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, module in modules.items():
+        for key, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                yield f"{name}.{key}", parameter
+        persistent = module.state_dict().keys()
+        yield from ((f"{name}.{key}", buffer) for key, buffer in module.named_buffers() if key in persistent)
 
 
 def batch_to_tensors(batch: GroupBatch) -> dict[str, Any]:

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.feeds import BatchFeed
-    from alignkit.interfaces import Optimizer
+    from alignkit.interfaces import Metrics, Optimizer
     from alignkit.options import TrainingOptions
     from alignkit.records import Group
 
     LogStep = Callable[[dict[str, float]], None]
+    Pass = tuple[float, Callable[[], tuple[torch.Tensor, Metrics]]]
     Notice = Callable[[str], None]
 
 
@@ -161,7 +162,7 @@ class Engine:
             batch = self.batch if self.batch is not None else self._prepared(index)
             self.batch = batch
             if self.watch.reason:
-                self._end_early(index)
+                self._end_early()
                 break
             self._check_kl()
             schedule = list(self._schedule(index, batch.num_groups))
@@ -255,12 +256,11 @@ class Engine:
         self, part: GroupBatch, text: GroupBatch | None, weight: float
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
-        own = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+        own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
         # Texts come first: the last pass, in which gradients are shared, must run through every module.
         texts = self.ptx.losses(text, self.optimizer.max_tokens) if self.ptx is not None else []
         sums = {"ptx_loss": torch.zeros((), device=part.device)} if self.ptx is not None else {}
-        passes = [*((1.0, compute) for compute in texts), *own]
-        for number, (share, compute) in enumerate(passes, start=1 - len(texts)):
+        for number, (share, compute) in enumerate([*((1.0, compute) for compute in texts), *own], start=1 - len(texts)):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
             with ExitStack() as unsynchronised:
                 if number < len(own):
@@ -297,28 +297,24 @@ class Engine:
             self.save()
             raise StoppedByCheck(f"step {self.position.step}: the KL to the reference is {kl:.2f}, over {limit}")
 
-    def _end_early(self, index: int) -> None:
+    def _end_early(self) -> None:
         """Leaves the batch that was sampled for nothing, and takes the weights that are to be saved."""
-        self.batch, self.position = None, Position(self.position.step, index, 0)
-        if self.watch.ends_at_best:
-            path, _ = checkpoints.newest_checkpoint(self.folder / BEST)
-            if path is not None:
-                self._load_modules(path)
+        self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
+        best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if self.watch.ends_at_best else None
+        if best is not None:
+            checkpoints.tensors_to_modules(checkpoints.load_tensors(best, "modules"), self._whole_modules())
         self.save()
         self.on_notice(f"stopped after step {self.position.step}: {self.watch.reason}")
 
     def _save_best(self) -> None:
         barrier()
         if process_index() == 0:
-            tensors, step = {"modules": self._module_state()}, self.position.step
-            checkpoints.save_checkpoint(self.folder / BEST, step, tensors=tensors, state={}, keep=1)
+            tensors = {"modules": checkpoints.modules_to_tensors(self._whole_modules())}
+            checkpoints.save_checkpoint(self.folder / BEST, self.position.step, tensors=tensors, state={}, keep=1)
         barrier()
 
-    def _load_modules(self, path: Path) -> None:
-        saved = checkpoints.load_tensors(path, "modules")
-        with torch.no_grad():
-            for name, tensor in self._named_tensors():
-                tensor.copy_(saved[name])
+    def _whole_modules(self) -> dict[str, torch.nn.Module]:
+        return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
@@ -334,7 +330,8 @@ class Engine:
         """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
         barrier()
         if process_index() == 0:
-            tensors: dict[str, Any] = {"modules": self._module_state(), "adam": self.adam.state_dict()}
+            modules = checkpoints.modules_to_tensors(self._whole_modules())
+            tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
             if moved := self.reference.state_dict():
                 tensors["reference"] = moved
             if self.batch is not None and not self.feed.repeatable:
@@ -364,7 +361,7 @@ class Engine:
             raise CheckpointError(
                 f"{path} belongs to another recipe or other data\n  fix: --overwrite, --force or another --out"
             )
-        self._load_modules(path)
+        checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
         self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
         self.scheduler.load_state_dict(state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -380,19 +377,6 @@ class Engine:
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
         self.on_notice(f"resumed after step {self.position.step}")
-
-    def _named_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Trained parameters and buffers by qualified name; frozen weights are in the policy's own files."""
-        for name, module in self.wrapped.items():
-            inner = self.accelerator.unwrap_model(module)
-            for key, parameter in inner.named_parameters():
-                if parameter.requires_grad:
-                    yield f"{name}.{key}", parameter
-            persistent = inner.state_dict().keys()
-            yield from ((f"{name}.{key}", buffer) for key, buffer in inner.named_buffers() if key in persistent)
-
-    def _module_state(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().cpu() for name, tensor in self._named_tensors()}
 
 
 def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:

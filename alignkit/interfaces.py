@@ -128,6 +128,10 @@ class Scorer(Model):
     def forward(self, batch: GroupBatch) -> ScorerOutput:
         """Scores all responses of every group in one pass."""
 
+    def rescale(self, mean: float, std: float) -> None:
+        """From now on values and scores are less by `mean`, then divided by `std`: the head takes both in."""
+        raise NotImplementedError(f"{type(self).__name__} has no head that takes in a shift and a scale")
+
 
 class Policy(Component[ConfigT], Model):
     """A language model that can be sampled, scored and trained."""
@@ -198,8 +202,13 @@ class RewardSource(Component[ConfigT]):
         """Called once after training with demonstrations, to fix the scale of the scores. Does nothing by default."""
 
     def start_critic(self) -> Scorer | None:
-        """A trainable copy of the model behind this source for a critic to start from, or None where there is none."""
+        """A trainable copy of the model behind this source, whose value of a whole response is its score, for a critic
+        to start from; None where there is none."""
         return None
+
+    def figures(self) -> Mapping[str, float]:
+        """Figures of the last call of `score`, logged with a batch of rollouts; in every process of the same names."""
+        return {}
 
 
 class Sampler(Protocol):
@@ -292,15 +301,14 @@ class Optimizer(Component[OptionsT]):
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The loss of a micro-batch, a scalar written with the batch's means, and its metrics."""
 
-    def take_step(self, batch: GroupBatch, max_tokens: int) -> dict[str, float]:
+    def take_step(self, batch: GroupBatch) -> dict[str, float]:
         """In each optimisation step, when the gradients are there and before AdamW: updates of another kind.
 
         An algorithm that moves parameters itself sets their gradients to None, so that AdamW leaves them alone, and
         moves them alike in every process. The learning rate doesn't concern them.
 
         Args:
-            batch: this process's whole minibatch, with the step's totals.
-            max_tokens: the budget of a micro-batch that memory allows.
+            batch: this process's whole minibatch, with the step's totals; `max_tokens` of it at a time fit in memory.
 
         Returns:
             figures to log, the same in every process.

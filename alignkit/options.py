@@ -93,6 +93,34 @@ class TrainingOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StopOptions(Config):
+    """When an online run ends before its last iteration. That is a success: what was trained is saved as usual, and
+    run.json says why it ended."""
+
+    plateau: Natural = 0
+    """The run ends when the mean reward of this many batches is at most plateau_delta above that of as many batches
+    before them; 0 never ends it."""
+    plateau_delta: NonNegative = 0.0
+    """Rise, in units of reward, that still counts as standing still."""
+    gold: ComponentSpec | None = None
+    """A second reward source that scores every batch of rollouts and is not optimised: `{plugin = "function", function
+    = "m:f"}`. The trained weights at the best moving mean of its scores are kept in checkpoints/best."""
+    gold_fall: NonNegative = 0.0
+    """The run ends when gold's moving mean is more than this below its best, in gold's units, while that of the reward
+    has risen since (over-optimisation, arXiv:2210.10760), and the weights of the best are saved; 0 never ends it."""
+    gold_window: Count = 5
+    """Batches in the moving means of gold and of the reward."""
+
+    def check(self) -> None:
+        if self.plateau_delta and not self.plateau:
+            raise InputError(
+                "counts only together with plateau", where="plateau_delta", fix="set plateau, or leave it out"
+            )
+        if self.gold_fall and self.gold is None:
+            raise InputError("there is no gold reward to fall", where="gold_fall", fix="name a reward source as gold")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutOptions(TrainingOptions):
     """Options of every online Optimizer: how many rollouts are sampled."""
 
@@ -104,6 +132,23 @@ class RolloutOptions(TrainingOptions):
     """Responses sampled for each prompt."""
     max_kl: NonNegative = 0.0
     """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
+    stop: StopOptions = field(default_factory=StopOptions)
+    """When the run ends early: `stop.plateau = 20`."""
+    ptx_coef: NonNegative = 0.0
+    """Weight of the negative log-likelihood, in nats a token, of the texts of [ptx] (or else of the demonstrations) in
+    the loss, against forgetting (PPO-ptx, arXiv:2203.02155, eq. 2); 0 leaves it out."""
+    ptx_batch_size: Count = 16
+    """Texts, over all processes, in the ptx part of each optimisation step."""
+
+    def check(self) -> None:
+        super().check()
+        try:
+            self.stop.check()
+        except InputError as error:
+            raise InputError(error.what, where=f"stop.{error.where}", fix=error.fix) from error
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        return [("stop.gold", "reward", self.stop.gold)] if self.stop.gold is not None else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,81 @@
+"""PTX mixing: the likelihood of demonstrations or of other text in the loss of an online algorithm, against forgetting.
+
+Ouyang et al., arXiv:2203.02155, eq. 2. Deliberately different: the log-likelihood is a mean over the step's tokens
+instead of a sum over each text, so that its weight means the same for texts of any length.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.batch import Totals
+from alignkit.errors import InputError
+from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Metrics, Policy
+    from alignkit.records import Group
+
+
+class PtxText:
+    """Texts of which every optimisation step takes some, chosen by (seed, step) alone.
+
+    Args:
+        groups: prompts with the responses to be likely. The prompt may be empty.
+        coef: weight of the loss, above 0.
+        size: groups in a step, over all processes.
+
+    Raises:
+        InputError: there are no texts, or some are rankings, labelled, or have nothing to learn.
+    """
+
+    def __init__(self, groups: Sequence[Group], policy: Policy[Any], *, coef: float, size: int, seed: int) -> None:
+        _check(groups)
+        self._policy, self._coef, self._size, self._seed = policy, coef, size, seed
+        encoded = policy.encode(groups)
+        self._device = encoded.device
+        self._texts = encoded.to("cpu")
+
+    def batch(self, step: int) -> GroupBatch | None:
+        """This process's texts of a step, counted from 0, with the step's totals; None where none are left for it."""
+        mine = choice(self._texts.num_groups, self._size, seed=self._seed, step=step)[
+            process_index() :: num_processes()
+        ]
+        part = self._texts.select(mine).to(self._device) if mine else None
+        tokens = torch.tensor(part.num_tokens if part else 0, dtype=torch.float32, device=self._device)
+        shared = float(mean_over_processes(tokens))
+        return None if part is None else part.replace(totals=Totals(shared, math.nan, math.nan))
+
+    def losses(self, batch: GroupBatch | None, max_tokens: int) -> list[Callable[[], tuple[Tensor, Metrics]]]:
+        """What `Optimizer.loss` is for a micro-batch, for each micro-batch of the texts: their gradients add up."""
+        parts = batch.split(max_tokens, divisible=True) if batch is not None else []
+        return [partial(self._loss, part) for part in parts]
+
+    def _loss(self, part: GroupBatch) -> tuple[Tensor, Metrics]:
+        nll = -part.token_mean(self._policy.forward(part).logprobs)
+        return self._coef * nll, {"ptx_loss": nll.detach()}
+
+
+def choice(count: int, size: int, *, seed: int, step: int) -> list[int]:
+    """Which of `count` texts a step takes: `size` different ones, or all where there are fewer."""
+    return random.Random(f"ptx/{seed}/{step}").sample(range(count), min(size, count))
+
+
+def _check(groups: Sequence[Group]) -> None:
+    fix = "give prompts with the responses to learn, as for [demonstrations]"
+    if not groups:
+        raise InputError("ptx_coef is set, but there are no texts", where="ptx", fix=fix)
+    if any(group.ranks is not None or group.labels is not None for group in groups):
+        raise InputError("rankings and labelled responses are not all to be imitated", where="ptx", fix=fix)
+    if any(not response for group in groups for response in group.responses):
+        raise InputError("some responses are empty: there is nothing to learn", where="ptx", fix=fix)

@@ -1,0 +1,52 @@
+"""SIGINT and SIGTERM end a run after a checkpoint; a second one stops it at once."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from alignkit.errors import Interrupted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Which signal has asked the run to stop: `number`, 0 while none has."""
+
+    def __init__(self, on_notice: Callable[[str], None]) -> None:
+        self.number = 0
+        self._on_notice = on_notice
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Takes note of signals instead of dying of them, the first one only. Does nothing outside the main thread."""
+
+        def request_stop(number: int, _frame: object) -> None:
+            self.number = number
+            for each in previous:
+                signal.signal(each, signal.SIG_DFL)
+            self._on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+
+        try:
+            previous = {number: signal.signal(number, request_stop) for number in NUMBERS}
+        except ValueError:  # not in the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def raise_after(self, step: int) -> None:
+        """Raises Interrupted where a signal has come; a checkpoint of this step is there."""
+        if self.number:
+            raise Interrupted(
+                self.number,
+                f"stopped by {signal.Signals(self.number).name} after step {step}; "
+                "a checkpoint is saved, go on with --resume",
+            )
