@@ -86,7 +86,7 @@ def learn(
             adam.zero_grad()
             loss, metrics = optimizer.loss(batch)
             backward(loss)
-            figures = optimizer.take_step(batch, 10**9)
+            figures = optimizer.take_step(batch)
             adam.step()
             log.append({**{name: float(value) for name, value in metrics.items()}, **figures})
             if not optimizer.keep_going(log[-1]):

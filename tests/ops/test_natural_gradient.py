@@ -30,6 +30,35 @@ def test_one_product_is_the_best_step_along_the_target() -> None:
     assert found.tolist() == pytest.approx((best * TARGET).tolist(), abs=1e-12)
 
 
+def test_conjugate_gradient_against_a_direct_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(12, 20, generator=generator, dtype=torch.float64)
+    matrix = factor @ factor.T / 20 + 0.1 * torch.eye(12, dtype=torch.float64)
+    target = torch.randn(12, generator=generator, dtype=torch.float64)
+    exact = torch.linalg.solve(matrix, target)
+    errors = []
+    for iterations in (3, 6, 12, 30):
+        found = conjugate_gradient(matrix.__matmul__, target, iterations=iterations, tolerance=1e-24)
+        gap = found - exact
+        errors.append(float((gap @ matrix @ gap).sqrt()))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 0.01
+    assert errors[2] < 1e-9
+
+
+def test_conjugate_gradient_stops_when_the_residual_is_small_enough() -> None:
+    # Two eigenvalues, so that the second product is the last.
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 1.5], dtype=torch.float64))
+    target = torch.ones(3, dtype=torch.float64)
+    first = conjugate_gradient(matrix.__matmul__, target, iterations=1)
+    residual = matrix @ first - target
+    share = float(residual @ residual / (target @ target))
+    stopped = conjugate_gradient(matrix.__matmul__, target, iterations=5, tolerance=share * 1.01)
+    assert torch.equal(stopped, first)
+    went_on = conjugate_gradient(matrix.__matmul__, target, iterations=5, tolerance=share * 0.99)
+    assert went_on.tolist() == pytest.approx([1.0, 1.0, 1 / 1.5], abs=1e-12)
+
+
 @pytest.mark.parametrize("length", [1e-4, 1.0, 1e4])
 def test_directional_derivative(length: float) -> None:
     at = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)

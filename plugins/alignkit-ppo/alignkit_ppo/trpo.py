@@ -5,8 +5,9 @@ within the region and the surrogate has improved; where none is, it stays. AdamW
 
 Different from the paper: the Fisher matrix is the one of the sampled tokens, (1/R) sum of s s^T with s the gradient of
 a token's log-probability. Its products are J^T (J v), where J v is a central difference: models and kernels need no
-second derivative. The KL is the mean over the sampled tokens of ratio - 1 - log ratio, which is unbiased as well. The
-weights must be whole in every process (not FSDP or ZeRO-3).
+second derivative. The KL that is held is the mean over the sampled tokens of ratio - 1 - log ratio. The exact one, over
+the whole vocabulary, is scattered around it the more the fewer tokens a batch has. The weights must be whole in every
+process (not FSDP or ZeRO-3).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from alignkit_ppo.actor_critic import ActorCritic
 from alignkit_ppo.options import TRPOOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -37,20 +38,23 @@ class TRPO(ActorCritic[TRPOOptions]):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._whole: dict[str, nn.Module] = dict(self.policy.modules())
+        self._bare = self._wrapped = self.policy.modules()
 
-    def take_step(self, batch: GroupBatch, max_tokens: int) -> dict[str, float]:
+    def bind(self, modules: Mapping[str, nn.Module]) -> None:
+        super().bind(modules)
+        self._wrapped = {name: modules[name] for name in self._bare}
+
+    def take_step(self, batch: GroupBatch) -> dict[str, float]:
         """Moves the policy. The wrapped modules stand aside: their hooks are for backward passes of the loss."""
-        wrapped = self.policy.modules()
-        self.policy.bind(self._whole)
+        self.policy.bind(self._bare)
         try:
-            return self._natural_step(batch.split(max_tokens, divisible=True))
+            return self._natural_step(batch.split(self.max_tokens, divisible=True))
         finally:
-            self.policy.bind(wrapped)
+            self.policy.bind(self._wrapped)
 
     def _natural_step(self, parts: Sequence[GroupBatch]) -> dict[str, float]:
         options = self.config
-        parameters = [p for module in self._whole.values() for p in module.parameters() if p.requires_grad]
+        parameters = [p for module in self._bare.values() for p in module.parameters() if p.requires_grad]
         gradient = flattened([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         for parameter in parameters:
             parameter.grad = None

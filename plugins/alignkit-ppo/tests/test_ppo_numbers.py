@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_ppo.options import PPOOptions
+from alignkit_ppo.a2c import A2C
+from alignkit_ppo.options import A2COptions, PPOKLOptions, PPOOptions, TRPOOptions
 from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo_kl import PPOKL
+from alignkit_ppo.trpo import TRPO
 from torch import nn
 
 from alignkit.batch import GroupBatch
@@ -33,6 +36,10 @@ NEW_VALUES = [0.6, 1.4, 0.1, -0.9, 0.5, -1.7]
 BEHIND = {4: 0.9, 2: 55.0, 5: 66.0}
 RAW = [1.5, 9.0, -0.7]
 GAMMA, LAMBDA, KL_COEF, PENALTY, CLIP, CLIP_VALUE, VF = 0.9, 0.8, 0.1, 0.5, 0.2, 0.3, 0.7
+SETTINGS: dict[str, Any] = {
+    "gamma": GAMMA, "gae_lambda": LAMBDA, "kl_coef": KL_COEF, "missing_eos_penalty": PENALTY,
+    "whiten_advantages": False, "clip_range": CLIP, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
+}  # fmt: skip
 
 
 class TableReward(RewardSource[Any]):
@@ -60,11 +67,7 @@ def policy() -> TablePolicy:
 
 
 def ppo(**options: Any) -> PPO:
-    settings: dict[str, Any] = {
-        "gamma": GAMMA, "gae_lambda": LAMBDA, "kl_coef": KL_COEF, "missing_eos_penalty": PENALTY,
-        "whiten_advantages": False, "clip_range": CLIP, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
-    }  # fmt: skip
-    return PPO(PPOOptions(**{**settings, **options}), policy=policy(), reward=TableReward(TableScorer(VALUES, BEHIND)))
+    return PPO(PPOOptions(**{**SETTINGS, **options}), policy=policy(), reward=TableReward(TableScorer(VALUES, BEHIND)))
 
 
 def rewards_by_hand(scores: list[float], kl: list[float]) -> list[float]:
@@ -300,3 +303,62 @@ def test_an_unscored_or_unprepared_batch_is_refused() -> None:
         ppo().prepare(rollouts().replace(rewards=None))
     with pytest.raises(ValueError, match="missing"):
         ppo().loss(rollouts())
+
+
+def moved(algorithm: Any) -> tuple[GroupBatch, list[float]]:
+    """The prepared batch, and the new log-probabilities, which the policy has by now."""
+    prepared = algorithm.prepare(rollouts())
+    new_logprobs = [old + math.log(ratio) for old, ratio in zip(OLD, NEW_RATIOS, strict=True)]
+    algorithm.policy.logprobs.set(new_logprobs)
+    algorithm.policy.values.set(NEW_VALUES)
+    return prepared, new_logprobs
+
+
+def test_loss_of_ppo_kl_and_its_coefficient() -> None:
+    algorithm = PPOKL(PPOKLOptions(**SETTINGS, penalty_coef=0.4, penalty_target=0.1), policy=policy())
+    prepared, _ = moved(algorithm)
+    penalty = sum(ratio - 1 - math.log(ratio) for ratio in NEW_RATIOS) / 6
+    ratio_loss = -sum(ratio * advantage for ratio, advantage in zip(NEW_RATIOS, ADVANTAGES, strict=True)) / 6
+    loss, metrics = algorithm.loss(prepared)
+    assert loss.item() == pytest.approx(ratio_loss + 0.4 * penalty + 0.7 * losses_by_hand()[1], abs=1e-6)
+    # The last step's KL decides: over 1.5 of the target it doubles, under 1 / 1.5 it halves, between it stays.
+    coefficients = []
+    for last_kl in (0.16, 0.14, 0.07, 0.06, 0.01):
+        assert algorithm.keep_going({"approx_kl": 99.0})
+        assert algorithm.keep_going({**metrics, "approx_kl": last_kl})
+        algorithm.prepare(rollouts())
+        coefficients.append(algorithm.batch_metrics["penalty_coef"])
+    assert coefficients == pytest.approx([0.8, 0.8, 0.8, 0.4, 0.2])
+    resumed = PPOKL(PPOKLOptions(**SETTINGS, penalty_coef=0.4, penalty_target=0.1), policy=policy())
+    resumed.load_state_dict(algorithm.state_dict())
+    resumed.prepare(rollouts())
+    assert resumed.batch_metrics["penalty_coef"] == pytest.approx(0.1)
+
+
+def test_loss_of_a2c() -> None:
+    algorithm = A2C(A2COptions(**{**SETTINGS, "clip_range_value": 0.0}, ent_coef=0.02), policy=policy())
+    prepared, new_logprobs = moved(algorithm)
+    log_loss = -sum(logprob * advantage for logprob, advantage in zip(new_logprobs, ADVANTAGES, strict=True)) / 6
+    targets = [advantage + value for advantage, value in zip(ADVANTAGES, VALUES, strict=True)]
+    value_loss = sum((new - target) ** 2 for new, target in zip(NEW_VALUES, targets, strict=True)) / 2 / 6
+    loss, _ = algorithm.loss(prepared)
+    assert loss.item() == pytest.approx(log_loss + 0.7 * value_loss - 0.02 * 15 / 6, abs=1e-6)
+
+
+def test_loss_of_trpo() -> None:
+    settings = {**SETTINGS, "critic": "policy"}
+    algorithm = TRPO(TRPOOptions(**settings), policy=policy())
+    prepared, _ = moved(algorithm)
+    algorithm.critic.values.set(NEW_VALUES)
+    advantages = advantages_by_hand(rewards_by_hand([1.5, -0.5, -0.7], K1), behind_cut=0.9)
+    ratio_loss = -sum(ratio * advantage for ratio, advantage in zip(NEW_RATIOS, advantages, strict=True)) / 6
+    loss, metrics = algorithm.loss(prepared)
+    value_loss = float(metrics["value_loss"])
+    assert value_loss > 0
+    assert loss.item() == pytest.approx(ratio_loss + 0.7 * value_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize(("target", "stays"), [(0.3, True), (0.29, False)])
+def test_stop_kl_holds_for_ppo_kl_too(target: float, stays: bool) -> None:
+    algorithm = PPOKL(PPOKLOptions(**SETTINGS, stop_kl=target), policy=policy())
+    assert algorithm.keep_going({"approx_kl": 0.3}) == stays

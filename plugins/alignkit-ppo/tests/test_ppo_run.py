@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from alignkit_ppo.a2c import A2C
 from alignkit_ppo.options import PPOOptions
 from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo_kl import PPOKL
+from alignkit_ppo.trpo import TRPO
 
 from alignkit.engine import train
 from alignkit.feeds import RolloutFeed
@@ -15,6 +18,7 @@ from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing.runs import assert_goes_on_bit_for_bit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +85,18 @@ def test_goes_on_bit_for_bit(tmp_path: Path, critic: str) -> None:
     assert resumed.state_dict() == whole.state_dict()
     assert log[-1]["kl_coef"] == rest[-1]["kl_coef"] != PPOOptions().kl_coef
     assert log[-1]["reward"] == rest[-1]["reward"]
+
+
+@pytest.mark.parametrize(
+    ("component", "options"),
+    [
+        (PPOKL, {"n_epochs": 2, "penalty_target": 0.001, "normalize_rewards": True}),
+        (A2C, {"kl_controller": "target", "kl_target": 0.1}),
+        (TRPO, {"trust_region": 0.02, "cg_iterations": 3, "kl_controller": "linear", "kl_horizon": 60.0}),
+    ],
+)
+def test_the_others_go_on_bit_for_bit(tmp_path: Path, component: type[Any], options: dict[str, Any]) -> None:
+    assert_goes_on_bit_for_bit(component, tmp_path, **options)
 
 
 def test_stops_a_batch_early_once_the_policy_has_moved_too_far(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_ppo.options import PPOOptions
+from alignkit_ppo.a2c import A2C
 from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo_kl import PPOKL
 
 from alignkit.batch import GroupBatch
 from alignkit.interfaces import Context
@@ -25,9 +26,9 @@ PROMPTS = [Prompt(text=text) for text in ("abc", "b", "ca cb", "cc")]
 CRITICS = ["shared", "policy"]
 
 
-def make(alphabet: str = "abc", **options: Any) -> PPO:
+def make(alphabet: str = "abc", member: type[Any] = PPO, **options: Any) -> Any:
     policy = TinyPolicy(TinyOptions(alphabet=alphabet), Context(seed=3))
-    return PPO(PPOOptions(**options), Context(), policy=policy)
+    return member(member.Config(**options), Context(), policy=policy)
 
 
 def rollouts(
@@ -159,9 +160,19 @@ def optimum(reference: Tensor, beta: float) -> Tensor:
     return torch.tensor([weight / sum(weights) for weight in weights])
 
 
-@pytest.mark.parametrize("critic", CRITICS)
-def test_finds_the_closed_form_optimum(critic: str) -> None:
-    ppo = make(critic=critic, kl_coef=0.5, **ONE_TOKEN)
+@pytest.mark.parametrize(
+    ("member", "options"),
+    [
+        (PPO, {"critic": "shared"}),
+        (PPO, {"critic": "policy"}),
+        (PPOKL, {}),
+        (A2C, {"n_epochs": 1, "ent_coef": 0.0, "critic_lr_scale": 1.0}),
+    ],
+)
+def test_finds_the_closed_form_optimum(member: type[Any], options: dict[str, Any]) -> None:
+    """In total variation: the reference is 0.23 away from the optimum, the trained policies 0.004
+    and 0.005 (PPO), 0.003 (PPO-KL) and 0.001 (A2C)."""
+    ppo = make(member=member, **{**ONE_TOKEN, "kl_coef": 0.5, **options})
     train(ppo, REWARD_OF_TOKEN.__getitem__, iterations=80, n=256, max_tokens=1, rate=0.02)
     target = optimum(token_distribution(ppo.reference, ppo), beta=0.5)
     found = token_distribution(ppo.policy, ppo)
