@@ -1,0 +1,1 @@
+"""Wrong versions of the mathematics, one at a time, each of which some test must find: `make mutants`."""
