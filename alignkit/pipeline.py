@@ -54,6 +54,8 @@ def plan(resolved: Resolved) -> list[Stage]:
         _need(resolved, "reward", f"{names['optimizer']}, which learns from scored rollouts")
         if "prompts" not in names and "preferences" not in names:
             _need(resolved, "prompts", f"{names['optimizer']}, which samples responses to prompts")
+        if getattr(resolved.config("optimizer"), "ptx_coef", 0) and "demonstrations" not in names:
+            _need(resolved, "ptx", "optimizer.ptx_coef, for texts to be kept likely (or [demonstrations])")
     if consumes is Feed.DEMONSTRATIONS:
         raise InputError(
             f"{names['optimizer']} learns from demonstrations",

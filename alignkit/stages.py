@@ -111,7 +111,8 @@ class Stages:
         feed = RolloutFeed(
             prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
         )
-        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts])
+        ptx = self._ptx_texts() if getattr(optimizer.config, "ptx_coef", 0) else []
+        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], ptx)
 
     def eval(self) -> dict[str, Any]:
         """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
@@ -237,13 +238,31 @@ class Stages:
         held = self._prompt_split[1]
         return held or self._prompt_split[0]
 
+    def _ptx_texts(self) -> list[Group]:
+        """The texts of [ptx] or else the demonstrations, without held-out prompts."""
+        if "ptx" in self._resolved.names:
+            groups = self._read("ptx")
+        else:
+            file = self._path / "demonstrations.jsonl"
+            groups = list(read_groups(file)) if file.exists() else self._read("demonstrations")
+        held_out = {prompt.key for prompt in self._prompt_split[1]}
+        return [group for group in groups if group.prompt.key not in held_out]
+
     def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
         demonstrations = self._path / "demonstrations.jsonl"
         groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
         return list(islice(groups, 512))
 
-    def _train(self, folder: str, optimizer: Optimizer[Any], feed: BatchFeed, data: Sequence[Group]) -> dict[str, Any]:
-        """Runs the engine, saves what was trained into `folder`, and returns the last metrics."""
+    def _train(
+        self,
+        folder: str,
+        optimizer: Optimizer[Any],
+        feed: BatchFeed,
+        data: Sequence[Group],
+        ptx: Sequence[Group] = (),
+    ) -> dict[str, Any]:
+        """Runs the engine, saves what was trained into `folder`, and returns the last metrics, and why it ended early
+        where it did."""
         path = self._path / folder
         self._reporter.start(folder, planned_steps(feed, optimizer.config))
 
@@ -269,14 +288,16 @@ class Stages:
                 on_notice=self._reporter.note,
                 resume=self._resume,
                 force=self._force,
-                fingerprint=f"{self._resolved.digest}/{digest_of(data)}",
+                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *ptx])}",
+                ptx=ptx,
             )
         if self._is_main:
             optimizer.save(path)
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
-        return {**summary, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+        stopped = {"stopped": result.stopped} if result.stopped else {}
+        return {**summary, **stopped, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
 def described(groups: Sequence[Group]) -> str:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from alignkit import pipeline
+from alignkit import engine, pipeline
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
 from alignkit.options import Config, Count, RolloutOptions, TrainingOptions
 from alignkit.plugins import Registration, Registry
+from alignkit.ptx import PtxText
 from alignkit.recipe import load_recipe
 from alignkit.records import Group, Prompt, read_groups
 from alignkit.reporting import Reporter
@@ -110,7 +111,9 @@ def tiny_registry() -> Registry:
     return Registry([Registration(role, name, target, config, "tests") for role, name, target, config in entries])
 
 
-def resolved(tmp_path: Path, optimizer: str = "reinforce", *, without: Sequence[str] = (), more: str = "") -> Resolved:
+def resolved(
+    tmp_path: Path, optimizer: str = "reinforce", *, without: Sequence[str] = (), more: str = "", options: str = ""
+) -> Resolved:
     tables = {
         "run": "[run]\nholdout = 0.2",
         "policy": "[policy]",
@@ -119,7 +122,7 @@ def resolved(tmp_path: Path, optimizer: str = "reinforce", *, without: Sequence[
         "preferences": '[preferences]\nplugin = "letters"\nk = 3',
         "reward": '[reward]\nplugin = "tiny"',
         "optimizer": f'[optimizer]\nplugin = "{optimizer}"\nlearning_rate = 0.01\n'
-        "for.reinforce = {iterations = 3, batch_size = 4, group_size = 2}",
+        f"for.reinforce = {{iterations = 3, batch_size = 4, group_size = 2}}{options}",
         "sampling": "[sampling]\nmax_tokens = 6",
         "eval": "[eval]\nsamples = 2",
     }
@@ -160,6 +163,63 @@ def test_a_missing_part_is_said_before_anything_starts(
     with pytest.raises(InputError, match=message):
         pipeline.run(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("table", ["demonstrations", "ptx"])
+def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    given: list[Group] = []
+
+    class Texts(PtxText):
+        def __init__(self, groups: Sequence[Group], policy: Any, **named: Any) -> None:
+            given.extend(groups)
+            super().__init__(groups, policy, **named)
+
+    monkeypatch.setattr(engine, "PtxText", Texts)
+    own = table == "ptx"
+    recipe = resolved(
+        tmp_path,
+        without=["demonstrations"] if own else [],
+        more='[ptx]\nplugin = "letters"' if own else "",
+        options="\nptx_coef = 0.5",
+    )
+    summary = pipeline.run(recipe, tmp_path / "out", reporter=Recorder())
+    held_out = {group.prompt.key for group in read_groups(tmp_path / "out" / "samples.jsonl")}
+    assert len(given) == 16
+    assert held_out and not held_out & {group.prompt.key for group in given}
+    assert summary["align"]["metrics"]["ptx_loss"] > 0
+
+
+def test_ptx_without_texts_is_said_before_anything_starts(tmp_path: Path) -> None:
+    recipe = resolved(tmp_path, without=["demonstrations"], options="\nptx_coef = 0.5")
+    with pytest.raises(InputError, match=r"no \[ptx\] table, needed by optimizer\.ptx_coef"):
+        pipeline.run(recipe, tmp_path / "out", reporter=Reporter())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
+    recorder = Recorder()
+    recipe = resolved(tmp_path, options="\nstop = {plateau = 1, plateau_delta = 9.0}")
+    summary = pipeline.run(recipe, tmp_path / "out", reporter=recorder)
+    assert summary["align"]["steps"] == 1
+    assert summary["align"]["stopped"].startswith("the reward has reached a plateau")
+    said = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["align"]
+    assert said["stopped"] == summary["align"]["stopped"]
+    assert any(note.startswith("stopped after step 1: the reward has") for note in recorder.notes)
+    assert "stopped" not in summary["sft"]
+    assert summary["eval"]["prompts"] == 4
+
+
+def test_the_gold_reward_is_a_component_of_the_recipe(tmp_path: Path) -> None:
+    recipe = resolved(tmp_path, options='\nstop = {gold = {plugin = "tiny", letter = "b"}}')
+    pipeline.run(recipe, tmp_path / "out", reporter=Recorder())
+    records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    golds = [record["gold_reward"] for record in records if record["stage"] == "policy"]
+    assert len(golds) == 3
+    assert all(0 <= gold <= 1 for gold in golds)
+    with pytest.raises(InputError, match=r"stop\.gold\.letters: no such option"):
+        resolved(tmp_path, options='\nstop = {gold = {plugin = "tiny", letters = "b"}}')
 
 
 @pytest.mark.parametrize("optimizer", ["reinforce", "margin"])

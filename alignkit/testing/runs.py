@@ -14,10 +14,11 @@ from alignkit.records import Prompt
 from alignkit.testing.tiny import TinyPolicy, TinyReward, TinyRewardOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from alignkit.interfaces import Optimizer
+    from alignkit.records import Group
 
 PROMPTS = [Prompt(text=text) for text in ("red", "green", "blue", "a longer one")]
 DEFAULTS = {"learning_rate": 0.02, "batch_size": 4, "group_size": 8, "minibatch_size": 2}
@@ -28,7 +29,14 @@ class KilledError(Exception):
 
 
 def online_run(
-    component: type[Any], folder: Path, *, kill_after: int = 0, resume: bool = False, letter: str = "a", **options: Any
+    component: type[Any],
+    folder: Path,
+    *,
+    kill_after: int = 0,
+    resume: bool = False,
+    letter: str = "a",
+    ptx: Sequence[Group] = (),
+    **options: Any,
 ) -> tuple[Any, list[Mapping[str, float]]]:
     """Trains a new tiny policy to say a letter; the algorithm and its log.
 
@@ -46,7 +54,7 @@ def online_run(
             raise KilledError
 
     feed = RolloutFeed(PROMPTS, policy, reward, sampling=Sampling(max_tokens=8), options=config, seed=5)
-    train(algorithm, feed, folder=folder, seed=5, on_step=on_step, resume=resume)
+    train(algorithm, feed, folder=folder, seed=5, on_step=on_step, resume=resume, ptx=ptx)
     return algorithm, log
 
 

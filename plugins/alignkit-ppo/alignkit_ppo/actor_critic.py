@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Context, Metrics, Policy, RewardSource, Scorer
     from alignkit.options import Config
 
-CRITIC = "critic"
+CRITIC, VALUE_HEAD = "critic", "value_head"
 FEW_FINISHED = 0.1
 OptionsT = TypeVar("OptionsT", bound=ActorCriticOptions)
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
 
     Attributes:
         critic: the critic with its own trunk, or None where the value head sits on the policy's trunk.
+        batches: that have been prepared.
     """
 
     Config: ClassVar[type[Config]] = ActorCriticOptions
@@ -55,6 +56,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
     ) -> None:
         super().__init__(config, context, policy=policy, reward=reward)
         self.critic = self._start_critic()
+        self.batches = 0
         self._warned = False
 
     def _start_critic(self) -> Scorer | None:
@@ -71,6 +73,18 @@ class ActorCritic(PolicyGradient[OptionsT]):
                 fix="set it to 'shared' or 'policy', or use a trained reward model",
             )
         return critic
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether only the critic learns from the last batch that was prepared."""
+        return 0 < self.batches <= self.config.critic_warmup
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        prepared = super().prepare(batch)
+        self.batches += 1
+        if self.warms_up:
+            self._last_kl = []  # of a policy that has not moved, so it says nothing to the controller
+        return prepared
 
     def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
         """A head on the policy's trunk needs a pass of the policy, which gives the log-probabilities as well."""
@@ -134,10 +148,20 @@ class ActorCritic(PolicyGradient[OptionsT]):
         output = self.policy.forward(batch, entropy=self.config.ent_coef > 0, values=self.critic is None)
         values = known(output.values) if self.critic is None else self.critic.forward(batch).values
         loss, metrics = self.policy_loss(batch, output)
+        loss = 0.0 * loss if self.warms_up else loss
         value_loss = batch.token_mean(
             clipped_value_loss(values, known(batch.values), known(batch.returns), self.config.clip_range_value)
         )
         return loss + self.config.vf_coef * value_loss, {**metrics, "value_loss": value_loss.detach()}
+
+    def take_step(self, batch: GroupBatch) -> dict[str, float]:
+        """While the critic warms up, everything of the policy but its value head has no gradient."""
+        if self.warms_up:
+            for module in self.policy.modules().values():
+                for name, parameter in module.named_parameters():
+                    if VALUE_HEAD not in name.split("."):
+                        parameter.grad = None
+        return super().take_step(batch)
 
     def modules(self) -> dict[str, nn.Module]:
         own = {} if self.critic is None else self.critic.modules()
@@ -149,4 +173,11 @@ class ActorCritic(PolicyGradient[OptionsT]):
             self.critic.bind({name: modules[f"{CRITIC}.{name}"] for name in self.critic.modules()})
 
     def learning_rate_scales(self) -> Mapping[str, float]:
-        return {"policy.value_head" if self.critic is None else CRITIC: self.config.critic_lr_scale}
+        return {f"policy.{VALUE_HEAD}" if self.critic is None else CRITIC: self.config.critic_lr_scale}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "batches": self.batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.batches = state["batches"]

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
+from alignkit.errors import InputError
 from alignkit.ops.choices import Surrogate
-from alignkit.options import Count, Fraction, NonNegative, Positive
+from alignkit.options import Count, Fraction, Natural, NonNegative, Positive
 from alignkit.policy_gradient.options import PolicyGradientOptions
 
 
@@ -38,6 +39,9 @@ class ActorCriticOptions(PolicyGradientOptions):
     # The paper's critic is a copy of the reward model and needs no other rate; a head that starts at zero does.
     critic_lr_scale: NonNegative = 10.0
     """Factor on the learning rate for the critic: its head if `shared`, all of it otherwise."""
+
+    critic_warmup: Natural = 0
+    """Iterations at the start in which only the critic is trained, while the policy stays as it is, bit for bit."""
 
     missing_eos_penalty: NonNegative = 1.0
     """Reward taken from the last token of a response that was cut off at the length limit."""
@@ -127,3 +131,12 @@ class TRPOOptions(ActorCriticOptions):
     """Step lengths that are tried before the policy stays as it is."""
     line_search_decay: Annotated[float, Gt(0), Lt(1)] = 0.8
     """Length of each step that is tried, as a share of the one before."""
+
+    def check(self) -> None:
+        super().check()
+        if self.ptx_coef:
+            raise InputError(
+                "the line search holds a step to the surrogate, which knows nothing of texts",
+                where="ptx_coef",
+                fix="leave it out, or use ppo",
+            )

@@ -47,7 +47,7 @@ class PPOKL(ActorCritic[PPOKLOptions]):
         return loss + self.penalty.coef * penalty, metrics
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
-        self._update_kl = metrics["approx_kl"]
+        self._update_kl = None if self.warms_up else metrics["approx_kl"]
         return super().keep_going(metrics)
 
     def state_dict(self) -> dict[str, Any]:

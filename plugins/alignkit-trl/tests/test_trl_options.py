@@ -13,6 +13,7 @@ from alignkit_trl.fields import config_fields
 from alignkit_trl.options import TRLDPOOptions, TRLGRPOOptions, TRLOptions, TRLRolloutOptions, TRLSFTOptions
 
 from alignkit.errors import InputError
+from alignkit.options import StopOptions
 from alignkit.plugins import registry
 from alignkit.recipe import load_recipe
 
@@ -69,6 +70,13 @@ def test_what_is_accepted() -> None:
 def test_minibatches_of_rollouts_are_of_one_size() -> None:
     with pytest.raises(InputError, match="minibatch_size"):
         TRLGRPOOptions(batch_size=32, minibatch_size=10).check()
+
+
+@pytest.mark.parametrize("given", [{"ptx_coef": 0.1}, {"stop": StopOptions(plateau=3)}])
+def test_what_only_our_loop_does_is_refused(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(InputError, match=f"^{name}: TRL's trainers don't know it(?s:.*)or use grpo"):
+        TRLGRPOOptions(**given).check()
 
 
 def test_a_recipe_is_refused_with_the_closest_name() -> None:

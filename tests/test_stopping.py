@@ -1,0 +1,200 @@
+"""Runs that end early: the rules on sequences made by hand, and in the training loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from alignkit_grpo.rloo import RLOO
+
+from alignkit import checkpoint as checkpoints
+from alignkit.engine import TrainResult, train
+from alignkit.errors import InputError
+from alignkit.feeds import RolloutFeed
+from alignkit.interfaces import Context, RewardSource
+from alignkit.options import RolloutOptions, Sampling, StopOptions
+from alignkit.stopping import best_of, has_plateaued, is_over_optimised, moving_means
+from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing.known_answer import ScoreOf
+from alignkit.testing.runs import PROMPTS, KilledError, weights
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignkit.records import Group
+
+
+@pytest.mark.parametrize(
+    ("rewards", "batches", "delta", "ends"),
+    [
+        ([1, 2, 3, 4], 0, 0.0, False),
+        ([1, 1, 1], 2, 0.0, False),
+        ([1, 1, 1, 1], 2, 0.0, True),
+        ([1, 2, 3, 4], 2, 1.5, False),
+        ([1, 2, 3, 4], 2, 2.0, True),
+        ([9, 9, 1, 2, 3, 4], 2, 1.5, False),
+        ([1, 2, 3, 3, 3], 1, 0.0, True),
+        ([0, 0, 0, 4, 1, 2], 2, 0.0, True),
+        ([0, 0, 0, 4, 1, 2], 3, 0.0, False),
+        ([4, 3, 2, 1], 2, 0.0, True),
+    ],
+)
+def test_a_plateau_is_no_rise_between_two_runs_of_batches(
+    rewards: list[float], batches: int, delta: float, ends: bool
+) -> None:
+    assert has_plateaued(rewards, batches, delta) is ends
+
+
+def test_moving_means_and_the_best_of_them() -> None:
+    assert moving_means([1, 2, 6, 0], 2) == [1.5, 4, 3]
+    assert moving_means([1, 2], 3) == []
+    assert best_of([1, 4, 3, 4]) == 1
+
+
+@pytest.mark.parametrize(
+    ("gold", "rewards", "window", "fall", "ends"),
+    [
+        ([1, 3, 1], [1, 2, 3], 1, 1.5, True),
+        ([1, 3, 1], [1, 2, 3], 1, 2.0, False),
+        ([1, 3, 1], [1, 2, 2], 1, 1.5, False),
+        ([1, 3, 1], [1, 3, 2], 1, 1.5, False),
+        ([1, 3, 1], [1, 2, 3], 1, 0.0, False),
+        ([1, 3, 1, 3], [1, 2, 3, 4], 1, 1.5, False),
+        ([1, 3, 3, 1], [1, 2, 3, 4], 2, 0.5, True),
+        ([1, 3, 3, 1], [1, 2, 3, 4], 2, 1.0, False),
+        ([3, 1], [1, 2], 3, 0.5, False),
+    ],
+)
+def test_over_optimisation_is_gold_that_falls_while_the_reward_rises(
+    gold: list[float], rewards: list[float], window: int, fall: float, ends: bool
+) -> None:
+    assert is_over_optimised(gold, rewards, window=window, fall=fall) is ends
+
+
+class Scripted(RewardSource[Any]):
+    """What was written down for each batch, give or take a half."""
+
+    def __init__(self, script: Sequence[float | None]) -> None:
+        super().__init__()
+        self.script = list(script)
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        value = self.script.pop(0)
+        halves = [[0.5 - i % 2 for i in range(len(group.responses))] for group in groups]
+        return [[None if value is None else value + half for half in row] for row in halves]
+
+
+class Course:
+    """A run with its log and the weights after each step."""
+
+    def __init__(self, folder: Path, reward: RewardSource[Any], gold: RewardSource[Any] | None, **options: Any) -> None:
+        defaults = {"learning_rate": 0.02, "batch_size": 4, "group_size": 8, "minibatch_size": 2, "save_every": 1}
+        self.config = RLOO.Config(**{**defaults, "iterations": 8, **options})
+        self.folder, self.reward, self.gold = folder, reward, gold
+        self.log: list[dict[str, float]] = []
+        self.notices: list[str] = []
+        self.weights: list[torch.Tensor] = []
+
+    def run(self, *, kill_after: int = 0, resume: bool = False) -> tuple[TrainResult, torch.Tensor]:
+        policy = TinyPolicy(context=Context(seed=1))
+        context = Context(build=lambda role, spec: self.gold)  # type: ignore[arg-type, return-value]
+        algorithm = RLOO(self.config, context, policy=policy, reward=self.reward)  # type: ignore[arg-type]
+        self.weights = [weights(algorithm).clone()]
+
+        def on_step(record: dict[str, float]) -> None:
+            self.log.append(record)
+            self.weights.append(weights(algorithm).clone())
+            if record["step"] == kill_after:
+                raise KilledError
+
+        options: Any = self.config
+        feed = RolloutFeed(PROMPTS, policy, self.reward, sampling=Sampling(max_tokens=8), options=options, seed=5)
+        result = train(
+            algorithm, feed, folder=self.folder, seed=5, on_step=on_step, on_notice=self.notices.append, resume=resume
+        )
+        return result, weights(algorithm)
+
+
+GOLD = {"plugin": "gold"}
+
+
+def test_a_run_ends_where_its_reward_stands_still(tmp_path: Path) -> None:
+    course = Course(tmp_path, Scripted([1, 2, 3, 4, 4, 4, 4, 9]), None, stop=StopOptions(plateau=2))
+    result, final = course.run()
+    assert result.steps == 6 * 2 == len(course.log)
+    assert result.stopped.startswith("the reward has reached a plateau: its mean over the last 2 batches, 4,")
+    assert course.notices[-1] == f"stopped after step 12: {result.stopped}"
+    assert torch.equal(final, course.weights[12])
+    assert [record["reward"] for record in course.log[::2]] == [1, 2, 3, 4, 4, 4]
+
+
+def test_a_run_that_goes_on_rising_does_not_end(tmp_path: Path) -> None:
+    stop = StopOptions(plateau=2, plateau_delta=1.5)
+    result, _ = Course(tmp_path, Scripted(range(8)), None, stop=stop).run()
+    assert (result.steps, result.stopped) == (16, "")
+
+
+def test_a_run_ends_where_gold_falls_and_takes_the_weights_of_its_best(tmp_path: Path) -> None:
+    gold = Scripted([0, 2, 4, 3, None, 3, 1, 9])
+    stop = StopOptions(gold=GOLD, gold_fall=1.0, gold_window=2)
+    course = Course(tmp_path, Scripted(range(8)), gold, stop=stop)
+    result, final = course.run()
+    assert result.steps == 6 * 2, "moving means 1, 3, 3.5, 3, 2: the last is 1.5 below the best"
+    assert "fallen from 3.5 to 2 while the reward rose; the weights after step 6" in result.stopped
+    assert torch.equal(final, course.weights[6])
+    assert not torch.equal(final, course.weights[12])
+    assert [record.get("gold_reward") for record in course.log[::2]] == [0, 2, 4, 3, None, 3]
+    (best,) = checkpoints.checkpoint_folders(tmp_path / "checkpoints" / "best")
+    assert best.name == "step-00000006"
+
+
+def test_gold_that_is_only_measured_keeps_the_best_and_ends_nothing(tmp_path: Path) -> None:
+    course = Course(tmp_path, Scripted(range(8)), Scripted([5, *[0] * 7]), stop=StopOptions(gold=GOLD, gold_window=1))
+    result, final = course.run()
+    assert (result.steps, result.stopped) == (16, "")
+    assert torch.equal(final, course.weights[16])
+    (best,) = checkpoints.checkpoint_folders(tmp_path / "checkpoints" / "best")
+    saved = checkpoints.load_tensors(best, "modules")
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in saved.values()]), course.weights[0])
+
+
+def over_optimising(folder: Path) -> Course:
+    """The policy learns to say more and more a; gold likes some of them, up to a third."""
+    gold = ScoreOf(lambda text: 1 - abs(text.count("a") / max(len(text), 1) - 0.33))
+    stop = StopOptions(gold=GOLD, gold_fall=0.05, gold_window=2)
+    return Course(folder, TinyReward(), gold, stop=stop, iterations=60, kl_coef=0.0, learning_rate=0.05)
+
+
+def test_a_policy_that_is_over_optimised_is_stopped_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole = over_optimising(tmp_path / "whole")
+    result, final = whole.run()
+    assert "over-optimised" in result.stopped
+    assert result.steps < 100
+    golds = [record["gold_reward"] for record in whole.log[::2]]
+    means = moving_means(golds, 2)
+    best_step = 2 * (1 + means.index(max(means)))
+    assert 0 < best_step < result.steps
+    assert torch.equal(final, whole.weights[best_step])
+    part = over_optimising(tmp_path / "part")
+    with pytest.raises(KilledError):
+        part.run(kill_after=result.steps - 3)
+    resumed, again = part.run(resume=True)
+    assert resumed.stopped == result.stopped
+    assert torch.equal(again, final)
+    ended, weights_again = part.run(resume=True)
+    assert ended.stopped == result.stopped
+    assert (ended.steps, ended.tokens) == (result.steps, 0)
+    assert torch.equal(weights_again, final)
+
+
+def test_options_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match=r"^stop\.plateau_delta: "):
+        RolloutOptions(stop=StopOptions(plateau_delta=0.1)).check()
+    with pytest.raises(InputError, match=r"^stop\.gold_fall: "):
+        RolloutOptions(stop=StopOptions(gold_fall=0.1)).check()
+    stop = StopOptions(gold=GOLD, gold_fall=0.1, plateau=3, plateau_delta=0.1)
+    RolloutOptions(stop=stop).check()
+    assert list(RolloutOptions(stop=stop).nested()) == [("stop.gold", "reward", GOLD)]
+    assert list(RolloutOptions().nested()) == []
