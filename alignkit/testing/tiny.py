@@ -124,6 +124,12 @@ class TinyScorer(Scorer):
         predicting[lasts] = False
         return ScorerOutput(values=scalars[predicting], scores=scalars[lasts])
 
+    def rescale(self, mean: float, std: float) -> None:
+        head = self._network.score
+        with torch.no_grad():
+            head.bias.sub_(mean).div_(std)
+            head.weight.div_(std)
+
     def modules(self) -> dict[str, nn.Module]:
         return {"scorer": self._network}
 

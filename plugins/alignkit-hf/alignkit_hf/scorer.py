@@ -119,6 +119,20 @@ class HFScorer(Scorer):
         """Values [R] and scores [S] of all responses in one pass."""
         return ScorerOutput(**self._bound(batch, Request(values=True, scores=True)))
 
+    def rescale(self, mean: float, std: float) -> None:
+        """Gives the head a bias where it has none; `save` is for scorers that have not been rescaled.
+
+        Raises:
+            NotImplementedError: the head is wrapped in an adapter.
+        """
+        head = self.raw.score_head
+        if not isinstance(head, nn.Linear):
+            raise NotImplementedError("the head is wrapped in an adapter: rescale before that")
+        with torch.no_grad():
+            shift = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
+            head.bias = nn.Parameter((shift - mean) / std)
+            head.weight /= std
+
     def save(self, path: Path) -> None:
         """A folder that AutoModelForSequenceClassification and its tokenizer load from, adapter merged."""
         path.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,12 @@ def register_optimizers(register: Register) -> None:
 
 @hookimpl
 def register_reward_sources(register: Register) -> None:
-    """Registers `model`, `function`, `rules` and `sum`."""
+    """Registers `model`, `function`, `rules`, `sum` and `ensemble`."""
     register("model", "alignkit_reward.model:ModelReward", config=options.ModelOptions)
     register("function", "alignkit_reward.function:FunctionReward", config=options.FunctionOptions)
     register("rules", "alignkit_reward.rules:RulesReward", config=options.RulesOptions)
     register("sum", "alignkit_reward.composed:SumReward", config=options.SumOptions)
+    register("ensemble", "alignkit_reward.composed:EnsembleReward", config=options.EnsembleOptions)
 
 
 @hookimpl

@@ -1,46 +1,109 @@
-"""The reward source `sum`: a weighted sum of other sources.
+"""Reward sources made of others: `sum`, several objectives with weights, and `ensemble`, one objective seen by several.
 
-Where one of them abstains from a response, so does the sum: a partial sum could not be compared with a whole one.
+An ensemble doubts what its members don't agree on, against over-optimisation: Coste et al., arXiv:2310.02743, eq. 2
+(the minimum, their worst-case optimisation) and eq. 3 (the mean less the spread, their uncertainty-weighted one).
+
+Where a source abstains from a response, so does what it is part of: a sum or spread of the rest could not be compared
+with a whole one. What each source said on average is logged as `reward/0`, `reward/1`, ...
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from abc import abstractmethod
+from statistics import fmean, pstdev, pvariance
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from alignkit.interfaces import RewardSource
-from alignkit_reward.options import SumOptions
+from alignkit_reward.options import ComposedOptions, EnsembleOptions, SumOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit.interfaces import Context, Scorer
     from alignkit.options import Config
     from alignkit.records import Group
 
+OptionsT = TypeVar("OptionsT", bound=ComposedOptions)
 
-class SumReward(RewardSource[SumOptions]):
+
+class ComposedReward(RewardSource[OptionsT]):
+    """Base: builds the sources, and asks all of them."""
+
+    def __init__(self, config: OptionsT, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        build = self.context.build
+        self.sources = [cast("RewardSource[Any]", build("reward", spec)) for spec in config.sources]
+        self._figures: dict[str, float] = {}
+
+    @abstractmethod
+    def combined(self, parts: Sequence[float]) -> float:
+        """The score of a response from what each source says of it."""
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        of_sources = [source.score(groups) for source in self.sources]
+        rows = [[_known(parts) for parts in zip(*row, strict=True)] for row in zip(*of_sources, strict=True)]
+        self._figures = self._figures_of([parts for row in rows for parts in row if parts is not None])
+        return [[None if parts is None else self.combined(parts) for parts in row] for row in rows]
+
+    def _figures_of(self, whole: Sequence[Sequence[float]]) -> dict[str, float]:
+        """From what the sources say of each response from which none abstained; 0 where there is no such response."""
+        columns = list(zip(*whole, strict=True)) or [(0.0,)] * len(self.sources)
+        return {f"reward/{number}": fmean(column) for number, column in enumerate(columns)}
+
+    def figures(self) -> Mapping[str, float]:
+        return self._figures
+
+    def calibrate(self, groups: Sequence[Group]) -> None:
+        for source in self.sources:
+            source.calibrate(groups)
+
+
+class SumReward(ComposedReward[SumOptions]):
     """Weighted sum of reward sources."""
 
     Config: ClassVar[type[Config]] = SumOptions
 
     def __init__(self, config: SumOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
-        build = self.context.build
-        self._sources = [cast("RewardSource[Any]", build("reward", spec)) for spec in config.sources]
         self._weights = config.weights or (1.0,) * len(config.sources)
 
-    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        of_sources = [source.score(groups) for source in self._sources]
-        return [[self._total(parts) for parts in zip(*rows, strict=True)] for rows in zip(*of_sources, strict=True)]
-
-    def _total(self, parts: Sequence[float | None]) -> float | None:
-        known = [weight * part for weight, part in zip(self._weights, parts, strict=True) if part is not None]
-        return sum(known) if len(known) == len(parts) else None
-
-    def calibrate(self, groups: Sequence[Group]) -> None:
-        for source in self._sources:
-            source.calibrate(groups)
+    def combined(self, parts: Sequence[float]) -> float:
+        return sum(weight * part for weight, part in zip(self._weights, parts, strict=True))
 
     def start_critic(self) -> Scorer | None:
-        """The critic of the first source that has one."""
-        return next((critic for source in self._sources if (critic := source.start_critic()) is not None), None)
+        """The critic of the first source that has one, on the scale of its weight in the sum."""
+        for weight, source in zip(self._weights, self.sources, strict=True):
+            if weight and (critic := source.start_critic()) is not None:
+                if weight != 1:
+                    critic.rescale(0.0, 1 / weight)
+                return critic
+        return None
+
+
+class EnsembleReward(ComposedReward[EnsembleOptions]):
+    """What the members say together, less their doubt. How far apart they are on average is logged as
+    `reward_spread`."""
+
+    Config: ClassVar[type[Config]] = EnsembleOptions
+
+    def combined(self, parts: Sequence[float]) -> float:
+        if self.config.combine == "minimum":
+            return min(parts)
+        return fmean(parts) - self.config.spread_coef * self._spread(parts)
+
+    def _spread(self, parts: Sequence[float]) -> float:
+        return pvariance(parts) if self.config.spread == "variance" else pstdev(parts)
+
+    def _figures_of(self, whole: Sequence[Sequence[float]]) -> dict[str, float]:
+        spreads = [self._spread(parts) for parts in whole] or [0.0]
+        return {**super()._figures_of(whole), "reward_spread": fmean(spreads)}
+
+    def start_critic(self) -> Scorer | None:
+        """The critic of the first member that has one."""
+        return next((critic for source in self.sources if (critic := source.start_critic()) is not None), None)
+
+
+def _known(parts: Sequence[float | None]) -> list[float] | None:
+    """What every source says of a response; None where one of them abstained."""
+    known = [part for part in parts if part is not None]
+    return known if len(known) == len(parts) else None

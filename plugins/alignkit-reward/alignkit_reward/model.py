@@ -69,8 +69,11 @@ class ModelReward(RewardSource[ModelOptions]):
             self._stored.write(self._folder)
 
     def start_critic(self) -> Scorer:
-        """A trainable copy of the reward model."""
-        return self._load()
+        """A trainable copy of the reward model, whose head takes in the normalisation of the scores."""
+        scorer = self._load()
+        if self.config.normalise and (self._stored.mean, self._stored.std) != (0.0, 1.0):
+            scorer.rescale(self._stored.mean, self._stored.std)
+        return scorer
 
     def _load(self) -> Scorer:
         return self._policy_class.load_scorer(self._folder, self.context)

@@ -192,26 +192,63 @@ class RulesOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SumOptions(Config):
-    """The weighted sum of other reward sources."""
+class ComposedOptions(Config):
+    """What sources that are made of others share."""
 
     sources: tuple[ComponentSpec, ...]
     """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
+
+    def check(self) -> None:
+        """Raises InputError where there are no sources."""
+        if not self.sources:
+            raise InputError("is empty", where="sources", fix="name at least one reward source")
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        """The sources."""
+        return [(f"sources.{i}", "reward", spec) for i, spec in enumerate(self.sources)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumOptions(ComposedOptions):
+    """The weighted sum of other reward sources."""
+
     weights: tuple[float, ...] = ()
     """Factor of each source; none means 1 for all."""
 
     def check(self) -> None:
         """Raises InputError where the weights don't fit the sources."""
-        if not self.sources:
-            raise InputError("is empty", where="sources", fix="name at least one reward source")
+        super().check()
         if self.weights and len(self.weights) != len(self.sources):
             raise InputError(
                 f"{len(self.weights)} weights for {len(self.sources)} sources", where="weights", fix="one for each"
             )
 
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """The sources."""
-        return [(f"sources.{i}", "reward", spec) for i, spec in enumerate(self.sources)]
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleOptions(ComposedOptions):
+    """Several reward models for one objective, of which what they don't agree on is taken off (arXiv:2310.02743).
+
+    Reward models of one recipe differ when they are trained with different `run.seed`, better from different SFT
+    policies; `sources` names their folders.
+    """
+
+    sources: tuple[ComponentSpec, ...]
+    """The members: `[{plugin = "model", model = "run-1/reward"}, {plugin = "model", model = "run-2/reward"}]`."""
+    combine: Literal["mean-spread", "minimum"] = "mean-spread"
+    """`mean-spread` is the members' mean less spread_coef times how far apart they are, `minimum` the lowest score."""
+    spread_coef: NonNegative = 1.0
+    """Weight of the spread, the lambda of the paper; 0 takes the mean."""
+    spread: Literal["std", "variance"] = "std"
+    """The spread is the members' standard deviation, in units of reward, or their variance, as in the paper."""
+
+    def check(self) -> None:
+        """Raises InputError where there is nothing to agree on, or an option does nothing."""
+        super().check()
+        if len(self.sources) < 2:
+            raise InputError("one member always agrees with itself", where="sources", fix="name two or more")
+        changed = [name for name in ("spread_coef", "spread") if getattr(self, name) != getattr(EnsembleOptions, name)]
+        if self.combine == "minimum" and changed:
+            raise InputError("the minimum has no spread", where=changed[0], fix="leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Metrics, Policy, RewardSource
+    from alignkit.interfaces import Metrics
     from alignkit.options import Config
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
@@ -48,16 +48,9 @@ class RewardTraining(Optimizer[OptionsT]):
     consumes = Feed.RANKINGS
     loss_name: ClassVar[str]
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
-        self.scorer = policy.scorer()
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.scorer = self.policy.scorer()
         self._groups_without_order = 0
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Sums of sources, and a source as labeller: weights, abstentions, ties, duplicates and the noise's distribution."""
+"""Sums and ensembles, and a source as labeller: weights, abstentions, ties, duplicates and the noise's distribution."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_reward.composed import SumReward
+import torch
+from alignkit_reward.composed import EnsembleReward, SumReward
 from alignkit_reward.labeller import RewardLabeller
-from alignkit_reward.options import LabellerOptions, SumOptions
+from alignkit_reward.options import EnsembleOptions, LabellerOptions, SumOptions
 
 from alignkit import Context, Group, InputError, Prompt, RewardSource
+from alignkit.engine import train
+from alignkit.feeds import RolloutFeed
+from alignkit.interfaces import Feed, Optimizer
+from alignkit.options import RolloutOptions, Sampling
 from alignkit.testing import TinyPolicy
 from alignkit.testing.material import FixedSampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from alignkit import Scorer
+    from alignkit.batch import GroupBatch
 
 
 class Lookup(RewardSource[Any]):
@@ -35,7 +42,31 @@ class Lookup(RewardSource[Any]):
         self.calibrated_on = groups
 
     def start_critic(self) -> Scorer | None:
-        return TinyPolicy().scorer() if "critic" in self.table else None
+        return loud_scorer() if "critic" in self.table else None
+
+
+class AsLong(Lookup):
+    """A factor times the letters of a response."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__({})
+        self.factor = factor
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        return [[self.factor * len(text) for text in group.responses] for group in groups]
+
+
+def loud_scorer() -> Scorer:
+    """A scorer whose head is not zero."""
+    scorer = TinyPolicy().scorer()
+    with torch.no_grad():
+        scorer.modules()["scorer"].get_submodule("score").weight.fill_(0.25)  # type: ignore[union-attr, operator]
+    return scorer
+
+
+def outputs(scorer: Scorer, batch: GroupBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    found = scorer.forward(batch)
+    return found.values, found.scores
 
 
 def context(*sources: Lookup, seed: int = 0) -> Context:
@@ -61,6 +92,118 @@ def test_sum_passes_on_calibration_and_finds_a_critic() -> None:
     assert one.calibrated_on == two.calibrated_on == given
     assert total((), one, two).start_critic() is not None
     assert total((), one).start_critic() is None
+
+
+def test_the_critic_of_a_sum_is_on_the_scale_of_its_weight() -> None:
+    one, two = Lookup({"x": 1.0}), Lookup({"critic": 1.0})
+    batch = TinyPolicy().encode([Group(Prompt(text="p"), ("say it", "no"))])
+    plain, weighted = total((), one, two).start_critic(), total((1.0, -2.0), one, two).start_critic()
+    assert plain is not None and weighted is not None
+    scores = plain.forward(batch).scores
+    assert bool((scores != 0).all())
+    torch.testing.assert_close(weighted.forward(batch).scores, -2 * scores)
+    assert total((1.0, 0.0), one, two).start_critic() is None
+
+
+def test_a_scorer_is_rescaled_on_every_token() -> None:
+    batch = TinyPolicy().encode([Group(Prompt(text="p"), ("say it", "no"))])
+    before, after = loud_scorer(), loud_scorer()
+    after.rescale(0.3, 4.0)
+    for old, new in zip(outputs(before, batch), outputs(after, batch), strict=True):
+        torch.testing.assert_close(new, (old - 0.3) / 4.0)
+
+
+def ensemble(*sources: Lookup, **options: Any) -> EnsembleReward:
+    specs = tuple({"plugin": "lookup", "number": number} for number in range(len(sources)))
+    return EnsembleReward(EnsembleOptions(sources=specs, **options), context(*sources))
+
+
+MEMBERS = ({"x": 1.0, "y": 4.0, "z": 0.0}, {"x": 2.0, "y": 4.0, "z": None}, {"x": 6.0, "y": 4.0, "z": 1.0})
+DISAGREED = 14 / 3
+"""The variance of 1, 2 and 6, whose mean is 3."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 3.0 - math.sqrt(DISAGREED)),
+        ({"spread_coef": 0.5}, 3.0 - 0.5 * math.sqrt(DISAGREED)),
+        ({"spread_coef": 0.0}, 3.0),
+        ({"spread": "variance", "spread_coef": 0.5}, 3.0 - 0.5 * DISAGREED),
+        ({"combine": "minimum"}, 1.0),
+    ],
+)
+def test_an_ensemble_takes_off_what_its_members_do_not_agree_on(options: dict[str, Any], expected: float) -> None:
+    source = ensemble(*map(Lookup, MEMBERS), **options)
+    given = [Group(Prompt(text="p"), ("x", "y")), Group(Prompt(text="q"), ("z", "x"))]
+    (x, y), (z, again) = source.score(given)
+    assert (y, z) == (4.0, None)
+    assert x == again == pytest.approx(expected, abs=1e-12)
+
+
+def test_members_figures_are_told() -> None:
+    source = ensemble(*map(Lookup, MEMBERS))
+    source.score([Group(Prompt(text="p"), ("x", "y", "z"))])
+    told = source.figures()
+    assert dict(told) == pytest.approx(
+        {"reward/0": 2.5, "reward/1": 3.0, "reward/2": 5.0, "reward_spread": math.sqrt(DISAGREED) / 2}
+    )
+    source.score([Group(Prompt(text="p"), ("z",))])
+    assert told.keys() == source.figures().keys()
+    weighted = total((2.0, -0.5), Lookup({"x": 1.0, "y": 2.0}), Lookup({"x": 10.0, "y": None}))
+    weighted.score([Group(Prompt(text="p"), ("x", "y"))])
+    assert weighted.figures() == {"reward/0": 1.0, "reward/1": 10.0}
+
+
+def test_an_ensemble_passes_on_calibration_and_finds_a_critic() -> None:
+    one, two = Lookup({"x": 1.0}), Lookup({"critic": 1.0})
+    given = [Group(Prompt(text="p"), ("x",))]
+    ensemble(one, two).calibrate(given)
+    assert one.calibrated_on == two.calibrated_on == given
+    assert ensemble(one, two).start_critic() is not None
+    assert ensemble(one, one).start_critic() is None
+
+
+def test_an_ensembles_options_are_checked() -> None:
+    spec = {"plugin": "lookup"}
+    with pytest.raises(InputError, match="sources: one member always agrees"):
+        EnsembleOptions(sources=(spec,)).check()
+    with pytest.raises(InputError, match="sources: is empty"):
+        EnsembleOptions(sources=()).check()
+    for changed in ({"spread_coef": 2.0}, {"spread": "variance"}):
+        with pytest.raises(InputError, match=f"{next(iter(changed))}: the minimum has no spread"):
+            EnsembleOptions(sources=(spec, spec), combine="minimum", **changed).check()  # type: ignore[arg-type]
+
+
+def test_members_figures_reach_the_log_of_a_run(tmp_path: Path) -> None:
+    """And they are those of the rollouts, not of what the algorithm itself has scored later."""
+    log = []
+    policy = TinyPolicy()
+    reward = ensemble(AsLong(1.0), AsLong(3.0), spread_coef=0.5)  # type: ignore[arg-type]
+    options = RolloutOptions(iterations=2, batch_size=2, minibatch_size=2, group_size=4)
+
+    class Reading(Optimizer[RolloutOptions]):
+        consumes = Feed.ROLLOUTS
+
+        def prepare(self, batch: GroupBatch) -> GroupBatch:
+            assert self.reward is not None
+            self.reward.score([Group(Prompt(text="p"), ("x" * 1000,))])
+            self.batch_metrics = {"mean": float(batch.lengths.float().mean())}
+            return batch
+
+        def loss(self, batch: GroupBatch) -> Any:
+            return self.policy.forward(batch).logprobs.sum(), {}
+
+    feed = RolloutFeed(
+        [Prompt(text="a"), Prompt(text="b")], policy, reward, sampling=Sampling(max_tokens=6), options=options, seed=0
+    )
+    train(Reading(options, policy=policy, reward=reward), feed, folder=tmp_path, seed=0, on_step=log.append)
+    for record in log:
+        letters = record["reward/0"]
+        assert 0 < letters <= 6
+        assert record["reward/1"] == pytest.approx(3 * letters, rel=1e-6)
+        assert record["reward_spread"] == pytest.approx(letters, rel=1e-6)
+        assert letters <= record["mean"] <= letters + 1
 
 
 def test_specs_are_checked() -> None:
