@@ -46,6 +46,13 @@ class HFOptions(Config):
     loading finds that the model computes the same in both."""
     lora: LoraOptions = field(default_factory=LoraOptions)
     """Low-rank adapters; `lora.r = 8` switches them on."""
+    freeze_layers: Natural = 0
+    """The embeddings and this many layers above them stay as they are: no gradient, no optimiser state. A vocabulary
+    head that is tied to the embedding stays with it; another one and the last norm are trained. With LoRA, the adapters
+    of these layers stay zero. Reward models and critics that start from this policy keep the same layers."""
+    train_last: Natural = 0
+    """The same counted from the other end: only this many last layers are trained, with the last norm and a vocabulary
+    head of its own; 0 trains all that freeze_layers does not keep."""
     reference: Literal["auto", "copy", "adapter-off"] = "auto"
     """The frozen reference: a copy, or these weights with the adapter off. auto: adapter-off with LoRA."""
     quantize: Literal["none", "4bit"] = "none"
@@ -81,6 +88,8 @@ class HFOptions(Config):
             raise InputError(
                 "there is no adapter to switch off", where="reference", fix='set lora.r, or reference = "copy"'
             )
+        if self.freeze_layers and self.train_last:
+            raise InputError("freeze_layers says it already", where="train_last", fix="give one of the two")
         if self.quantize == "4bit":
             self._check_quantize()
 
@@ -90,6 +99,7 @@ class HFOptions(Config):
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             _check_folder(folder)
+            self._check_layers(folder)
         elif self.model.startswith((".", "/", "~", "\\")) or self.model.count("/") > 1 or folder.exists():
             raise InputError(f"there is no model folder {self.model}", where="model", fix="check the path")
         elif ("/" not in self.model or _offline()) and not _in_hub_cache(self.model):
@@ -99,6 +109,19 @@ class HFOptions(Config):
             raise InputError(
                 f"{self.model!r} is {state}", where="model", fix="give a local folder or a hub id (owner/name)"
             )
+
+    def _check_layers(self, folder: Path) -> None:
+        file = folder / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        counts = (
+            config.get("text_config", config).get(name) for name in ("num_hidden_layers", "n_layer", "num_layers")
+        )
+        layers = next((count for count in counts if isinstance(count, int)), None)
+        for name in ("freeze_layers", "train_last"):
+            if layers is not None and getattr(self, name) > layers:
+                raise InputError(
+                    f"the model has {layers} layers, not {getattr(self, name)}", where=name, fix=f"at most {layers}"
+                )
 
     def _check_quantize(self) -> None:
         if self.lora.r == 0:

@@ -16,6 +16,7 @@ from alignkit.records import Group
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
+from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
@@ -81,6 +82,7 @@ class HFPolicy(Policy[HFOptions]):
         path = probe.find_path(lm, layout=options.layout, attention=options.attention)
         model: nn.Module = loading.add_adapter(lm, options.lora) if options.lora.r else lm
         packed = PackedModel(model, autocast=loading.autocast_dtype(dtype, device), path=path)
+        freeze(packed, options)
         loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
         return packed, encoder, tokenizer
 
@@ -156,6 +158,7 @@ class HFPolicy(Policy[HFOptions]):
         if shares and self._adapter_is_trained() and self.config.quantize == "none":
             merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
             self.raw.model = loading.add_adapter(merged, self.config.lora)
+            freeze(self.raw, self.config)
         if shares and not self._adapter_is_trained():
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
             reference._owner = self
@@ -169,9 +172,10 @@ class HFPolicy(Policy[HFOptions]):
     def explain(self) -> str:
         """The layout, and why it is not the packed one."""
         path, name = self.raw.path, type(self.raw.lm).__name__
+        frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
         if path.packed:
-            return f"{name} runs in the packed layout"
-        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}"
+            return f"{name} runs in the packed layout{frozen}"
+        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
 
     def digest(self) -> str:
         """sha256 of the weights that take part (no adapter that is switched off) and of how they are computed with."""

@@ -16,8 +16,10 @@ from torch import nn
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Context, Scorer, ScorerOutput
+from alignkit.ops.distributed import num_processes
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
+from alignkit_hf.freezing import freeze, frozen_parameters
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.storage import merged_model
 
@@ -51,7 +53,9 @@ class HFScorer(Scorer):
         """
         lm = merged_model(policy.raw)
         if lm is policy.raw.lm:
-            lm = copy.deepcopy(lm)
+            # What neither of the two trains is there once. Sharded weights must not belong to two modules, though.
+            shared = frozen_parameters(policy.raw, policy.config) if num_processes() == 1 else []
+            lm = copy.deepcopy(lm, {id(parameter): parameter for parameter in shared})
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
         with loading.loading("model", policy.config.model), torch.device("meta"):
@@ -71,6 +75,7 @@ class HFScorer(Scorer):
         else:
             model.requires_grad_(True)
         packed = PackedModel(model, autocast=policy.raw.autocast, path=policy.raw.path)
+        freeze(packed, policy.config, where="policy.")
         loading.prepare_for_training(packed, gradient_checkpointing=policy.config.gradient_checkpointing)
         return cls(packed, policy.encoder, policy.tokenizer)
 
