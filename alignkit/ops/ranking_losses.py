@@ -87,6 +87,11 @@ class Rankings:
         return _mean_where(~self.beaten, of_responses, self)
 
 
+def ranks_of_scores(scores: Tensor, group_index: Tensor, num_groups: int) -> Tensor:
+    """[S] -> [S]: how many of its group score strictly higher, so that 0 is best and equal scores share a rank."""
+    return torch.bincount(Rankings.of(group_index, -scores, num_groups).worse, minlength=len(scores))
+
+
 def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
     """The batch without the groups that order no two different responses; cutting at a limit can make two the same."""
     rankings = Rankings.of_batch(batch)

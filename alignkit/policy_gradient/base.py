@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 import torch
 
 from alignkit.interfaces import Feed, Metrics, Optimizer
-from alignkit.ops.advantages import RunningMoments, moments
+from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.batched import policy_logprobs
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.ops.kl import kl_controller, kl_estimate
+from alignkit.ops.rollouts import rollout_figures
 from alignkit.ops.surrogates import (
     aggregate,
     clipped_policy_loss,
@@ -133,23 +134,22 @@ class PolicyGradient(Optimizer[OptionsT]):
 
     def observe(self, batch: GroupBatch, **more: float) -> None:
         """Sets the figures of a batch, and keeps its KL for the controller."""
-        logprobs, finished = known(batch.logprobs), batch.finished.float().sum()
-        kl = (logprobs - (logprobs if batch.ref_logprobs is None else batch.ref_logprobs)).sum()
-        counts = logprobs.new_tensor([batch.num_tokens, batch.num_responses])
-        sums = sum_over_processes(torch.cat([torch.stack([kl, logprobs.sum(), finished]), counts]))
-        kl_sum, logprob_sum, num_finished, tokens, responses = sums.tolist()
-        mean, variance, _ = moments(known(batch.rewards).float())
-        self.batch_metrics = {
-            "reward": float(mean),
-            "reward_std": float(variance.sqrt()),
-            "entropy": -logprob_sum / tokens,
-            "response_length": tokens / responses,
-            "finished": num_finished / responses,
-            **more,
-        }
-        if self.reference is not None:
-            self._last_kl = [kl_sum / responses, responses]
-            self.batch_metrics |= {"kl": kl_sum / responses, "kl_coef": self.kl_controller.coef}
+        figures, responses = rollout_figures(batch)
+        self.batch_metrics = {**figures, **more}
+        if "kl" in figures:
+            self._last_kl = [figures["kl"], responses]
+            self.batch_metrics["kl_coef"] = self.kl_controller.coef
+
+    def only(self, batch: GroupBatch, kept: Tensor) -> GroupBatch:
+        """The responses of a batch with advantages that `kept` [S] says are trained on; observes all of it.
+
+        Something is always left to take a step with: where nothing is, the first group with advantages of 0.
+        """
+        counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
+        self.observe(batch, kept=float(counts[0] / counts[1]))
+        if not bool(kept.any()):
+            batch, kept = batch.replace(advantages=torch.zeros_like(known(batch.advantages))), batch.group_index == 0
+        return batch if bool(kept.all()) else batch.select_responses(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The surrogate, the KL where it is part of the loss, and the entropy bonus."""

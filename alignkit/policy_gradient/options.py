@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Interval
 
@@ -50,7 +50,13 @@ class RolloutReferenceOptions(RolloutOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientOptions(RolloutReferenceOptions):
-    """Rewards, KL to the reference, and the surrogate loss."""
+    """Rewards, KL to the reference, and the surrogate loss.
+
+    Attributes:
+        imitates: whether the loss is a likelihood of what is trained on, which no step already taken makes wrong.
+    """
+
+    imitates: ClassVar[bool] = False
 
     learning_rate: NonNegative = 1e-6
     """Peak learning rate of AdamW."""
@@ -125,7 +131,7 @@ class PolicyGradientOptions(RolloutReferenceOptions):
             raise InputError(
                 f"{self.dual_clip} would cut off the ratio 1 of unchanged weights", where="dual_clip", fix="above 1"
             )
-        if self.surrogate == "logprob" and self.n_epochs > 1:
+        if self.surrogate == "logprob" and self.n_epochs > 1 and not self.imitates:
             raise InputError(
                 "`logprob` doesn't correct for the steps already taken, so it is for one pass over the rollouts",
                 where="surrogate",

@@ -1,4 +1,4 @@
-"""Plugin: preference optimisation without rollouts. Torch-free; an algorithm is imported when it is used."""
+"""Plugin: preference optimisation, mostly without rollouts. Torch-free; an algorithm is imported when it is used."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ALIGNKIT_INTERFACE = 1
 def register_optimizers(register: Register) -> None:
     """Registers `dpo` and its family."""
     register("dpo", "alignkit_dpo.dpo:DPO", config=options.DPOOptions)
+    register("online-dpo", "alignkit_dpo.online_dpo:OnlineDPO", config=options.OnlineDPOOptions)
     register("robust-dpo", "alignkit_dpo.dpo:RobustDPO", config=options.RobustDPOOptions)
     register("dpop", "alignkit_dpo.dpo:DPOP", config=options.DPOPOptions)
     register("rdpo", "alignkit_dpo.dpo:RDPO", config=options.RDPOOptions)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 
+from alignkit.errors import InputError
 from alignkit.options import Fraction, NonNegative, Positive, TrainingOptions
+from alignkit.policy_gradient.options import RolloutReferenceOptions
 
 FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
 FDivergence = Literal["reverse-kl", "forward-kl", "js", "alpha"]
@@ -66,6 +68,31 @@ class DPOOptions(DivergenceOptions):
 
     label_smoothing: FlipProbability = 0.0
     """Probability that a preference is recorded the wrong way round (conservative DPO)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineDPOOptions(DPOOptions, RolloutReferenceOptions):
+    """DPO on pairs of rollouts that the reward source ranks (arXiv:2402.04792).
+
+    Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x)), y_w and y_l sampled from pi
+        and ranked by their scores
+    Paper: Guo et al., arXiv:2402.04792, algorithm 1.
+    Use it when: there is a reward or a judge, and DPO on recorded pairs stands still because the policy no longer
+        writes such responses. Simpler and steadier than a policy gradient, but it only knows who wins.
+    """
+
+    group_size: Annotated[int, Ge(2)] = 2
+    """Responses sampled for each prompt."""
+    pairs: Literal["best-worst", "all"] = "best-worst"
+    """Which pairs of a prompt's responses are compared: the highest against the lowest score, or all of different
+    scores. Prompts whose responses all score the same say nothing and are left out."""
+    missing_eos_penalty: NonNegative = 0.0
+    """Taken, before ranking, from the score of a response that was cut off at the length limit."""
+
+    def check(self) -> None:
+        super().check()
+        if self.kl_controller == "linear" and not self.kl_coef_end:
+            raise InputError("beta must stay above 0", where="kl_coef_end", fix="say where `linear` shall take beta")
 
 
 @dataclass(frozen=True, kw_only=True)

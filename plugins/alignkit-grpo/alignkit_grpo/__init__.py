@@ -15,7 +15,7 @@ ALIGNKIT_INTERFACE = 1
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    """Registers the algorithms, which are one base with different options."""
+    """Registers the algorithms: one base with different options, and the imitation of the best."""
     register("grpo", "alignkit_grpo.grpo:GRPO", config=options.GRPOOptions)
     register("rloo", "alignkit_grpo.rloo:RLOO", config=options.RLOOOptions)
     register("reinforce", "alignkit_grpo.reinforce:REINFORCE", config=options.REINFORCEOptions)
@@ -28,3 +28,4 @@ def register_optimizers(register: Register) -> None:
         config=options.REINFORCEPlusPlusOptions,
     )
     register("remax", "alignkit_grpo.remax:ReMax", config=options.ReMaxOptions)
+    register("raft", "alignkit_grpo.raft:RAFT", config=options.RAFTOptions)

@@ -1,8 +1,7 @@
 """What algorithms without a critic share: a baseline instead of values, and which responses are trained on.
 
 Deliberately different: a loss is taken over the responses that are trained on. Where `truncated` or `dynamic_sampling`
-leave some out, they count in no mean; other tools divide by them too. Something is always left to take a step with:
-where nothing is, the first group with advantages of 0.
+leave some out, they count in no mean; other tools divide by them too.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from alignkit.ops.advantages import (
     rewards_to_go,
     whiten,
 )
-from alignkit.ops.distributed import sum_over_processes
 from alignkit.policy_gradient.base import PolicyGradient, known
 from alignkit_grpo.greedy import greedy_rollouts
 from alignkit_grpo.options import CriticFreeOptions
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Policy, RewardSource
     from alignkit.options import Config
 
 OptionsT = TypeVar("OptionsT", bound=CriticFreeOptions)
@@ -44,15 +41,8 @@ class CriticFree(PolicyGradient[OptionsT]):
 
     Config: ClassVar[type[Config]] = CriticFreeOptions
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.earlier_rewards = RunningMoments()
 
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
@@ -68,12 +58,7 @@ class CriticFree(PolicyGradient[OptionsT]):
         advantages = returns - self._baseline(batch, judged)[batch.response_index]
         advantages = self._normalized(batch, advantages, judged)
         batch = batch.replace(token_rewards=token_rewards, advantages=advantages)
-        kept = self._kept(batch)
-        counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
-        self.observe(batch, kept=float(counts[0] / counts[1]))
-        if not bool(kept.any()):
-            batch, kept = batch.replace(advantages=torch.zeros_like(advantages)), batch.group_index == 0
-        return batch if bool(kept.all()) else batch.select_responses(kept)
+        return self.only(batch, self._kept(batch))
 
     def _overlong(self, batch: GroupBatch) -> Tensor:
         """[S] the penalty of long responses: 0 up to the last share of the limit, then rising."""

@@ -4,7 +4,9 @@ has its help where it is first defined."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
 
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
@@ -191,3 +193,38 @@ class ReMaxOptions(CriticFreeOptions):
     credit: Credit = "token"
     surrogate: Surrogate = "logprob"
     aggregation: Aggregation = "sum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAFTOptions(PolicyGradientOptions):
+    """Reward-ranked fine-tuning: the likelihood of the best of n rollouts (arXiv:2304.06767).
+
+    Formula: mean over tokens of -log pi(t), over the winners: of each group the `winners` highest
+        score - kl_coef * log(pi_old(y|x) / pi_ref(y|x)), with a score of at least the threshold
+    Paper: Dong et al., arXiv:2304.06767, algorithm 1; by a threshold alone it is rejection sampling fine-tuning,
+        Yuan et al., arXiv:2308.01825.
+    Use it when: supervised fine-tuning is stable and a policy gradient is not, or as a strong baseline. With winners =
+        group_size and a threshold, all right answers of a verifiable task are imitated.
+    """
+
+    imitates: ClassVar[bool] = True
+
+    group_size: Annotated[int, Ge(2)] = 8
+    """Responses sampled for each prompt."""
+    winners: Count = 1
+    """Responses of each group that are trained on; of equal rewards the ones sampled first."""
+    threshold: float | None = None
+    """Lowest score, as the reward source gives it, that is trained on. Left out, all winners are."""
+    surrogate: Surrogate = "logprob"
+    kl_coef: NonNegative = 0.0
+
+    def check(self) -> None:
+        super().check()
+        if self.winners > self.group_size:
+            raise InputError(f"a group has only {self.group_size} responses", where="winners", fix="at most group_size")
+        if self.winners == self.group_size and self.threshold is None:
+            raise InputError(
+                "every response would win, whatever its reward",
+                where="winners",
+                fix="fewer than group_size, or set a threshold",
+            )

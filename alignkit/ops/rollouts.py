@@ -1,0 +1,56 @@
+"""Choosing among the rollouts of a prompt, and the figures of a batch of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from alignkit.ops.advantages import moments
+from alignkit.ops.distributed import sum_over_processes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+
+
+def highest_of_groups(scores: Tensor, group_index: Tensor, count: int = 1) -> Tensor:
+    """[S] bool: the `count` highest scores of each group; of equal ones those that come first.
+
+    Args:
+        scores: [S]. group_index: [S], ascending.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(group_index[order], stable=True)]
+    sizes = torch.bincount(group_index)
+    place = torch.arange(len(scores), device=scores.device) - (sizes.cumsum(0) - sizes)[group_index]
+    return torch.zeros_like(group_index, dtype=torch.bool).index_fill(0, order[place < count], True)
+
+
+def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:
+    """(figures of a scored batch with `logprobs`, its number of responses), over all processes.
+
+    The KL, where the batch has `ref_logprobs`, is the mean sampled log-ratio in nats a response, the entropy the mean
+    of -logprobs in nats a token.
+
+    Raises:
+        ValueError: the batch has no rewards or logprobs.
+    """
+    if batch.rewards is None or batch.logprobs is None:
+        raise ValueError("a batch is scored and has logprobs before its figures are taken")
+    reference = batch.logprobs if batch.ref_logprobs is None else batch.ref_logprobs
+    sums = torch.stack(
+        [(batch.logprobs - reference).sum(), batch.logprobs.sum(), batch.finished.to(batch.logprobs.dtype).sum()]
+    )
+    counts = batch.logprobs.new_tensor([batch.num_tokens, batch.num_responses])
+    kl, logprobs, finished, tokens, responses = sum_over_processes(torch.cat([sums, counts])).tolist()
+    mean, variance, _ = moments(batch.rewards.float())
+    figures = {
+        "reward": float(mean),
+        "reward_std": float(variance.sqrt()),
+        "entropy": -logprobs / tokens,
+        "response_length": tokens / responses,
+        "finished": finished / responses,
+    }
+    return figures | ({} if batch.ref_logprobs is None else {"kl": kl / responses}), responses

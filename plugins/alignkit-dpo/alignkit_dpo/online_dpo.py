@@ -1,0 +1,102 @@
+"""Online DPO, Guo et al., arXiv:2402.04792: DPO on the policy's own rollouts, ranked by a reward source.
+
+The loss is DPO's, on fresh pairs. Different on purpose: there may be more than two responses a prompt, of which the
+best and the worst or all pairs are compared; prompts without two different scores are left out, and count in no mean;
+beta may follow the KL that is measured, as kl_coef of a policy gradient does.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from alignkit.interfaces import Feed
+from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.divergences import derivative
+from alignkit.ops.kl import kl_controller
+from alignkit.ops.ranking_losses import ranks_of_scores, with_ordered_pairs
+from alignkit.ops.rollouts import highest_of_groups, rollout_figures
+from alignkit_dpo.dpo import DPO
+from alignkit_dpo.options import OnlineDPOOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Metrics
+    from alignkit.ops.kl import FixedKL
+    from alignkit.ops.ranking_losses import Rankings
+    from alignkit.options import Config
+    from alignkit_dpo.base import ResponseLogprobs
+
+
+class OnlineDPO(DPO):
+    """DPO on ranked rollouts."""
+
+    Config: ClassVar[type[Config]] = OnlineDPOOptions
+    config: OnlineDPOOptions
+    consumes = Feed.ROLLOUTS
+
+    _last_kl: tuple[float, ...] = ()
+
+    @cached_property
+    def kl_controller(self) -> FixedKL:
+        """Gives beta, `coef`."""
+        options = self.config
+        return kl_controller(
+            options.kl_controller,
+            options.beta,
+            target=options.kl_target,
+            horizon=options.kl_horizon,
+            end=options.kl_coef_end,
+        )
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """The responses that are compared, with their ranks, and the reference's log-probabilities.
+
+        Raises:
+            ValueError: the batch has no rewards.
+        """
+        if self._last_kl:
+            self.kl_controller.update(*self._last_kl)
+        if batch.logprobs is None:
+            batch = batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
+        assert self.reference is not None
+        batch = batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
+        figures, responses = rollout_figures(batch)
+        self._last_kl = (figures["kl"], responses)
+        self.batch_metrics = {**figures, "beta": self.kl_controller.coef}
+        return self._compared(batch)
+
+    def _compared(self, batch: GroupBatch) -> GroupBatch:
+        """The responses that are compared, with ranks; the first prompt's, all tied, where there is nothing to compare,
+        so that every process has something to take a step with."""
+        assert batch.rewards is not None
+        scores = batch.rewards - self.config.missing_eos_penalty * ~batch.finished
+        ranked = batch.replace(ranks=ranks_of_scores(scores, batch.group_index, batch.num_groups))
+        if self.config.pairs == "best-worst":
+            best, worst = (highest_of_groups(sign * scores, batch.group_index) for sign in (1, -1))
+            ranked = ranked.select_responses(best | worst)
+        compared = with_ordered_pairs(ranked)
+        if compared.num_groups:
+            return compared
+        return ranked.replace(ranks=torch.zeros_like(ranked.group_index)).select([0])
+
+    def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
+        return self.kl_controller.coef * derivative(responses.logratios, *self.config.divergence)
+
+    def _metrics(self, batch: GroupBatch, rankings: Rankings, responses: ResponseLogprobs) -> Metrics:
+        metrics = super()._metrics(batch, rankings, responses)
+        del metrics["reference_kl"]  # that of responses sampled from the reference; these are the policy's
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl_controller": self.kl_controller.state_dict(), "last_kl": list(self._last_kl)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kl_controller.load_state_dict(state["kl_controller"])
+        self._last_kl = tuple(state["last_kl"])

@@ -1,0 +1,35 @@
+"""RAFT, Dong et al., arXiv:2304.06767: sample, rank by the reward, fine-tune on the best, and again.
+
+In the terms of a policy gradient: an advantage of 1 for the winners, and no one else is there. So the KL to a reference
+counts in the ranking, as in the paper's regularised reward, and what all online algorithms have is here too. Different
+on purpose: by a threshold (rejection sampling, arXiv:2308.01825) duplicates are kept, so that a response counts as
+often as it was sampled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from alignkit.ops.rollouts import highest_of_groups
+from alignkit.policy_gradient.base import PolicyGradient, known
+from alignkit_grpo.options import RAFTOptions
+
+if TYPE_CHECKING:
+    from alignkit.batch import GroupBatch
+    from alignkit.options import Config
+
+
+class RAFT(PolicyGradient[RAFTOptions]):
+    """Imitates the best of n."""
+
+    Config: ClassVar[type[Config]] = RAFTOptions
+
+    def with_advantages(self, batch: GroupBatch) -> GroupBatch:
+        """The winners, each token with an advantage of 1."""
+        token_rewards = self.token_rewards(batch, self.shaped_scores(batch))
+        won = highest_of_groups(batch.sum_by_response(token_rewards), batch.group_index, self.config.winners)
+        if self.config.threshold is not None:
+            won = won & (known(batch.rewards) >= self.config.threshold)
+        return self.only(batch.replace(token_rewards=token_rewards, advantages=torch.ones_like(token_rewards)), won)
