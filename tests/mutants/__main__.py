@@ -67,12 +67,12 @@ def _dotted(file: Path) -> str:
 def chosen_mutants(files: dict[str, Path], sample: int, seed: int) -> list[Mutant]:
     """All mutants but the equivalent ones, or a sample of them."""
     table = tomllib.loads((Path(__file__).parent / "equivalent.toml").read_text(encoding="utf-8"))
-    equivalent = {(row["where"], row["change"]) for row in table.get("equivalent", [])}
+    equivalent = {(row["where"], change) for row in table["equivalent"] for change in row["changes"]}
     found = [mutant for name, file in files.items() for mutant in mutants_of(file, name)]
-    found = [mutant for mutant in found if (mutant.where, mutant.change) not in equivalent]
+    found = [m for m in found if not {(m.where, m.change), (m.where, "*")} & equivalent]
     if not sample or sample >= len(found):
         return found
-    return sorted(random.Random(seed).sample(found, sample), key=lambda mutant: (mutant.module, mutant.lines.start))
+    return sorted(random.Random(seed).sample(found, sample), key=lambda mutant: mutant.module)
 
 
 def main(arguments: Sequence[str]) -> int:

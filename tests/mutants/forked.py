@@ -106,11 +106,10 @@ class ForkedRuns:
 
     def _tests_of(self, mutant: Mutant, path: str) -> list[pytest.Item]:
         """The tests that reach a mutant, module by module, the quick ones first, as long as there is time."""
-        whole = mutant.where.endswith(":")
 
         def reaches(item: pytest.Item) -> bool:
             lines = self.reached[item.nodeid].lines.get(path, set())
-            return bool(lines) if whole else any(line in lines for line in mutant.lines)
+            return any(line in lines for line in mutant.lines) if mutant.lines else bool(lines)
 
         chosen = [item for item in self.items if reaches(item)]
         by_module: dict[str, list[float]] = {}

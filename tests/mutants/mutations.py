@@ -49,7 +49,7 @@ PAIRS = (
     ("group_mean", "leave_one_out_mean"),
 )
 NAMES = {one: other for pair in PAIRS for one, other in (pair, pair[::-1])}
-NOT_SWAPPED = {"isinstance", "zip", "cast", "TypeVar", "min", "max", "minimum", "maximum", "logaddexp"}
+NOT_SWAPPED = {"isinstance", "zip", "cast", "TypeVar", "min", "max", "minimum", "maximum", "logaddexp", "promote_types"}
 """Calls whose arguments have no order, or no meaning in another one."""
 SKIPPED_STATEMENTS = (ast.Raise, ast.Assert, ast.Import, ast.ImportFrom)
 SKIPPED_FIELDS = {"annotation", "returns", "decorator_list", "bases"}
@@ -61,7 +61,7 @@ class Mutant:
 
     Attributes:
         module: its dotted name. where: `module:function`, or `module:` of its top level.
-        lines: of the statement that is changed.
+        lines: of the statement that is changed; none where it runs when the module is imported.
         change: the expression before and after.
         code: of the whole module.
     """
@@ -75,20 +75,21 @@ class Mutant:
 
 @dataclass(frozen=True)
 class _Place:
-    """A node, and where it hangs: its statement, the expression around it, the function, and how to replace it."""
+    """A node: its statement, the expression around it, the class or function, whether in its body, how to replace it."""
 
     node: ast.AST
     statement: ast.stmt
     around: ast.AST
     function: str
+    inside: bool
     put: Callable[[ast.AST], None]
 
 
 def mutants_of(path: Path, module: str) -> Iterator[Mutant]:
     """Every mutant of a module, in the order of its lines."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    seen = set()
-    for place in list(_places(tree, tree, tree, "")):
+    seen = {ast.unparse(tree)}
+    for place in list(_places(tree, tree, tree, "", inside=False)):
         before = ast.unparse(place.around)
         for replacement in _replacements(place.node):
             place.put(ast.fix_missing_locations(ast.copy_location(replacement, place.node)))
@@ -110,16 +111,19 @@ def unchanged(path: Path, module: str) -> Mutant:
 
 def _lines(place: _Place) -> range:
     """Of a simple statement all lines, of one with a body those of the expression."""
+    if not place.inside:
+        return range(0)
     has_body = hasattr(place.statement, "body")
     spanning: Any = place.node if has_body and hasattr(place.node, "lineno") else place.statement
     return range(spanning.lineno, (spanning.end_lineno or spanning.lineno) + 1)
 
 
-def _places(node: ast.AST, statement: Any, around: ast.AST, function: str) -> Iterator[_Place]:
+def _places(node: ast.AST, statement: Any, around: ast.AST, function: str, *, inside: bool) -> Iterator[_Place]:
     """The expressions below a node, and it itself."""
     for name, value in ast.iter_fields(node):
         if name in SKIPPED_FIELDS:
             continue
+        within = inside or (name == "body" and isinstance(node, ast.FunctionDef))
         for number, child in enumerate(value if isinstance(value, list) else [value]):
             if not isinstance(child, ast.AST) or _is_skipped(child):
                 continue
@@ -128,8 +132,8 @@ def _places(node: ast.AST, statement: Any, around: ast.AST, function: str) -> It
                 where = f"{function}.{child.name}".lstrip(".")
             below = child if isinstance(child, ast.stmt) else statement
             context = around if isinstance(around, ast.expr) and isinstance(child, ast.expr) else child
-            yield _Place(child, below, context, where, _putter(node, name, value, number))
-            yield from _places(child, below, _context(around, child), where)
+            yield _Place(child, below, context, where, within, _putter(node, name, value, number))
+            yield from _places(child, below, _context(around, child), where, inside=within)
 
 
 def _context(around: ast.AST, child: ast.AST) -> ast.AST:

@@ -131,6 +131,12 @@ def test_running_moments_are_those_of_everything_seen() -> None:
     assert running.normalize(torch.tensor([0.0, 2.0])).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_running_moments_of_equal_values_normalise_them_to_zero() -> None:
+    running = RunningMoments()
+    running.update(torch.tensor([2.0, 2.0]))
+    assert running.normalize(torch.tensor([2.0, 2.5])).tolist() == pytest.approx([0.0, 5e3])
+
+
 def test_running_moments_go_on_from_their_state() -> None:
     first, second = RunningMoments(), RunningMoments()
     first.update(torch.tensor([1.0, 5.0]))

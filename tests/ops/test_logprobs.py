@@ -45,8 +45,18 @@ def by_softmax(
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=list(BUDGETS))
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("transform", [LogitTransform(), LogitTransform(scale=0.3), LogitTransform(1.5, 7.0)])
+@pytest.mark.parametrize(
+    ("transform", "temperature"),
+    [
+        (LogitTransform(), 1.0),
+        (LogitTransform(), 0.6),
+        (LogitTransform(), 2.0),
+        (LogitTransform(scale=2.0), 1.0),
+        (LogitTransform(scale=0.3), 0.6),
+        (LogitTransform(1.5, 7.0), 1.0),
+        (LogitTransform(1.5, 7.0), 0.6),
+    ],
+)
 def test_values_and_gradients_equal_the_softmax(budget: str, temperature: float, transform: LogitTransform) -> None:
     chunk_bytes, keep_bytes = BUDGETS[budget]
     leaves = inputs()
@@ -79,6 +89,20 @@ def test_gradients_without_entropy_and_bias(budget: str) -> None:
     weights = torch.linspace(-1, 2, ROWS, dtype=torch.float64)
     got = torch.autograd.grad((weights * logprobs).sum(), (hidden, weight))
     torch.testing.assert_close(got, torch.autograd.grad((weights * expected).sum(), (hidden, weight)))
+
+
+def test_products_in_bfloat16_have_the_gradient_of_those_in_float32() -> None:
+    hidden, weight, _, targets = inputs(torch.float32)
+    expected, _ = by_softmax(hidden, weight, None, targets, 1.0, LogitTransform())
+    exact = torch.autograd.grad((torch.linspace(-1, 2, ROWS) * expected).sum(), (hidden, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, entropy = linear_logprobs(hidden, weight, targets, chunk_bytes=5 * VOCABULARY * 4)
+    assert entropy is None
+    assert logprobs.dtype == torch.float32
+    got = torch.autograd.grad((torch.linspace(-1, 2, ROWS) * logprobs).sum(), (hidden, weight))
+    for ours, theirs in zip(got, exact, strict=True):
+        assert ours.dtype == torch.float32
+        assert float((ours - theirs).norm() / theirs.norm()) < 0.02
 
 
 def test_a_second_backward_gives_the_same_gradient() -> None:

@@ -72,6 +72,49 @@ def test_directional_derivative(length: float) -> None:
     assert (found / length).tolist() == pytest.approx(slopes.tolist(), abs=1e-3)
 
 
+def reaches_tried(slope: float, at: torch.Tensor) -> list[float]:
+    """How far from `at` a function is asked for, once for each attempt, along a vector of length 2."""
+    vector, asked = torch.tensor([2.0, 0.0], dtype=torch.float64), []
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        asked.append(float((x - at)[0]) / 2)
+        return slope * (x - at)[0] * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+
+    found = directional_derivative(linear, at, vector)
+    assert found.tolist() == pytest.approx([2 * slope, -2 * slope, 2 * slope], rel=1e-9)
+    assert asked[::2] == pytest.approx([-reach for reach in asked[1::2]], rel=1e-9)
+    return asked[::2]
+
+
+@pytest.mark.parametrize(
+    ("change", "attempts"), [(0.03, 1), (0.0032, 1), (0.0028, 2), (0.08, 1), (0.1, 2), (1e-5, 2), (40.0, 2)]
+)
+def test_the_reach_makes_a_change_of_some_hundredths(change: float, attempts: int) -> None:
+    # The first reach is a thousandth of the weights' norm, here of 5; that of the vector is 2.
+    first = 5 / 2 * 1e-3
+    reaches = reaches_tried(change / (2 * first), torch.tensor([3.0, 4.0], dtype=torch.float64))
+    assert len(reaches) == attempts
+    assert reaches[0] == pytest.approx(first, rel=1e-9)
+    if attempts == 2:
+        assert reaches[1] == pytest.approx(first * 0.03 / change, rel=1e-6)
+
+
+def test_the_reach_at_weights_of_zero_is_not_zero() -> None:
+    assert reaches_tried(1e9, torch.zeros(2, dtype=torch.float64))[0] == pytest.approx(5e-16, rel=1e-6)
+
+
+def test_a_function_that_jumps_is_given_up_on() -> None:
+    asked = 0
+
+    def jump(x: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        return x.sign()
+
+    directional_derivative(jump, torch.zeros(1), torch.ones(1))
+    assert asked == 2 * 4
+
+
 def test_derivative_of_a_constant_is_zero() -> None:
     found = directional_derivative(lambda x: torch.ones(2), torch.ones(3), torch.ones(3))
     assert found.tolist() == [0.0, 0.0]

@@ -17,6 +17,7 @@ from alignkit.ops.ranking_losses import (
     logistic_loss,
     pair_accuracy,
     plackett_luce,
+    reverse_kl_to_best,
     with_ordered_pairs,
 )
 
@@ -83,6 +84,15 @@ def test_infonce_by_hand() -> None:
     close(infonce(scores(2.0, 1.0, 0.0), rankings([0, 0, 1])), tied)
     # Who stands second does not matter.
     close(infonce(scores(1.0, 2.0, 0.0), rankings([2, 0, 1])), math.log(1 + E**-1 + E**-2))
+
+
+def test_reverse_kl_to_several_best_by_hand() -> None:
+    # Two share the best place of four: the target is 0.45, 0.45, 0.05 and 0.05.
+    values = [0.5, -1.0, 2.0, 0.0]
+    total = sum(math.exp(value) for value in values)
+    q = [math.exp(value) / total for value in values]
+    expected = sum(p * math.log(p / target) for p, target in zip(q, [0.45, 0.05, 0.45, 0.05], strict=True))
+    close(reverse_kl_to_best(scores(*values), rankings([0, 1, 0, 1]), 0.1), expected)
 
 
 def test_plackett_luce_by_hand() -> None:

@@ -129,3 +129,9 @@ def test_off_policy_responses_are_left_out_where_they_are_bad() -> None:
     # The policy has moved away by 0.2, 0.3 and -0.4 nats a token.
     assert off_policy_mask(-X, advantages, responses(), 0.25).tolist() == [True, True, True, False, True, True]
     assert off_policy_mask(X, advantages, responses(), 0.25).tolist() == [True, True, True, True, True, False]
+
+
+def test_a_response_at_the_limit_is_kept() -> None:
+    advantages, half = torch.full((6,), -1.0), torch.full((6,), 0.5)
+    assert off_policy_mask(-half, advantages, responses(), 0.5).all()
+    assert not off_policy_mask(-half, advantages, responses(), 0.499).any()

@@ -168,6 +168,38 @@ def test_the_likelihood_term_is_the_best_response_a_token(member: type[Any], opt
     assert difference == pytest.approx(0.7 * nll, abs=1e-9)
 
 
+def test_figures_of_a_step() -> None:
+    policy = TablePolicy(REFERENCE)
+    optimizer = DPO(DPO.Config(beta=0.3, sft_weight=0.7), policy=policy)  # type: ignore[arg-type]
+    # A third group whose responses are the same orders nothing: it is dropped and counted.
+    batch = optimizer.prepare(batch_of([*RESPONSES, [[1], [1]]], [*RANKS, (0, 1)]))
+    assert optimizer.batch_metrics == {"groups_without_order": 1.0}
+    with torch.no_grad():
+        policy.logits.copy_(torch.tensor(POLICY, dtype=torch.float64).log())
+        _, metrics = optimizer.loss(batch)
+
+    def mean(figure: PairLoss) -> float:
+        return mean_over_pairs(figure)
+
+    expected = {
+        "accuracy": mean(lambda b, w: float(b.d > w.d)),
+        "margin": mean(lambda b, w: 0.3 * (b.d - w.d)),
+        "chosen_reward": mean(lambda b, w: 0.3 * b.d),
+        "rejected_reward": mean(lambda b, w: 0.3 * w.d),
+        "chosen_logprobs": mean(lambda b, w: b.p),
+        "rejected_logprobs": mean(lambda b, w: w.p),
+        "reference_kl": -sum(answer.d for group in GROUPS for answer in group) / 5,
+        "nll": -(math.log(0.036) / 3 + math.log(0.09) / 2) / 2,
+    }
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("member", [CPO, SimPO, ORPO])
+def test_no_reference_is_made_where_the_loss_has_none(member: type[Any]) -> None:
+    assert member(policy=TablePolicy(REFERENCE)).reference is None
+    assert DPO(policy=TablePolicy(REFERENCE)).reference is not None
+
+
 def test_list_dpo_on_a_full_ranking_takes_every_place() -> None:
     policy = TablePolicy(REFERENCE)
     optimizer = ListDPO(ListDPO.Config(beta=0.3), policy=policy)  # type: ignore[arg-type]

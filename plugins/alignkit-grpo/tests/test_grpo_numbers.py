@@ -110,6 +110,20 @@ def test_normalised_by_the_deviation_of_the_batch() -> None:
     assert advantages(DrGRPO, normalize_advantages="batch") == approx(expected)
 
 
+def test_the_deviation_of_a_batch_of_two_has_the_divisor_one() -> None:
+    two = GroupBatch.from_ids([[0]], [[[0], [1, 2]]], [Group(Prompt(text="p"), ("A", "B"))]).replace(
+        rewards=torch.tensor([3.0, 1.0]), logprobs=torch.tensor(OLD[:3]), response_limit=4
+    )
+    prepared = make(DrGRPO, normalize_advantages="batch").prepare(two)
+    scaled = 1 / (math.sqrt(2) + 1e-4)
+    assert prepared.advantages.tolist() == approx([scaled, -scaled, -scaled])
+
+
+def test_without_a_known_limit_the_longest_response_is_it() -> None:
+    prepared = make(DrGRPO).prepare(rollouts().replace(response_limit=0))
+    assert prepared.response_limit == 4
+
+
 def test_rloo_holds_each_reward_less_its_kl_against_the_others() -> None:
     r = [raw - 0.1 * kl for raw, kl in zip(RAW, KL, strict=True)]
     expected = [

@@ -95,6 +95,8 @@ def test_margin_is_the_gap_of_the_annotators_scores() -> None:
     assert loss.item() == pytest.approx(math.log(1 + math.exp(1.5)), abs=1e-6)
     with pytest.raises(InputError, match="some responses have none"):
         optimizer.prepare(optimizer.policy.encode([replace(record, scores=(1.0, None))]))
+    with pytest.raises(InputError, match="some responses have none"):
+        optimizer.prepare(optimizer.policy.encode([record, replace(record, scores=None)]))
 
 
 def test_smoothing_and_temperature_reach_the_loss() -> None:

@@ -20,16 +20,16 @@ from alignkit_trl.bridge import FixedRowOrder, RowOrder, common_arguments, hf_po
 from alignkit_trl.options import TRLDPOOptions, TRLKTOOptions, TRLOptions, TRLSFTOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from alignkit_hf.modeling import PackedModel
 
     from alignkit.batch import GroupBatch
     from alignkit.engine import TrainResult
-    from alignkit.interfaces import Context, Policy, RewardSource
     from alignkit.options import Config, Sampling
     from alignkit.records import Group
+    from alignkit_trl.bridge import OnStep
 
 OptionsT = TypeVar("OptionsT", bound=TRLOptions)
 Row = dict[str, Any]
@@ -40,16 +40,9 @@ class OfflineTrainer(ForeignTrainer[OptionsT]):
 
     trainer: ClassVar[str]
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
-        self.hf = hf_policy(policy)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.hf = hf_policy(self.policy)
 
     @property
     def packed(self) -> PackedModel:
@@ -69,13 +62,7 @@ class OfflineTrainer(ForeignTrainer[OptionsT]):
         return own_tokenizer(self.hf)
 
     def run(
-        self,
-        groups: Sequence[Group],
-        *,
-        sampling: Sampling,
-        folder: Path,
-        seed: int,
-        on_step: Callable[[dict[str, float]], None],
+        self, groups: Sequence[Group], *, sampling: Sampling, folder: Path, seed: int, on_step: OnStep
     ) -> TrainResult:
         from datasets import Dataset
 

@@ -18,13 +18,14 @@ from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_
 from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from alignkit.engine import TrainResult
-    from alignkit.interfaces import Context, Policy, RewardSource
+    from alignkit.interfaces import RewardSource
     from alignkit.options import Config, Sampling
     from alignkit.records import Prompt
+    from alignkit_trl.bridge import OnStep
 
 OptionsT = TypeVar("OptionsT", bound=TRLRolloutOptions)
 INDEX = "prompt_index"
@@ -37,28 +38,15 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
     uses_reference = True
     trainer: ClassVar[str]
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
-        self.hf = hf_policy(policy)
-        if reward is None:
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.hf = hf_policy(self.policy)
+        if self.reward is None:
             raise InputError("samples are scored by a reward, and there is none", where="reward", fix="--reward NAME")
-        self.source = reward
+        self.source = self.reward
 
     def run(
-        self,
-        groups: Sequence[Group],
-        *,
-        sampling: Sampling,
-        folder: Path,
-        seed: int,
-        on_step: Callable[[dict[str, float]], None],
+        self, groups: Sequence[Group], *, sampling: Sampling, folder: Path, seed: int, on_step: OnStep
     ) -> TrainResult:
         from datasets import Dataset
 
