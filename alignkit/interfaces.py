@@ -160,8 +160,7 @@ class Policy(Component[ConfigT], Model):
     def digest(self) -> str:
         """sha256 of all that the log-probabilities of `forward` depend on beside the batch: weights and options.
 
-        Two policies of the same digest give the same numbers, bit for bit. By default every module and every option but
-        `model`, the name under which the weights were found.
+        Policies of the same digest give the same numbers, bit for bit. By default all modules and options but `model`.
         """
         from alignkit.ops.cached import digest_of_tensors
 
@@ -176,6 +175,10 @@ class Policy(Component[ConfigT], Model):
     @abstractmethod
     def add_value_head(self) -> None:
         """Adds a scalar head, zero at the start, on every token of this policy's trunk, for `forward(values=True)`."""
+
+    def add_value_branch(self, layers: int) -> None:
+        """Adds such a head on copies of the trunk's last layers. Raises InputError where there are not so many."""
+        raise NotImplementedError(f"{type(self).__name__} has no layers that could be copied")
 
     @abstractmethod
     def scorer(self) -> Scorer:
@@ -202,12 +205,11 @@ class RewardSource(Component[ConfigT]):
         """Called once after training with demonstrations, to fix the scale of the scores. Does nothing by default."""
 
     def start_critic(self) -> Scorer | None:
-        """A trainable copy of the model behind this source, whose value of a whole response is its score, for a critic
-        to start from; None where there is none."""
+        """A trainable copy of the model behind this source, on the scale of `score`, for a critic to start from."""
         return None
 
     def figures(self) -> Mapping[str, float]:
-        """Figures of the last call of `score`, logged with a batch of rollouts; in every process of the same names."""
+        """Figures of the last call of `score`, logged with a batch of rollouts; of the same names in every process."""
         return {}
 
 
@@ -223,7 +225,9 @@ class Sampler(Protocol):
 
 
 class PreferenceSource(Component[ConfigT]):
-    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses."""
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses, which says so by `samples`."""
+
+    samples: ClassVar[bool] = False
 
     @abstractmethod
     def preferences(self, sampler: Sampler) -> Iterator[Group]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,14 +19,18 @@ from torch.nn.utils.rnn import pad_sequence
 from alignkit.ops.attention import PackedLayout
 from alignkit.ops.logprobs import LogitTransform, linear_logprobs
 from alignkit_hf.attention import PackedKernel
+from alignkit_hf.value_branch import ValueBranch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from alignkit.batch import GroupBatch
+    from alignkit_hf.value_branch import Call
+
+    ForValues = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class PackedModel(nn.Module):
 
     Attributes:
         model: the causal LM or sequence classifier, inside a PeftModel where it has an adapter.
-        value_head: [H] -> 1 on the trunk of a policy, None until `add_value_head`.
+        value_head: [H] -> 1 on the trunk of a policy, or on last layers of its own; None until `add_value_head`.
         autocast: dtype that is computed in, None for the weights' own.
         path: set by the probe, see `alignkit_hf.probe`.
     """
@@ -63,7 +68,7 @@ class PackedModel(nn.Module):
     def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, path: Path = Path()) -> None:
         super().__init__()
         self.model = model
-        self.value_head: nn.Linear | None = None
+        self.value_head: nn.Linear | ValueBranch | None = None
         self.autocast = autocast
         self.path = path
 
@@ -118,13 +123,14 @@ class PackedModel(nn.Module):
         """What the model does to the logits of its vocabulary head."""
         return logit_transform(self.lm)
 
-    def add_value_head(self) -> None:
-        """A scalar head on the trunk, zero at the start."""
+    def add_value_head(self, layers: int = 0) -> None:
+        """A scalar head, zero at the start, on the trunk, or on copies of its last `layers` layers."""
         if self.value_head is None:
             size = self.vocabulary_head.weight.shape[1]
-            self.value_head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
-            nn.init.zeros_(self.value_head.weight)
-            nn.init.zeros_(self.value_head.bias)
+            head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+            self.value_head = ValueBranch(self, layers, head) if layers else head
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
         """The mixed precision that this model computes in."""
@@ -150,9 +156,11 @@ class PackedModel(nn.Module):
             if not request.adapter:
                 stack.enter_context(self.adapter_off())
             stack.enter_context(self.computing())
-            if self.path.packed:
-                return self._packed(batch, request)
-            return self._padded(batch, request)
+            run = self._packed if self.path.packed else self._padded
+            if not (request.values and isinstance(self.value_head, ValueBranch)):
+                return run(batch, request, lambda hidden: hidden)
+            with self.value_head.noting() as calls:
+                return run(batch, request, partial(_of_branch, self.value_head, calls))
 
     def run_trunk(self, input_ids: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
         """[rows, columns, H] last hidden states."""
@@ -162,11 +170,13 @@ class PackedModel(nn.Module):
         hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
         return hidden
 
-    def _packed(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+    def _packed(self, batch: GroupBatch, request: Request, for_values: ForValues) -> dict[str, Tensor]:
         layout = PackedLayout.of(batch)
         hidden = self.run_kernel(layout.input_ids, layout.position_ids, PackedKernel(layout))
         last = hidden.index_select(0, layout.last_index) if request.scores else None
-        return self._heads(hidden.index_select(0, layout.predict_index), last, batch, request)
+        predicting = hidden.index_select(0, layout.predict_index)
+        valued = for_values(hidden).index_select(0, layout.predict_index) if request.values else predicting
+        return self._heads(predicting, last, valued, batch, request)
 
     def run_kernel(self, input_ids: Tensor, position_ids: Tensor, kernel: Any) -> Tensor:
         """[N, H] last hidden states of N tokens on one axis, with the attention that the kernel computes."""
@@ -179,7 +189,7 @@ class PackedModel(nn.Module):
         logits: Tensor = self.vocabulary_head(hidden)
         return self.logit_transform(logits.float())
 
-    def _padded(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+    def _padded(self, batch: GroupBatch, request: Request, for_values: ForValues) -> dict[str, Tensor]:
         rows = PaddedRows.of(batch)
         if request.logprobs and not self.path.fused_head:
             hidden, logits = self._plain_logits(rows)
@@ -187,7 +197,9 @@ class PackedModel(nn.Module):
         else:
             hidden, wanted = self.run_trunk(rows.input_ids, rows.position_ids, attention_mask=rows.mask), None
         last = hidden[torch.arange(len(rows.last_column), device=hidden.device), rows.last_column]
-        return self._heads(hidden[rows.row, rows.predict_column], last, batch, request, wanted)
+        predicting = hidden[rows.row, rows.predict_column]
+        valued = for_values(hidden)[rows.row, rows.predict_column] if request.values else predicting
+        return self._heads(predicting, last, valued, batch, request, wanted)
 
     def _plain_logits(self, rows: PaddedRows) -> tuple[Tensor, Tensor]:
         """Hidden states and logits by the model's own forward, for heads that do more than one product."""
@@ -204,11 +216,12 @@ class PackedModel(nn.Module):
         self,
         hidden: Tensor,
         last: Tensor | None,
+        valued: Tensor,
         batch: GroupBatch,
         request: Request,
         logprobs: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """The heads on hidden states [R, H] of predicting positions and [S, H] of last response tokens."""
+        """The heads on hidden states of predicting positions [R, H], for values as well, and of last tokens [S, H]."""
         output = dict(logprobs or {})
         if request.logprobs and logprobs is None:
             head = self.vocabulary_head
@@ -229,7 +242,9 @@ class PackedModel(nn.Module):
             scalar_head = self.value_head if request.logprobs else self.score_head
             if scalar_head is None:
                 raise ValueError("this policy has no value head: call add_value_head() first")
-            output["values"] = _scalar(scalar_head, hidden)
+            output["values"] = _scalar(
+                scalar_head.head if isinstance(scalar_head, ValueBranch) else scalar_head, valued
+            )
         if request.scores and last is not None:
             output["scores"] = _scalar(self.score_head, last)
         return output
@@ -292,6 +307,12 @@ def _plain_logprobs(logits: Tensor, batch: GroupBatch, request: Request) -> dict
     if request.entropy:
         output["entropy"] = -(distribution.exp() * distribution).sum(-1)
     return output
+
+
+def _of_branch(branch: ValueBranch, calls: Sequence[Call], hidden: Tensor) -> Tensor:
+    """The branch's hidden states, of the shape of the trunk's."""
+    own: Tensor = branch(calls)
+    return own.reshape(hidden.shape)
 
 
 def _scalar(head: nn.Module, hidden: Tensor) -> Tensor:

@@ -193,6 +193,10 @@ class HFPolicy(Policy[HFOptions]):
         """Adds `value_head` to the one module, zero at the start."""
         self.raw.add_value_head()
 
+    def add_value_branch(self, layers: int) -> None:
+        """Adds `value_head` to the one module: copies of the last layers, and a head that is zero at the start."""
+        self.raw.add_value_head(layers)
+
     def scorer(self) -> HFScorer:
         """A new scorer with a copy of this trunk; with LoRA options its trunk has an adapter of its own."""
         return HFScorer.from_policy(self)

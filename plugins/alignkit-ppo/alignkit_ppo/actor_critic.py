@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Metrics, Policy, RewardSource, Scorer
+    from alignkit.interfaces import Metrics, Scorer
     from alignkit.options import Config
 
 CRITIC, VALUE_HEAD = "critic", "value_head"
@@ -46,22 +46,18 @@ class ActorCritic(PolicyGradient[OptionsT]):
 
     Config: ClassVar[type[Config]] = ActorCriticOptions
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        super().__init__(config, context, policy=policy, reward=reward)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         self.critic = self._start_critic()
         self.batches = 0
         self._warned = False
 
     def _start_critic(self) -> Scorer | None:
         if self.config.critic == "shared":
-            self.policy.add_value_head()
+            if self.config.critic_layers:
+                self.policy.add_value_branch(self.config.critic_layers)
+            else:
+                self.policy.add_value_head()
             return None
         if self.config.critic == "policy":
             return self.policy.scorer()

@@ -35,7 +35,11 @@ class ActorCriticOptions(PolicyGradientOptions):
 
     critic: Literal["shared", "policy", "reward"] = "shared"
     """Where values come from: `shared` is a head on the policy's trunk, `policy` a model of its own that starts as a
-    copy of the policy, `reward` one that starts as a copy of the reward model."""
+    copy of the policy, `reward` one that starts as a copy of the reward model. Layers that policy.freeze_layers keeps
+    are there once for the policy and a critic that starts from it."""
+    critic_layers: Natural = 0
+    """Of a `shared` critic: how many last layers, with the last norm, are its own, copies of the policy's at the start;
+    0 shares the whole trunk."""
     # The paper's critic is a copy of the reward model and needs no other rate; a head that starts at zero does.
     critic_lr_scale: NonNegative = 10.0
     """Factor on the learning rate for the critic: its head if `shared`, all of it otherwise."""
@@ -48,6 +52,15 @@ class ActorCriticOptions(PolicyGradientOptions):
     bootstrap_truncated: bool = True
     """A response that was cut off has not ended: the critic's value behind the cut stands in for its score, which is
     paid for finished responses only, or for all where none finishes. False takes the limit for the end."""
+
+    def check(self) -> None:
+        super().check()
+        if self.critic_layers and self.critic != "shared":
+            raise InputError(
+                "a critic that shares nothing has all layers to itself",
+                where="critic_layers",
+                fix="leave it out, or set critic to 'shared'",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

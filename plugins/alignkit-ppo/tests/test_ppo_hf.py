@@ -9,6 +9,7 @@ import torch
 from alignkit_ppo.options import PPOOptions
 from alignkit_ppo.ppo import PPO
 
+from alignkit.errors import InputError
 from alignkit.interfaces import Context, RewardSource, Scorer
 from alignkit.options import Sampling
 from alignkit.records import Prompt
@@ -87,3 +88,32 @@ def test_an_iteration_moves_policy_and_critic(tmp_path: Path, critic: str, rank:
     second = ppo.prepare(rollouts(ppo, seed=1))
     assert abs(ppo.batch_metrics["kl"]) > 1e-3
     assert not torch.equal(second.ref_logprobs, second.logprobs)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_critic_with_last_layers_of_its_own_warms_up_and_then_both_move(tmp_path: Path, rank: int) -> None:
+    config = options.HFOptions(model=str(write_tiny_llama(tmp_path / "llama")), lora=options.LoraOptions(r=rank))
+    policy = hf.HFPolicy(config, Context(device="cpu"))
+    given = PPOOptions(critic_layers=1, critic_warmup=1, missing_eos_penalty=0.0)
+    ppo = PPO(given, policy=policy, reward=LetterReward(tmp_path / "reward", policy))
+    parameters = {name: p for name, p in policy.modules()["policy"].named_parameters() if p.requires_grad}
+    copies = {name for name in parameters if name.startswith("value_head.")}
+    assert {name for name in copies if ".layers.0." in name}
+    adam = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    for seed in (0, 1):
+        batch = ppo.prepare(rollouts(ppo, seed=seed))
+        for _ in range(2):
+            adam.zero_grad()
+            before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            ppo.loss(batch)[0].backward()
+            ppo.take_step(batch)
+            adam.step()
+        moved = {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])}
+        assert {name for name in moved & copies if ".layers.0." in name}
+        assert bool(moved - copies) is (seed == 1)
+
+
+def test_layers_of_a_critic_that_shares_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="critic_layers: a critic that shares nothing"):
+        PPOOptions(critic="policy", critic_layers=1).check()

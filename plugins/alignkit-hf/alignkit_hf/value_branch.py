@@ -1,0 +1,117 @@
+"""A critic that shares the lower layers of a policy, and has copies of its own of the upper ones.
+
+What the policy's upper layers are called with is noted in the policy's pass, and each copy is called with the same, but
+for the hidden states: those that the copies have made of what the lower layers said. So any model's layers will do.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from alignkit.errors import InputError
+from alignkit_hf.freezing import layers_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from alignkit_hf.modeling import PackedModel
+
+    Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+WHERE = "optimizer.critic_layers"
+
+
+class ValueBranch(nn.Module):
+    """The last layers of a policy once more, what lies behind them, and a scalar head.
+
+    Args:
+        count: layers of its own, at least 1.
+        head: [H] -> 1.
+
+    Raises:
+        InputError: the model has fewer layers, or does something with them that the copies don't.
+    """
+
+    def __init__(self, model: PackedModel, count: int, head: nn.Linear) -> None:
+        super().__init__()
+        layers = layers_of(model)
+        if count > len(layers):
+            raise InputError(f"the model has {len(layers)} layers, not {count}", where=WHERE, fix="lower it")
+        self._watched = tuple(layers[len(layers) - count :])  # a tuple, because they are not this module's own
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in self._watched)
+        self.behind = nn.ModuleList(copy.deepcopy(module) for module in modules_behind(model, layers[-1]))
+        self.head = head
+        if not model.has_adapter:
+            self.requires_grad_(True)
+        self._check(model)
+
+    @contextmanager
+    def noting(self) -> Iterator[list[Call]]:
+        """What the policy's last layers are called with, in order."""
+        calls: list[Call] = []
+
+        def note(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            calls.append((arguments, keywords))
+
+        hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in self._watched]
+        try:
+            yield calls
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def forward(self, calls: Sequence[Call]) -> Tensor:
+        """[rows, columns, H] last hidden states of the branch."""
+        arguments, keywords = calls[0]
+        hidden: Tensor = arguments[0] if arguments else keywords["hidden_states"]
+        for layer, (arguments, keywords) in zip(self.layers, calls, strict=True):
+            if arguments:
+                output = layer(hidden, *arguments[1:], **keywords)
+            else:
+                output = layer(**{**keywords, "hidden_states": hidden})
+            hidden = output[0] if isinstance(output, tuple) else output
+        for module in self.behind:
+            hidden = module(hidden)
+        return hidden
+
+    def _check(self, model: PackedModel) -> None:
+        with torch.no_grad(), model.computing(), self.noting() as calls:
+            expected = _run(model)
+            same = torch.allclose(self(calls), expected, atol=1e-4, rtol=1e-3)
+        if not same:
+            raise InputError(
+                f"copies of the last layers of {type(model.lm).__name__} don't do what the layers do",
+                where=WHERE,
+                fix='set it to 0, or critic to "policy"',
+            )
+
+
+def modules_behind(model: PackedModel, last_layer: nn.Module) -> list[nn.Module]:
+    """What hidden states go through after the last layer: the last norm, in some models a projection."""
+    met: list[nn.Module] = []
+    hooks = [last_layer.register_forward_hook(lambda *_: met.clear())]
+    hooks += [
+        module.register_forward_hook(lambda module, *_: met.append(module))
+        for module in model.trunk.modules()
+        if next(module.parameters(recurse=False), None) is not None and module is not last_layer
+    ]
+    try:
+        with torch.no_grad(), model.computing():
+            _run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return met
+
+
+def _run(model: PackedModel) -> Tensor:
+    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    hidden: Tensor = model.trunk(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden
