@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.annotations import meta_of_chosen
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Group:
         return replace(
             self,
             responses=tuple(self.responses[index] for index in chosen),
+            meta=meta_of_chosen(self.meta, chosen),
             **{name: tuple(values[index] for index in chosen) for name, values in known.items()},
         )
 
