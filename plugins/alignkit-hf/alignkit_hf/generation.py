@@ -8,6 +8,7 @@ transformers' own generate, with the same choice of tokens (`alignkit_hf.fallbac
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from alignkit.ops.attention import (
     score_weights,
     working_dtype,
 )
+from alignkit_hf.prepacked import prepacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
     from alignkit_hf.modeling import PackedModel
     from alignkit_hf.sampling import TokenChooser
 
-COMPACT_BELOW = 0.875
+COMPACT_BELOW = 0.95
 """Finished responses are dropped from the batch, and prompts admitted, when the share of live ones falls to this."""
+ROOM = 32
+"""Tokens of a response that keys and values have room for at first. The room doubles as often as it is too small, so
+that it is paid for by what is sampled, not by what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class _PromptPass:
 class _ResponsePass:
     """The attention of one new token of each live response to its prompt and its own earlier tokens.
 
-    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, steps, D], of which each row has
+    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, room, D], of which each row has
     `lengths` [B]; what lies behind is zero.
     """
 
@@ -118,10 +123,10 @@ class _ResponsePass:
         gather, _ = padded_index(self.prompt_lengths)
         self.prompt: dict[int, tuple[Tensor, Tensor]] = {}
         self.own: dict[int, tuple[Tensor, Tensor]] = {}
-        rows = len(layout.lengths) * n
+        rows, self.room = len(layout.lengths) * n, min(ROOM, steps)
         for layer, (key, value) in prompts.kept.items():
             self.prompt[layer] = _both(lambda x: x[:, gather].transpose(0, 1).contiguous(), (key, value))
-            self.own[layer] = _both(lambda x: x.new_zeros(rows, x.shape[0], steps, x.shape[2]), (key, value))
+            self.own[layer] = _both(lambda x: x.new_zeros(rows, x.shape[0], self.room, x.shape[2]), (key, value))
         group = torch.arange(len(layout.lengths), device=device).repeat_interleave(n)
         self._arrange(group, torch.zeros_like(group))
 
@@ -153,26 +158,22 @@ class _ResponsePass:
         """Goes on with these of the rows."""
         before = torch.unique_consecutive(self.group)
         after = torch.unique_consecutive(self.group[rows])
-        used = self.longest
         if len(after) < len(before):
             chosen = torch.isin(before, after).nonzero()[:, 0]
             prefix = int(self.prompt_lengths[after].max())
             for layer, pair in self.prompt.items():
                 self.prompt[layer] = _both(lambda x: x[chosen, :, :prefix], pair)
         for layer, pair in self.own.items():
-            smaller = _both(lambda x: x.new_zeros(len(rows), *x.shape[1:]), pair)
-            for new, old in zip(smaller, pair, strict=True):
-                new[:, :, :used] = old[rows, :, :used]
-            self.own[layer] = smaller
+            self.own[layer] = _both(lambda x: x.index_select(0, rows), pair)
         self._arrange(self.group[rows], self.lengths[rows])
 
     def join(self, other: _ResponsePass) -> None:
         """Goes on with the rows of the other pass behind its own."""
-        prefix = max(self.prefix, other.prefix)
+        prefix, self.room = max(self.prefix, other.prefix), max(self.room, other.room)
         for layer, pair in self.prompt.items():
-            padded = (_both(lambda x: pad(x, (0, 0, 0, prefix - x.shape[2])), p) for p in (pair, other.prompt[layer]))
-            self.prompt[layer] = _joined(*padded)
-            self.own[layer] = _joined(self.own[layer], other.own[layer])
+            self.prompt[layer] = _joined(_stretched(pair, prefix), _stretched(other.prompt[layer], prefix))
+            own = (_stretched(pair, self.room) for pair in (self.own[layer], other.own[layer]))
+            self.own[layer] = _joined(*own)
         group = torch.cat((self.group, other.group + len(self.prompt_lengths)))
         self.prompt_lengths = torch.cat((self.prompt_lengths, other.prompt_lengths))
         self._arrange(group, torch.cat((self.lengths, other.lengths)))
@@ -182,6 +183,10 @@ class _ResponsePass:
         self.lengths = self.lengths + 1
         self.longest += 1
         self._masks.clear()
+        if self.longest == self.room:
+            self.room = min(2 * self.room, self.steps)
+            for layer, pair in self.own.items():
+                self.own[layer] = _stretched(pair, self.room)
 
     @property
     def positions(self) -> Tensor:
@@ -204,7 +209,9 @@ class _ResponsePass:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
         """[1, heads, B, D_v] for one token of each of the B rows."""
-        with torch.autocast(value.device.type, enabled=False):
+        kind = value.device.type
+        casts = torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if casts else contextlib.nullcontext():
             return self._attend(layer, query.to(working_dtype(value)), key, value, rule).to(value.dtype)
 
     def _attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
@@ -256,6 +263,11 @@ def _both(function: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> 
     return function(pair[0]), function(pair[1])
 
 
+def _stretched(pair: tuple[Tensor, Tensor], length: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [.., D] with zeros behind them up to this length of their last axis but one."""
+    return _both(lambda x: pad(x, (0, 0, 0, length - x.shape[2])), pair)
+
+
 def _joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat((first[0], second[0])), torch.cat((first[1], second[1]))
 
@@ -269,7 +281,7 @@ def sample(
         chooser: decides the tokens of all responses, in the order of the prompts.
         budget: how much is sampled side by side; it does not change what is sampled.
     """
-    with torch.no_grad(), model.computing():
+    with torch.no_grad(), model.computing(), contextlib.nullcontext() if model.autocast else prepacked(model):
         return _Sampling(model, prompts, n, steps, chooser, budget).run()
 
 

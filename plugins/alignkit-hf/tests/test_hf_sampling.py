@@ -11,6 +11,7 @@ from alignkit_hf import generation, probe
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.generation import Budget, Sampled, sample
 from alignkit_hf.modeling import PackedModel
+from alignkit_hf.prepacked import prepacked
 from alignkit_hf.sampling import TokenChooser, choose, filtered, uniform_streams
 from hf_tiny import END, FAMILIES, VOCABULARY, build_model, plain_logprobs
 
@@ -271,3 +272,39 @@ def test_transformers_own_generation_settings_change_nothing() -> None:
     model.generation_config.top_k = 1
     assert draw(packed, PROMPTS, 2, Sampling(max_tokens=10)).ids == before.ids
     assert model.generation_config.repetition_penalty == 5.0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_prepacked_layers_compute_the_same_and_are_put_back(bias: bool) -> None:
+    layer = torch.nn.Linear(48, 1000, bias=bias)
+    model = torch.nn.ModuleDict({"layer": layer, "short": torch.nn.Linear(48, 7).bfloat16()})
+    weight, offset = layer.weight.detach().double(), layer.bias.detach().double() if bias else 0.0
+    for rows in (1, 5, 64):
+        x = torch.randn(2, rows, 48)
+        with torch.no_grad(), prepacked(model):
+            assert "forward" in layer.__dict__
+            assert "forward" not in model["short"].__dict__
+            inside = layer(x)
+        torch.testing.assert_close(inside.double(), x.double() @ weight.t() + offset, atol=1e-5, rtol=0)
+    assert "forward" not in layer.__dict__
+    assert layer(x).requires_grad
+
+
+def test_sampling_sees_the_weights_as_they_are_now() -> None:
+    model = build_model("llama")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    for _ in range(2):
+        sampled = draw(packed, PROMPTS, 2, Sampling(max_tokens=6))
+        expected = plain_logprobs(model, as_batch(PROMPTS, sampled, 2, 1.0))
+        torch.testing.assert_close(sampled.logprobs, expected.detach(), atol=1e-5, rtol=0)
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(-1.5)
+
+
+def test_responses_outgrow_the_first_room_for_their_keys() -> None:
+    model = build_model("llama")
+    packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
+    sampled = draw(packed, PROMPTS, 16, Sampling(max_tokens=80), budget=Budget(tokens=10**9, rows=32))
+    assert max(map(len, sampled.ids)) > 2 * generation.ROOM
+    expected = plain_logprobs(model, as_batch(PROMPTS, sampled, 16, 1.0))
+    torch.testing.assert_close(sampled.logprobs, expected.detach(), atol=1e-5, rtol=0)
