@@ -161,7 +161,7 @@ class StoriesRun:
     def likeliest_stories(self) -> list[str]:
         """The greedy stories of 16 unseen prompts."""
         prompts = [group.prompt for group in self.samples if group.source == "policy"][:16]
-        greedy = Sampling(max_tokens=128, temperature=0)
+        greedy = Sampling(max_tokens=96, temperature=0)
         batch = self._resolved.build("policy").generate(prompts, n=1, sampling=greedy, seed=0)
         return [group.responses[0] for group in batch.groups]
 
