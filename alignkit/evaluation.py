@@ -6,12 +6,16 @@ Intervals are 95% percentile bootstraps over prompts (clusters), because respons
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from alignkit.ops.batched import policy_logprobs
+from alignkit.ops.rollouts import highest_of_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,10 +100,34 @@ def distinct_share(responses: Sequence[str], n: int = 2) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def describe_samples(batch: GroupBatch, reference: Policy[Any] | None, max_tokens: int) -> dict[str, Any]:
+def best_of(batch: GroupBatch, scores: Sequence[Sequence[float | None]], n: int) -> GroupBatch:
+    """The best of each `n` consecutive responses of every group, the first of equal ones: what the policy says that
+    samples n and keeps the best. An abstention is worse than any score.
+
+    Args:
+        scores: one row a group, a multiple of n long.
+    """
+    flat = torch.tensor([-math.inf if score is None else score for row in scores for score in row])
+    candidates = torch.arange(batch.num_responses, device=batch.device) // n
+    return batch.select_responses(highest_of_groups(flat.to(batch.device), candidates))
+
+
+def best_of_kl(n: int) -> float:
+    """log n - (n - 1) / n: the most that best of n can be away, in nats, from the policy that it samples from.
+
+    It is their KL where no two responses score the same (Stiennon et al., arXiv:2009.01325, appendix G.3), and more
+    elsewhere (Beirami et al., arXiv:2401.01879).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def describe_samples(
+    batch: GroupBatch, reference: Policy[Any] | None, max_tokens: int, *, best_of: int = 1
+) -> dict[str, Any]:
     """Figures of sampled responses: KL to the reference, length, diversity.
 
-    The KL is estimated in nats a response, as the mean of the sampled log-ratio (k1).
+    The KL is estimated in nats a response, as the mean of the sampled log-ratio (k1). Where the samples are the best of
+    n, that is the part of the policy which they are chosen from; with `best_of_kl` it is `kl_bound`.
     """
     responses = [response for group in batch.groups for response in group.responses]
     figures: dict[str, Any] = {
@@ -110,7 +138,8 @@ def describe_samples(batch: GroupBatch, reference: Policy[Any] | None, max_token
     }
     if reference is not None and batch.logprobs is not None:
         ratio = batch.sum_by_response(batch.logprobs - policy_logprobs(reference, batch, max_tokens))
-        figures["kl"] = clustered_mean(_by_prompt(batch, ratio.tolist())).to_json()
+        name = "kl" if best_of == 1 else "kl_bound"
+        figures[name] = clustered_mean(_by_prompt(batch, (ratio + best_of_kl(best_of)).tolist())).to_json()
     return figures
 
 

@@ -199,6 +199,14 @@ class RunOptions(Config):
     """CPU threads of torch; 0 leaves the number to torch."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the prompts that is never trained on and that `eval` uses; chosen by a digest of the prompt."""
+    rounds: Count = 1
+    """Rounds of an algorithm that learns from recorded preferences. From the second on, the policy as it is then is
+    sampled on the prompts, the source of [reward] (or a [preferences] plugin that samples) ranks what it says, and the
+    algorithm goes on from there."""
+    round_samples: Annotated[int, Ge(2)] = 4
+    """Responses to each prompt that [reward] ranks in a round."""
+    round_reference: Literal["kept", "moved"] = "kept"
+    """The reference of later rounds: the policy that alignment started from, or the one that the round starts from."""
     cache: str = "auto"
     """Folder of results that are kept from run to run (log-probabilities of references); empty keeps none. auto:
     `alignkit` in $XDG_CACHE_HOME, or in ~/.cache."""
@@ -232,6 +240,9 @@ class EvalOptions(Config):
     """At most this many prompts."""
     samples: Count = 1
     """Responses sampled for each prompt."""
+    best_of: Count = 1
+    """Above 1, both policies are also measured as best of n: of so many responses for each one, the one that [reward]
+    scores highest (arXiv:2009.01325). Its KL to the policy it samples from is at most log n - (n - 1) / n nats."""
     against: str = "sft"
     """What the policy is held against: `sft` (where alignment started), `base` (before it), or a model's folder."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Feed
+from alignkit.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,10 +28,20 @@ ORDER = ("sft", "preferences", "reward", "align", "eval")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the plan and what it does, for people."""
+    """A stage of the plan and what it does, for people.
+
+    Attributes:
+        round: the round that it belongs to, from 1; 0 outside of rounds.
+    """
 
     name: str
-    text: str
+    text: str = ""
+    round: int = 0
+
+    @property
+    def key(self) -> str:
+        """Under which it is kept: its name, in its round's folder."""
+        return f"{round_folder(self.round)}/{self.name}" if self.round else self.name
 
 
 def plan(resolved: Resolved) -> list[Stage]:
@@ -40,14 +51,18 @@ def plan(resolved: Resolved) -> list[Stage]:
         InputError: a table that the algorithm needs is missing.
     """
     names = resolved.names
+    check_rounds(resolved)
     stages: list[Stage] = []
     if "demonstrations" in names:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
     trained = REWARD_TRAINING in resolved
     consumes = consumed_by(resolved) if "optimizer" in names else None
     if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
-        _need(resolved, "preferences", "an algorithm or reward model that learns from preferences")
-        stages.append(Stage("preferences", f"from {names['preferences']}"))
+        if samples_at_the_start(resolved) and not trained:
+            stages.append(Stage("preferences", ranker_text(resolved)))
+        else:
+            _need(resolved, "preferences", "an algorithm or reward model that learns from preferences")
+            stages.append(Stage("preferences", f"from {names['preferences']}"))
     if trained:
         stages.append(Stage("reward", f"reward model by {resolved.part(REWARD_TRAINING).registration.name}"))
     if consumes is Feed.ROLLOUTS:
@@ -63,14 +78,47 @@ def plan(resolved: Resolved) -> list[Stage]:
             fix="use it in the [sft] table, with a [demonstrations] table",
         )
     if consumes is not None:
-        stages.append(Stage("align", f"{names['optimizer']} on {consumes.value}"))
+        stages += _alignment(resolved, consumes)
         stages.append(Stage("eval", "the policy against the one it started from"))
+        _check_best_of(resolved)
     if not stages:
         raise InputError(
             "nothing to do: the recipe has no [demonstrations], [preferences] or [optimizer] table",
             fix="add one, or use --optimizer and --preferences",
         )
     return stages
+
+
+def _alignment(resolved: Resolved, consumes: Feed) -> list[Stage]:
+    """The one stage that aligns, or those of all rounds."""
+    name, rounds = resolved.names["optimizer"], resolved.run.rounds
+    if rounds == 1:
+        return [Stage("align", f"{name} on {consumes.value}")]
+    moved = resolved.run.round_reference == "moved"
+    reference = "the policy that the round starts from" if moved else "the policy before the first round"
+    stages = [Stage("align", f"{name} on {consumes.value}", 1)]
+    for number in range(2, rounds + 1):
+        stages.append(Stage("preferences", ranker_text(resolved), number))
+        stages.append(Stage("align", f"{name} on them, held to {reference}", number))
+    return stages
+
+
+def _check_best_of(resolved: Resolved) -> None:
+    if resolved.eval.best_of > 1 and "reward" not in resolved.names:
+        raise InputError(
+            "there is no reward to choose the best by", where="eval.best_of", fix="add [reward], or leave it out"
+        )
+
+
+def _alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
+    """The stages of these names; `align` is that of all rounds, with the preferences between them."""
+    if "eval" in names:
+        _check_best_of(resolved)
+    if "align" not in names or resolved.run.rounds == 1:
+        return [Stage(name) for name in ORDER if name in names]
+    check_rounds(resolved)
+    rounds = _alignment(resolved, consumed_by(resolved))
+    return [stage for name in ORDER if name in names for stage in (rounds if name == "align" else [Stage(name)])]
 
 
 def consumed_by(resolved: Resolved) -> Feed:
@@ -104,10 +152,10 @@ def run(
     Raises:
         InputError: the plan lacks something, or `out` is in use.
     """
-    chosen = plan(resolved) if stages is None else [Stage(name, "") for name in ORDER if name in stages]
+    chosen = plan(resolved) if stages is None else _alone(resolved, stages)
     for notice in resolved.notices:
         reporter.note(notice)
-    reporter.plan([(stage.name, stage.text) for stage in chosen])
+    reporter.plan([(stage.key, stage.text) for stage in chosen])
 
     from alignkit.ops.distributed import process_index, start_processes
     from alignkit.report import write_report
@@ -126,15 +174,15 @@ def run(
     ) as rundir:
         body = Stages(resolved, rundir, reporter, resume=resume, force=force)
         for stage in chosen:
-            if alone and not resume:
-                _make_room(rundir, stage.name, overwrite=overwrite)
-            elif rundir.is_done(stage.name) and not alone:
-                reporter.note(f"{stage.name}: done before, kept")
+            if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
+                reporter.note(f"{stage.key}: done before, kept")
                 continue
-            reporter.stage(stage.name)
+            if alone and not resume:
+                _make_room(rundir, stage.key, overwrite=overwrite)
+            reporter.stage(stage.key)
             start = time.perf_counter()
-            summary = getattr(body, stage.name)()
-            rundir.mark_done(stage.name, summary, time.perf_counter() - start)
+            summary = getattr(body, stage.name)(*([stage.round] if stage.round else []))
+            rundir.mark_done(stage.key, summary, time.perf_counter() - start)
         if process_index() == 0:
             reporter.note(f"report: {write_report(out, rundir.summary())}")
         return rundir.summary()

@@ -63,10 +63,13 @@ def _reward_section(reward: Mapping[str, Any]) -> str:
 def _eval_section(figures: Mapping[str, Any]) -> str:
     if "policy" not in figures:
         return ""
-    start, policy = figures["start"], figures["policy"]
-    rows = [(name, _cell(start.get(name, "")), _cell(policy[name])) for name in policy]
+    choosing = [name for name in figures if ", best of " in name]
+    columns = [figures[name] for name in ("start", "policy", *choosing)]
+    names = dict.fromkeys(name for column in columns[1:] for name in column)
+    rows = [(name, *(_cell(column.get(name, "")) for column in columns)) for name in names]
     rows += [(name, "", _cell(value)) for name, value in figures.items() if name.startswith("win_rate")]
-    return f"<h2>On {figures['prompts']} unseen prompts</h2>" + _table(("", "before", "after"), rows)
+    titles = [name.replace("start", "before").replace("policy", "after") for name in choosing]
+    return f"<h2>On {figures['prompts']} unseen prompts</h2>" + _table(("", "before", "after", *titles), rows)
 
 
 def _samples_section(path: Path) -> str:

@@ -1,7 +1,8 @@
 """The files of a run, and the lock that keeps a second run out of them.
 
 recipe.toml (resolved, without secrets), run.json (versions, command line, what each stage said), sft/,
-preferences.jsonl, reward/, policy/, metrics.jsonl, samples.jsonl, report.html.
+preferences.jsonl, reward/, policy/, metrics.jsonl, samples.jsonl, report.html. Of a run in rounds also rounds/N/policy
+and, from the second on, rounds/N/preferences.jsonl; policy/ is that of the last.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ STAGE_FILES = {
     "sft": ("sft", "demonstrations.jsonl"),
     "preferences": ("preferences.jsonl",),
     "reward": ("reward",),
-    "align": ("policy",),
+    "align": ("policy", "rounds"),
     "eval": ("samples.jsonl", "report.html"),
 }
-"""What each stage leaves."""
+"""What each stage leaves; a stage of a round (`rounds/2/align`), in the round's folder."""
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
@@ -83,17 +84,20 @@ class RunDir:
 
     def clear(self, stage: str) -> None:
         """Removes what a stage has left."""
-        for name in STAGE_FILES[stage]:
-            path = self.path / name
+        for path in self._files(stage):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         self.state["stages"].pop(stage, None)
 
+    def _files(self, stage: str) -> list[Path]:
+        folder, _, name = stage.rpartition("/")
+        return [self.path / folder / file for file in STAGE_FILES[name]]
+
     def has_begun(self, stage: str) -> bool:
         """Whether a stage has left anything, done or not."""
-        return self.is_done(stage) or any((self.path / name).exists() for name in STAGE_FILES[stage])
+        return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
     def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
         if not self._state_file.exists():
@@ -102,6 +106,7 @@ class RunDir:
         if overwrite:
             for stage in STAGE_FILES:
                 self.clear(stage)
+            self.state["stages"] = {}
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         elif not resume:
             raise InputError(

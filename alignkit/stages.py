@@ -14,12 +14,13 @@ import torch
 
 from alignkit import evaluation
 from alignkit.engine import planned_steps, train
-from alignkit.errors import InputError
+from alignkit.errors import InputError, StoppedByCheck
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
 from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.pipeline import REWARD_TRAINING, consumed_by
 from alignkit.records import Group, read_groups, write_groups
+from alignkit.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.rundir import MetricsFile
 
 if TYPE_CHECKING:
@@ -75,12 +76,13 @@ class Stages:
         optimizer = self._build("sft", policy=policy)
         return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
 
-    def preferences(self) -> dict[str, Any]:
-        """The preference source, with the policy at hand -> preferences.jsonl."""
+    def preferences(self, number: int = 1) -> dict[str, Any]:
+        """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
+        path = self._preferences_of(number)
         if self._is_main:
-            write_groups(self._preferences_file, self._read("preferences"))
+            write_groups(path, self._fresh_preferences(number) if self._samples(number) else self._read("preferences"))
         barrier()
-        groups = list(read_groups(self._preferences_file))
+        groups = list(read_groups(path))
         labels = sum(len(group.labels or ()) for group in groups)
         pairs = sum(len(group.preferred_pairs()) for group in groups)
         return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {})
@@ -98,13 +100,21 @@ class Stages:
         barrier()
         return summary
 
-    def align(self) -> dict[str, Any]:
-        """Preferences or prompts and a reward -> policy/."""
-        policy = self._policy(self._start)
+    def align(self, number: int = 0) -> dict[str, Any]:
+        """Preferences or prompts and a reward -> policy/; a round's preferences -> its own, the last one's there."""
+        policy = self._policy(self._start_of(number))
         if consumed_by(self._resolved) is not Feed.ROLLOUTS:
-            groups = self._preference_split[0]
+            groups = list(read_groups(self._preferences_of(number)))
+            if not self._samples(number):
+                groups = self._preference_split[0]
             optimizer = self._build("optimizer", policy=policy)
-            return self._train("policy", optimizer, OfflineFeed(groups, policy), groups)
+            if number > 1 and self._resolved.run.round_reference == "kept":
+                keep_reference(optimizer, lambda: self._policy(self._start))
+            folder = f"{round_folder(number)}/policy" if number else "policy"
+            summary = self._train(folder, optimizer, OfflineFeed(groups, policy), groups)
+            if number and number == self._resolved.run.rounds and self._is_main:
+                optimizer.save(self._path / "policy")
+            return summary
         reward = self._reward_source()
         prompts = self._prompt_split[0]
         optimizer = self._build("optimizer", policy=policy, reward=reward)
@@ -135,7 +145,12 @@ class Stages:
             name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
             for name, policy in (("start", start), ("policy", final))
         }
-        report = compare(batches, rewards, reference=start)
+        if options.best_of > 1:
+            for name, policy in (("start", start), ("policy", final)):
+                many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
+                scores = checked_scores(rewards["reward"], many.groups)
+                batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
+        report = compare(batches, rewards, reference=start, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
@@ -153,6 +168,30 @@ class Stages:
     @property
     def _preferences_file(self) -> Path:
         return self._path / "preferences.jsonl"
+
+    def _preferences_of(self, number: int) -> Path:
+        return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
+
+    def _start_of(self, number: int) -> Path | None:
+        """The policy that a round starts from: that of the round before, if there was one."""
+        return self._start if number < 2 else self._path / round_folder(number - 1) / "policy"
+
+    def _samples(self, number: int) -> bool:
+        """Whether the preferences of a round come from the policy as it is at its start."""
+        return number > 1 or samples_at_the_start(self._resolved)
+
+    def _fresh_preferences(self, number: int) -> list[Group]:
+        """What the policy says at the start of a round to the prompts that are trained on, ranked."""
+        seed, prompts = round_seed(self._seed, number), self._prompt_split[0]
+        reward = self._reward_source() if "reward" in self._resolved.names else None
+        source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
+        sampling = self._resolved.sampling
+        sampler = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
+        groups = list(source.preferences(sampler))
+        if not groups:
+            raise StoppedByCheck(f"round {number}: no two responses to any of {len(prompts)} prompts are ranked apart")
+        self._reporter.note(f"preferences: {described(groups)}")
+        return groups
 
     @property
     def _start(self) -> Path | None:
@@ -330,17 +369,21 @@ def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_o
 
 
 def compare(
-    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any]
+    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
 ) -> dict[str, Any]:
-    """Figures of each policy's samples, and the win rate of the last over the first under each reward."""
+    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
+    of `best_of` responses, the third and on, under each reward."""
     report: dict[str, Any] = {name: {} for name in batches}
-    first, *_, last = batches
+    first, second, *choosing = batches
     for name, batch in batches.items():
-        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS)
+        chosen_from = best_of if name in choosing else 1
+        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
     for reward_name, reward in rewards.items():
         scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
         keys = [group.prompt.key for group in batches[first].groups]
         for name, rows in scores.items():
             report[name][reward_name] = evaluation.mean_score(rows, keys).to_json()
-        report[f"win_rate/{reward_name}"] = evaluation.win_rate(scores[last], scores[first], keys).to_json()
+        for name in (second, *choosing):
+            key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
+            report[key] = evaluation.win_rate(scores[name], scores[first], keys).to_json()
     return report

@@ -153,6 +153,13 @@ def test_run_passes_the_resolved_recipe_and_the_switches(calls: Calls, capsys: p
     assert capsys.readouterr().out == "out  here\nalign\n  steps  3\n  kl     1.5 [1, 2, n = 8]\n"
 
 
+def test_rounds_and_best_of_have_flags_of_their_own(calls: Calls) -> None:
+    arguments = ["run", "recipe.toml", "--optimizer", "pull", "--rounds", "3", "--best-of", "8", "-o", "eval.best_of=2"]
+    assert cli.run(arguments) == 0
+    assert calls[0]["resolved"].run.rounds == 3
+    assert calls[0]["resolved"].eval.best_of == 2
+
+
 def test_run_in_json(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["run", "recipe.toml", "--optimizer", "pull", "--json"]) == 0
     said = capsys.readouterr()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from alignkit import evaluation
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
+from alignkit.testing.known_answer import PROMPT, REWARD_OF_TOKEN, policy_of_four_tokens, token_distribution
 
 
 def ranked(prompt: str, *ranks: int, responses: tuple[str, ...] | None = None) -> Group:
@@ -95,3 +98,45 @@ def test_the_kl_of_samples_is_the_mean_log_ratio_a_response() -> None:
     assert abs(expected) > 1e-3
     assert figures["kl"]["value"] == pytest.approx(expected, abs=1e-4)
     assert figures["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
+
+
+def test_the_first_best_of_each_n_is_chosen_and_an_abstention_never_if_it_can_be_helped() -> None:
+    groups = [ranked("a", *[0] * 6), ranked("b", *[0] * 3, responses=("x", "y", "z"))]
+    batch = TinyPolicy().encode(groups)
+    chosen = evaluation.best_of(batch, [[1.0, 2.0, 2.0, None, -5.0, None], [None, None, None]], 3)
+    assert [group.responses for group in chosen.groups] == [("r1", "r4"), ("x",)]
+    assert chosen.num_responses == 3
+
+
+def test_best_of_n_has_the_reward_that_its_distribution_promises() -> None:
+    """P(best of n scores at most r) = P(one scores at most r)^n."""
+    policy, n = policy_of_four_tokens(), 3
+    batch = policy.generate([PROMPT], n=n * 600, sampling=Sampling(max_tokens=1), seed=0)
+    scores = [REWARD_OF_TOKEN[text] for text in batch.groups[0].responses]
+    chosen = evaluation.best_of(batch, [scores], n)
+    found = [REWARD_OF_TOKEN[text] for text in chosen.groups[0].responses]
+    order = sorted(zip(REWARD_OF_TOKEN.values(), token_distribution(policy).tolist(), strict=True))
+    expected, below = 0.0, 0.0
+    for reward, probability in order:
+        expected += reward * ((below + probability) ** n - below**n)
+        below += probability
+    assert len(found) == 600
+    assert sum(found) / 600 == pytest.approx(expected, abs=0.04)
+    assert sum(scores) / len(scores) < expected - 0.2
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_the_kl_of_best_of_n(n: int) -> None:
+    """Against the exact one over 4000 equally likely responses, and over three, where samples tie and it is less."""
+
+    def exact(probabilities: list[float]) -> float:
+        kl, below = 0.0, 0.0
+        for p in probabilities:
+            best = min(below + p, 1.0) ** n - below**n
+            kl += best * math.log(best / p) if best else 0.0
+            below += p
+        return kl
+
+    assert evaluation.best_of_kl(n) == pytest.approx(exact([1 / 4000] * 4000), abs=0.01)
+    assert exact([0.2, 0.5, 0.3]) <= evaluation.best_of_kl(n) + 1e-9
+    assert evaluation.best_of_kl(4) == pytest.approx(0.636294, abs=1e-6)

@@ -152,7 +152,7 @@ def test_the_guard_reads_the_kl_of_the_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("component", "options"),
     [
-        (PPO, {"reference_refresh_every": 3}),
+        pytest.param(PPO, {"reference_refresh_every": 3}, marks=pytest.mark.slow),
         (RLOO, {"reference_refresh_every": 1, "reference_decay": 0.9, "reference_max_kl": 0.5}),
     ],
 )

@@ -33,6 +33,18 @@ Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Go on with --resume although the recipe has changed.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning: run.rounds.", show_default=False
+    ),
+]
+BestOf = Annotated[
+    int | None,
+    typer.Option(
+        "--best-of", metavar="N", help="Also measure the best of N samples: eval.best_of.", show_default=False
+    ),
+]
 
 COMMANDS = {
     "run": "Run the stages that a recipe needs: sft, preferences, reward, align, eval.",
@@ -60,6 +72,8 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         optimizer: OptimizerName = "",
         options: Overrides = None,
         columns: Columns = None,
+        rounds: Rounds = None,
+        best_of: BestOf = None,
         out: Out = None,
         resume: Resume = False,
         overwrite: Overwrite = False,
@@ -72,7 +86,9 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         reporter = make_reporter(quiet=quiet, json_lines=as_json)
         flags = {"policy": policy, "preferences": preferences, "reward": reward, "optimizer": optimizer}
         data_table = "demonstrations" if name == "sft" else "preferences"
-        overrides = [*(options or ()), *column_overrides(data_table, columns)]
+        numbers = {"run.rounds": rounds, "eval.best_of": best_of}
+        shorthands = [f"{key}={number}" for key, number in numbers.items() if number is not None]
+        overrides = [*shorthands, *(options or ()), *column_overrides(data_table, columns)]
         resolved = resolve(recipe, flags, overrides, reporter)
         target = out or Path("runs") / (recipe.stem if recipe else "run")
         switches = {"resume": resume, "overwrite": overwrite, "force": force}

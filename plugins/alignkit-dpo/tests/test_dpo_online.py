@@ -192,6 +192,7 @@ def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_goes_on_bit_for_bit(OnlineDPO, tmp_path, pairs="all", **options)
 
 
+@pytest.mark.slow
 def test_the_reward_rises(tmp_path: Path) -> None:
     _, log = online_run(OnlineDPO, tmp_path, iterations=12, learning_rate=0.1, pairs="all")
     assert log[0]["reward"] < 0.1

@@ -154,6 +154,7 @@ def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert_goes_on_bit_for_bit(RAFT, tmp_path, **options)
 
 
+@pytest.mark.slow
 def test_the_reward_rises(tmp_path: Path) -> None:
     _, log = online_run(RAFT, tmp_path, iterations=15, learning_rate=0.05)
     assert log[0]["reward"] < 0.1

@@ -29,6 +29,7 @@ class RewardLabeller(PreferenceSource[LabellerOptions]):
     """Ranks fresh responses by a reward source."""
 
     Config: ClassVar[type[Config]] = LabellerOptions
+    samples = True
 
     def __init__(self, config: LabellerOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
