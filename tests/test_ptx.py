@@ -139,6 +139,7 @@ import torch
 from alignkit_grpo.rloo import RLOO
 from test_ptx import TEXTS
 from alignkit.ops.distributed import process_index, start_processes
+from alignkit.options import StopOptions
 from alignkit.testing.runs import online_run, weights
 
 start_processes()
@@ -146,20 +147,25 @@ folder = Path({folder!r})
 algorithm, log = online_run(
     RLOO, folder, ptx=TEXTS, ptx_coef=2.0, ptx_batch_size=3, iterations=3, minibatch_size=4, warmup=0.0
 )
-torch.save((weights(algorithm), [record["ptx_loss"] for record in log]), folder / f"{{process_index()}}.pt")
+stop = StopOptions(plateau=1, plateau_delta=0.01)
+_, stopped = online_run(RLOO, folder / "stop", iterations=9, minibatch_size=4, learning_rate=1e-9, stop=stop)
+rewards = [record["reward"] for record in stopped]
+torch.save((weights(algorithm), [record["ptx_loss"] for record in log], rewards), folder / f"{{process_index()}}.pt")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_texts(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Three texts a step on two processes, two and one."""
+def test_two_processes_share_the_texts_and_stop_alike(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Three texts a step on two processes, two and one; the rewards that the rule looks at are of both."""
     results = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
         launch(TRAIN.format(tests=str(request.path.parent), folder=str(folder)), processes)
         results[processes] = [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
-    alone, losses = results[1][0]
-    for shared, shared_losses in results[2]:
+    alone, losses, rewards = results[1][0]
+    assert 0 < len(rewards) < 9
+    for shared, shared_losses, shared_rewards in results[2]:
+        assert shared_rewards == pytest.approx(rewards, abs=1e-6)
         assert shared_losses == pytest.approx(losses, abs=1e-5)
         assert torch.allclose(shared, alone, atol=1e-5)
