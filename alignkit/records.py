@@ -121,13 +121,10 @@ class Group:
         chosen = list(indices)
         if chosen == list(range(len(self.responses))):
             return self
-        known = {name: values for name in _PER_RESPONSE if (values := getattr(self, name)) is not None}
-        return replace(
-            self,
-            responses=tuple(self.responses[index] for index in chosen),
-            meta=meta_of_chosen(self.meta, chosen),
-            **{name: tuple(values[index] for index in chosen) for name, values in known.items()},
-        )
+        kept: dict[str, Any] = {"responses": self.responses}
+        kept |= {name: values for name in _PER_RESPONSE if (values := getattr(self, name)) is not None}
+        kept = {name: tuple(values[index] for index in chosen) for name, values in kept.items()}
+        return replace(self, meta=meta_of_chosen(self.meta, chosen), **kept)
 
     def without_duplicates(self) -> Group:
         """The group with the first of equal responses only."""

@@ -34,7 +34,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Writes `folder/report.html` from the run's files and the summaries of its stages."""
     parts = [
         f"<h1>{escape(folder.resolve().name)}</h1>",
-        _table(
+        table(
             ("stage", "seconds", "steps"), ((n, s.get("seconds", ""), s.get("steps", "")) for n, s in summary.items())
         ),
         _reward_section(summary.get("reward", {})),
@@ -55,7 +55,7 @@ def _reward_section(reward: Mapping[str, Any]) -> str:
         return ""
     where = "held-out prompts" if reward["held_out"] else "the prompts it was trained on"
     rows = [("reward model", _cell(reward["accuracy"])), ("the shorter response wins", _cell(reward["shorter_wins"]))]
-    return f"<h2>Reward model</h2><p>Share of ranked pairs ordered as in the preferences, on {where}.</p>" + _table(
+    return f"<h2>Reward model</h2><p>Share of ranked pairs ordered as in the preferences, on {where}.</p>" + table(
         ("", "accuracy [95% interval]"), rows
     )
 
@@ -69,7 +69,7 @@ def _eval_section(figures: Mapping[str, Any]) -> str:
     rows = [(name, *(_cell(column.get(name, "")) for column in columns)) for name in names]
     rows += [(name, "", _cell(value)) for name, value in figures.items() if name.startswith("win_rate")]
     titles = [name.replace("start", "before").replace("policy", "after") for name in choosing]
-    return f"<h2>On {figures['prompts']} unseen prompts</h2>" + _table(("", "before", "after", *titles), rows)
+    return f"<h2>On {figures['prompts']} unseen prompts</h2>" + table(("", "before", "after", *titles), rows)
 
 
 def _samples_section(path: Path) -> str:
@@ -82,7 +82,7 @@ def _samples_section(path: Path) -> str:
         (prompt, by_source["start"].responses[0], by_source["policy"].responses[0])
         for prompt, by_source in list(groups.items())[:SHOWN_SAMPLES]
     ]
-    return "<h2>Samples</h2>" + _table(("prompt", "before", "after"), rows)
+    return "<h2>Samples</h2>" + table(("prompt", "before", "after"), rows)
 
 
 def _curves_section(path: Path) -> str:
@@ -121,7 +121,9 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """An HTML table; numbers stand on the right."""
+
     def cell(value: Any) -> str:
         kind = ' class="number"' if isinstance(value, int | float) else ""
         return f"<td{kind}>{escape(str(value))}</td>"

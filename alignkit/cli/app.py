@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from alignkit.cli import plugins, samples, stages, version
+from alignkit.cli import plugins, preferences, samples, stages, version
 from alignkit.errors import PluginError
 from alignkit.plugins import COMMANDS_GROUP, describe_error
 
@@ -28,6 +28,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(version.root)
     stages.add_commands(app)
+    preferences.add_group(app)
     samples.add_commands(app)
     app.add_typer(plugins.app, name="plugins")
     app.command("version")(version.version)

@@ -6,16 +6,18 @@ A converter raises ValueError for a row that is malformed and Unusable for one w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from alignkit.annotations import RANKS_OF_VERDICT, Annotation, with_annotations
 from alignkit.records import Group, Prompt
 from alignkit_data.comparisons import checked_verdict, ranks_of_comparisons
 from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     Values = Mapping[str, Any]
 
@@ -94,7 +96,45 @@ def _preference(values: Values) -> Group:
 def _verdict(values: Values) -> Group:
     verdict = checked_verdict(values["verdict"], "verdict")
     prompt, responses = _pair(_prompt(values), values, "response_1", "response_2")
-    return Group(prompt, responses, ranks=((0, 0), (0, 1), (1, 0))[verdict])
+    return Group(prompt, responses, ranks=RANKS_OF_VERDICT[verdict])
+
+
+def _annotated(values: Values) -> Group:
+    """A pair with the verdicts of several people and AIs; ranked by most of the people, or else of the AIs.
+
+    Responses that are true, false or numbers are taken as text: spreadsheets make such values of texts. An empty one
+    stays: what was said of it says something about the annotators.
+    """
+    responses = tuple(
+        str(values[name]) if isinstance(values[name], int | float) else text_of(values[name], name)
+        for name in ("response_1", "response_2")
+    )
+    annotations = [*_said(values, "human"), *_said(values, "ai")]
+    people, machines = ([said.ranks for said in annotations if said.kind == who] for who in ("human", "ai"))
+    ranks = _most_frequent(people) or _most_frequent(machines)
+    return with_annotations(Group(Prompt.of(_prompt(values)), responses, ranks=ranks), annotations)
+
+
+def _said(values: Values, column: Literal["human", "ai"]) -> list[Annotation]:
+    """The verdicts in a column: by annotator's name, or a list by the annotator's place in it."""
+    given = values.get(column) or {}
+    if isinstance(given, list | tuple):
+        given = {f"{column}-{number}": verdict for number, verdict in enumerate(given, start=1)}
+    if not isinstance(given, dict):
+        raise ValueError(f"{column} is {kind(given)}, expected verdicts by annotator")
+    said = []
+    for name, verdict in given.items():
+        ranks = None if verdict is None else RANKS_OF_VERDICT[checked_verdict(verdict, f"{column}.{name}")]
+        said.append(Annotation(name, ranks, column, order=(0, 1)))
+    return said
+
+
+def _most_frequent(rankings: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+    """The ranks that most annotators gave, a tie where two are as frequent, None where all abstained."""
+    ranked = Counter(ranks for ranks in rankings if ranks is not None).most_common(2)
+    if not ranked:
+        return None
+    return (0, 0) if len(ranked) == 2 and ranked[0][1] == ranked[1][1] else ranked[0][0]
 
 
 def _completion(values: Values) -> Group:
@@ -239,6 +279,7 @@ FORMS = {
             _groups,
         ),
         Form("preference", ("chosen", "rejected"), ("prompt",), _preference),
+        Form("annotated", ("prompt", "response_1", "response_2", "human"), ("ai",), _annotated),
         Form("verdict", ("prompt", "response_1", "response_2", "verdict"), (), _verdict),
         Form("label", ("prompt", "completion", "label"), (), _label),
         Form("completion", ("prompt", "completion"), (), _completion),

@@ -14,6 +14,7 @@ FormName = Literal[
     "comparisons",
     "groups",
     "preference",
+    "annotated",
     "verdict",
     "label",
     "completion",

@@ -203,7 +203,8 @@ def _decoded(lines: IO[bytes], path: Path) -> Iterator[str]:
 
 
 _JSON_CELLS = {
-    "responses", "ranks", "scores", "labels", "finished", "pairwise", "messages", "conversations", "meta", "prompt_meta",
+    "responses", "ranks", "scores", "labels", "finished", "pairwise", "messages", "conversations", "meta",
+    "prompt_meta", "human", "ai",
 }  # fmt: skip
 
 

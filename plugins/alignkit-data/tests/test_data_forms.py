@@ -10,6 +10,7 @@ from alignkit_data.loading import GroupMaker
 from alignkit_data.options import FormName
 from alignkit_data.readers import Row
 
+from alignkit.annotations import Annotation, annotations_of
 from alignkit.errors import InputError
 from alignkit.records import Group, Prompt
 
@@ -150,6 +151,39 @@ class TestVerdict:
     def test_another_verdict_is_an_error(self, verdict: Any) -> None:
         with pytest.raises(InputError, match=r"data.jsonl:7: verdict is .*expected 0 \(tie\)"):
             make({"prompt": "Hi?", "response_1": "a", "response_2": "b", "verdict": verdict})
+
+
+class TestAnnotated:
+    ROW = {"prompt": "Hi?", "response_1": "a", "response_2": True}  # noqa: RUF012
+
+    @pytest.mark.parametrize(
+        ("human", "ai", "ranks"),
+        [
+            ([1, 2, 2], {"j": 1}, (1, 0)),
+            ([1, 2, 0], None, (0, 0)),
+            ({"anna": 1, "ben": None}, {}, (0, 1)),
+            ([None], {"j": 2}, (1, 0)),
+            ([None], {"j": None}, None),
+        ],
+    )
+    def test_most_of_the_people_rank(self, human: Any, ai: Any, ranks: tuple[int, int] | None) -> None:
+        assert make({**self.ROW, "human": human, "ai": ai}).ranks == ranks
+
+    def test_every_verdict_is_kept(self) -> None:
+        group = make({**self.ROW, "human": [1, None], "ai": {"j": 2}})
+        assert group.responses == ("a", "True")
+        assert annotations_of(group) == [
+            Annotation("human-1", (0, 1), "human", order=(0, 1)),
+            Annotation("human-2", None, "human", order=(0, 1)),
+            Annotation("j", (1, 0), "ai", order=(0, 1)),
+        ]
+
+    @pytest.mark.parametrize(
+        ("human", "said"), [(["1"], "human.human-1 is '1'"), (1, "expected verdicts by annotator")]
+    )
+    def test_what_is_no_verdict(self, human: Any, said: str) -> None:
+        with pytest.raises(InputError, match=rf"data.jsonl:7: .*{said}"):
+            make({**self.ROW, "human": human})
 
 
 class TestLabelsAndDemonstrations:
@@ -325,7 +359,7 @@ class TestDetection:
                 "prompt, responses",
                 "--columns question=prompt, --columns completions=resp",
             ),
-            ("x y", "preference (chosen, rejected); verdict (prompt, ", "--columns old=new"),
+            ("x y", "preference (chosen, rejected); annotated (prompt, ", "--columns old=new"),
         ],
     )
     def test_missing_columns_say_what_to_map(self, columns: str, missing: str, hint: str) -> None:

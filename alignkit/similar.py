@@ -1,0 +1,72 @@
+"""Texts that say nearly the same: equal but for case, space and punctuation, or alike in their runs of words.
+
+Free of torch. The likeness of two texts is the Jaccard index of their sets of word runs (Broder 1997, On the
+resemblance and containment of documents), computed exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RUN = 3
+"""Words in a run; a shorter text is one run."""
+NEAR = 0.8
+"""Likeness from which two texts count as nearly the same."""
+COMMON = 200
+"""A run in more texts than this belongs to a template, and finds no candidates."""
+
+
+def normalized(text: str) -> str:
+    """The words in lower case, without punctuation; a text without words as it is."""
+    words = re.findall(r"\w+", text.casefold())
+    return " ".join(words) if words else text.strip()
+
+
+def runs(text: str) -> frozenset[str]:
+    """The runs of RUN words in a text."""
+    words = normalized(text).split()
+    return frozenset(" ".join(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1)))
+
+
+def likeness(one: str, other: str) -> float:
+    """Jaccard index of the runs of two texts, 0 to 1."""
+    left, right = runs(one), runs(other)
+    return len(left & right) / len(left | right)
+
+
+def distinct(texts: Iterable[str], near: float = NEAR) -> list[int]:
+    """Indices of the texts that are like none of those kept before them."""
+    kept: list[tuple[int, str]] = []
+    for index, text in enumerate(texts):
+        if not any(likeness(text, before) >= near for _, before in kept):
+            kept.append((index, text))
+    return [index for index, _ in kept]
+
+
+class SimilarTexts:
+    """Texts that others are looked up in."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = {normalized(text) for text in texts}
+        self._having: dict[str, list[str]] = defaultdict(list)
+        for text in sorted(self._texts):
+            for run in runs(text):
+                self._having[run].append(text)
+
+    def match(self, text: str, near: float = NEAR) -> float:
+        """Likeness of the most similar text, 1.0 for an equal one; 0.0 where none is as near as `near`."""
+        if normalized(text) in self._texts:
+            return 1.0
+        mine = runs(text)
+        shared: Counter[str] = Counter()
+        for run in mine:
+            having = self._having.get(run, ())
+            if len(having) <= COMMON:
+                shared.update(having)
+        best = max((likeness(text, other) for other, count in shared.items() if count >= near * len(mine)), default=0.0)
+        return best if best >= near else 0.0
