@@ -70,3 +70,40 @@ def test_two_processes_with_unequal_shares_take_the_steps_of_one(tmp_path: Path,
         assert torch.allclose(shared, alone, atol=1e-6)
         assert shared_losses == pytest.approx(losses, abs=1e-6)
     assert list((tmp_path / "2" / "checkpoints").iterdir())
+
+
+FOLLOW = """
+from pathlib import Path
+import torch
+from alignkit_dpo.online_dpo import OnlineDPO
+from alignkit.engine import train
+from alignkit.feeds import RolloutFeed
+from alignkit.interfaces import Context
+from alignkit.ops.distributed import process_index, start_processes
+from alignkit.options import Sampling
+from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing.runs import PROMPTS
+
+start_processes()
+policy, reward = TinyPolicy(context=Context(seed=1)), TinyReward()
+options = OnlineDPO.Config(
+    learning_rate=0.02, iterations=3, batch_size=4, group_size=4, minibatch_size=2, pairs="all", n_epochs=2,
+    reference_refresh_every=1, reference_decay=0.75, reference_max_kl=0.002, kl_controller="adaptive",
+)
+optimizer, seen = OnlineDPO(options, policy=policy, reward=reward), []
+feed = RolloutFeed(PROMPTS, policy, reward, sampling=Sampling(max_tokens=6), options=options, seed=5)
+train(optimizer, feed, folder=Path({folder!r}), seed=5, on_step=lambda record: seen.append(
+    [record["reference_refreshes"], record["kl"], record["beta"]]
+))
+weights = torch.cat([p.flatten() for p in optimizer.reference.modules()["policy"].parameters()])
+torch.save((weights, seen), Path({folder!r}) / f"{{process_index()}}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_the_reference_follows_alike_in_all_processes(tmp_path: Path) -> None:
+    launch(FOLLOW.format(folder=str(tmp_path)), 2)
+    (one, log), (other, other_log) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(one, other)
+    assert log == other_log
+    assert 0 < log[-1][0] < len(log)
