@@ -11,12 +11,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from alignkit_demo.table import comparison_cells
 
 from alignkit.describe import OptionHelp, describe, plugin_text
 from alignkit.interfaces import Feed, Optimizer
@@ -50,6 +53,13 @@ the recipe's `[sft]` table (`-o sft.plugin=NAME`); those that train reward model
 
 In the formulas, pi is the policy, pi_ref the reference, x a prompt, y a response of |y| tokens, y_w the better and y_l
 the worse of two, t a token.
+"""
+COMPARISON = """\
+Each starts from the same SFT policy and is given 1152 prompts: an offline algorithm every ranking of four replies once,
+an online one 24 batches of 48 prompts, to each of which it samples four replies that the learned reward scores. gold is
+the true reward of replies to unseen prompts, which no model has seen, reward the learned one, KL that to the SFT
+policy in nats a reply. Seconds are those of the algorithm alone, memory is the peak of its whole process. The settings
+stand in `alignkit_demo/recipes/comparison.toml`; one learning rate a family, hardly tuned, one seed.
 """
 SNIPPET = re.compile(r"(<!-- from: (\S+) -->\n+```\w*\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
 
@@ -113,6 +123,7 @@ def algorithms_page() -> str:
     algorithms = {plugin: target for plugin, target in loaded.items() if issubclass(target, Optimizer)}
     ordered = [plugin for feed in FEEDS for plugin, target in algorithms.items() if target.consumes is feed]
     parts = [NOTE, "# Algorithms\n", ALGORITHMS, *_index({plugin: algorithms[plugin] for plugin in ordered})]
+    parts += [*_comparison(), *_optima()]
     anchors = _anchors(ordered)
     links = {plugin.config: f"[{plugin.name}](#{anchors[plugin]})" for plugin in ordered}
     for feed, title in FEEDS.items():
@@ -142,6 +153,37 @@ def _index(algorithms: Mapping[Registration, type[Optimizer[Any]]]) -> list[str]
     return [
         *_table(head, rows),
         f"Under which name peers have it; - where it was not found in their source:\n{sources}\n",
+    ]
+
+
+def _comparison() -> list[str]:
+    """What `alignkit demo --compare all` measured: the file that it wrote as a table, the best by gold reward first."""
+    found = json.loads((DOCS / "comparison.json").read_text(encoding="utf-8"))
+    head = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "seconds", "peak memory, MiB"]
+    rows = sorted(found["rows"].values(), key=lambda row: -row["gold"])
+    machine = f"{found['cores']} cores, PyTorch threads: {found['threads']}, torch {found['torch']}"
+    return [
+        "## Side by side on the demo's world\n",
+        f"`alignkit demo --compare all` on {found['date']} ({machine}{found.get('note', '')}).\n",
+        COMPARISON,
+        *_table(head, [[row["algorithm"], *comparison_cells(row)] for row in rows]),
+    ]
+
+
+def _optima() -> list[str]:
+    """How near the algorithms come to optima that are known."""
+    found = tomllib.loads((DOCS / "optima.toml").read_text(encoding="utf-8"))
+    rows = [
+        [name, problem["target"], f"{problem['start']:g}", f"{distance:g}"]
+        for problem in found["problem"]
+        for name, distance in problem["distance"].items()
+    ]
+    tests = "; ".join(problem["tests"] for problem in found["problem"])
+    return [
+        "## How near they come to a known optimum\n",
+        "Total variation distance (0 to 1) of the reference and of the trained policy from the optimum in closed form,"
+        f" on policies over a few tokens, as the tests measure it ({tests}).\n",
+        *_table(["algorithm", "optimum", "reference", "trained"], rows),
     ]
 
 

@@ -14,26 +14,44 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+OFFLINE = ("minibatch_size=4", "n_epochs=2", "save_every=1")
+ONLINE = ("iterations=4", "batch_size=6", "minibatch_size=3", "save_every=1")
+REUSED = (*ONLINE, "n_epochs=2")
 STEPS = {
-    "ppo": ("iterations=4", "batch_size=6", "minibatch_size=3", "n_epochs=2", "save_every=1"),
-    "dpo": ("minibatch_size=4", "n_epochs=2", "save_every=1"),
+    "ppo": REUSED,
+    "dpo": OFFLINE,
+    "beta-dpo": OFFLINE,
+    "orpo": OFFLINE,
+    "list-dpo": OFFLINE,
+    "kto": OFFLINE,
+    "ppo-kl": REUSED,
+    "trpo": (*REUSED, "cg_iterations=3"),
+    "a2c": (*ONLINE, "kl_controller=adaptive"),
+    "grpo": REUSED,
+    "rloo": (*REUSED, "normalize_rewards=true"),
+    "reinforce": ONLINE,
+    "dapo": (*REUSED, "kl_coef=0.1"),
 }
+QUICK = {"ppo", "dpo"}
+ALGORITHMS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STEPS]
 
 
-def command(demo: Path, algorithm: str, out: Path, *more: str) -> list[str]:
-    options = [word for option in STEPS[algorithm] for word in ("-o", f"optimizer.{option}")]
-    return [
-        sys.executable, "-m", "alignkit", "run", str(demo / "from-sft.toml"), "--optimizer", algorithm, "--quiet",
-        "-o", "sampling.max_tokens=16", *options, "--out", str(out), *more,
-    ]  # fmt: skip
+def command(recipe: Path, out: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "alignkit", "run", str(recipe), "--quiet", "-o", "sampling.max_tokens=16"]
+    return [*words, "--out", str(out), *more]
 
 
-def run_until_step(words: list[str], metrics: Path, step: int) -> int:
-    """Starts the command and kills it once `step` steps have been logged; its exit code."""
+def options(table: str, *settings: str) -> list[str]:
+    return [word for setting in settings for word in ("-o", f"{table}.{setting}")]
+
+
+def run_until_step(words: list[str], metrics: Path, step: int, stage: str = "policy") -> int:
+    """Starts the command and kills it once `step` steps of the stage have been logged; its exit code."""
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 180
+    said = f'"stage": "{stage}"'.encode()
     while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= step:
+        if metrics.exists() and metrics.read_bytes().count(said) >= step:
             process.kill()
         time.sleep(0.002)
     _, errors = process.communicate()
@@ -41,13 +59,40 @@ def run_until_step(words: list[str], metrics: Path, step: int) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "dpo"])
+def finish(words: list[str]) -> None:
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(demo_folder: Path, tmp_path: Path, algorithm: str) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(demo_folder, algorithm, whole), check=True, stdout=subprocess.DEVNULL)
+    recipe, more = demo_folder / "from-sft.toml", ["--optimizer", algorithm, *options("optimizer", *STEPS[algorithm])]
+    finish(command(recipe, whole, *more))
     step = random.randrange(1, 8)
-    run_until_step(command(demo_folder, algorithm, killed), killed / "metrics.jsonl", step)
+    run_until_step(command(recipe, killed, *more), killed / "metrics.jsonl", step)
     assert not (killed / "policy" / "model.safetensors").exists()
-    subprocess.run(command(demo_folder, algorithm, killed, "--resume"), check=True, stdout=subprocess.DEVNULL)
+    finish(command(recipe, killed, *more, "--resume"))
     weights = [(folder / "policy" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1], f"killed at step {step}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["pairwise", "infonce", "plackett-luce"])
+def test_killed_in_sft_and_in_the_reward_model(demo_folder: Path, tmp_path: Path, loss: str) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipe = demo_folder / "recipe.toml"
+    more = [
+        *options("sft", "minibatch_size=4", "save_every=1"),
+        *options("reward", f"loss={loss}", "train.minibatch_size=4", "train.n_epochs=1", "train.save_every=1"),
+        *options("optimizer", "iterations=1", "batch_size=6"),
+    ]
+    finish(command(recipe, whole, *more))
+    steps = {stage: random.randrange(1, 5) for stage in ("sft", "reward")}
+    run_until_step(command(recipe, killed, *more), killed / "metrics.jsonl", steps["sft"], "sft")
+    assert not (killed / "sft" / "model.safetensors").exists()
+    run_until_step(command(recipe, killed, *more, "--resume"), killed / "metrics.jsonl", steps["reward"], "reward")
+    assert not (killed / "reward" / "model.safetensors").exists()
+    finish(command(recipe, killed, *more, "--resume"))
+    for stage in ("sft", "reward", "policy"):
+        weights = [(folder / stage / "model.safetensors").read_bytes() for folder in (whole, killed)]
+        assert weights[0] == weights[1], f"{stage}, killed at steps {steps}"

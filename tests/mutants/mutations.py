@@ -75,7 +75,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class _Place:
-    """A node: its statement, the expression around it, the class or function, whether in its body, how to replace it."""
+    """A node, its statement, the expression around it, its class or function, whether in a body, how to replace it."""
 
     node: ast.AST
     statement: ast.stmt

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from alignkit.reporting import Reporter
     from alignkit.resolved import Resolved
 
-SUMMARY = "summary.json"
+SUMMARY, COMPARISON = "summary.json", "comparison.toml"
 PLACEHOLDER = "demo"
 """How the packaged recipes name the demo's folder."""
 RUNS = {
@@ -89,13 +89,16 @@ def make_untrained_model(folder: Path, *, seed: int) -> None:
 
 
 def write_recipes(folder: Path, *, seed: int) -> None:
-    """Writes the packaged recipes with the folder's path and the seed in place, and from-sft.toml beside them.
+    """Writes the packaged recipes with the folder's path and the seed in place, from-sft.toml and comparison.toml.
 
     from-sft.toml is recipe.toml without its first stages: it goes on from the SFT policy, rankings and reward model of
-    the run ppo/, so that another algorithm on the same preferences costs seconds.
+    the run ppo/, so that another algorithm on the same preferences costs seconds. comparison.toml is the same with
+    settings of every algorithm for an equal number of prompts.
     """
     path = json.dumps(folder.as_posix()).strip('"')
-    for entry in (package_files("alignkit_demo") / "recipes").iterdir():
+    packaged = {entry.name: entry for entry in (package_files("alignkit_demo") / "recipes").iterdir()}
+    settings = tomllib.loads(packaged.pop(COMPARISON).read_text(encoding="utf-8"))
+    for entry in packaged.values():
         text = entry.read_text(encoding="utf-8").replace(f'"{PLACEHOLDER}/', f'"{path}/')
         text = text.replace("[policy]", f"[run]\nseed = {seed}\n\n[policy]", 1)
         (folder / entry.name).write_text(text, encoding="utf-8")
@@ -106,6 +109,8 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     tables["preferences"] = {"plugin": "dataset", "path": f"{done}/preferences.jsonl"}
     tables["reward"]["model"] = f"{done}/reward"
     (folder / "from-sft.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
+    tables["optimizer"] = {"plugin": "ppo", **settings["optimizer"]}
+    (folder / COMPARISON).write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
 def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:

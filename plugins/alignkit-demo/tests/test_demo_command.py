@@ -7,15 +7,23 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_demo import command, demo
+from alignkit_demo import command, comparison, demo
 from alignkit_demo.data import Sizes
 from alignkit_demo.measures import agreement_with_gold
 from alignkit_demo.table import next_commands
 
 from alignkit import Group, Prompt, cli
+from alignkit.errors import InputError
+from alignkit.interfaces import Feed
+from alignkit.options import RolloutOptions
+from alignkit.plugins import FIRST_PARTY, registry
+from alignkit.recipe import load_recipe
+from alignkit.reporting import Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from alignkit.plugins import Registration
 
 FEW_STEPS = ("optimizer.for.ppo.iterations=1", "optimizer.for.ppo.batch_size=6", "reward.train.n_epochs=1")
 SMALL = Sizes(raw=64, demonstrations=24, prompts=40, evaluation=6)
@@ -112,3 +120,49 @@ def test_the_demo_reaches_its_figures(tmp_path: Path, seed: int) -> None:
     assert rows["dpo"]["win_rate"] >= 0.75
     assert summary["reward_model"]["agreement"]["value"] >= 0.78
     assert all(rows[name]["kl"] < 8 for name in ("dpo", "ppo"))
+
+
+def test_settings_of_the_comparison_give_every_algorithm_the_same_prompts(folder: Path) -> None:
+    own = [plugin for plugin in registry().registrations if plugin.role == "optimizer" and is_compared(plugin)]
+    assert set(comparison.algorithms(folder)) == {plugin.name for plugin in own}
+    for plugin in own:
+        recipe = load_recipe(folder / demo.COMPARISON, flags={"optimizer": plugin.name}, overrides=[])
+        options = recipe.resolve(registry()).config("optimizer")
+        if isinstance(options, RolloutOptions):
+            assert options.iterations * options.batch_size == 1152
+            assert options.group_size == 4
+        else:
+            # 1280 prompts, of whose rankings a tenth is held out
+            assert options.n_epochs == 1
+
+
+def is_compared(plugin: Registration) -> bool:
+    """Whether a plugin of this project aligns a policy, by our own loop."""
+    if plugin.distribution not in FIRST_PARTY or plugin.distribution in ("alignkit-trl", "alignkit-reward"):
+        return False
+    target: Any = plugin.load()
+    return target.consumes is not Feed.DEMONSTRATIONS
+
+
+def test_a_name_without_settings_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="simpo"):
+        comparison.compare(folder, ["simpoo"], reporter=Reporter())
+
+
+@pytest.mark.slow
+def test_the_comparison_goes_on_from_the_demo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = (folder / "summary.json").read_bytes()
+    assert cli.run(["demo", "--out", str(folder), "--compare", "kto", "--json"]) == 0
+    assert (folder / "summary.json").read_bytes() == summary
+    found = json.loads(capsys.readouterr().out)["comparison"]
+    assert found == json.loads((folder / "comparison.json").read_text())
+    assert list(found["rows"]) == ["sft", "kto"]
+    row = found["rows"]["kto"]
+    stages = json.loads((folder / "comparison" / "kto" / "run.json").read_text())["stages"]
+    assert row["gold"] == stages["eval"]["policy"]["gold"]["value"]
+    assert row["win_rate"] == stages["eval"]["win_rate/gold"]["value"]
+    assert row["seconds"] == pytest.approx(stages["align"]["seconds"], abs=0.05)
+    assert 200 < row["memory"] < 4000
+    assert cli.run(["demo", "--out", str(folder), "--compare", "orpo", "--quiet"]) == 0
+    assert {"sft", "kto", "orpo"} <= json.loads((folder / "comparison.json").read_text())["rows"].keys()
+    assert "orpo" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -50,3 +51,15 @@ def test_ipo_leads_by_its_target_margin(beta: float) -> None:
     gain = policy.logits.detach().log_softmax(-1) - torch.tensor(REFERENCE, dtype=torch.float64).log()
     lead = (gain[1] + gain[1]) / 2 - (gain[0] + gain[0] + gain[2]) / 3
     assert lead.item() == pytest.approx(1 / (2 * beta), abs=1e-4)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_ipo_reaches_the_optimum_of_its_own_objective(beta: float) -> None:
+    # arXiv:2310.12036, eq. 7 with the identity: reference * exp(P(better than one of all, drawn evenly) / beta).
+    policy = TablePolicy(REFERENCE)
+    minimise(IPO(IPOOptions(beta=beta), policy=policy), population_of_pairs(), steps=200)
+    wins = [sum(w / (w + other) for other in WEIGHTS) / len(WEIGHTS) for w in WEIGHTS]
+    unnormalised = [p * math.exp(win / beta) for p, win in zip(REFERENCE, wins, strict=True)]
+    expected = torch.tensor([u / sum(unnormalised) for u in unnormalised], dtype=torch.float64)
+    distance = (policy.logits.detach().softmax(-1) - expected).abs().sum() / 2
+    assert distance < 1e-4
