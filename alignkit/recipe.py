@@ -87,7 +87,7 @@ class Recipe:
         parts = {table: part for table in self.component_tables() if (part := reader.component(table))}
         options = {table: reader.options(table) for table in OPTION_TABLES}
         reader.raise_problems()
-        if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", 0)):
+        if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", False)):
             reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
         return Resolved(registry=registry, parts=parts, table_options=options, notices=tuple(reader.notices))
 

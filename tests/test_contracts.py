@@ -54,6 +54,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("reward", "function"): {"function": "contract_functions:length"},
     ("reward", "rules"): {"length": {"target": 5}},
     ("reward", "sum"): {"sources": [LENGTH, LENGTH], "weights": [1.0, 2.0]},
+    ("reward", "ensemble"): {"sources": [LENGTH, LENGTH]},
     ("preferences", "dataset"): {"path": str(FILES / "rankings.jsonl")},
     ("preferences", "function"): {"function": "contract_functions:longest_first"},
     ("preferences", "reward"): {"source": LENGTH},
