@@ -17,14 +17,13 @@ from alignkit.interfaces import (
     Model,
     Optimizer,
     Policy,
-    PolicyOutput,
     PreferenceSource,
     RewardSource,
     Sampler,
     Scorer,
-    ScorerOutput,
 )
 from alignkit.options import ComponentSpec, Config, RolloutOptions, Sampling, TrainingOptions
+from alignkit.outputs import PolicyOutput, ScorerOutput
 from alignkit.records import Group, Prompt, read_groups, write_groups
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.engine import TrainResult
+    from alignkit.outputs import PolicyOutput, ScorerOutput
     from alignkit.records import Group, Prompt
 
 INTERFACE_VERSION = 1
@@ -69,32 +70,6 @@ class Component(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
         self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
         self.context = context if context is not None else Context()
-
-
-@dataclass(frozen=True)
-class PolicyOutput:
-    """What one forward pass gives.
-
-    Attributes:
-        logprobs: [R] log-probability of each response token, of the distribution at the batch's temperature.
-        entropy: [R] entropy of that distribution, when asked for.
-        hidden: [R, H] last hidden state at the position that predicts each response token, when asked for.
-        values: [R] value head at the same positions, when asked for.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor | None = None
-    hidden: Tensor | None = None
-    values: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ScorerOutput:
-    """A scalar for every token: `values` [R] at the position that predicts each response token, `scores` [S] at the
-    last token of each response."""
-
-    values: Tensor
-    scores: Tensor
 
 
 class Model(ABC):
@@ -145,9 +120,19 @@ class Policy(Component[ConfigT], Model):
 
     @abstractmethod
     def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+        self,
+        batch: GroupBatch,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+        values: bool = False,
+        kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
-        """Log-probabilities of the response tokens, and what else is asked for, in one pass."""
+        """Log-probabilities of the response tokens, and what else is asked for, in one pass.
+
+        Args:
+            kl_to: the policy that the exact KL is measured to, of the same plugin; its own pass comes on top.
+        """
 
     @abstractmethod
     def reference(self) -> Policy[Any]:

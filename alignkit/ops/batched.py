@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.interfaces import ScorerOutput
+from alignkit.outputs import ScorerOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-KLEstimator = Literal["k1", "k2", "k3"]
+KLEstimator = Literal["k1", "k2", "k3", "full"]
 KLControl = Literal["fixed", "adaptive", "linear", "target"]
 KLPlace = Literal["reward", "loss"]
 Surrogate = Literal["clip", "ratio", "truncated", "logprob"]

@@ -30,13 +30,13 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
     Args:
         logprobs: [R] under the policy.
         ref_logprobs: [R] under the reference.
-        kind: k1, k2 or k3.
+        kind: k1, k2 or k3; `full` is not an estimate from samples, see `alignkit.ops.linear_kl`.
 
     Returns:
         [R]
 
     Raises:
-        ValueError: no such estimator.
+        ValueError: no such estimate.
     """
     difference = logprobs - ref_logprobs
     if kind == "k1":
@@ -45,7 +45,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
         return difference.square() / 2
     if kind == "k3":
         return (-difference).expm1() + difference
-    raise ValueError(f"no KL estimator {kind!r}: choose one of {', '.join(get_args(KLEstimator))}")
+    sampled = [name for name in get_args(KLEstimator) if name != "full"]
+    raise ValueError(f"no KL estimate {kind!r} from sampled tokens: choose one of {', '.join(sampled)}")
 
 
 class FixedKL:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Policy, PolicyOutput, RewardSource
+    from alignkit.interfaces import Context, Policy, RewardSource
     from alignkit.options import Config
+    from alignkit.outputs import PolicyOutput
 
 OptionsT = TypeVar("OptionsT", bound=PolicyGradientOptions)
 Known = TypeVar("Known")
@@ -153,7 +154,14 @@ class PolicyGradient(Optimizer[OptionsT]):
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The surrogate, the KL where it is part of the loss, and the entropy bonus."""
-        return self.policy_loss(batch, self.policy.forward(batch, entropy=self.config.ent_coef > 0))
+        return self.policy_loss(batch, self.forward(batch))
+
+    def forward(self, batch: GroupBatch, *, values: bool = False) -> PolicyOutput:
+        """What `policy_loss` needs of the policy, in one pass."""
+        exact_kl = self.config.kl_place == "loss" and self.config.kl_estimator == "full"
+        return self.policy.forward(
+            batch, entropy=self.config.ent_coef > 0, values=values, kl_to=self.reference if exact_kl else None
+        )
 
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:
         """The loss of the policy from what it says of a batch with `logprobs` and `advantages`."""
@@ -170,7 +178,9 @@ class PolicyGradient(Optimizer[OptionsT]):
             "ratio_deviation": batch.token_mean(deviation.abs()),
         }
         if options.kl_place == "loss" and batch.ref_logprobs is not None:
-            kl = kl_estimate(output.logprobs, batch.ref_logprobs, options.kl_estimator)
+            kl = output.kl
+            if kl is None:
+                kl = kl_estimate(output.logprobs, batch.ref_logprobs, options.kl_estimator)
             kl_loss = self._aggregate(batch, kl * log_ratio.exp() if options.kl_importance else kl)
             loss = loss + self.kl_controller.coef * kl_loss
             metrics["kl_loss"] = kl_loss.detach()

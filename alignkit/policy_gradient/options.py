@@ -92,8 +92,9 @@ class PolicyGradientOptions(RolloutReferenceOptions):
     kl_place: KLPlace = "reward"
     """Whether the KL is taken from each token's reward or added to the loss."""
     kl_estimator: KLEstimator = "k1"
-    """Estimate of the KL. In the reward only k1 has its exact optimum, in the loss only k2, or k3 with kl_importance;
-    the others change what is optimised."""
+    """Estimate of the KL. In the reward only k1 has its exact optimum, in the loss only k2, or k3 with kl_importance,
+    or `full`, which sums over the whole vocabulary at each sampled token instead of estimating (arXiv:2504.10637): no
+    noise from the token, for one more pass of the reference each time. The others change what is optimised."""
     kl_importance: bool = False
     """In the loss, weigh the KL by the probability ratio, whose gradient makes k1 and k3 exact."""
     track_kl: bool = False
@@ -136,6 +137,12 @@ class PolicyGradientOptions(RolloutReferenceOptions):
                 "`logprob` doesn't correct for the steps already taken, so it is for one pass over the rollouts",
                 where="surrogate",
                 fix="choose clip, ratio or truncated, or n_epochs = 1",
+            )
+        if self.kl_estimator == "full" and (self.kl_place == "reward" or self.kl_importance):
+            raise InputError(
+                "the exact KL is a term of the loss, and exact without a weight",
+                where="kl_estimator",
+                fix="set kl_place = 'loss' and kl_importance = false, or choose another estimator",
             )
         if self.kl_importance and self.kl_place == "reward":
             raise InputError(

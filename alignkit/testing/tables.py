@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from alignkit.interfaces import Context, Policy, PolicyOutput, Scorer, ScorerOutput
+from alignkit.interfaces import Context, Policy, Scorer
+from alignkit.outputs import PolicyOutput, ScorerOutput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,9 +88,15 @@ class TablePolicy(_NoText, Policy[Any]):
         self.has_value_head = False
 
     def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+        self,
+        batch: GroupBatch,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+        values: bool = False,
+        kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
-        assert self.has_value_head or not values
+        assert (self.has_value_head or not values) and kl_to is None
         return PolicyOutput(
             logprobs=self.logprobs.figures[batch.response_ids],
             entropy=batch.response_ids.float() if entropy else None,

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from alignkit.batch import GroupBatch
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, Policy, PolicyOutput, RewardSource, Scorer, ScorerOutput
+from alignkit.interfaces import Context, Policy, RewardSource, Scorer
 from alignkit.options import Config, Count, Fraction
+from alignkit.outputs import PolicyOutput, ScorerOutput
 from alignkit.records import Group
 from alignkit.testing.tiny_network import Contexts, TinyLanguageModel, TinyScoreModel
 
@@ -223,7 +224,13 @@ class TinyPolicy(Policy[TinyOptions]):
         return batch.replace(logprobs=torch.tensor([x for row in logprobs for x in row], device=self._device))
 
     def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+        self,
+        batch: GroupBatch,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+        values: bool = False,
+        kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
         contexts = self._text.contexts(batch, after_last=False)
         output = self._wrapped(contexts, batch.response_ids, batch.temperature, values=values)
@@ -233,7 +240,15 @@ class TinyPolicy(Policy[TinyOptions]):
             entropy=-(distribution.exp() * distribution).sum(-1) if entropy else None,
             hidden=output["hidden"] if hidden else None,
             values=output.get("values"),
+            kl=None if kl_to is None else self._kl(distribution, kl_to, batch),
         )
+
+    def _kl(self, distribution: Tensor, other: Policy[Any], batch: GroupBatch) -> Tensor:
+        assert isinstance(other, TinyPolicy)
+        with torch.no_grad():
+            contexts = self._text.contexts(batch, after_last=False)
+            theirs: Tensor = other._wrapped(contexts, batch.response_ids, batch.temperature)["log_distribution"]
+        return (distribution.exp() * (distribution - theirs)).sum(-1)
 
     def reference(self) -> TinyPolicy:
         frozen = copy.deepcopy(self._network).requires_grad_(False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.batch import GroupBatch, Totals
-from alignkit.interfaces import Context, Feed, Optimizer, Policy, PolicyOutput, RewardSource
+from alignkit.interfaces import Context, Feed, Optimizer, Policy, RewardSource
 from alignkit.testing.contracts.component import SEED, ComponentContract
 from alignkit.testing.material import (
     CountingModule,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from alignkit.outputs import PolicyOutput
 
 MANY = 1
 """A token budget that leaves every group, or response where they may be parted, alone."""
@@ -241,7 +243,7 @@ class _Recorder:
         self._forward = policy.forward
         policy.forward = self._cut  # type: ignore[method-assign]
 
-    def _cut(self, batch: GroupBatch, **asked: bool) -> PolicyOutput:
+    def _cut(self, batch: GroupBatch, **asked: Any) -> PolicyOutput:
         output = self._forward(batch, **asked)
         assert output.logprobs.shape == (batch.num_tokens,)
         return dataclasses.replace(

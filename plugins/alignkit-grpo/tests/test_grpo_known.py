@@ -19,6 +19,7 @@ from alignkit_grpo.reinforce_plus_plus import REINFORCEPlusPlus
 from alignkit_grpo.remax import ReMax
 from alignkit_grpo.rloo import RLOO
 
+from alignkit.errors import InputError
 from alignkit.testing.known_answer import (
     REWARD_OF_TOKEN,
     ScoreOf,
@@ -59,6 +60,7 @@ def trained(
         (REINFORCE, {}),
         (GRPO, {}),
         (GRPO, {"kl_estimator": "k2", "kl_importance": False}),
+        (GRPO, {"kl_estimator": "full", "kl_importance": False}),
         (DrGRPO, {"kl_place": "reward", "n_epochs": 2}),
         (GSPO, {"kl_place": "reward", "clip_range": 0.2, "clip_range_high": 0.2}),
         (REINFORCEPlusPlus, {"normalize_advantages": "tokens"}),
@@ -121,3 +123,9 @@ def test_learns_to_stop_from_the_overlong_penalty() -> None:
     algorithm = trained(DAPO, lambda text: 0.0, iterations=30, rate=0.05, n=32, max_tokens=4, dynamic_sampling=False)
     assert algorithm.batch_metrics["response_length"] < 3.2
     assert algorithm.batch_metrics["finished"] > 0.9
+
+
+@pytest.mark.parametrize("options", [{"kl_place": "reward", "kl_importance": False}, {"kl_importance": True}])
+def test_the_exact_kl_is_a_term_of_the_loss_without_weights(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="term of the loss"):
+        GRPO.Config(kl_estimator="full", **options).check()

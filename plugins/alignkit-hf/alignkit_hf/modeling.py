@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from alignkit.ops.attention import PackedLayout
+from alignkit.ops.linear_kl import Head
 from alignkit.ops.logprobs import LogitTransform, linear_logprobs
 from alignkit_hf.attention import PackedKernel
 from alignkit_hf.value_branch import ValueBranch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from alignkit.batch import GroupBatch
+    from alignkit_hf.reference_kl import ReferenceStates
     from alignkit_hf.value_branch import Call
 
     ForValues = Callable[[Tensor], Tensor]
@@ -35,13 +37,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a forward pass is asked for: `logprobs`, `entropy`, `hidden`, `values` [R, ..] or `scores` [S]."""
+    """What a forward pass is asked for: `logprobs`, `entropy`, `hidden`, `values` [R, ..] or `scores` [S].
+
+    Attributes:
+        distribution: [R, V] log-probabilities, of a head that is not fused.
+        kl_to: asks for `kl` [R], the exact KL to this.
+    """
 
     logprobs: bool = False
     entropy: bool = False
     hidden: bool = False
     values: bool = False
     scores: bool = False
+    distribution: bool = False
+    kl_to: ReferenceStates | None = None
     adapter: bool = True
 
 
@@ -236,6 +245,9 @@ class PackedModel(nn.Module):
             )
             if entropy is not None:
                 output["entropy"] = entropy
+            if request.kl_to is not None:
+                own = Head(head.weight, head.bias, self.logit_transform)
+                output["kl"] = request.kl_to.kl_of_states(hidden, own, batch.temperature)
         if request.hidden:
             output["hidden"] = hidden
         if request.values:
@@ -306,6 +318,10 @@ def _plain_logprobs(logits: Tensor, batch: GroupBatch, request: Request) -> dict
     output = {"logprobs": distribution.gather(1, batch.response_ids[:, None]).squeeze(1)}
     if request.entropy:
         output["entropy"] = -(distribution.exp() * distribution).sum(-1)
+    if request.kl_to is not None:
+        output["kl"] = request.kl_to.kl_of_distribution(distribution)
+    if request.distribution:
+        output["distribution"] = distribution
     return output
 
 

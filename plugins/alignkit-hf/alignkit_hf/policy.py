@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
 from alignkit.batch import GroupBatch
-from alignkit.interfaces import Context, Policy, PolicyOutput
+from alignkit.interfaces import Context, Policy
 from alignkit.ops.cached import digest_of_tensors
+from alignkit.ops.linear_kl import Head
+from alignkit.outputs import PolicyOutput
 from alignkit.records import Group
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
@@ -20,6 +23,7 @@ from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
+from alignkit_hf.reference_kl import ReferenceStates
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.scorer import HFScorer
 from alignkit_hf.storage import save_policy
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from alignkit.options import Sampling
     from alignkit.records import Prompt
@@ -99,13 +103,41 @@ class HFPolicy(Policy[HFOptions]):
         self._bound = modules["policy"]
 
     def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+        self,
+        batch: GroupBatch,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+        values: bool = False,
+        kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
-        """Log-probabilities [R] of the response tokens, and what else is asked for, in one pass."""
-        module = self._owner._bound if self._owner is not None else self._bound
-        request = Request(logprobs=True, entropy=entropy, hidden=hidden, values=values, adapter=self._adapter_on)
+        """Log-probabilities [R] of the response tokens, and what else is asked for, in one pass.
+
+        Raises:
+            ValueError: `kl_to` is a policy of another kind.
+        """
+        states = None if kl_to is None else self._states_of(kl_to, batch)
+        request = Request(logprobs=True, entropy=entropy, hidden=hidden, values=values, kl_to=states)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._owner is None):
-            return PolicyOutput(**module(batch, request))
+            return PolicyOutput(**self._run(batch, request))
+
+    def _run(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+        module = self._owner._bound if self._owner is not None else self._bound
+        output: dict[str, Tensor] = module(batch, replace(request, adapter=self._adapter_on))
+        return output
+
+    @torch.no_grad()
+    def _states_of(self, reference: Policy[Any], batch: GroupBatch) -> ReferenceStates:
+        """What the exact KL to a policy needs of that policy's pass."""
+        if not isinstance(reference, HFPolicy):
+            raise ValueError(f"the exact KL is between two policies `hf`, found {type(reference).__name__}")
+        raw = reference.raw
+        if not raw.path.fused_head:
+            output = reference._run(batch, Request(logprobs=True, distribution=True))
+            return ReferenceStates(distribution=output["distribution"])
+        head = raw.vocabulary_head
+        own = None if raw is self.raw else Head(head.weight, head.bias, raw.logit_transform)
+        return ReferenceStates(hidden=reference._run(batch, Request(hidden=True))["hidden"], head=own)
 
     def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
         """Samples `n` responses a prompt; log-probabilities are of the distribution that was drawn from.

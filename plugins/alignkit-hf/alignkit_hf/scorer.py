@@ -15,8 +15,9 @@ import transformers
 from torch import nn
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, Scorer, ScorerOutput
+from alignkit.interfaces import Context, Scorer
 from alignkit.ops.distributed import num_processes
+from alignkit.outputs import ScorerOutput
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.freezing import freeze, frozen_parameters

@@ -141,7 +141,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
         return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        output = self.policy.forward(batch, entropy=self.config.ent_coef > 0, values=self.critic is None)
+        output = self.forward(batch, values=self.critic is None)
         values = known(output.values) if self.critic is None else self.critic.forward(batch).values
         loss, metrics = self.policy_loss(batch, output)
         loss = 0.0 * loss if self.warms_up else loss

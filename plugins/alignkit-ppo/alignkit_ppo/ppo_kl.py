@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics, PolicyOutput
+    from alignkit.interfaces import Metrics
     from alignkit.options import Config
+    from alignkit.outputs import PolicyOutput
 
 
 class PPOKL(ActorCritic[PPOKLOptions]):

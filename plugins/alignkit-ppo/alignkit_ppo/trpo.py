@@ -107,7 +107,7 @@ class TRPO(ActorCritic[TRPOOptions]):
         """The policy's loss, and its mean KL in nats a token from these log-probabilities [R] of each part."""
         sums = torch.zeros(2, dtype=torch.float64, device=logprobs[0].device)
         for part, old in zip(parts, logprobs, strict=True):
-            output = self.policy.forward(part, entropy=self.config.ent_coef > 0)
+            output = self.forward(part)
             loss, _ = self.policy_loss(part, output)
             sums += torch.stack([loss, part.token_mean(kl_estimate(old, output.logprobs, "k3"))])
         loss_sum, kl_sum = mean_over_processes(sums).tolist()
