@@ -149,10 +149,11 @@ def test_the_guard_reads_the_kl_of_the_batch(tmp_path: Path) -> None:
         assert moved == (record["kl"] <= 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("component", "options"),
     [
-        pytest.param(PPO, {"reference_refresh_every": 3}, marks=pytest.mark.slow),
+        (PPO, {"reference_refresh_every": 3}),
         (RLOO, {"reference_refresh_every": 1, "reference_decay": 0.9, "reference_max_kl": 0.5}),
     ],
 )

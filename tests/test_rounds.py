@@ -251,6 +251,7 @@ def test_rounds_that_make_no_sense_are_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, without="reward preferences", rounds=2)
     registry = recipe.registry

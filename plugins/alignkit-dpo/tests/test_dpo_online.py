@@ -180,6 +180,7 @@ def test_reaches_the_optimum_under_bradley_terry() -> None:
     assert distance(policy.logits.detach().softmax(-1), target) < 0.02
 
 
+@pytest.mark.slow
 def test_an_infallible_reward_leaves_the_best_response_alone() -> None:
     config = OnlineDPO.Config(beta=0.1)
     optimizer = OnlineDPO(config, policy=policy_of_four_tokens(), reward=ScoreOf(REWARD_OF_TOKEN.__getitem__))
@@ -187,6 +188,7 @@ def test_an_infallible_reward_leaves_the_best_response_alone() -> None:
     assert token_distribution(optimizer.policy)[1] > 0.95
 
 
+@pytest.mark.slow
 def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
     options = {"n_epochs": 2, "kl_controller": "adaptive", "kl_target": 0.01, "reference_refresh_every": 3}
     assert_goes_on_bit_for_bit(OnlineDPO, tmp_path, pairs="all", **options)

@@ -149,6 +149,7 @@ def test_rejection_sampling_leaves_the_policy_given_that_it_passes() -> None:
     assert distance(token_distribution(optimizer.policy), passes / passes.sum()) < 0.02
 
 
+@pytest.mark.slow
 def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
     options = {"n_epochs": 2, "kl_coef": 0.1, "reference_refresh_every": 2, "reference_decay": 0.5, "threshold": 0.0}
     assert_goes_on_bit_for_bit(RAFT, tmp_path, **options)
