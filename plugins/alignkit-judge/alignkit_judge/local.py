@@ -1,0 +1,201 @@
+"""A local judge: a transformers causal LM whose verdict is read from the logits of the answers' tokens, in batches.
+
+Nothing is sampled for a verdict, and none is made up: where the model puts less than `min_mass` of its probability on
+the tokens of all answers together, it does not answer the question, and abstains.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from alignkit.errors import InputError
+from alignkit_judge.questions import HIGHEST, LOWEST, Answer, digest
+from alignkit_judge.templates import ANSWER, local_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from alignkit_judge.options import JudgeModel
+    from alignkit_judge.questions import Question
+
+Chances = dict[str, float]
+_TIE = "C"
+
+
+class LocalJudge:
+    """Asks a model in this process.
+
+    Raises:
+        InputError: the model can't be loaded, or its vocabulary has no token for an answer.
+    """
+
+    def __init__(self, judge: JudgeModel, device: str) -> None:
+        self._judge = judge
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(judge.model)
+            dtype = judge.dtype if judge.dtype == "auto" else getattr(torch, judge.dtype)
+            model: Any = AutoModelForCausalLM
+            self._model: Any = model.from_pretrained(judge.model, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"can't be loaded: {error}", where=f"judge {judge.model}", fix="check the folder"
+            ) from error
+        self._device = _device(device)
+        self._model.to(self._device).eval()
+        self._control = sorted({*self._tokenizer.all_special_tokens, *self._tokenizer.get_added_vocab()} - {""})
+        self._ids = self._answer_ids()
+        few = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        self._only_last: dict[str, int] = {"logits_to_keep": 1} if few else {}
+        config = AutoConfig.from_pretrained(judge.model)
+        self._context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """(index of the question, answer), batch by batch of similar length."""
+        encoded = []
+        for index, question in enumerate(questions):
+            text = self._prompt(question)
+            reasoning = self._reason(question, text) if question.reasoning else ""
+            ids = self._tokenizer(text + reasoning + self._lead(), add_special_tokens=self._adds_specials)["input_ids"]
+            if len(ids) + 1 > self._context:
+                yield index, Answer(None, "longer than the judge's context")
+            else:
+                encoded.append((ids, index, reasoning))
+        encoded.sort(key=lambda entry: len(entry[0]))
+        for batch in _batches(encoded, self._judge.batch_tokens):
+            asked = [questions[index] for _, index, _ in batch]
+            for (_, index, reasoning), question, chances in zip(
+                batch, asked, self._chances([ids for ids, _, _ in batch], asked), strict=True
+            ):
+                yield index, verdict(question, chances, self._judge.min_mass, reasoning)
+
+    @property
+    def _adds_specials(self) -> bool:
+        return not self._tokenizer.chat_template
+
+    def _lead(self) -> str:
+        return "" if self._tokenizer.chat_template else f"\n{ANSWER}"
+
+    def _prompt(self, question: Question) -> str:
+        text = local_text(question, self._control)
+        if not self._tokenizer.chat_template:
+            return text
+        message = [{"role": "user", "content": text}]
+        return str(self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def _reason(self, question: Question, text: str) -> str:
+        """The model's reasoning, one question at a time, so that it depends on nothing else."""
+        inputs = self._tokenizer(text, add_special_tokens=self._adds_specials, return_tensors="pt").to(self._device)
+        length = inputs["input_ids"].shape[1]
+        room = self._context - length - 16
+        if room < 1:
+            return ""
+        sampled = {"do_sample": True, "temperature": self._judge.temperature} if self._judge.temperature else {}
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []), torch.no_grad():
+            torch.manual_seed(int(digest([question.item, question.order, question.sample])[:12], 16))
+            written = self._model.generate(
+                **inputs,
+                max_new_tokens=min(self._judge.reply_tokens, room),
+                pad_token_id=self._pad,
+                **(sampled or {"do_sample": False}),
+            )
+        reasoning = self._tokenizer.decode(written[0, length:], skip_special_tokens=True)
+        return f"{reasoning}\n{ANSWER}" if self._tokenizer.chat_template else str(reasoning)
+
+    @property
+    def _pad(self) -> int:
+        pad = self._tokenizer.pad_token_id
+        return int(pad if pad is not None else self._tokenizer.eos_token_id or 0)
+
+    def _answer_ids(self) -> dict[str, list[int]]:
+        """Token ids of each answer: all tokens that are just it, with or without a space before it."""
+        wanted = {*"ABCDEFGHI", *map(str, range(LOWEST, HIGHEST + 1)), "0"}
+        found: dict[str, list[int]] = {label: [] for label in wanted}
+        special = set(self._tokenizer.all_special_ids)
+        for number, token in enumerate(self._tokenizer.convert_ids_to_tokens(range(len(self._tokenizer)))):
+            bare = (token or "").replace("▁", "").replace("Ġ", "").strip()
+            if bare in found and number not in special:
+                found[bare].append(number)
+        return found
+
+    def _tokens_of(self, label: str) -> list[int]:
+        if not self._ids[label]:
+            raise InputError(
+                f"its vocabulary has no token {label!r}", where=f"judge {self._judge.model}", fix="take another model"
+            )
+        return self._ids[label]
+
+    def _chances(self, rows: list[list[int]], questions: Sequence[Question]) -> list[Chances]:
+        """The probability of each answer to each question."""
+        found = []
+        following = self._next(rows)
+        for row, question, probabilities in zip(rows, questions, following, strict=True):
+            if question.protocol == "pointwise":
+                found.append(self._score_chances(row, probabilities))
+            else:
+                labels = question.labels + (_TIE if question.protocol == "pairwise" else "")
+                found.append({label: float(probabilities[self._tokens_of(label)].sum()) for label in labels})
+        return found
+
+    def _score_chances(self, row: list[int], probabilities: Tensor) -> Chances:
+        """Of 1 to 10. A vocabulary of single digits says 10 as a 1 with a 0 after it, which takes another pass."""
+        chances = {
+            str(score): float(probabilities[self._tokens_of(str(score))].sum()) for score in range(LOWEST, HIGHEST)
+        }
+        ten = float(probabilities[self._ids[str(HIGHEST)]].sum())
+        if not self._ids[str(HIGHEST)]:
+            ones = self._tokens_of("1")
+            likeliest = ones[int(probabilities[ones].argmax())]
+            ten = chances["1"] * float(self._next([[*row, likeliest]])[0][self._tokens_of("0")].sum())
+            chances["1"] -= ten
+        return {**chances, str(HIGHEST): ten}
+
+    @torch.no_grad()
+    def _next(self, rows: list[list[int]]) -> Tensor:
+        """[B, V] probabilities of the token after each row; rows are padded on the left and know their positions."""
+        longest = max(map(len, rows))
+        ids = torch.full((len(rows), longest), self._pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, longest - len(row) :] = torch.tensor(row)
+            mask[number, longest - len(row) :] = 1
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        logits = self._model(**moved, **self._only_last).logits[:, -1]
+        probabilities: Tensor = logits.double().softmax(-1).cpu()
+        return probabilities
+
+
+def verdict(question: Question, chances: Chances, min_mass: float, reasoning: str = "") -> Answer:
+    """The answer from the probabilities of all answers: expected score, shares of a pair, or a letter's probability."""
+    mass = sum(chances.values())
+    if mass < min_mass or mass == 0:
+        return Answer(None, "no answer", reasoning)
+    if question.protocol == "pointwise":
+        return Answer((sum(int(score) * chance for score, chance in chances.items()) / mass,), "", reasoning)
+    tie = chances[_TIE] if question.protocol == "pairwise" else 0.0
+    return Answer(tuple((chances[label] + tie / 2) / mass for label in question.labels), "", reasoning)
+
+
+def _batches(rows: list[tuple[list[int], int, str]], budget: int) -> Iterator[list[tuple[list[int], int, str]]]:
+    """Rows in order, as many together as fit the budget of tokens when padded to the longest."""
+    batch: list[tuple[list[int], int, str]] = []
+    for row in rows:
+        if batch and (len(batch) + 1) * len(row[0]) > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

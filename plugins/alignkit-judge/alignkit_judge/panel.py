@@ -1,0 +1,130 @@
+"""All judges of a run behind one call: what is cached is not asked again, and nobody asks past the budget."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from alignkit.errors import StoppedByCheck
+from alignkit_judge.budget import Budget, BudgetSpent
+from alignkit_judge.cache import VerdictCache
+from alignkit_judge.questions import Answer, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alignkit.interfaces import Context
+    from alignkit_judge.options import JudgeModel, JudgeOptions
+    from alignkit_judge.questions import Question
+
+logger = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """How a judge is reached."""
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
+        """(index of the question, answer) as they come."""
+
+
+class Panel:
+    """The judges. A judge is connected, or loaded, at its first question that the cache can't answer.
+
+    Attributes:
+        budget: what was asked and paid.
+        cached: answers that came from the cache.
+    """
+
+    def __init__(self, options: JudgeOptions, context: Context) -> None:
+        self._options, self._context = options, context
+        self._cache = VerdictCache(_cache_path(options, context))
+        self._backends: dict[int, Backend] = {}
+        self.budget = Budget(options.budget)
+        self.cached = 0
+        self.missing = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The judges' names on records, each once."""
+        names = [judge.name for judge in self._options.panel]
+        return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Answer]]:
+        """Each judge's answers to the questions.
+
+        Raises:
+            StoppedByCheck: the budget is spent (unless it shall be used up), or a server doesn't answer.
+            InputError: a judge can't be used.
+        """
+        distinct = list(dict.fromkeys(questions))
+        answers = [
+            dict(zip(distinct, self._ask(number, distinct), strict=True)) for number in range(len(self._options.panel))
+        ]
+        return [[known[question] for question in questions] for known in answers]
+
+    def spent(self) -> str:
+        """What this run has asked and paid, for people."""
+        budget = self.budget
+        money = f", {budget.money:.4f} money" if budget.money else ""
+        paid = f"{budget.paid} paid ({budget.tokens} tokens{money})"
+        return f"{budget.requests} requests, {paid}, {self.cached} answers from the cache"
+
+    def _ask(self, number: int, questions: Sequence[Question]) -> list[Answer]:
+        identity = identity_of(self._options.panel[number])
+        found = {index: self._cache.get(identity, question) for index, question in enumerate(questions)}
+        answers = {index: answer for index, answer in found.items() if answer is not None}
+        self.cached += len(answers)
+        open_ = [index for index in found if index not in answers]
+        if open_:
+            try:
+                for place, answer in self._backend(number).answers([questions[index] for index in open_]):
+                    index = open_[place]
+                    answers[index] = answer
+                    if answer.final:
+                        self._cache.put(identity, questions[index], answer)
+            except BudgetSpent:
+                self._stop(len(questions), len(answers))
+        return [answers.get(index, Answer(None, "not asked: the budget is spent", final=False)) for index in found]
+
+    def _stop(self, wanted: int, known: int) -> None:
+        self.missing += wanted - known
+        said = (
+            f"the judge's budget is spent after {self.budget.requests} requests ({self.budget.paid} paid, "
+            f"{self.budget.tokens} tokens, {self.budget.money:.2f} money): {known} of {wanted} questions are answered, "
+            f"{wanted - known} are missing"
+        )
+        if self._options.budget.then == "stop":
+            raise StoppedByCheck(f"{said}; verdicts are kept: run it again, with more budget, to go on")
+        logger.warning("%s", said)
+
+    def _backend(self, number: int) -> Backend:
+        if number not in self._backends:
+            judge = self._options.panel[number]
+            if judge.backend == "local":
+                from alignkit_judge.local import LocalJudge
+
+                self._backends[number] = LocalJudge(judge, self._context.device)
+            else:
+                from alignkit_judge.remote import RemoteJudge
+
+                self._backends[number] = RemoteJudge(judge, self._options, self.budget)
+        return self._backends[number]
+
+
+def identity_of(judge: JudgeModel) -> str:
+    """What a verdict depends on beside the question: the model, and how it is run. A local folder counts with the sizes
+    and times of its files, so that a model that was trained on is another judge."""
+    common = [judge.backend, judge.model, judge.temperature, judge.reply_tokens]
+    if judge.backend == "openai":
+        return digest([*common, judge.base_url, judge.structured, judge.top_logprobs])
+    folder = Path(judge.model)
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return digest([*common, judge.min_mass, judge.dtype, stats])
+
+
+def _cache_path(options: JudgeOptions, context: Context) -> Path | None:
+    if options.cache != "auto":
+        return Path(options.cache).expanduser() if options.cache else None
+    return context.cache / "verdicts.sqlite" if context.cache is not None else None

@@ -1,0 +1,115 @@
+"""Replies of a server as verdicts: one JSON object that fits a schema and repeats the item's nonce, or nothing.
+
+A judge that copies what it found in a response therefore gives no verdict, whatever stood there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from math import exp
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from alignkit_judge.questions import HIGHEST, LOWEST, Answer
+
+if TYPE_CHECKING:
+    from alignkit_judge.options import Protocol
+    from alignkit_judge.questions import Question
+
+_VERDICT: dict[Protocol, tuple[str, Any]] = {
+    "pairwise": ("verdict", Literal["A", "B", "tie", "abstain"]),
+    "listwise": ("ranking", list[list[str]]),
+    "pointwise": ("score", Annotated[int, Field(ge=LOWEST, le=HIGHEST)] | None),
+}
+_PAIR = {"A": (1.0, 0.0), "B": (0.0, 1.0), "tie": (0.5, 0.5)}
+_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
+_SCORE = re.compile(r'"score"\s*:\s*(\d+)')
+LEAD = 1000.0
+"""A ranking says no chances: each place counts as so many times as likely as the one below it."""
+LEAST_MASS = 0.5
+"""Share of probability that the known alternatives of a score must have for their expected value to count."""
+
+Alternatives = Sequence[tuple[str, Sequence[tuple[str, float]]]]
+"""Each token of a reply with the likeliest tokens in its place and their log-probabilities."""
+
+
+class Malformed(ValueError):  # noqa: N818
+    """The reply is no verdict on this question."""
+
+
+@cache
+def reply_model(protocol: Protocol, reasoning: bool) -> type[BaseModel]:
+    """The schema of a reply."""
+    name, kind = _VERDICT[protocol]
+    fields: dict[str, Any] = {"id": (str, ...)}
+    if reasoning:
+        fields["reasoning"] = (str, ...)
+    fields[name] = (kind, ...)
+    return create_model("Reply", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def parse_reply(text: str, question: Question, alternatives: Alternatives = ()) -> Answer:
+    """The answer in a reply.
+
+    Args:
+        alternatives: of the reply's tokens, where the server gives them; they make a score the expected one.
+
+    Raises:
+        Malformed: it is no JSON object of the schema, or not on this item.
+    """
+    stripped = _THOUGHTS.sub("", text).strip()
+    if fenced := _FENCE.match(stripped):
+        stripped = fenced[1].strip()
+    try:
+        reply = reply_model(question.protocol, question.reasoning).model_validate_json(stripped)
+    except ValidationError as error:
+        raise Malformed(f"no verdict of the schema ({error.errors()[0]['msg']})") from error
+    said = reply.model_dump()
+    if said["id"] != question.nonce:
+        raise Malformed("a verdict without the item's id")
+    verdict = said[_VERDICT[question.protocol][0]]
+    values = _values(verdict, question)
+    if values is not None and question.protocol == "pointwise" and alternatives:
+        values = (expected_score(text, int(verdict), alternatives),)
+    return Answer(values, "" if values else "abstained", said.get("reasoning", ""))
+
+
+def _values(verdict: Any, question: Question) -> tuple[float, ...] | None:
+    if question.protocol == "pairwise":
+        return _PAIR.get(verdict)
+    if question.protocol == "pointwise":
+        return None if verdict is None else (float(verdict),)
+    if not verdict:
+        return None
+    if sorted(label for tied in verdict for label in tied) != list(question.labels) or not all(verdict):
+        raise Malformed("a ranking that does not name each response once")
+    place = {label: place for place, tied in enumerate(verdict) for label in tied}
+    return tuple(LEAD ** -place[label] for label in question.labels)
+
+
+def expected_score(text: str, score: int, alternatives: Alternatives) -> float:
+    """The mean of the scores that the judge might have given in this place, by their probabilities; the score itself
+    where the alternatives are not whole scores or hold less than half of the probability."""
+    found = list(_SCORE.finditer(text))
+    if not found or "".join(token for token, _ in alternatives) != text:
+        return float(score)
+    place = 0
+    for token, others in alternatives:
+        if place <= found[-1].start(1) < place + len(token):
+            if token.strip() != str(score):
+                break
+            chances = {int(other): exp(logprob) for other, logprob in others if _is_score(other)}
+            mass = sum(chances.values())
+            return (
+                sum(value * chance for value, chance in chances.items()) / mass if mass >= LEAST_MASS else float(score)
+            )
+        place += len(token)
+    return float(score)
+
+
+def _is_score(token: str) -> bool:
+    return token.strip().isascii() and token.strip().isdigit() and LOWEST <= int(token) <= HIGHEST

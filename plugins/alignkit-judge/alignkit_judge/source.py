@@ -1,0 +1,271 @@
+"""The judge as preference source, which ranks responses, and as reward source, which scores them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from alignkit.annotations import with_annotations
+from alignkit.errors import InputError
+from alignkit.interfaces import PreferenceSource, RewardSource
+from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
+from alignkit_judge.panel import Panel
+from alignkit_judge.questions import Question
+from alignkit_judge.rubrics import RUBRICS, draw, principles_of
+from alignkit_judge.votes import Ballot, outcome, position_bias, position_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from alignkit.interfaces import Context, Sampler
+    from alignkit.options import Config
+    from alignkit.records import Group
+    from alignkit_judge.options import JudgeOptions
+    from alignkit_judge.questions import Answer
+    from alignkit_judge.votes import Outcome
+
+
+class Criteria:
+    """What is judged in an item: a rubric, words of the user's own, or a principle drawn from the constitution."""
+
+    def __init__(self, options: JudgeOptions, seed: int) -> None:
+        self._principles = principles_of(options.constitution) if options.constitution else []
+        self._words = options.criterion or RUBRICS[options.rubric]
+        self._seed = seed
+
+    def of(self, group: Group) -> str:
+        """The criterion of a group's prompt."""
+        if not self._principles:
+            return self._words
+        return f"Judge by this principle: {draw(self._principles, self._seed, group.prompt.key)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, and where its answer belongs.
+
+    Attributes:
+        turn: number of the order.
+        shown: indices of the responses that it shows.
+    """
+
+    question: Question
+    turn: int
+    shown: tuple[int, ...]
+
+
+class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
+    """Ranks responses as the judges say."""
+
+    Config: ClassVar[type[Config]] = JudgePreferenceOptions
+    samples = True
+
+    def __init__(self, config: JudgePreferenceOptions, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        self._source: PreferenceSource[Any] | None = None
+        if config.source is not None:
+            self._source = cast("PreferenceSource[Any]", self.context.build("preferences", config.source))
+        self._criteria = Criteria(config, self.context.seed)
+        self.panel = Panel(config, self.context)
+        self._said = ""
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """One ranked group a prompt, ties included, with the single verdicts in `meta.annotations`.
+
+        Raises:
+            StoppedByCheck: the budget is spent, or a server doesn't answer; verdicts are kept.
+            InputError: a judge can't be used, or abstained from everything.
+        """
+        if self._source is not None:
+            candidates = list(self._source.preferences(sampler))
+        else:
+            candidates = sampler(sampler.prompts, self.config.k)
+        judged = self.judge(
+            [group for group in (one.without_duplicates() for one in candidates) if len(group.responses) > 1]
+        )
+        kept = judged if self.config.abstentions == "keep" else [group for group in judged if group.ranks is not None]
+        if judged and not kept:
+            raise InputError(self._said, where="judge", fix="see what it was asked and said, or take another judge")
+        yield from kept
+
+    def judge(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups in their order with the judges' ranks, None where they abstained. Responses that no verdict
+        connects to most others are left out of a ranked group.
+
+        Raises:
+            StoppedByCheck, InputError: as in `preferences`.
+        """
+        asked = [self._questions(group) for group in groups]
+        flat = [entry.question for entries in asked for entry in entries]
+        answers = [iter(said) for said in self.panel.ask(flat)]
+        ballots: list[list[Ballot]] = []
+        spent: list[list[Answer]] = []
+        for group, entries in zip(groups, asked, strict=True):
+            said = [[next(of_judge) for _ in entries] for of_judge in answers]
+            ballots.append(self._ballots(entries, said, len(group.responses)))
+            spent.append([answer for of_judge in said for answer in of_judge])
+        outcomes = [
+            outcome(of_group, len(group.responses), self.config.min_margin)
+            for group, of_group in zip(groups, ballots, strict=True)
+        ]
+        self._said = self._summary(outcomes, ballots)
+        return [_judged(*parts) for parts in zip(groups, outcomes, spent, strict=True)]
+
+    def explain(self) -> str:
+        """What was judged, how often the judges disagree or abstain, how much they favour a position, what it cost."""
+        return self._said
+
+    def _questions(self, group: Group) -> list[Asked]:
+        config, count = self.config, len(group.responses)
+        if count > 9:
+            raise InputError(f"{count} responses are too many to judge", where="judge", fix="at most 9")
+        if config.protocol == "pointwise":
+            shown: list[tuple[int, tuple[int, ...]]] = [(0, (index,)) for index in range(count)]
+        else:
+            shown = [
+                (turn, part)
+                for turn, order in enumerate(self._orders(group))
+                for part in (combinations(order, 2) if config.protocol == "pairwise" else [order])
+            ]
+        criterion = self._criteria.of(group)
+        return [
+            Asked(
+                Question(
+                    config.protocol,
+                    group.prompt.plain,
+                    tuple(group.responses[index] for index in indices),
+                    criterion,
+                    config.reasoning,
+                    sample,
+                ),
+                turn,
+                indices,
+            )
+            for turn, indices in shown
+            for sample in range(config.samples)
+        ]
+
+    def _orders(self, group: Group) -> list[tuple[int, ...]]:
+        first = tuple(range(len(group.responses)))
+        if self.config.orders == "both":
+            return [first, first[::-1]]
+        drawn = list(first)
+        random.Random(f"order/{self.context.seed}/{group.prompt.key}").shuffle(drawn)
+        return [tuple(drawn)]
+
+    def _ballots(self, entries: Sequence[Asked], said: Sequence[Sequence[Answer]], count: int) -> list[Ballot]:
+        if self.config.protocol == "pointwise":
+            return self._scored(entries, said, count)
+        return [
+            Ballot(
+                name,
+                entry.turn,
+                entry.shown,
+                answer.values if answer.values is not None else (None,) * len(entry.shown),
+                reason=answer.reason,
+            )
+            for name, answers in zip(self.panel.names, said, strict=True)
+            for entry, answer in zip(entries, answers, strict=True)
+        ]
+
+    def _scored(self, entries: Sequence[Asked], said: Sequence[Sequence[Answer]], count: int) -> list[Ballot]:
+        """A ballot of each judge and sample with the scores of all responses."""
+        found = []
+        everything = tuple(range(count))
+        for name, answers in zip(self.panel.names, said, strict=True):
+            for sample in range(self.config.samples):
+                scores = {
+                    entry.shown[0]: answer
+                    for entry, answer in zip(entries, answers, strict=True)
+                    if entry.question.sample == sample
+                }
+                values = tuple(known[0] if (known := scores[index].values) else None for index in everything)
+                reason = next((answer.reason for answer in scores.values() if answer.reason), "")
+                found.append(Ballot(name, 0, everything, values, scored=True, reason=reason))
+        return found
+
+    def _summary(self, outcomes: Sequence[Outcome], ballots: Sequence[Sequence[Ballot]]) -> str:
+        ranked = sum(len(set(found.ranks.values())) > 1 for found in outcomes)
+        tied = sum(len(set(found.ranks.values())) == 1 for found in outcomes)
+        flat = [ballot for of_group in ballots for ballot in of_group]
+        reasons = Counter(ballot.reason for ballot in flat if ballot.reason)
+        abstained = len(outcomes) - ranked - tied
+        parts = [
+            f"{len(outcomes)} groups judged by {', '.join(self.panel.names)}: {ranked} ranked, {tied} tied, "
+            f"{abstained} abstained"
+        ]
+        if reasons:
+            parts.append("no verdict: " + ", ".join(f"{reason} {times}" for reason, times in reasons.most_common(5)))
+        if self.config.protocol != "pointwise" and outcomes:
+            bias = position_bias(position_counts(flat, self.config.min_margin))
+            differ = fmean(found.orders_disagree for found in outcomes)
+            parts.append(f"the first position wins {bias:+.1f} points over half, orders disagree in {differ:.0%}")
+        circles = sum(bool(found.cycles) for found in outcomes)
+        if circles:
+            parts.append(f"{circles} groups with intransitive verdicts")
+        return "; ".join([*parts, self.panel.spent()])
+
+
+class JudgeReward(RewardSource[JudgeRewardOptions]):
+    """Scores each response from 1 to 10."""
+
+    Config: ClassVar[type[Config]] = JudgeRewardOptions
+
+    def __init__(self, config: JudgeRewardOptions, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        self._criteria = Criteria(config, self.context.seed)
+        self.panel = Panel(config, self.context)
+        self._abstained = 0.0
+
+    def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
+        """The mean of the judges' mean scores; None where one of them abstained.
+
+        Raises:
+            StoppedByCheck: the budget is spent, or a server doesn't answer; verdicts are kept.
+            InputError: a judge can't be used.
+        """
+        numbers = range(self.config.samples)
+        questions = [
+            Question("pointwise", group.prompt.plain, (text,), self._criteria.of(group), self.config.reasoning, number)
+            for group in groups
+            for text in group.responses
+            for number in numbers
+        ]
+        answers = [iter(said) for said in self.panel.ask(questions)]
+        scores = [
+            [_mean([[next(of_judge) for _ in numbers] for of_judge in answers]) for _ in group.responses]
+            for group in groups
+        ]
+        flat = [score for row in scores for score in row]
+        self._abstained = sum(score is None for score in flat) / max(len(flat), 1)
+        return scores
+
+    def figures(self) -> Mapping[str, float]:
+        """`judge_abstained`: share of the responses without a score."""
+        return {"judge_abstained": self._abstained}
+
+
+def _mean(said: Sequence[Sequence[Answer]]) -> float | None:
+    known = [[answer.values[0] for answer in answers if answer.values] for answers in said]
+    return fmean(fmean(scores) for scores in known) if all(known) else None
+
+
+def _judged(group: Group, found: Outcome, answers: Sequence[Answer]) -> Group:
+    """The group with what was found, as annotations, and as figures in `meta.judge` and `meta.cost`."""
+    figures: dict[str, Any] = {
+        name: round(getattr(found, name), 4) for name in ("margin", "orders_disagree", "judges_disagree", "abstained")
+    }
+    if found.cycles:
+        figures["cycles"] = [list(cycle) for cycle in found.cycles]
+    cost = {name: sum(getattr(answer, name) for answer in answers) for name in ("requests", "tokens", "money")}
+    meta = {**group.meta, "judge": figures, "cost": {name: value for name, value in cost.items() if value}}
+    noted = with_annotations(replace(group, meta=meta, ranks=None, scores=None, labels=None), found.annotations)
+    noted = replace(noted, source="judge")
+    if not found.ranks:
+        return noted
+    chosen = noted.choose(sorted(found.ranks))
+    return replace(chosen, ranks=tuple(found.ranks[index] for index in sorted(found.ranks)))

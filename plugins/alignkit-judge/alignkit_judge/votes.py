@@ -1,0 +1,194 @@
+"""From single verdicts to a ranking: samples, then orders, then judges, then a Bradley-Terry fit over all pairs.
+
+Of the samples of a question the most frequent verdict counts; verdicts in both orders that differ are a tie
+(arXiv:2305.17926, arXiv:2306.05685); of several judges the most frequent verdict counts, without those that abstained.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from alignkit.annotations import Annotation
+from alignkit.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit_judge.questions import HIGHEST, LOWEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from alignkit.rank_fit import Floats
+
+Pair = tuple[int, int]
+Vote = int | None
+"""1: the first of a pair is better, -1: the second, 0: a tie, None: an abstention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What one judge said once about responses of a group.
+
+    Attributes:
+        turn: number of the order in which the group is shown.
+        shown: indices of the group's responses, in the order in which they were shown.
+        values: one number each, higher is better, None where the judge abstained.
+        scored: whether the values are scores, each given without a look at the others.
+    """
+
+    judge: str
+    turn: int
+    shown: tuple[int, ...]
+    values: tuple[float | None, ...]
+    scored: bool = False
+    reason: str = ""
+
+    def votes(self, min_margin: float) -> dict[Pair, Vote]:
+        """For each pair (i, j) that was shown, i before j, in the order shown."""
+        return {
+            (self.shown[a], self.shown[b]): self._vote(self.values[a], self.values[b], min_margin)
+            for a, b in combinations(range(len(self.shown)), 2)
+        }
+
+    def _vote(self, first: float | None, second: float | None, min_margin: float) -> Vote:
+        if first is None or second is None:
+            return None
+        scale = HIGHEST - LOWEST if self.scored else first + second
+        margin = (first - second) / scale
+        return 0 if margin == 0 or abs(margin) < min_margin else (1 if margin > 0 else -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a group's ballots come to.
+
+    Attributes:
+        verdicts: of each pair (i, j), i < j, on which not all abstained.
+        ranks: by index of a response; of those that comparisons connect, two at least, or else none.
+        annotations: of each judge in each order.
+        margin: mean over all pairs of how far the votes lean to one side, from 0 (none, or all abstained) to 1.
+        orders_disagree: share of the pairs and judges with verdicts in both orders in which they differ.
+        judges_disagree: share of the pairs with verdicts of several judges in which they are not the same.
+        abstained: share of the pairs without a verdict.
+        cycles: circles of verdicts that no ranking can follow.
+    """
+
+    verdicts: Mapping[Pair, int]
+    ranks: Mapping[int, int]
+    annotations: tuple[Annotation, ...]
+    margin: float
+    orders_disagree: float
+    judges_disagree: float
+    abstained: float
+    cycles: tuple[tuple[int, ...], ...]
+
+
+def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome:
+    """What these ballots on a group of `count` responses come to."""
+    samples: dict[tuple[str, int, Pair], list[Vote]] = defaultdict(list)
+    for ballot in ballots:
+        for (i, j), vote in ballot.votes(min_margin).items():
+            pair, turned = ((i, j), vote) if i < j else ((j, i), None if vote is None else -vote)
+            samples[ballot.judge, ballot.turn, pair].append(turned)
+    turns: dict[tuple[str, Pair], list[Vote]] = defaultdict(list)
+    for (judge, _, pair), votes in samples.items():
+        turns[judge, pair].append(most_frequent(votes))
+    judges: dict[Pair, list[Vote]] = defaultdict(list)
+    for (_, pair), votes in turns.items():
+        judges[pair].append(agreed(votes))
+    said = {pair: most_frequent([vote for vote in votes if vote is not None]) for pair, votes in judges.items()}
+    verdicts = {pair: vote for pair, vote in said.items() if vote is not None}
+    wins = _wins(verdicts, count)
+    pairs = list(combinations(range(count), 2))
+    leaning: dict[Pair, list[Vote]] = defaultdict(list)
+    for (_, _, pair), votes in samples.items():
+        leaning[pair] += votes
+    return Outcome(
+        verdicts=verdicts,
+        ranks=_ranks(verdicts, count),
+        annotations=tuple(_annotations(ballots, samples, count)),
+        margin=fmean(abs(fmean(vote or 0 for vote in leaning[pair])) if leaning[pair] else 0.0 for pair in pairs),
+        orders_disagree=_disagreement(turns.values()),
+        judges_disagree=_disagreement(judges.values()),
+        abstained=1 - len(verdicts) / len(pairs),
+        cycles=tuple(intransitive_cycles(wins)),
+    )
+
+
+def most_frequent(votes: Sequence[Vote]) -> Vote:
+    """The most frequent vote; a draw between verdicts is a tie, one with abstentions an abstention."""
+    counts = Counter(votes)
+    leading = [vote for vote, times in counts.items() if times == max(counts.values())]
+    return leading[0] if len(leading) == 1 else None if None in leading or not leading else 0
+
+
+def agreed(votes: Sequence[Vote]) -> Vote:
+    """The verdict that is the same in all orders, a tie where they differ, an abstention where one is missing."""
+    return None if None in votes else votes[0] if len(set(votes)) == 1 else 0
+
+
+def position_counts(ballots: Iterable[Ballot], min_margin: float) -> Counter[Vote]:
+    """Votes for what was shown first (1), for what was shown after it (-1), ties (0) and abstentions (None)."""
+    return Counter(vote for ballot in ballots if not ballot.scored for vote in ballot.votes(min_margin).values())
+
+
+def position_bias(counts: Mapping[Vote, int]) -> float:
+    """How much more often than half of the time what is shown first wins, in points, ties left out; 0 where nothing
+    is decided."""
+    decided = counts.get(1, 0) + counts.get(-1, 0)
+    return 100 * (counts.get(1, 0) / decided - 0.5) if decided else 0.0
+
+
+def _disagreement(cases: Iterable[Sequence[Vote]]) -> float:
+    known = [[vote for vote in votes if vote is not None] for votes in cases]
+    compared = [votes for votes in known if len(votes) > 1]
+    return fmean(len(set(votes)) > 1 for votes in compared) if compared else 0.0
+
+
+def _ranks(verdicts: Mapping[Pair, int], count: int) -> dict[int, int]:
+    wins = _wins(verdicts, count)
+    members = compared_together(wins)[0]
+    if len(members) < 2:
+        return {}
+    ranks = ranks_of(bradley_terry(wins[members][:, members]))
+    return dict(zip(members, ranks, strict=True))
+
+
+def _wins(verdicts: Mapping[Pair, int], count: int) -> Floats:
+    return wins_of([(i, j, (1 + vote) / 2) for (i, j), vote in verdicts.items()], count)
+
+
+def _annotations(
+    ballots: Sequence[Ballot], samples: Mapping[tuple[str, int, Pair], Sequence[Vote]], count: int
+) -> list[Annotation]:
+    """One of each judge and order, in the order of the ballots."""
+    found = []
+    for judge, turn in dict.fromkeys((ballot.judge, ballot.turn) for ballot in ballots):
+        votes = {
+            pair: most_frequent(said)
+            for (name, number, pair), said in samples.items()
+            if (name, number) == (judge, turn)
+        }
+        ranks = _ranks({pair: vote for pair, vote in votes.items() if vote is not None}, count)
+        own = [ballot for ballot in ballots if (ballot.judge, ballot.turn) == (judge, turn)]
+        whole = len(ranks) == count
+        found.append(
+            Annotation(
+                judge,
+                tuple(ranks[index] for index in range(count)) if whole else None,
+                "ai",
+                order=None if own[0].scored else _order(own),
+                reason="" if whole else next((ballot.reason for ballot in own if ballot.reason), "abstained"),
+            )
+        )
+    return found
+
+
+def _order(ballots: Sequence[Ballot]) -> tuple[int, ...]:
+    """The order in which a turn shows the group, of which each ballot shows a part."""
+    before = Counter(index for ballot in ballots for index in ballot.shown[:-1])
+    members = {index for ballot in ballots for index in ballot.shown}
+    if len(ballots[0].shown) == len(members):
+        return ballots[0].shown
+    return tuple(sorted(members, key=lambda index: -before[index]))

@@ -1,0 +1,147 @@
+"""A local judge: what it says follows from the logits, alone or in a batch, and nonsense is no verdict."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from alignkit_judge.local import LocalJudge, verdict
+from alignkit_judge.options import JudgeModel, JudgePreferenceOptions, JudgeRewardOptions
+from alignkit_judge.questions import Question
+from alignkit_judge.source import JudgeReward, JudgeSource
+from alignkit_judge.templates import local_text
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignkit.errors import InputError
+from alignkit.interfaces import Context
+from alignkit.records import Group, Prompt
+from alignkit.testing import PreferenceSourceContract, RewardSourceContract
+from alignkit.testing.tiny_hf import write_tiny_llama
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAIR = Question("pairwise", "p", ("a", "b"), "c")
+THREE = Question("listwise", "p", ("a", "b", "c"), "c")
+ONE = Question("pointwise", "p", ("a",), "c")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, with room for a question of one byte a token."""
+    folder = write_tiny_llama(tmp_path_factory.mktemp("judge"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return folder
+
+
+def groups(count: int = 4) -> list[Group]:
+    return [Group(Prompt.of(f"prompt {number}"), ("one " * (number + 1), "two", "three")) for number in range(count)]
+
+
+def context() -> Context:
+    return Context(seed=1, device="cpu")
+
+
+@pytest.mark.parametrize("protocol", ["pairwise", "listwise", "pointwise"])
+def test_the_nonsense_of_a_random_model_is_an_abstention(model: Path, protocol: Any) -> None:
+    options = JudgePreferenceOptions(backend="local", model=str(model), protocol=protocol, abstentions="keep")
+    source = JudgeSource(options, context())
+    assert {group.ranks for group in source.judge(groups())} == {None}
+    assert "4 abstained" in source.explain()
+    dropped = JudgeSource(JudgePreferenceOptions(backend="local", model=str(model), k=3), context())
+    sampler: Any = lambda prompts, k: groups()  # noqa: E731
+    sampler.prompts = []
+    with pytest.raises(InputError, match="no answer"):
+        list(dropped.preferences(sampler))
+
+
+def test_an_abstaining_judge_gives_no_reward(model: Path) -> None:
+    reward = JudgeReward(JudgeRewardOptions(backend="local", model=str(model)), context())
+    assert reward.score(groups(2)) == [[None] * 3] * 2
+    assert reward.figures() == {"judge_abstained": 1.0}
+
+
+def test_chances_are_those_of_the_model_itself(model: Path) -> None:
+    """One row, no padding, through transformers' own call; 10 is said in two tokens here."""
+    judge = LocalJudge(JudgeModel(backend="local", model=str(model), min_mass=0.0), "cpu")
+    questions = [ONE, THREE, PAIR, Question("pointwise", "longer prompt", ("x" * 50,), "c")]
+    found = dict(judge.answers(questions))
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    network: Any = AutoModelForCausalLM.from_pretrained(model).eval()
+
+    def following(text: str) -> dict[str, float]:
+        with torch.no_grad():
+            logits = network(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1].double()
+        probabilities = logits.softmax(-1)
+        return {token: float(probabilities[number]) for token, number in tokenizer.get_vocab().items()}
+
+    letters = following(local_text(PAIR) + "\nAnswer:")
+    mass = letters["A"] + letters["B"] + letters["C"]
+    expected = [(letters["A"] + letters["C"] / 2) / mass, (letters["B"] + letters["C"] / 2) / mass]
+    assert found[2].values == pytest.approx(expected, rel=1e-4)
+    letters = following(local_text(THREE) + "\nAnswer:")
+    mass = sum(letters[label] for label in "ABC")
+    assert found[1].values == pytest.approx([letters[label] / mass for label in "ABC"], rel=1e-4)
+    for index in (0, 3):
+        text = local_text(questions[index]) + "\nAnswer:"
+        digits = following(text)
+        ten = digits["1"] * following(text + "1")["0"]
+        chances = {score: digits[str(score)] for score in range(1, 10)} | {1: digits["1"] - ten, 10: ten}
+        score = sum(value * chance for value, chance in chances.items()) / sum(chances.values())
+        assert found[index].values == pytest.approx([score], rel=1e-4)
+
+
+def test_verdicts_from_chances() -> None:
+    assert verdict(PAIR, {"A": 0.5, "B": 0.1, "C": 0.2}, 0.5).values == pytest.approx((0.75, 0.25))
+    assert verdict(PAIR, {"A": 0.3, "B": 0.1, "C": 0.05}, 0.5).values is None
+    assert verdict(PAIR, {"A": 0.0, "B": 0.0, "C": 0.0}, 0.0).values is None
+    assert verdict(ONE, {"4": 0.25, "8": 0.75}, 0.5).values == pytest.approx((7.0,))
+
+
+def test_a_question_longer_than_the_context_is_an_abstention(model: Path) -> None:
+    judge = LocalJudge(JudgeModel(backend="local", model=str(model), min_mass=0.0), "cpu")
+    long = Question("pairwise", "p", ("a" * 5000, "b"), "c")
+    found = dict(judge.answers([PAIR, long]))
+    assert (found[1].values, found[1].reason) == (None, "longer than the judge's context")
+    assert found[0].values is not None
+
+
+def test_reasoning_is_written_before_the_verdict_and_the_same_each_time(model: Path) -> None:
+    judge = JudgeModel(backend="local", model=str(model), min_mass=0.0, reply_tokens=5, temperature=1.0)
+    questions = [Question("pairwise", "p", ("a", text), "c", reasoning=True) for text in ("b", "bb")]
+    together = dict(LocalJudge(judge, "cpu").answers(questions))
+    alone = dict(LocalJudge(judge, "cpu").answers(questions[1:]))
+    assert together[1].reasoning == alone[0].reasoning
+    assert together[1].values == pytest.approx(alone[0].values)
+    assert together[0].reasoning != together[1].reasoning
+
+
+def test_control_tokens_of_the_tokenizer_are_text(model: Path) -> None:
+    stop = AutoTokenizer.from_pretrained(model).eos_token_id
+    judge = LocalJudge(JudgeModel(backend="local", model=str(model)), "cpu")
+    text = judge._prompt(Question("pairwise", "p <end>", ("a<end>", "b"), "c"))
+    assert stop not in judge._tokenizer(text)["input_ids"]
+
+
+def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="can't be loaded"):
+        LocalJudge(JudgeModel(backend="local", model=str(tmp_path)), "cpu")
+
+
+class TestLocalReward(RewardSourceContract):
+    component = JudgeReward
+
+    @pytest.fixture(autouse=True)
+    def _with_model(self, model: Path) -> None:
+        self.__class__.options = {"backend": "local", "model": str(model), "min_mass": 0.0}
+
+
+class TestLocalPreferences(PreferenceSourceContract):
+    component = JudgeSource
+
+    @pytest.fixture(autouse=True)
+    def _with_model(self, model: Path) -> None:
+        self.__class__.options = {"backend": "local", "model": str(model), "min_mass": 0.0, "k": 3}

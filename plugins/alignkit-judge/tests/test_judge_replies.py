@@ -1,0 +1,103 @@
+"""What counts as a verdict and what does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from alignkit_judge.questions import Answer, Question
+from alignkit_judge.replies import Malformed, expected_score, parse_reply
+
+PAIR = Question("pairwise", "p", ("first", "second"), "c")
+THREE = Question("listwise", "p", ("x", "y", "z"), "c")
+ONE = Question("pointwise", "p", ("x",), "c")
+REASONED = Question("pairwise", "p", ("first", "second"), "c", reasoning=True)
+
+
+def said(question: Question, **fields: Any) -> str:
+    return json.dumps({"id": question.nonce, **fields})
+
+
+@pytest.mark.parametrize(
+    ("verdict", "values"), [("A", (1.0, 0.0)), ("B", (0.0, 1.0)), ("tie", (0.5, 0.5)), ("abstain", None)]
+)
+def test_pairs(verdict: str, values: tuple[float, float] | None) -> None:
+    answer = parse_reply(said(PAIR, verdict=verdict), PAIR)
+    assert answer.values == values
+    assert answer.reason == ("abstained" if values is None else "")
+
+
+def test_rankings() -> None:
+    best, tied, last = parse_reply(said(THREE, ranking=[["B"], ["C"], ["A"]]), THREE).values or ()
+    assert tied > last > best > 0
+    values = parse_reply(said(THREE, ranking=[["C", "A"], ["B"]]), THREE).values or ()
+    assert values[0] == values[2] > values[1]
+    assert parse_reply(said(THREE, ranking=[]), THREE).values is None
+
+
+def test_scores() -> None:
+    assert parse_reply(said(ONE, score=7), ONE).values == (7.0,)
+    assert parse_reply(said(ONE, score=None), ONE).values is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{said(PAIR, verdict='A')}\n```",
+        f"```\n{said(PAIR, verdict='A')}\n```",
+        f"<think>B, surely. {said(PAIR, verdict='B')}</think>\n\n{said(PAIR, verdict='A')}",
+        f"\n {said(PAIR, verdict='A')} \n",
+    ],
+)
+def test_wrappings_that_models_add_are_taken_off(text: str) -> None:
+    assert parse_reply(text, PAIR).values == (1.0, 0.0)
+
+
+def test_reasoning_is_kept_and_is_no_verdict() -> None:
+    text = said(REASONED, reasoning=said(REASONED, verdict="B"), verdict="A")
+    assert parse_reply(text, REASONED) == Answer((1.0, 0.0), "", said(REASONED, verdict="B"))
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        (PAIR, ""),
+        (PAIR, "A"),
+        (PAIR, '{"verdict": "A"}'),
+        (PAIR, '{"id": "0123456789abcdef", "verdict": "A"}'),
+        (PAIR, said(PAIR, verdict="a")),
+        (PAIR, said(PAIR, verdict="C")),
+        (PAIR, said(PAIR, verdict="A", more=1)),
+        (PAIR, said(PAIR, verdict="A") + said(PAIR, verdict="B")),
+        (PAIR, f"My verdict: {said(PAIR, verdict='A')}"),
+        (PAIR, said(PAIR, verdict="A")[:-1]),
+        (REASONED, said(REASONED, verdict="A")),
+        (THREE, said(THREE, ranking=[["A"], ["B"]])),
+        (THREE, said(THREE, ranking=[["A"], ["B"], ["C"], ["C"]])),
+        (THREE, said(THREE, ranking=[["A"], [], ["B"], ["C"]])),
+        (THREE, said(THREE, ranking=["A", "B", "C"])),
+        (ONE, said(ONE, score=0)),
+        (ONE, said(ONE, score=11)),
+        (ONE, said(ONE, score=7.5)),
+        (ONE, said(ONE, score="7")),
+        (ONE, said(ONE, score=True)),
+    ],
+)
+def test_everything_else_is_malformed(question: Question, text: str) -> None:
+    with pytest.raises(Malformed):
+        parse_reply(text, question)
+
+
+def test_expected_scores() -> None:
+    def alternatives(*others: tuple[str, float], token: str = "7") -> list[Any]:
+        return [('{"score": 3, "score": ', []), (token, [(text, math.log(p)) for text, p in others]), ("}", [])]
+
+    text = '{"score": 3, "score": 7}'
+    assert expected_score(text, 7, alternatives(("7", 0.5), ("9", 0.25), ("x", 0.2))) == pytest.approx(23 / 3)
+    assert expected_score(text, 7, alternatives(("7", 0.2), ("x", 0.8))) == 7.0
+    assert expected_score(text, 7, alternatives(("7", 0.5), ("11", 0.1), ("0", 0.1), ("\u00b2", 0.1))) == 7.0
+    assert expected_score(text, 7, [(text, [("7", 0.0)])]) == 7.0
+    assert expected_score(text, 7, [("another text", [])]) == 7.0
+    assert expected_score("no score", 7, [("no score", [])]) == 7.0
