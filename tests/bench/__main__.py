@@ -1,6 +1,7 @@
 """`make bench`: alignkit and TRL on two CPU cores, a JSON line for each workload.
 
     make bench ARGS="--only dpo,sft --steps 6"
+    make bench ARGS="--resume figures.jsonl"
 
 Nothing else may run meanwhile: threads that wait for each other spin, and a step takes 3 to 10 times as long.
 """
@@ -32,12 +33,27 @@ def main() -> None:
     options = _arguments()
     folder = HERE / ".cache" / "small"
     make_material(SMALL, folder, options.data)
+    done = _measured(options.resume)
     for name in options.only.split(",") if options.only else WORKLOADS:
+        if name in done:
+            print(done[name], flush=True)
+            continue
         try:
             record = _compared(WORKLOADS[name], folder, options)
         except (RuntimeError, KeyError) as error:
             record = {"error": str(error)}
-        print(json.dumps({"workload": name, **record}), flush=True)
+        line = json.dumps({"workload": name, **record})
+        print(line, flush=True)
+        if options.resume:
+            with options.resume.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+
+def _measured(path: Path | None) -> dict[str, str]:
+    """The lines of a file by workload, without those of workloads that failed."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    records = {line: json.loads(line) for line in lines}
+    return {record["workload"]: line for line, record in records.items() if "error" not in record}
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,6 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="timed steps after the warm-up")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--data", type=Path, default=DATA, help="HH harmless rows; random words where there is no file")
+    parser.add_argument("--resume", type=Path, help="file that lines are added to; what it has is not measured again")
     parser.add_argument("--side", default="ours,peer", help="which programs; one alone gives no ratio")
     return parser.parse_args()
 

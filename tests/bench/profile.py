@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.bench.workloads import Workload
 
 KINDS = {
-    "products": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "linear"),
+    "products": ("mm", "addmm", "addmm_", "bmm", "baddbmm", "linear", "mkldnn::_linear_pointwise"),
     "attention": ("scaled_dot_product", "_flash_attention"),
     "adam": ("adam", "_foreach", "_fused"),
     "softmax of the vocabulary": ("exp", "logsumexp", "amax", "cumsum", "sum", "sub_", "div_", "log_softmax"),
@@ -61,7 +61,7 @@ class Laps(Clock):
 def main() -> None:
     """Profiles what the arguments choose."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("only", nargs="?", default="sft,dpo,reward-k4,reward-k9,grpo,ppo,ppo-n4-shared,sampling")
+    parser.add_argument("only", nargs="?", default=",".join(WORKLOADS), help="of all workloads")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--operations", type=int, default=8, help="how many of the dearest operations to name")
     options = parser.parse_args()
