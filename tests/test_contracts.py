@@ -48,6 +48,13 @@ def longest_first(sampler):
     encoding="utf-8",
 )
 write_groups(FILES / "rankings.jsonl", groups_for(Feed.RANKINGS))
+CHOICES = [("a cat", "a dog", 1), ("a dog", "a cat", 2), ("a dog", "a cat", 1), ("a cat", "a dog", 1)] * 10
+(FILES / "clicks.csv").write_text(
+    "".join(
+        f"{row}\n" for row in ["prompt,response_1,response_2,choice", *(f"pet?,{a},{b},{c}" for a, b, c in CHOICES)]
+    ),
+    encoding="utf-8",
+)
 LENGTH = {"plugin": "rules", "length": {"target": 5}}
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("policy", "hf"): {"model": str(write_tiny_llama(FILES / "llama"))},
@@ -58,6 +65,14 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("preferences", "dataset"): {"path": str(FILES / "rankings.jsonl")},
     ("preferences", "function"): {"function": "contract_functions:longest_first"},
     ("preferences", "reward"): {"source": LENGTH},
+    ("preferences", "clicks"): {"path": str(FILES / "clicks.csv")},
+    ("preferences", "mix"): {
+        "rule": "unsure",
+        "sources": [
+            {"plugin": "reward", "source": LENGTH},
+            {"plugin": "dataset", "path": str(FILES / "rankings.jsonl")},
+        ],
+    },
 }
 """Options of the components that can't be built without."""
 

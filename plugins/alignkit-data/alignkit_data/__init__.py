@@ -1,4 +1,4 @@
-"""Preference sources `dataset` and `function`, and the export to TRL's columns. Free of torch."""
+"""Preference sources `dataset`, `function`, `clicks` and `mix`, and the export to TRL's columns. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignkit.hookspecs import hookimpl
 from alignkit_data.export import to_trl_rows, write_parquet
 from alignkit_data.loading import Detected
-from alignkit_data.options import DatasetOptions, FunctionOptions
+from alignkit_data.options import ClicksOptions, DatasetOptions, FunctionOptions, MixOptions
 from alignkit_data.source import Dataset, FunctionSource
 
 if TYPE_CHECKING:
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 ALIGNKIT_INTERFACE = 1
 
 __all__ = [
+    "ClicksOptions",
     "Dataset",
     "DatasetOptions",
     "Detected",
     "FunctionOptions",
     "FunctionSource",
+    "MixOptions",
     "to_trl_rows",
     "write_parquet",
 ]
@@ -30,3 +32,5 @@ __all__ = [
 def register_preference_sources(register: Register) -> None:
     register("dataset", "alignkit_data.source:Dataset", config=DatasetOptions)
     register("function", "alignkit_data.source:FunctionSource", config=FunctionOptions)
+    register("clicks", "alignkit_data.clicks:Clicks", config=ClicksOptions)
+    register("mix", "alignkit_data.mix:Mix", config=MixOptions)

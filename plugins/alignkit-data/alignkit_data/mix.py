@@ -1,0 +1,194 @@
+"""The preference source `mix`: several sources in shares, or AIs first and people for what the AIs are unsure of."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, cast
+
+from alignkit.annotations import FIRST, SECOND, TIE, Annotation, Kind, annotations_of, with_annotations
+from alignkit.interfaces import PreferenceSource
+from alignkit.rank_fit import bradley_terry, ranks_of, wins_of
+from alignkit_data.options import MixOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alignkit.interfaces import Context, Sampler
+    from alignkit.records import Group, Prompt
+
+Content = tuple[str, frozenset[str]]
+FIELD = "mix"
+
+
+class Mix(PreferenceSource[MixOptions]):
+    """Groups of several sources, each with the source that its ranks come from in `meta.mix`."""
+
+    Config = MixOptions
+    samples = True
+
+    def __init__(self, config: MixOptions, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        self._sources = [
+            cast("PreferenceSource[Any]", self.context.build("preferences", spec)) for spec in config.sources
+        ]
+        self._said: list[str] = []
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """The groups. By shares: each in turn from the source that is furthest behind its share. By doubt: those of the
+        AIs in their order, people's verdicts in place of theirs where there are any, then what only people have."""
+        self._said = []
+        return self._shared(sampler) if self.config.rule == "shares" else iter(self._escalated(sampler))
+
+    def explain(self) -> str:
+        return "\n".join(self._said)
+
+    def _shared(self, sampler: Sampler) -> Iterator[Group]:
+        names, config = self.config.names, self.config
+        groups = [list(source.preferences(sampler)) for source in self._sources]
+        weights = config.weights or tuple(float(len(found)) or 1.0 for found in groups)
+        taken = [0] * len(groups)
+        while config.limit is None or sum(taken) < config.limit:
+            index = min(range(len(groups)), key=lambda i: ((taken[i] + 1) / weights[i], i))
+            if taken[index] == len(groups[index]):
+                break
+            yield _noted(groups[index][taken[index]], names[index])
+            taken[index] += 1
+        for name, used, found in zip(names, taken, groups, strict=True):
+            self._said.append(f"{name}: {used} of {len(found)} groups")
+
+    def _escalated(self, sampler: Sampler) -> list[Group]:
+        config, names = self.config, self.config.names
+        judged = _ensemble(self._sources[:-1], names[:-1], sampler)
+        doubts = [_doubt(group, config) for group in judged]
+        unsure = [index for index, doubt in enumerate(doubts) if doubt is not None]
+        unsure.sort(key=lambda index: (-cast("float", doubts[index]), index))
+        asked = unsure[: config.budget]
+        people = {_content(group): group for group in self._sources[-1].preferences(Given([judged[i] for i in asked]))}
+        others = [index for index in range(len(judged)) if index not in asked]
+        answered = [index for index in (*asked, *others) if _content(judged[index]) in people][: config.budget]
+        for index in answered:
+            judged[index] = _overridden(judged[index], people.pop(_content(judged[index])), names[-1])
+        known = {_content(group) for group in judged}
+        alone = [group for content, group in people.items() if content not in known]
+        alone = alone[: None if config.budget is None else config.budget - len(answered)]
+        left = [index for index in unsure if index not in answered]
+        kept = [group for i, group in enumerate(judged) if config.undecided == "keep" or i not in left]
+        self._said.append(
+            f"{len(judged)} groups of {', '.join(names[:-1])}; unsure of {len(unsure)}, {names[-1]} asked for"
+            f" {len(asked)}, has said {len(answered)} of them all and {len(alone)} others; {len(left)} unsure ones left"
+            + ("" if config.undecided == "keep" else " out")
+        )
+        return [*kept, *(_noted(_with_kind(group, names[-1], "human"), names[-1]) for group in alone)]
+
+
+@dataclass
+class Given:
+    """A sampler that gives what is there already: the responses of these groups."""
+
+    groups: list[Group]
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        return [group.prompt for group in self.groups]
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        waiting: dict[str, list[Group]] = defaultdict(list)
+        for group in self.groups:
+            waiting[group.prompt.key].append(replace(group, ranks=None, scores=None, labels=None, meta={}, source=""))
+        given = (waiting[prompt.key] for prompt in prompts)
+        return [groups.pop(0) if len(groups) > 1 else groups[0] for groups in given if groups]
+
+
+def _ensemble(sources: Sequence[PreferenceSource[Any]], names: Sequence[str], sampler: Sampler) -> list[Group]:
+    """The first source's groups, with the verdicts of the other sources on the same responses: they are given these to
+    judge. The ranks are those of a Bradley-Terry fit to all verdicts where there are several sources."""
+    first, *others = sources
+    groups = [_with_kind(group, names[0], "ai") for group in first.preferences(sampler)]
+    for source, name in zip(others, names[1:], strict=True):
+        said = {_content(group): group for group in source.preferences(Given(list(groups)))}
+        groups = [
+            _joined(group, _with_kind(said[_content(group)], name, "ai")) if _content(group) in said else group
+            for group in groups
+        ]
+    voted = [_voted(group) for group in groups] if others else groups
+    return [_noted(group, "+".join(names)) for group in voted]
+
+
+def _content(group: Group) -> Content:
+    return group.prompt.key, frozenset(group.responses)
+
+
+def _with_kind(group: Group, name: str, kind: Kind) -> Group:
+    """With its verdicts as annotations; those that say no kind are of this one."""
+    said = [replace(one, kind=one.kind or kind) for one in annotations_of(group)]
+    if not said and group.ranks is not None:
+        said = [Annotation(name, group.ranks, kind)]
+    return with_annotations(replace(group, source=group.source or name), said)
+
+
+def _joined(group: Group, other: Group) -> Group:
+    """With the annotations of both; the other's follow the order of this one's responses."""
+    aligned = other.choose([other.responses.index(response) for response in group.responses])
+    cost: Counter[str] = Counter(group.meta.get("cost", {}))
+    cost.update(other.meta.get("cost", {}))
+    meta = {**group.meta, **({"cost": dict(cost)} if cost else {})}
+    return with_annotations(replace(group, meta=meta), [*annotations_of(group), *annotations_of(aligned)])
+
+
+def _voted(group: Group) -> Group:
+    wins = wins_of(
+        (
+            (i, j, {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}[verdict])
+            for (i, j), said in _verdicts(group).items()
+            for verdict in said
+        ),
+        len(group.responses),
+    )
+    ranks = ranks_of(bradley_terry(wins)) if wins.any() else None
+    return replace(group, ranks=ranks, scores=None, labels=None)
+
+
+def _verdicts(group: Group) -> dict[tuple[int, int], list[int]]:
+    """What all annotators said of each pair of responses, without abstentions."""
+    annotations = annotations_of(group)
+    pairs = combinations(range(len(group.responses)), 2)
+    found = {pair: [verdict for one in annotations if (verdict := one.verdict(*pair)) is not None] for pair in pairs}
+    return {pair: said for pair, said in found.items() if said}
+
+
+def _doubt(group: Group, config: MixOptions) -> float | None:
+    """How unsure the AIs are of a group, from 0 to 1; None where they are sure enough.
+
+    All of it where nothing is ranked above anything. Otherwise the mean share over pairs of verdicts (of any AI, in any
+    order) against the most frequent one, or how far the margin falls short, whichever is more.
+    """
+    if not group.preferred_pairs():
+        return 1.0
+    said = list(_verdicts(group).values())
+    against = sum(1 - Counter(one).most_common(1)[0][1] / len(one) for one in said) / len(said) if said else 0.0
+    margin = _margin(group)
+    short = 1 - margin / config.min_margin if margin is not None and margin < config.min_margin else 0.0
+    return max(against, short) if against > config.max_disagreement or short else None
+
+
+def _margin(group: Group) -> float | None:
+    """`meta.judge.margin` where the judge left it, or else between the best two scores."""
+    judge = group.meta.get("judge")
+    if isinstance(judge, dict) and "margin" in judge:
+        return float(judge["margin"])
+    known = sorted((score for score in group.scores or () if score is not None), reverse=True)
+    return known[0] - known[1] if len(known) > 1 else None
+
+
+def _overridden(group: Group, people: Group, name: str) -> Group:
+    """The AIs' group with the people's ranks, and the annotations of both."""
+    said = _with_kind(people, name, "human")
+    aligned = said.choose([said.responses.index(response) for response in group.responses])
+    joined = _joined(group, said)
+    return _noted(replace(joined, ranks=aligned.ranks, scores=None, labels=None, source=said.source), name)
+
+
+def _noted(group: Group, name: str) -> Group:
+    return replace(group, source=group.source or name, meta={**group.meta, FIELD: {"ranks_from": name}})
