@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["human", "ai", ""]
 FIELD = "annotations"
+BY_RESPONSE = ("sampled_from", "shown", "picked")
+"""Fields of a group's meta that hold one value a response."""
 TIE, FIRST, SECOND = 0, 1, 2
 RANKS_OF_VERDICT: dict[int, tuple[int, int]] = {TIE: (0, 0), FIRST: (0, 1), SECOND: (1, 0)}
 """Ranks of a pair by verdict: 0 tie, 1 the first is better, 2 the second."""
@@ -114,9 +116,10 @@ def with_annotations(group: Group, annotations: Iterable[Annotation]) -> Group:
 
 def meta_of_chosen(meta: Mapping[str, Any], indices: Sequence[int]) -> Mapping[str, Any]:
     """A group's meta when only these of its responses are kept, in this order."""
-    if FIELD not in meta:
-        return meta
     place = {old: new for new, old in enumerate(indices)}
+    moved_lists = {name: [meta[name][index] for index in indices] for name in BY_RESPONSE if name in meta}
+    if FIELD not in meta:
+        return {**meta, **moved_lists}
     kept = []
     for record in meta[FIELD]:
         moved = dict(record)
@@ -125,4 +128,4 @@ def meta_of_chosen(meta: Mapping[str, Any], indices: Sequence[int]) -> Mapping[s
         if moved.get("order") is not None:
             moved["order"] = [place[index] for index in moved["order"] if index in place]
         kept.append(moved)
-    return {**meta, FIELD: kept}
+    return {**meta, **moved_lists, FIELD: kept}

@@ -229,6 +229,29 @@ class RunOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidateOptions(Config):
+    """The recipe's table `candidates`: the responses that labellers (judges, people, rewards) are given to rank."""
+
+    count: Annotated[int, Interval(ge=2, le=9)] | None = None
+    """Responses to each prompt, 2 to 9 (`--sample K`); none leaves it to the labeller."""
+    policies: tuple[ComponentSpec, ...] = ()
+    """Policies to sample from beside the run's own, in turn: `[{plugin = "hf", model = "..."}]`."""
+    temperatures: tuple[NonNegative, ...] = ()
+    """Temperatures to sample at, in turn; empty takes that of [sampling]."""
+    near_duplicate: Fraction = 0.0
+    """Of responses whose runs of three words are as alike as this (Jaccard index), the first is kept; 0 keeps all."""
+    spare: Natural = 0
+    """Responses sampled beyond the count, to take the places of near-duplicates."""
+
+    def check(self) -> None:
+        if self.spare and not self.near_duplicate:
+            raise InputError("counts only together with near_duplicate", where="spare", fix="set near_duplicate")
+
+    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
+        return [(f"policies.{index}", "policy", spec) for index, spec in enumerate(self.policies)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalOptions(Config):
     """The recipe's table `eval`: what the trained policy is measured on, and against."""
 

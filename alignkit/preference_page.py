@@ -25,7 +25,7 @@ PAGE_STYLE = (
 :root { --first: #2563eb; --second: #d97706; --tie: #7c8798; --none: #8884; }
 .first { fill: var(--first); } .second { fill: var(--second); } .tie { fill: var(--tie); } .none { fill: var(--none); }
 svg.plot { border: 0; max-width: 100%; } svg text { fill: currentColor; font-size: 13px; }
-svg line { stroke: currentColor; stroke-width: 1; } svg line.half { stroke: var(--soft); stroke-dasharray: 4 3; }
+svg line { stroke: currentColor; stroke-width: 1; } svg line.half { opacity: .5; stroke-dasharray: 4 3; }
 .key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem; }
 """
 )

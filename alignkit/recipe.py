@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
-from alignkit.options import Config, EvalOptions, RunOptions, Sampling
+from alignkit.options import CandidateOptions, Config, EvalOptions, RunOptions, Sampling
 from alignkit.toml_lines import key_lines, split_key
 
 if TYPE_CHECKING:
@@ -39,7 +39,12 @@ ROLE_OF_TABLE = {
 }
 """The tables that name a plugin, and its role."""
 
-OPTION_TABLES: dict[str, type[Config]] = {"run": RunOptions, "sampling": Sampling, "eval": EvalOptions}
+OPTION_TABLES: dict[str, type[Config]] = {
+    "run": RunOptions,
+    "sampling": Sampling,
+    "candidates": CandidateOptions,
+    "eval": EvalOptions,
+}
 """The tables of alignkit's own options."""
 
 DEFAULT_PLUGIN = {

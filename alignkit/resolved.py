@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.interfaces import Component, Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import ComponentSpec, Config, EvalOptions, RunOptions, Sampling
+    from alignkit.options import CandidateOptions, ComponentSpec, Config, EvalOptions, RunOptions, Sampling
     from alignkit.plugins import Registration, Registry
     from alignkit.recipe import Recipe
 
@@ -146,6 +146,10 @@ class Resolved:
         return cast("Sampling", self.table_options["sampling"])
 
     @property
+    def candidates(self) -> CandidateOptions:
+        return cast("CandidateOptions", self.table_options["candidates"])
+
+    @property
     def eval(self) -> EvalOptions:
         return cast("EvalOptions", self.table_options["eval"])
 
@@ -231,7 +235,7 @@ class Resolved:
     @property
     def digest(self) -> str:
         """sha256 of everything that influences what is trained."""
-        return self.digest_of("run", "sampling", *self.parts)
+        return self.digest_of("run", "sampling", "candidates", *self.parts)
 
     def digest_of(self, *tables: str) -> str:
         """sha256 of what these tables (those that there are) say that influences a result."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit import evaluation
+from alignkit.candidates import PolicySampler
 from alignkit.engine import planned_steps, train
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.feeds import OfflineFeed, RolloutFeed, checked_scores
@@ -24,35 +25,15 @@ from alignkit.rounds import keep_reference, ranker, round_folder, round_seed, sa
 from alignkit.rundir import MetricsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import ComponentSpec, Sampling
+    from alignkit.options import ComponentSpec
     from alignkit.records import Prompt
     from alignkit.reporting import Reporter
     from alignkit.resolved import Resolved
     from alignkit.rundir import RunDir
-
-
-class PolicySampler:
-    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Sampler`)."""
-
-    def __init__(
-        self, load: Callable[[], Policy[Any]], prompts: Callable[[], list[Prompt]], sampling: Sampling, seed: int
-    ) -> None:
-        self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
-
-    @cached_property
-    def policy(self) -> Policy[Any]:
-        return self._load()
-
-    @cached_property
-    def prompts(self) -> Sequence[Prompt]:
-        return self._read_prompts()
-
-    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
-        return list(self.policy.generate(prompts, n=k, sampling=self._sampling, seed=self._seed).groups)
 
 
 class Stages:
@@ -246,7 +227,9 @@ class Stages:
 
     def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
         prompts = partial(getattr, self, "_prompts")
-        sampler = PolicySampler(lambda: self._policy(self._start), prompts, self._resolved.sampling, self._seed)
+        resolved, other = self._resolved, partial(self._build_spec, "policy")
+        load = partial(self._policy, self._start)
+        sampler = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
         return list(source.preferences(sampler))
 
     @cached_property

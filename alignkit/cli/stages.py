@@ -24,6 +24,7 @@ from alignkit.cli.common import (
     resolve,
     show,
 )
+from alignkit.errors import InputError
 
 if TYPE_CHECKING:
     from alignkit.reporting import Reporter
@@ -43,6 +44,15 @@ BestOf = Annotated[
     int | None,
     typer.Option(
         "--best-of", metavar="N", help="Also measure the best of N samples: eval.best_of.", show_default=False
+    ),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(
+        "--sample",
+        metavar="K",
+        help="Responses to each prompt for a labeller to rank: candidates.count.",
+        show_default=False,
     ),
 ]
 
@@ -74,6 +84,7 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         columns: Columns = None,
         rounds: Rounds = None,
         best_of: BestOf = None,
+        sample: Sample = None,
         out: Out = None,
         resume: Resume = False,
         overwrite: Overwrite = False,
@@ -86,10 +97,14 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         reporter = make_reporter(quiet=quiet, json_lines=as_json)
         flags = {"policy": policy, "preferences": preferences, "reward": reward, "optimizer": optimizer}
         data_table = "demonstrations" if name == "sft" else "preferences"
-        numbers = {"run.rounds": rounds, "eval.best_of": best_of}
+        numbers = {"run.rounds": rounds, "eval.best_of": best_of, "candidates.count": sample}
         shorthands = [f"{key}={number}" for key, number in numbers.items() if number is not None]
         overrides = [*shorthands, *(options or ()), *column_overrides(data_table, columns)]
         resolved = resolve(recipe, flags, overrides, reporter)
+        if sample and not ("preferences" in resolved.names and resolved.load("preferences").samples):
+            raise InputError(
+                "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
+            )
         target = out or Path("runs") / (recipe.stem if recipe else "run")
         switches = {"resume": resume, "overwrite": overwrite, "force": force}
         show(_run(resolved, name, target, switches, reporter), as_json)

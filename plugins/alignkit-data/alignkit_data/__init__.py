@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignkit.hookspecs import hookimpl
 from alignkit_data.export import to_trl_rows, write_parquet
 from alignkit_data.loading import Detected
-from alignkit_data.options import ClicksOptions, DatasetOptions, FunctionOptions, MixOptions
+from alignkit_data.options import CandidatesOptions, ClicksOptions, DatasetOptions, FunctionOptions, MixOptions
 from alignkit_data.source import Dataset, FunctionSource
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ALIGNKIT_INTERFACE = 1
 
 __all__ = [
+    "CandidatesOptions",
     "ClicksOptions",
     "Dataset",
     "DatasetOptions",
@@ -32,5 +33,6 @@ __all__ = [
 def register_preference_sources(register: Register) -> None:
     register("dataset", "alignkit_data.source:Dataset", config=DatasetOptions)
     register("function", "alignkit_data.source:FunctionSource", config=FunctionOptions)
+    register("candidates", "alignkit_data.source:Candidates", config=CandidatesOptions)
     register("clicks", "alignkit_data.clicks:Clicks", config=ClicksOptions)
     register("mix", "alignkit_data.mix:Mix", config=MixOptions)

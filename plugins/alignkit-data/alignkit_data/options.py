@@ -91,6 +91,14 @@ class FunctionOptions(RowOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidatesOptions(Config):
+    """Fresh responses of the policy to the run's prompts, not ranked yet."""
+
+    k: Count = 4
+    """Responses to each prompt; candidates.count overrides it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClicksOptions(Config):
     """A log of what people were shown and what they picked, corrected for where it stood."""
 

@@ -1,4 +1,4 @@
-"""The preference sources `dataset` and `function`."""
+"""The preference sources `dataset`, `function` and `candidates`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alignkit.records import Group
 from alignkit_data.hub import hub_rows, is_hub_id
 from alignkit_data.loading import Detected, GroupMaker
 from alignkit_data.messages import kind
-from alignkit_data.options import DatasetOptions, FunctionOptions, RowOptions
+from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions, RowOptions
 from alignkit_data.readers import Row, local_rows
 
 if TYPE_CHECKING:
@@ -103,6 +103,17 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
             raise
         except Exception as error:
             raise PluginError(f"{name} raised {type(error).__name__}: {error}") from error
+
+
+class Candidates(PreferenceSource[CandidatesOptions]):
+    """Responses of the policy to the run's prompts, not ranked: for people to label, or for a judge elsewhere."""
+
+    Config = CandidatesOptions
+    samples = True
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """A group a prompt."""
+        return iter(sampler(sampler.prompts, self.config.k))
 
 
 def check_dataset(config: DatasetOptions) -> None:
