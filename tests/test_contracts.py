@@ -56,8 +56,10 @@ CHOICES = [("a cat", "a dog", 1), ("a dog", "a cat", 2), ("a dog", "a cat", 1), 
     encoding="utf-8",
 )
 LENGTH = {"plugin": "rules", "length": {"target": 5}}
+MODEL = str(write_tiny_llama(FILES / "llama"))
+JUDGE = {"backend": "local", "model": MODEL}
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
-    ("policy", "hf"): {"model": str(write_tiny_llama(FILES / "llama"))},
+    ("policy", "hf"): {"model": MODEL},
     ("reward", "function"): {"function": "contract_functions:length"},
     ("reward", "rules"): {"length": {"target": 5}},
     ("reward", "sum"): {"sources": [LENGTH, LENGTH], "weights": [1.0, 2.0]},
@@ -65,6 +67,8 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("preferences", "dataset"): {"path": str(FILES / "rankings.jsonl")},
     ("preferences", "function"): {"function": "contract_functions:longest_first"},
     ("preferences", "reward"): {"source": LENGTH},
+    ("preferences", "judge"): {**JUDGE, "abstentions": "keep"},
+    ("reward", "judge"): JUDGE,
     ("preferences", "clicks"): {"path": str(FILES / "clicks.csv")},
     ("preferences", "mix"): {
         "rule": "unsure",

@@ -56,7 +56,7 @@ class LocalJudge:
         self._context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """(index of the question, answer), batch by batch of similar length."""
+        """(index of the question, answer), batch by batch of similar length; all questions are of one protocol."""
         encoded = []
         for index, question in enumerate(questions):
             text = self._prompt(question)
@@ -131,29 +131,32 @@ class LocalJudge:
         return self._ids[label]
 
     def _chances(self, rows: list[list[int]], questions: Sequence[Question]) -> list[Chances]:
-        """The probability of each answer to each question."""
-        found = []
+        """The probability of each answer to each question of one protocol."""
         following = self._next(rows)
-        for row, question, probabilities in zip(rows, questions, following, strict=True):
-            if question.protocol == "pointwise":
-                found.append(self._score_chances(row, probabilities))
-            else:
-                labels = question.labels + (_TIE if question.protocol == "pairwise" else "")
-                found.append({label: float(probabilities[self._tokens_of(label)].sum()) for label in labels})
-        return found
+        if questions[0].protocol == "pointwise":
+            return self._score_chances(rows, following)
+        tie = _TIE if questions[0].protocol == "pairwise" else ""
+        return [
+            {label: float(probabilities[self._tokens_of(label)].sum()) for label in question.labels + tie}
+            for question, probabilities in zip(questions, following, strict=True)
+        ]
 
-    def _score_chances(self, row: list[int], probabilities: Tensor) -> Chances:
+    def _score_chances(self, rows: list[list[int]], following: Tensor) -> list[Chances]:
         """Of 1 to 10. A vocabulary of single digits says 10 as a 1 with a 0 after it, which takes another pass."""
-        chances = {
-            str(score): float(probabilities[self._tokens_of(str(score))].sum()) for score in range(LOWEST, HIGHEST)
-        }
-        ten = float(probabilities[self._ids[str(HIGHEST)]].sum())
-        if not self._ids[str(HIGHEST)]:
-            ones = self._tokens_of("1")
-            likeliest = ones[int(probabilities[ones].argmax())]
-            ten = chances["1"] * float(self._next([[*row, likeliest]])[0][self._tokens_of("0")].sum())
-            chances["1"] -= ten
-        return {**chances, str(HIGHEST): ten}
+        scores = [str(score) for score in range(LOWEST, HIGHEST)]
+        chances = [{score: float(each[self._tokens_of(score)].sum()) for score in scores} for each in following]
+        ten = self._ids[str(HIGHEST)]
+        if ten:
+            return [
+                {**known, str(HIGHEST): float(each[ten].sum())} for known, each in zip(chances, following, strict=True)
+            ]
+        ones = self._tokens_of("1")
+        said_one = [[*row, ones[int(each[ones].argmax())]] for row, each in zip(rows, following, strict=True)]
+        zero = self._next(said_one)[:, self._tokens_of("0")].sum(1).tolist()
+        return [
+            {**known, "1": known["1"] * (1 - share), str(HIGHEST): known["1"] * share}
+            for known, share in zip(chances, zero, strict=True)
+        ]
 
     @torch.no_grad()
     def _next(self, rows: list[list[int]]) -> Tensor:

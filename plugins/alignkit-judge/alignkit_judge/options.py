@@ -38,7 +38,7 @@ class JudgeModel(Config):
     for other servers."""
     temperature: NonNegative = 0.0
     """Temperature at which replies are sampled, for a local judge its reasoning; the verdict of a local judge is read,
-    not sampled."""
+    not sampled. OpenAI's reasoning models take 1 only."""
     reply_tokens: Count = 512
     """Longest reply, in tokens; of a local judge its longest reasoning."""
     structured: Literal["json-schema", "json-object", "text"] = "json-schema"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,32 +11,56 @@ from alignkit_judge.options import JudgeModel, JudgePreferenceOptions, JudgeRewa
 from alignkit_judge.questions import Question
 from alignkit_judge.source import JudgeReward, JudgeSource
 from alignkit_judge.templates import local_text
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 from alignkit.testing import PreferenceSourceContract, RewardSourceContract
-from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PAIR = Question("pairwise", "p", ("a", "b"), "c")
 THREE = Question("listwise", "p", ("a", "b", "c"), "c")
+ANSWERS = "ABC0123456789"
 ONE = Question("pointwise", "p", ("a",), "c")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, with room for a question of one byte a token."""
-    folder = write_tiny_llama(tmp_path_factory.mktemp("judge"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    """Random weights, and a tokenizer that was trained on questions, with single digits."""
+    folder = tmp_path_factory.mktemp("judge")
+    tokenizer = Tokenizer(models.BPE())
+    split: Any = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer: Any = trainers.BpeTrainer(
+        vocab_size=512, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([local_text(question) for question in (PAIR, THREE, ONE)], trainer)
+    wrapped: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")  # type: ignore[no-untyped-call]
+    wrapped.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.3,
+        max_position_embeddings=1024,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
-def groups(count: int = 4) -> list[Group]:
+def groups(count: int = 2) -> list[Group]:
     return [Group(Prompt.of(f"prompt {number}"), ("one " * (number + 1), "two", "three")) for number in range(count)]
 
 
@@ -50,7 +73,7 @@ def test_the_nonsense_of_a_random_model_is_an_abstention(model: Path, protocol: 
     options = JudgePreferenceOptions(backend="local", model=str(model), protocol=protocol, abstentions="keep")
     source = JudgeSource(options, context())
     assert {group.ranks for group in source.judge(groups())} == {None}
-    assert "4 abstained" in source.explain()
+    assert "2 abstained" in source.explain()
     dropped = JudgeSource(JudgePreferenceOptions(backend="local", model=str(model), k=3), context())
     sampler: Any = lambda prompts, k: groups()  # noqa: E731
     sampler.prompts = []
@@ -68,7 +91,8 @@ def test_chances_are_those_of_the_model_itself(model: Path) -> None:
     """One row, no padding, through transformers' own call; 10 is said in two tokens here."""
     judge = LocalJudge(JudgeModel(backend="local", model=str(model), min_mass=0.0), "cpu")
     questions = [ONE, THREE, PAIR, Question("pointwise", "longer prompt", ("x" * 50,), "c")]
-    found = dict(judge.answers(questions))
+    scored = dict(judge.answers([ONE, questions[3]]))
+    found = {0: scored[0], 3: scored[1], 1: dict(judge.answers([THREE]))[0], 2: dict(judge.answers([PAIR]))[0]}
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     network: Any = AutoModelForCausalLM.from_pretrained(model).eval()
 
@@ -76,7 +100,9 @@ def test_chances_are_those_of_the_model_itself(model: Path) -> None:
         with torch.no_grad():
             logits = network(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1].double()
         probabilities = logits.softmax(-1)
-        return {token: float(probabilities[number]) for token, number in tokenizer.get_vocab().items()}
+        numbers = tokenizer.get_vocab()
+        both = {label: [numbers[token] for token in (label, f"\u0120{label}") if token in numbers] for label in ANSWERS}
+        return {label: float(probabilities[found].sum()) for label, found in both.items()}
 
     letters = following(local_text(PAIR) + "\nAnswer:")
     mass = letters["A"] + letters["B"] + letters["C"]
@@ -103,7 +129,7 @@ def test_verdicts_from_chances() -> None:
 
 def test_a_question_longer_than_the_context_is_an_abstention(model: Path) -> None:
     judge = LocalJudge(JudgeModel(backend="local", model=str(model), min_mass=0.0), "cpu")
-    long = Question("pairwise", "p", ("a" * 5000, "b"), "c")
+    long = Question("pairwise", "p", ("a b " * 1000, "b"), "c")
     found = dict(judge.answers([PAIR, long]))
     assert (found[1].values, found[1].reason) == (None, "longer than the judge's context")
     assert found[0].values is not None
