@@ -55,7 +55,7 @@ In the formulas, pi is the policy, pi_ref the reference, x a prompt, y a respons
 the worse of two, t a token.
 """
 COMPARISON = """\
-Each starts from the same SFT policy and is given 1152 prompts: an offline algorithm every ranking of four replies once,
+Each starts from the same SFT policy and is given 1440 prompts: an offline algorithm every ranking of four replies once,
 an online one 24 batches of 48 prompts, to each of which it samples four replies that the learned reward scores. gold is
 the true reward of replies to unseen prompts, which no model has seen, reward the learned one, KL that to the SFT
 policy in nats a reply. Seconds are those of the algorithm alone, memory is the peak of its whole process. The settings

@@ -25,7 +25,7 @@ class Sizes:
 
     raw: int = 14_400
     demonstrations: int = 1500
-    prompts: int = 1280
+    prompts: int = 1600
     evaluation: int = 256
 
 

@@ -129,10 +129,10 @@ def test_settings_of_the_comparison_give_every_algorithm_the_same_prompts(folder
         recipe = load_recipe(folder / demo.COMPARISON, flags={"optimizer": plugin.name}, overrides=[])
         options = recipe.resolve(registry()).config("optimizer")
         if isinstance(options, RolloutOptions):
-            assert options.iterations * options.batch_size == 1152
+            assert options.iterations * options.batch_size == 1440
             assert options.group_size == 4
         else:
-            # 1280 prompts, of whose rankings a tenth is held out
+            # 1600 prompts, of whose rankings a tenth is held out
             assert options.n_epochs == 1
 
 
