@@ -1,12 +1,12 @@
-"""A ranking with ties out of pairwise comparisons, where there is exactly one that reproduces every verdict."""
+"""A ranking with ties out of pairwise comparisons: the one that reproduces every verdict, or the one that fits best."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from alignkit.annotations import FIRST, SECOND, TIE
+from alignkit.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
 from alignkit_data.messages import Unusable
-
-TIE, FIRST, SECOND = 0, 1, 2
 
 
 def checked_verdict(verdict: Any, name: str) -> int:
@@ -48,6 +48,20 @@ def ranks_of_comparisons(comparisons: Any, count: int) -> tuple[int, ...]:
         order.append(unbeaten[0])
         remaining.remove(unbeaten[0])
     return tuple(order.index(member) for member in tied)
+
+
+def fitted_ranks(comparisons: Any, count: int) -> tuple[tuple[int, ...], list[list[int]]]:
+    """Ranks of `count` responses by a Bradley-Terry fit, and the circles of majorities that no ranking reproduces.
+
+    Raises:
+        ValueError: an entry is no comparison of two of the responses.
+        Unusable: some responses are not compared with the others, however indirectly.
+    """
+    share = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
+    wins = wins_of(((i, j, share[verdict]) for i, j, verdict in _checked(comparisons, count)), count)
+    if len(compared_together(wins)) > 1:
+        raise Unusable("comparisons that leave the order open")
+    return ranks_of(bradley_terry(wins)), [list(cycle) for cycle in intransitive_cycles(wins)]
 
 
 def _checked(comparisons: Any, count: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit.annotations import RANKS_OF_VERDICT, Annotation, with_annotations
 from alignkit.records import Group, Prompt
-from alignkit_data.comparisons import checked_verdict, ranks_of_comparisons
+from alignkit_data.comparisons import checked_verdict, fitted_ranks, ranks_of_comparisons
 from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
 
 if TYPE_CHECKING:
@@ -205,6 +205,14 @@ def _comparisons(values: Values) -> Group:
     return _ranked(Group(Prompt.of(content), responses, scores=_scores(values)), ranks)
 
 
+def fitted_comparisons(values: Values) -> Group:
+    """As `comparisons`, but ranked by a Bradley-Terry fit; circles stand in the group's meta."""
+    content, responses = _responses(values)
+    ranks, cycles = fitted_ranks(values["pairwise"], len(responses))
+    meta = {"cycles": cycles} if cycles else {}
+    return _ranked(Group(Prompt.of(content), responses, scores=_scores(values), meta=meta), ranks)
+
+
 def _responses(values: Values) -> tuple[Content, tuple[str, ...]]:
     listed = values["responses"]
     if not isinstance(listed, list | tuple):
@@ -279,8 +287,8 @@ FORMS = {
             _groups,
         ),
         Form("preference", ("chosen", "rejected"), ("prompt",), _preference),
-        Form("annotated", ("prompt", "response_1", "response_2", "human"), ("ai",), _annotated),
         Form("verdict", ("prompt", "response_1", "response_2", "verdict"), (), _verdict),
+        Form("annotated", ("prompt", "response_1", "response_2", "human"), ("ai",), _annotated),
         Form("label", ("prompt", "completion", "label"), (), _label),
         Form("completion", ("prompt", "completion"), (), _completion),
         Form("messages", ("messages",), (), _messages),

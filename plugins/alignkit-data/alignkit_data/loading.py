@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
 from alignkit.records import Group, Prompt
-from alignkit_data.forms import FORMS, Form, detected_form, missing_columns
+from alignkit_data.forms import FORMS, Form, detected_form, fitted_comparisons, missing_columns
 from alignkit_data.messages import Unusable, filled_template
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Detected:
         sample: the first group.
         rows: how many were read.
         dropped: how many of them were left out, by reason.
+        circles: how many of those that are kept have comparisons that run in a circle.
     """
 
     form: str
@@ -39,12 +40,15 @@ class Detected:
     sample: Group
     rows: int
     dropped: Mapping[str, int]
+    circles: int = 0
 
     def render(self) -> str:
         """The form, the counts and the sample as text for a reader."""
         kept = self.rows - sum(self.dropped.values())
         lines = [f"form: {self.form} ({', '.join(self.columns)})", f"rows: {kept} of {self.rows}"]
         lines += [f"  dropped {count}: {reason}" for reason, count in self.dropped.items()]
+        if self.circles:
+            lines.append(f"  in a circle {self.circles}: ranked by the fit all the same")
         if self.meta_columns:
             lines.append(f"kept for rewards: {', '.join(self.meta_columns)}")
         lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
@@ -76,6 +80,7 @@ class GroupMaker:
         columns: new names by old name.
         template: makes the prompt from a row's columns, or "".
         drop_malformed: malformed rows are dropped and counted too, rather than an error.
+        fit_comparisons: comparisons are ranked by a fit, rather than left out where no ranking reproduces them.
         source: the groups' source where a row names none.
     """
 
@@ -83,9 +88,11 @@ class GroupMaker:
     columns: Mapping[str, str] = field(default_factory=dict)
     template: str = ""
     drop_malformed: bool = False
+    fit_comparisons: bool = False
     source: str = ""
     rows: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    circles: int = 0
     _first_dropped: str = ""
     _form: Form | None = None
     _needs: set[str] = field(default_factory=set)
@@ -113,7 +120,7 @@ class GroupMaker:
         """What was found so far, at least one group."""
         if self._detected is None:
             raise ValueError("no group has been made yet")
-        return replace(self._detected, rows=self.rows, dropped=dict(self.dropped))
+        return replace(self._detected, rows=self.rows, dropped=dict(self.dropped), circles=self.circles)
 
     def check(self, place: str, max_bad_share: float, *, limited: bool = False) -> None:
         """Whether the rows that were read can be used as a whole.
@@ -160,7 +167,9 @@ class GroupMaker:
         form = self._form
         if missing := sorted(name for name in self._needs if name not in values):
             raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows has")
-        group = form.group(values)
+        fitted = self.fit_comparisons and form is FORMS["comparisons"]
+        group = fitted_comparisons(values) if fitted else form.group(values)
+        self.circles += "cycles" in group.meta
         used = form.uses(values)
         extra = {name: value for name, value in values.items() if name not in used}
         prompt = Prompt.of(group.prompt.content, {**group.prompt.meta, **extra})

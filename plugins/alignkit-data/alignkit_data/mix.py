@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.annotations import FIRST, SECOND, TIE, Annotation, Kind, annotations_of, with_annotations
+from alignkit.annotations import FIRST, SECOND, TIE, Kind, annotations_of, with_annotations
 from alignkit.interfaces import PreferenceSource
 from alignkit.rank_fit import bradley_terry, ranks_of, wins_of
 from alignkit_data.options import MixOptions
@@ -65,7 +65,8 @@ class Mix(PreferenceSource[MixOptions]):
         unsure = [index for index, doubt in enumerate(doubts) if doubt is not None]
         unsure.sort(key=lambda index: (-cast("float", doubts[index]), index))
         asked = unsure[: config.budget]
-        people = {_content(group): group for group in self._sources[-1].preferences(Given([judged[i] for i in asked]))}
+        said = self._sources[-1].preferences(Given([judged[index] for index in asked]))
+        people = {_content(group): group for group in said if group.ranks is not None}
         others = [index for index in range(len(judged)) if index not in asked]
         answered = [index for index in (*asked, *others) if _content(judged[index]) in people][: config.budget]
         for index in answered:
@@ -74,11 +75,12 @@ class Mix(PreferenceSource[MixOptions]):
         alone = [group for content, group in people.items() if content not in known]
         alone = alone[: None if config.budget is None else config.budget - len(answered)]
         left = [index for index in unsure if index not in answered]
-        kept = [group for i, group in enumerate(judged) if config.undecided == "keep" or i not in left]
+        dropped = {i for i in left if config.undecided == "drop" or judged[i].ranks is None}
+        kept = [group for index, group in enumerate(judged) if index not in dropped]
         self._said.append(
             f"{len(judged)} groups of {', '.join(names[:-1])}; unsure of {len(unsure)}, {names[-1]} asked for"
-            f" {len(asked)}, has said {len(answered)} of them all and {len(alone)} others; {len(left)} unsure ones left"
-            + ("" if config.undecided == "keep" else " out")
+            f" {len(asked)}, has said {len(answered)} of them all and {len(alone)} others;"
+            f" {len(left)} unsure ones left, {len(dropped)} of them left out"
         )
         return [*kept, *(_noted(_with_kind(group, names[-1], "human"), names[-1]) for group in alone)]
 
@@ -121,11 +123,12 @@ def _content(group: Group) -> Content:
 
 
 def _with_kind(group: Group, name: str, kind: Kind) -> Group:
-    """With its verdicts as annotations; those that say no kind are of this one."""
+    """With its verdicts as annotations; those that say no kind are of this one. A source that only its plugin's name is
+    known of gets the name it has in the mixture, which tells two of one plugin apart."""
+    if not group.source or name.startswith(group.source):
+        group = replace(group, source=name)
     said = [replace(one, kind=one.kind or kind) for one in annotations_of(group)]
-    if not said and group.ranks is not None:
-        said = [Annotation(name, group.ranks, kind)]
-    return with_annotations(replace(group, source=group.source or name), said)
+    return with_annotations(group, said)
 
 
 def _joined(group: Group, other: Group) -> Group:

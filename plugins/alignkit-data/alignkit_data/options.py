@@ -19,8 +19,8 @@ FormName = Literal[
     "comparisons",
     "groups",
     "preference",
-    "annotated",
     "verdict",
+    "annotated",
     "label",
     "completion",
     "messages",
@@ -42,6 +42,8 @@ class RowOptions(Config):
     """Makes each prompt from the row's columns: `"{context}\\n\\n{prompt}"`. Of a chat it fills the last message."""
     malformed: Literal["stop", "drop"] = "stop"
     """Rows that can't be read (broken JSON, null, a wrong type): an error naming the first, or dropped and counted."""
+    comparisons: Literal["exact", "fit"] = "exact"
+    """Rows of `comparisons` that no ranking reproduces are left out, or all are ranked by a Bradley-Terry fit."""
     max_bad_share: Fraction = 0.5
     """An error if a larger share of the rows is dropped (identical or empty responses, intransitive verdicts)."""
 

@@ -132,6 +132,7 @@ def _maker(config: RowOptions, source: str = "") -> GroupMaker:
         columns=config.columns,
         template=config.template,
         drop_malformed=config.malformed == "drop",
+        fit_comparisons=config.comparisons == "fit",
         source=source,
     )
 

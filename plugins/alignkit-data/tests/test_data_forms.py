@@ -359,7 +359,7 @@ class TestDetection:
                 "prompt, responses",
                 "--columns question=prompt, --columns completions=resp",
             ),
-            ("x y", "preference (chosen, rejected); annotated (prompt, ", "--columns old=new"),
+            ("x y", "preference (chosen, rejected); verdict (prompt, ", "--columns old=new"),
         ],
     )
     def test_missing_columns_say_what_to_map(self, columns: str, missing: str, hint: str) -> None:

@@ -133,7 +133,20 @@ def test_the_budget_goes_to_the_most_doubtful_and_the_rest_may_be_left_out() -> 
     assert by_people() == {"tie", "orders", "margin", "sure"}
     kept = mix([judged, people], rule="unsure", min_margin=0.5, budget=1, undecided="drop")
     assert set(ranked(list(kept.preferences(NOBODY)))) == {"tie", "sure"}
-    assert "2 unsure ones left out" in kept.explain()
+    assert "2 unsure ones left, 2 of them left out" in kept.explain()
+
+
+def test_what_nobody_ranked_is_left_out_for_losses_need_ranks() -> None:
+    people = [replace(pair("p", None), source="anna"), pair("q", 0)]
+    source = mix([[of_judge("p", None, ranks=None), of_judge("q", None, ranks=None)], people], rule="unsure")
+    assert ranked(list(source.preferences(NOBODY))) == {"q": ((0, 0), "human")}
+    assert "1 unsure ones left, 1 of them left out" in source.explain()
+
+
+def test_two_sources_of_one_plugin_are_two_annotators() -> None:
+    groups = [pair("p", 1, source="judge")]
+    (found,) = mix([groups, [pair("p", 2, source="judge")], []], rule="unsure").preferences(NOBODY)
+    assert [one.annotator for one in annotations_of(found)] == ["judge-1", "judge-2"]
 
 
 def test_scores_near_each_other_are_doubtful() -> None:
