@@ -48,7 +48,7 @@ def test_gradients_inside_a_loss_are_what_the_docstring_says() -> None:
 
 
 def test_an_unknown_estimator_is_named() -> None:
-    with pytest.raises(ValueError, match="no KL estimator 'k4': choose one of k1, k2, k3"):
+    with pytest.raises(ValueError, match="no KL estimate 'k4' from sampled tokens: choose one of k1, k2, k3"):
         kl_estimate(POLICY, REFERENCE, "k4")  # type: ignore[arg-type]
 
 
