@@ -61,6 +61,8 @@ def test_ai_against_the_majority_of_people() -> None:
     against = found["ai_against_people"]["a"]
     assert (against["n"], against["agreement"]) == (2, 0.5)
     assert against["people_by_ai"] == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    # Of 12 values three are 1, six 2 and three 0; in p, q, r and s 2, 0, 3 and 2 of the 3 pairs of people differ.
+    assert found["alpha_people"] == pytest.approx(1 - 11 * (2 + 0 + 3 + 2) / (144 - 9 - 36 - 9), abs=1e-4)
     between = {tuple(row["annotators"]): row for row in found["between"]}
     assert between["h1", "h2"]["agreement"] == 0.75
     assert (between["h1", "a"]["n"], between["h1", "a"]["agreement"]) == (3, 0.6667)
