@@ -200,10 +200,11 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         ]
         if reasons:
             parts.append("no verdict: " + ", ".join(f"{reason} {times}" for reason, times in reasons.most_common(5)))
-        if self.config.protocol != "pointwise" and outcomes:
-            bias = position_bias(position_counts(flat, self.config.min_margin))
+        positions = position_counts(flat, self.config.min_margin)
+        if positions[1] + positions[-1]:
             differ = fmean(found.orders_disagree for found in outcomes)
-            parts.append(f"the first position wins {bias:+.1f} points over half, orders disagree in {differ:.0%}")
+            bias = f"the first position wins {position_bias(positions):+.1f} points over half"
+            parts.append(f"{bias}, orders disagree in {differ:.0%}")
         circles = sum(bool(found.cycles) for found in outcomes)
         if circles:
             parts.append(f"{circles} groups with intransitive verdicts")
