@@ -61,7 +61,9 @@ class LocalJudge:
         for index, question in enumerate(questions):
             text = self._prompt(question)
             reasoning = self._reason(question, text) if question.reasoning else ""
-            ids = self._tokenizer(text + reasoning + self._lead(), add_special_tokens=self._adds_specials)["input_ids"]
+            ids = self._tokenizer(
+                text + reasoning + self._lead(), add_special_tokens=self._adds_specials, verbose=False
+            )["input_ids"]
             if len(ids) + 1 > self._context:
                 yield index, Answer(None, "longer than the judge's context")
             else:

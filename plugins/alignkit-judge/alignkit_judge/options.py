@@ -195,7 +195,7 @@ class JudgePreferenceOptions(JudgeOptions):
     1 to 10."""
     orders: Literal["both", "one"] = "both"
     """Whether each question is asked in both orders, where disagreement is a tie, or in one drawn for each item."""
-    source: ComponentSpec | None = None
+    responses: ComponentSpec | None = None
     """Preference source whose responses are judged, its own ranks unseen; none: k fresh samples of the policy."""
     k: Annotated[int, Interval(ge=2, le=9)] = 2
     """Responses sampled for each prompt; duplicates are dropped."""
@@ -206,8 +206,8 @@ class JudgePreferenceOptions(JudgeOptions):
     """Whether groups on which the judge abstained are left out, or kept without ranks."""
 
     def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """The source."""
-        return [("source", "preferences", self.source)] if self.source is not None else []
+        """The source of responses."""
+        return [("responses", "preferences", self.responses)] if self.responses is not None else []
 
 
 @dataclass(frozen=True, kw_only=True)

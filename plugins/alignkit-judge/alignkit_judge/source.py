@@ -67,8 +67,8 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
     def __init__(self, config: JudgePreferenceOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
         self._source: PreferenceSource[Any] | None = None
-        if config.source is not None:
-            self._source = cast("PreferenceSource[Any]", self.context.build("preferences", config.source))
+        if config.responses is not None:
+            self._source = cast("PreferenceSource[Any]", self.context.build("preferences", config.responses))
         self._criteria = Criteria(config, self.context.seed)
         self.panel = Panel(config, self.context)
         self._said = ""

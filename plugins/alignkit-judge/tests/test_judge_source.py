@@ -178,7 +178,7 @@ def test_pairs_of_a_file_are_judged_and_scored_by_flags(tmp_path: Path) -> None:
     with ScriptedJudge(longest) as judge:
         common = ["model=longest", f"base_url={judge.base_url}", "cache="]
         words = [word for option in common for word in ("-o", f"preferences.{option}")]
-        source = ["-o", "preferences.source.plugin=dataset", "-o", f"preferences.source.path={data}"]
+        source = ["-o", "preferences.responses.plugin=dataset", "-o", f"preferences.responses.path={data}"]
         out = ["--out", str(labelled), "--quiet"]
         assert cli.run(["preferences", "--preferences", "judge", *words, *source, *out]) == 0
         words = [word for option in common for word in ("-o", f"reward.{option}")]
