@@ -1,0 +1,148 @@
+"""Items and what was said of them as groups: one ranking from several people, every verdict kept beside it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import combinations
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from alignkit.agreement import Share
+from alignkit.annotations import FIRST, TIE, Annotation, with_annotations
+from alignkit.rank_fit import bradley_terry, ranks_of, wins_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from alignkit.records import Group
+    from alignkit_label.store import Item, Said, Store
+
+SOURCE, ALL_BAD = "human", "all bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """What people have said so far.
+
+    Attributes:
+        groups: items with a ranking, in their order.
+        missing: items that too few have judged.
+        left_out: annotators who got too few gold items right.
+    """
+
+    groups: list[Group]
+    missing: int
+    left_out: list[str]
+
+    @property
+    def summary(self) -> str:
+        """What there is and what is missing, in a line."""
+        text = f"{len(self.groups)} of {len(self.groups) + self.missing} items labelled, {self.missing} missing"
+        return text + (f"; left out for their gold items: {', '.join(self.left_out)}" if self.left_out else "")
+
+
+def labelled(
+    store: Store,
+    *,
+    min_annotators: int = 1,
+    min_gold: float = 0.0,
+    with_gold: bool = False,
+    only: Collection[str] | None = None,
+) -> Labelled:
+    """Ranked groups of the items that enough people have judged.
+
+    Args:
+        min_gold: share of the gold items that an annotator must get right to be listened to.
+        with_gold: gold items too.
+        only: ids of the items that are asked for; None for all.
+    """
+    items, said = store.items(), store.said()
+    shares = gold_shares(items, said)
+    left_out = [name for name, share in shares.items() if share.value is not None and share.value < min_gold]
+    by_item: dict[str, list[Said]] = defaultdict(list)
+    for one in said:
+        if one.annotator not in left_out:
+            by_item[one.item].append(one)
+    groups, missing = [], 0
+    for item in items:
+        if (item.gold is not None and not with_gold) or (only is not None and item.id not in only):
+            continue
+        if sum(one.ranks is not None for one in by_item[item.id]) >= min_annotators:
+            groups.append(ranked(item.group, by_item[item.id]))
+        else:
+            missing += 1
+    return Labelled(groups, missing, left_out)
+
+
+def ranked(group: Group, said: Sequence[Said]) -> Group:
+    """The group with what these people said and, from several, the ranks of a Bradley-Terry fit to all of it. `labels`
+    are all false where most of them found every response bad."""
+    rankings = [one.ranks for one in said if one.ranks is not None]
+    ranks = rankings[0] if len(rankings) == 1 else _voted(rankings, len(group.responses))
+    bad = sum(one.verdict == "both_bad" for one in said)
+    labels = (False,) * len(group.responses) if 2 * bad > len(rankings) else None
+    noted = [_annotation(one) for one in said]
+    return with_annotations(replace(group, ranks=ranks, labels=labels, source=SOURCE), noted)
+
+
+def gold_shares(items: Iterable[Item], said: Iterable[Said]) -> dict[str, Share]:
+    """How many of the gold items that an annotator judged they got right: every pair that gold orders, in its order."""
+    gold = {item.id: item.gold for item in items if item.gold is not None}
+    seen: dict[str, list[bool]] = defaultdict(list)
+    for one in said:
+        known = gold.get(one.item)
+        right = False
+        if known is not None and one.ranks is not None:
+            pairs = [(i, j) for i, j in combinations(range(len(known)), 2) if known[i] != known[j]]
+            right = all((one.ranks[i] < one.ranks[j]) == (known[i] < known[j]) for i, j in pairs) and all(
+                one.ranks[i] != one.ranks[j] for i, j in pairs
+            )
+        seen[one.annotator] += [right] if known is not None else []
+    return {name: Share(sum(found), len(found)) for name, found in seen.items()}
+
+
+def status(store: Store) -> dict[str, Any]:
+    """Counts of items and verdicts, and for each annotator: judged, skipped, left, median seconds, gold."""
+    items, said, wanted = store.items(), store.said(), store.wanted()
+    shares = gold_shares(items, said)
+    judged: dict[str, int] = defaultdict(int)
+    for one in said:
+        judged[one.item] += one.ranks is not None
+    people: dict[str, Any] = {}
+    for name in dict.fromkeys([*store.annotators(), *(one.annotator for one in said)]):
+        own = [one for one in said if one.annotator == name]
+        seconds = [one.seconds for one in own if one.seconds is not None]
+        progress = store.progress(name)
+        people[name] = {
+            "judged": sum(one.ranks is not None for one in own),
+            "skipped": progress["skipped"],
+            "left": progress["total"] - progress["done"] if name in store.annotators() else 0,
+            "median_seconds": round(median(seconds), 2) if seconds else None,
+            "gold_right": share.to_json() if (share := shares.get(name)) else None,
+        }
+    ordinary = [item for item in items if item.gold is None]
+    return {
+        "items": len(ordinary),
+        "gold_items": len(items) - len(ordinary),
+        "complete": sum(judged[item.id] >= wanted[item.id] for item in ordinary),
+        "verdicts_wanted": sum(wanted[item.id] for item in ordinary),
+        "verdicts": sum(min(judged[item.id], wanted[item.id]) for item in ordinary),
+        "annotators": people,
+    }
+
+
+def _annotation(said: Said) -> Annotation:
+    reason = said.reason or (ALL_BAD if said.verdict == "both_bad" else "")
+    return Annotation(said.annotator, said.ranks, "human", said.shown, said.seconds, reason)
+
+
+def _voted(rankings: Sequence[tuple[int, ...]], count: int) -> tuple[int, ...] | None:
+    if not rankings:
+        return None
+    said = [
+        (i, j, {TIE: 0.5, FIRST: 1.0}.get(Annotation("", ranks).verdict(i, j) or TIE, 0.0))
+        for ranks in rankings
+        for i, j in combinations(range(count), 2)
+    ]
+    return ranks_of(bradley_terry(wins_of(said, count)))

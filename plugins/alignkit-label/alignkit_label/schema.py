@@ -1,0 +1,88 @@
+"""The SQLite file of the annotators: its tables, and how connections to it behave."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VERSION = 1
+WAIT_SECONDS = 30.0
+TABLES = """
+CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS items (
+    id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, record TEXT NOT NULL, gold TEXT, wanted INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS annotators (name TEXT PRIMARY KEY, token TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS orders (
+    item TEXT NOT NULL, annotator TEXT NOT NULL, shown TEXT NOT NULL, PRIMARY KEY (item, annotator)
+);
+CREATE TABLE IF NOT EXISTS leases (
+    item TEXT NOT NULL, annotator TEXT NOT NULL, given REAL NOT NULL, PRIMARY KEY (item, annotator)
+);
+CREATE TABLE IF NOT EXISTS annotations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, write TEXT NOT NULL UNIQUE, item TEXT NOT NULL REFERENCES items (id),
+    annotator TEXT NOT NULL, verdict TEXT NOT NULL, ranks TEXT, shown TEXT, seconds REAL, reason TEXT NOT NULL,
+    at REAL NOT NULL, undone REAL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_verdict ON annotations (item, annotator) WHERE undone IS NULL;
+"""
+
+
+def make_file(path: Path) -> None:
+    """Makes the file and its tables, readable by its owner only: it holds the annotators' tokens.
+
+    Raises:
+        InputError: the file is something else, or of a later version.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    try:
+        with connected(path) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            known = database.execute("PRAGMA user_version").fetchone()[0]
+            if known > VERSION:
+                raise InputError(f"version {known} of the file", where=str(path), fix="use a later alignkit-label")
+            if known < VERSION:
+                database.executescript(TABLES)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"can't be used: {error}", where=str(path), fix="name a file of `alignkit label`") from error
+
+
+@contextmanager
+def connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of this call's own. What a transaction has committed is on disk before the next line runs."""
+    database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        database.row_factory = sqlite3.Row
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """A transaction that excludes every other writer from its start, so that what it reads is still so at its end."""
+    with connected(path) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def now() -> float:
+    """Seconds since 1970."""
+    return time.time()

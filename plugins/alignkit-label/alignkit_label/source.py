@@ -1,0 +1,53 @@
+"""The preference source `human`: what annotators have said so far on the page of `alignkit label serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignkit.errors import InputError
+from alignkit.interfaces import PreferenceSource
+from alignkit_label.options import HumanOptions
+from alignkit_label.records import labelled
+from alignkit_label.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alignkit.interfaces import Sampler
+    from alignkit.records import Group
+
+
+class Human(PreferenceSource[HumanOptions]):
+    """Ranked groups of the items that are labelled. With `k`, fresh responses become items for the annotators first."""
+
+    Config = HumanOptions
+    samples = True
+    _said = ""
+
+    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+        """The groups, in the order of the items, with every verdict in `meta.annotations`. Nothing is waited for.
+
+        Raises:
+            InputError: nothing is labelled yet.
+        """
+        config = self.config
+        store = Store(Path(config.database))
+        asked: set[str] | None = None
+        if config.k:
+            fresh = [group.without_duplicates() for group in sampler(sampler.prompts, config.k)]
+            asked = set(store.add_items(group for group in fresh if len(group.responses) > 1))
+        found = labelled(store, min_annotators=config.min_annotators, min_gold=config.min_gold)
+        self._said = f"{config.database}: {found.summary}"
+        if asked is not None:
+            missing = labelled(
+                store, min_annotators=config.min_annotators, min_gold=config.min_gold, only=asked
+            ).missing
+            self._said += f"; {missing} of the {len(asked)} items that were asked for now"
+        if not found.groups:
+            fix = f"label some: alignkit label serve {config.database}"
+            raise InputError(self._said, where="human", fix=fix)
+        yield from found.groups
+
+    def explain(self) -> str:
+        return self._said
