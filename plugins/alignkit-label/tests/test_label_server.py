@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,6 +19,8 @@ from alignkit import Group, Prompt
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from conftest import StartServer
 
 PORT = 8765
 BASE = f"http://127.0.0.1:{PORT}"
@@ -156,53 +152,11 @@ def test_malformed_bodies_are_refused(client: TestClient, body: str, code: int) 
     assert answer.json()["error"]
 
 
-class Server:
-    """The command in a process of its own."""
-
-    def __init__(self, database: Path, names: tuple[str, ...] = ("anna", "ben"), port: int = 0) -> None:
-        who = [word for name in names for word in ("-a", name)]
-        command = [sys.executable, "-m", "alignkit", "label", "serve", str(database), "--port", str(port), *who]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        lines = [self.process.stdout.readline() for _ in names]
-        self.links = dict(line.strip().split(": ", 1) for line in lines)
-        self.base, _, _ = self.links[names[0]].partition("/#")
-        self.tokens = {name: link.rpartition("=")[2] for name, link in self.links.items()}
-        self.process.stdout.readline()
-
-    @property
-    def port(self) -> int:
-        return int(self.base.rpartition(":")[2])
-
-    def post(self, name: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        headers = {
-            "Authorization": f"Bearer {self.tokens[name]}",
-            "Content-Type": "application/json",
-            "Origin": self.base,
-        }
-        request = urllib.request.Request(f"{self.base}/api/{path}", json.dumps(body).encode(), headers)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
-                    return dict(json.load(answer))
-            except urllib.error.HTTPError:
-                raise
-            except urllib.error.URLError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise
-                time.sleep(0.05)
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-def test_nothing_is_lost_and_nothing_is_twice_when_the_server_is_killed_between_writes(store: Store) -> None:
+def test_nothing_is_lost_and_nothing_is_twice_when_the_server_is_killed_between_writes(
+    store: Store, start_server: StartServer
+) -> None:
     store.configure(overlap=2)
-    server = Server(store.path)
+    server = start_server(store.path, "anna", "ben")
     states = {name: server.post(name, "state", {}) for name in server.tokens}
     acknowledged = []
     for round_number in range(2):
@@ -214,7 +168,7 @@ def test_nothing_is_lost_and_nothing_is_twice_when_the_server_is_killed_between_
         assert [(one.annotator, one.item) for one in Store(store.path).said()] == [
             (name, body["item"]) for name, body in acknowledged
         ]
-        server = Server(store.path, port=server.port)
+        server = start_server(store.path, "anna", "ben", port=server.port)
         for name, body in acknowledged:
             assert server.post(name, "annotate", body)["repeated"]
     server.kill()
@@ -222,9 +176,10 @@ def test_nothing_is_lost_and_nothing_is_twice_when_the_server_is_killed_between_
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_keeps_what_was_answered(store: Store) -> None:
+def test_a_kill_at_any_moment_keeps_what_was_answered(store: Store, start_server: StartServer) -> None:
     store.add_items(Group(Prompt.of(f"more {n}"), (f"good {n}", f"bad {n}")) for n in range(150))
-    server = Server(store.path, ("anna", "ben", "cleo"))
+    names = ("anna", "ben", "cleo")
+    server = start_server(store.path, *names)
     answered: dict[str, list[str]] = {name: [] for name in server.tokens}
     holder = [server]
 
@@ -246,7 +201,7 @@ def test_a_kill_at_any_moment_keeps_what_was_answered(store: Store) -> None:
     for pause in (0.25, 0.6, 0.4):
         time.sleep(pause)
         holder[0].kill()
-        holder[0] = Server(store.path, ("anna", "ben", "cleo"), port=server.port)
+        holder[0] = start_server(store.path, *names, port=server.port)
     for thread in threads:
         thread.join(120)
     holder[0].kill()
