@@ -1,0 +1,149 @@
+"""Files in and out, and the commands on them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alignkit_label.exchange import read_records, rows_of, write_rows
+from alignkit_label.store import Store
+
+from alignkit import Group, InputError, Prompt
+from alignkit.annotations import Annotation, annotations_of, with_annotations
+from alignkit.cli import run
+from alignkit.records import read_groups, write_groups
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignkit_label.exchange import Form
+
+CHAT = [{"role": "user", "content": "Name a prime."}]
+ANNA, BEN = Annotation("anna", (0, 1), "human"), Annotation("ben", (0, 0), "human")
+PAIR = with_annotations(Group(Prompt.of("Name a prime."), ("7", "9"), (0, 1), source="human"), [ANNA, BEN])
+RANKED = (Annotation("anna", (1, 0, 2), "human"), Annotation("ben", (1, 0, 1), "human"))
+TRIPLE = with_annotations(Group(Prompt.of("q"), ("x", "y", "z"), (1, 0, 2), source="human"), RANKED)
+BAD = Group(Prompt.of("q"), ("x", "y"), (0, 0), labels=(False, False), source="human")
+
+
+def rows(form: Form, *groups: Group) -> list[dict[str, Any]]:
+    return list(rows_of(groups, form))
+
+
+def test_trl_columns() -> None:
+    assert rows("pairs", PAIR, BAD) == [{"prompt": "Name a prime.", "chosen": "7", "rejected": "9"}]
+    chat = Group(Prompt.of(CHAT), ("7", "9"), (1, 0))
+    answers = [[{"role": "assistant", "content": text}] for text in ("9", "7")]
+    assert rows("pairs", chat) == [{"prompt": CHAT, "chosen": answers[0], "rejected": answers[1]}]
+    assert [(row["completion"], row["label"]) for row in rows("labels", TRIPLE, BAD)] == [
+        ("y", True),
+        ("z", False),
+        ("x", False),
+        ("y", False),
+    ]
+    assert rows("labels", Group(Prompt.of("q"), ("x", "y"), (0, 0))) == []
+
+
+def test_label_studio_as_its_manual_has_it() -> None:
+    pair, triple = rows("label-studio", PAIR, TRIPLE)
+    assert pair["id"] == 1
+    assert pair["data"] == {"prompt": "Name a prime.", "response_1": "7", "response_2": "9"}
+    results = [annotation["result"][0] for annotation in pair["annotations"]]
+    assert [(one["type"], one["value"]) for one in results] == [
+        ("pairwise", {"selected": "left"}),
+        ("choices", {"choices": ["tie"]}),
+    ]
+    assert [item["body"] for item in triple["data"]["items"]] == ["x", "y", "z"]
+    buckets = [annotation["result"][0]["value"]["ranker"] for annotation in triple["annotations"]]
+    assert buckets == [{"rank-1": ["2"], "rank-2": ["1"], "rank-3": ["3"]}, {"rank-1": ["2"], "rank-2": ["1", "3"]}]
+
+
+def test_argilla_as_its_source_has_it() -> None:
+    pair, triple = rows("argilla", PAIR, TRIPLE)
+    assert pair["fields"] == {"prompt": "Name a prime.", "response-1": "7", "response-2": "9"}
+    assert [answer["value"] for answer in pair["responses"]["ranking"]] == [["response-1", "response-2"]]
+    assert [answer["value"] for answer in pair["responses"]["verdict"]] == ["tie"]
+    strict, tied = (answer["value"] for answer in triple["responses"]["ranking"])
+    assert strict == ["response-2", "response-1", "response-3"]
+    assert tied == [
+        {"value": "response-2", "rank": 1},
+        {"value": "response-1", "rank": 2},
+        {"value": "response-3", "rank": 2},
+    ]
+
+
+@pytest.mark.parametrize("form", ["argilla", "label-studio"])
+def test_what_was_written_is_read_back(tmp_path: Path, form: Form) -> None:
+    path = tmp_path / "out.json"
+    assert write_rows(path, rows_of([PAIR, TRIPLE], form), form) == 2
+    pair, triple = read_records(path, {})
+    assert (pair.prompt.text, pair.responses, triple.responses) == ("Name a prime.", ("7", "9"), ("x", "y", "z"))
+    told = {one.annotator: (one.ranks, one.kind) for one in annotations_of(pair)}
+    assert told == {"anna": ((0, 1), "human"), "ben": ((0, 0), "human")}
+    assert {one.annotator: one.ranks for one in annotations_of(triple)} == {"anna": (1, 0, 2), "ben": (1, 0, 1)}
+
+
+def test_label_studio_from_elsewhere(tmp_path: Path) -> None:
+    items = [{"id": "mdn", "body": "x"}, {"id": "wiki", "body": "y"}]
+    ranker = {"type": "ranker", "value": {"ranker": {"rank": ["wiki", "mdn"]}}}
+    tasks = [
+        {
+            "data": {"prompt": "q", "items": items},
+            "annotations": [
+                {"completed_by": 3, "result": [ranker], "lead_time": 4.5},
+                {"completed_by": {"id": 4, "email": "b@x"}, "result": [], "was_cancelled": True},
+            ],
+        }
+    ]
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps(tasks))
+    (group,) = read_records(path, {})
+    assert [(one.annotator, one.ranks, one.seconds) for one in annotations_of(group)] == [
+        ("3", (1, 0), 4.5),
+        ("b@x", None, None),
+    ]
+    tasks[0]["data"] = {"prompt": "q", "response_1": "x"}
+    path.write_text(json.dumps(tasks))
+    with pytest.raises(InputError, match="record 1: fewer than two fields"):
+        read_records(path, {})
+
+
+def test_responses_with_labels_are_put_together_by_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "kto.jsonl"
+    labelled = [("q", "x", True), ("other", "z", True), ("q", "y", False)]
+    path.write_text("".join(json.dumps({"prompt": p, "completion": c, "label": v}) + "\n" for p, c, v in labelled))
+    (group,) = read_records(path, {})
+    assert (group.prompt.text, group.responses, group.ranks) == ("q", ("x", "y"), (0, 1))
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> dict[str, Any]:
+        assert run(["label", *words, "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    database, out = str(tmp_path / "labels.db"), tmp_path / "out.jsonl"
+    write_groups(tmp_path / "in.jsonl", [PAIR, TRIPLE, Group(Prompt.of("alone"), ("a", "b"))])
+    write_groups(tmp_path / "gold.jsonl", [Group(Prompt.of("gold"), ("right", "wrong"), (0, 1))])
+    found = said("import", str(tmp_path / "in.jsonl"), "--db", database, "--labels", "keep")
+    assert found == {"read": 3, "new_items": 3, "verdicts": 4}
+    assert said("import", str(tmp_path / "in.jsonl"), "--db", database, "--labels", "keep")["verdicts"] == 0
+    said("import", str(tmp_path / "gold.jsonl"), "--db", database, "--labels", "gold")
+    counts = said("status", database)
+    assert (counts["items"], counts["gold_items"], counts["complete"]) == (3, 1, 2)
+    assert counts["annotators"]["anna"]["judged"] == 2
+    between = said("agreement", database)["between"]
+    assert between[0] == {"annotators": ["anna", "ben"], "n": 4, "agreement": 0.5, "kappa": 0.3333}
+    assert said("export", database, "--out", str(out))["missing"] == 1
+    assert [group.responses for group in read_groups(out)] == [("7", "9"), ("x", "y", "z")]
+    assert said("export", database, "--out", str(out), "--form", "pairs", "--min-annotators", "2")["rows"] == 4
+    assert run(["label", "status", str(tmp_path / "none.db")]) == 2
+    assert "alignkit label import FILE" in capsys.readouterr().err
+
+
+def test_settings_are_kept_and_ports_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "labels.db")
+    store.configure(overlap=2, guidelines="Be kind.")
+    assert Store(store.path).settings()["guidelines"] == "Be kind."
+    with pytest.raises(KeyError):
+        store.configure(colour="red")
