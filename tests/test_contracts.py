@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from alignkit_label.store import Said, Store
 
 from alignkit import Config, Feed, InputError, write_groups
 from alignkit.plugins import Broken, Registration, Registry, registry
@@ -55,6 +56,11 @@ CHOICES = [("a cat", "a dog", 1), ("a dog", "a cat", 2), ("a dog", "a cat", 1), 
     ),
     encoding="utf-8",
 )
+LABELS = Store(FILES / "labels.db")
+LABELS.add_items(groups_for(Feed.RANKINGS))
+LABELS.take_over(
+    Said(item.id, item.id, "anna", "ranked", tuple(range(len(item.group.responses)))) for item in LABELS.items()[1:]
+)
 LENGTH = {"plugin": "rules", "length": {"target": 5}}
 MODEL = str(write_tiny_llama(FILES / "llama"))
 JUDGE = {"backend": "local", "model": MODEL}
@@ -69,6 +75,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("preferences", "reward"): {"source": LENGTH},
     ("preferences", "judge"): {**JUDGE, "abstentions": "keep"},
     ("reward", "judge"): JUDGE,
+    ("preferences", "human"): {"database": str(FILES / "labels.db")},
     ("preferences", "clicks"): {"path": str(FILES / "clicks.csv")},
     ("preferences", "mix"): {
         "rule": "unsure",
