@@ -59,8 +59,8 @@ Each starts from the same SFT policy and is given 1440 prompts: an offline algor
 an online one 30 batches of 48 prompts, to each of which it samples four replies that the learned reward scores. gold is
 the true reward of replies to unseen prompts, which no model has seen, reward the learned one, KL that to the SFT
 policy in nats a reply. Seconds are those of the algorithm alone, memory is the peak of its whole process. The settings
-stand in `alignkit_demo/recipes/comparison.toml`. Learning rates were tried on this same world, two or three for most, so
-small differences say little; one seed.
+stand in `alignkit_demo/recipes/comparison.toml`. Learning rates were tried on this world, two or three for most, and
+there is one seed, so small differences say little.
 """
 SNIPPET = re.compile(r"(<!-- from: (\S+) -->\n+```\w*\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
 
