@@ -153,8 +153,6 @@ def run(
         InputError: the plan lacks something, or `out` is in use.
     """
     chosen = plan(resolved) if stages is None else _alone(resolved, stages)
-    for notice in resolved.notices:
-        reporter.note(notice)
     reporter.plan([(stage.key, stage.text) for stage in chosen])
 
     from alignkit.ops.distributed import process_index, start_processes

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 GENERATED = {"algorithms.md", "cli.md", "options.md"}
 PAGES = [
     path
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("plugins/*/README.md"))
+    for pattern in ("*.md", "docs/*.md", "examples/*.md", "plugins/*/README.md")
+    for path in ROOT.glob(pattern)
     if path.name not in GENERATED
 ]
 OWN = [plugin for plugin in registry().registrations if plugin.distribution in FIRST_PARTY]
@@ -38,7 +39,7 @@ def code_blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Lines that call alignkit or make, in console blocks and in indented ones."""
     indented = re.findall(r"^    ((?:alignkit|make) .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    fenced = [line for block in code_blocks(page, "console") for line in block.splitlines()]
+    fenced = [line for block in code_blocks(page, "console") for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in (*indented, *fenced) if line.startswith(("alignkit ", "make "))]
 
 

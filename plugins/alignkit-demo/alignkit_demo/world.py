@@ -179,9 +179,10 @@ def liking(prompt: Prompt, reply: str) -> float:
     return gold(prompt, reply) / ANNOTATOR_TEMPERATURE + LENGTH_BIAS * len(reply.split())
 
 
-def rank(group: Group) -> Group:
-    """The group with one annotator's ranking, a Plackett-Luce draw on `liking` that the group's text alone seeds."""
-    random = Random(repr((group.prompt.key, group.responses)))
+def rank(group: Group, annotator: str = "") -> Group:
+    """The group with one annotator's ranking, a Plackett-Luce draw on `liking` that the group's text seeds, and the
+    annotator's name, so that two of them disagree as people do."""
+    random = Random(repr((group.prompt.key, group.responses)) + annotator)
     noisy = [liking(group.prompt, reply) - math.log(random.expovariate(1.0)) for reply in group.responses]
     best_first = sorted(range(len(noisy)), key=lambda index: -noisy[index])
     ranks = tuple(best_first.index(index) for index in range(len(noisy)))

@@ -136,6 +136,16 @@ def test_rankings_are_permutations_that_agree_with_gold_in_most_pairs() -> None:
     assert 0.82 < agreeing / pairs < 0.92
 
 
+def test_annotators_of_two_names_disagree_as_their_noise_says() -> None:
+    right, other = "Your kettle will reach you within two days.", "Your lamp will reach you within two days."
+    groups = [Group(Prompt.of(f"Where is my kettle? {k}", LATE_KETTLE.meta), (right, other)) for k in range(4000)]
+    assert [world.rank(group, "anna") for group in groups[:9]] == [world.rank(group, "anna") for group in groups[:9]]
+    agree = sum(world.rank(group, "anna").ranks == world.rank(group, "ben").ranks for group in groups) / len(groups)
+    odds = 1 / (1 + math.exp(-1.0 / 0.7))
+    expected = odds**2 + (1 - odds) ** 2
+    assert agree == pytest.approx(expected, abs=3 * math.sqrt(expected * (1 - expected) / 4000))
+
+
 def test_annotate_ranks_the_distinct_ones_of_four_fresh_replies_to_every_prompt_of_the_run() -> None:
     class FixedSampler:
         prompts = (LATE_KETTLE, LATE_KETTLE, LATE_KETTLE)

@@ -160,7 +160,7 @@ def undo(store: Store, annotator: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1; port 0 takes a free one.
+    """A socket on 127.0.0.1 that holds connections until `serve` answers them; port 0 takes a free one.
 
     Raises:
         InputError: the port is taken.
@@ -169,6 +169,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()
     except OSError as error:
         listening.close()
         raise InputError(str(error), where=f"--port {port}", fix="name another port, or 0 for a free one") from error

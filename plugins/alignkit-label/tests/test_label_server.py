@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alignkit_label.records import status
-from alignkit_label.server import make_app
+from alignkit_label.server import listen, make_app
 from alignkit_label.store import Store
 from starlette.testclient import TestClient
 
@@ -173,6 +174,11 @@ def test_nothing_is_lost_and_nothing_is_twice_when_the_server_is_killed_between_
             assert server.post(name, "annotate", body)["repeated"]
     server.kill()
     assert len(Store(store.path).said()) == len(acknowledged) == 4
+
+
+def test_a_link_can_be_opened_as_soon_as_it_is_printed() -> None:
+    with listen(0) as listening, socket.create_connection(listening.getsockname(), timeout=5):
+        pass
 
 
 @pytest.mark.slow
