@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.annotations import meta_of_chosen
@@ -17,7 +18,6 @@ from alignkit.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
 Message = dict[str, Any]
 
@@ -174,8 +174,9 @@ class Group:
         )
 
 
-def read_groups(path: Path) -> Iterator[Group]:
+def read_groups(path: Path | str) -> Iterator[Group]:
     """The groups of a JSONL file that alignkit wrote. Raises InputError with `file:line`."""
+    path = Path(path)
     if not path.is_file():
         raise InputError("no such file", where=str(path), fix="check the path")
     with path.open("rb") as lines:

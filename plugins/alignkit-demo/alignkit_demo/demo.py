@@ -20,7 +20,7 @@ from alignkit.plugins import registry
 from alignkit.recipe import load_recipe
 from alignkit_demo.data import Sizes, write_data
 from alignkit_demo.measures import measure
-from alignkit_demo.model import save_untrained_model
+from alignkit_demo.model import save_untrained_model, train_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def make_untrained_model(folder: Path, *, seed: int) -> None:
     """A tokenizer of the raw text, and a model of random weights -> untrained/."""
     with (folder / "data" / "raw.jsonl").open(encoding="utf-8") as lines:
         texts = [json.loads(line)["completion"] for line in islice(lines, TOKENIZER_TEXTS)]
-    save_untrained_model(folder / "untrained", texts, seed=seed)
+    save_untrained_model(folder / "untrained", train_tokenizer(texts), seed=seed)
 
 
 def write_recipes(folder: Path, *, seed: int) -> None:

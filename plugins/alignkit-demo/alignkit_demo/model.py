@@ -51,9 +51,8 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
     )
 
 
-def save_untrained_model(folder: Path, texts: Iterable[str], *, seed: int) -> None:
-    """Writes the tokenizer of `texts` and a Llama of 0.2 million random weights, drawn from `seed`."""
-    tokenizer = train_tokenizer(texts)
+def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
+    """Writes the tokenizer and a two-layer Llama 64 wide for it, of random weights drawn from `seed`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -61,12 +60,12 @@ def save_untrained_model(folder: Path, texts: Iterable[str], *, seed: int) -> No
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=LONGEST_TEXT,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=True,
         initializer_range=0.05,
-        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        eos_token_id=tokenizer.eos_token_id,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

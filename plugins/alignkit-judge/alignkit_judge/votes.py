@@ -44,19 +44,37 @@ class Ballot:
     scored: bool = False
     reason: str = ""
 
+    @property
+    def graded(self) -> bool:
+        """Whether its margins say how sure the judge is: those of a ranking of more than two only say who is ahead."""
+        return self.scored or len(self.shown) == 2
+
     def votes(self, min_margin: float) -> dict[Pair, Vote]:
-        """For each pair (i, j) that was shown, i before j, in the order shown."""
+        """For each pair (i, j) that was shown, i before j, in the order shown; a margin below this one is a tie."""
+        return {pair: _vote(margin, min_margin) for pair, margin in self.margins().items()}
+
+    def margins(self) -> dict[Pair, float | None]:
+        """How much better the first of each such pair is, from -1 to 1; None for an abstention.
+
+        Of scores the difference as a share of their range, or else that of the two chances as a share of their sum.
+        """
         return {
-            (self.shown[a], self.shown[b]): self._vote(self.values[a], self.values[b], min_margin)
+            (self.shown[a], self.shown[b]): self._margin(self.values[a], self.values[b])
             for a, b in combinations(range(len(self.shown)), 2)
         }
 
-    def _vote(self, first: float | None, second: float | None, min_margin: float) -> Vote:
+    def _margin(self, first: float | None, second: float | None) -> float | None:
         if first is None or second is None:
             return None
-        scale = HIGHEST - LOWEST if self.scored else first + second
-        margin = (first - second) / scale
-        return 0 if margin == 0 or abs(margin) < min_margin else (1 if margin > 0 else -1)
+        if self.scored:
+            return (first - second) / (HIGHEST - LOWEST)
+        return (first - second) / (first + second)
+
+
+def _vote(margin: float | None, min_margin: float) -> Vote:
+    if margin is None:
+        return None
+    return 0 if margin == 0 or abs(margin) < min_margin else (1 if margin > 0 else -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +85,8 @@ class Outcome:
         verdicts: of each pair (i, j), i < j, on which not all abstained.
         ranks: by index of a response; of those that comparisons connect, two at least, or else none.
         annotations: of each judge in each order.
-        margin: mean over all pairs of how far the votes lean to one side, from 0 (none, or all abstained) to 1.
+        margin: mean over all pairs of how far the verdicts lean to one side, from 0 (not at all, or all abstained) to 1:
+            a score of 8 against 7 leans less than one of 9 against 2.
         orders_disagree: share of the pairs and judges with verdicts in both orders in which they differ.
         judges_disagree: share of the pairs with verdicts of several judges in which they are not the same.
         abstained: share of the pairs without a verdict.
@@ -87,10 +106,13 @@ class Outcome:
 def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome:
     """What these ballots on a group of `count` responses come to."""
     samples: dict[tuple[str, int, Pair], list[Vote]] = defaultdict(list)
+    leaning: dict[Pair, list[float]] = defaultdict(list)
     for ballot in ballots:
-        for (i, j), vote in ballot.votes(min_margin).items():
-            pair, turned = ((i, j), vote) if i < j else ((j, i), None if vote is None else -vote)
-            samples[ballot.judge, ballot.turn, pair].append(turned)
+        for (i, j), margin in ballot.margins().items():
+            pair, turned = ((i, j), margin) if i < j else ((j, i), None if margin is None else -margin)
+            vote = _vote(turned, min_margin)
+            samples[ballot.judge, ballot.turn, pair].append(vote)
+            leaning[pair].append((turned if ballot.graded else vote) or 0.0)
     turns: dict[tuple[str, Pair], list[Vote]] = defaultdict(list)
     for (judge, _, pair), votes in samples.items():
         turns[judge, pair].append(most_frequent(votes))
@@ -101,14 +123,11 @@ def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome
     verdicts = {pair: vote for pair, vote in said.items() if vote is not None}
     wins = _wins(verdicts, count)
     pairs = list(combinations(range(count), 2))
-    leaning: dict[Pair, list[Vote]] = defaultdict(list)
-    for (_, _, pair), votes in samples.items():
-        leaning[pair] += votes
     return Outcome(
         verdicts=verdicts,
         ranks=_ranks(verdicts, count),
         annotations=tuple(_annotations(ballots, samples, count)),
-        margin=fmean(abs(fmean(vote or 0 for vote in leaning[pair])) if leaning[pair] else 0.0 for pair in pairs),
+        margin=fmean(abs(fmean(leaning[pair])) if leaning[pair] else 0.0 for pair in pairs),
         orders_disagree=_disagreement(turns.values()),
         judges_disagree=_disagreement(judges.values()),
         abstained=1 - len(verdicts) / len(pairs),

@@ -50,6 +50,17 @@ def test_margins_and_disagreements() -> None:
     assert outcome(judges[1:3], 2, 0).ranks == {0: 0, 1: 0}
 
 
+def test_the_margin_says_how_sure_a_judge_is() -> None:
+    clear = outcome([Ballot("a", 0, (0, 1), (9.0, 2.0), scored=True)], 2, 0.05)
+    close = outcome([Ballot("a", 0, (0, 1), (8.0, 7.0), scored=True)], 2, 0.05)
+    assert (clear.ranks, clear.margin) == (close.ranks, pytest.approx(7 / 9))
+    assert close.margin == pytest.approx(1 / 9)
+    chances = outcome([pair((0.7, 0.3)), pair((0.4, 0.6), turn=1)], 2, 0.05)
+    assert chances.margin == pytest.approx((0.4 + 0.2) / 2)
+    ranking = outcome([Ballot("a", 0, (0, 1, 2), (1.0, 0.5, 0.25))], 3, 0.05)
+    assert ranking.margin == 1
+
+
 def test_votes_by_frequency() -> None:
     assert [most_frequent(votes) for votes in ([1, 1, -1], [1, -1], [0, 1, 1, 0], [None, 1], [None, 1, 1], [])] == [
         1,

@@ -1,0 +1,115 @@
+"""The rankings of an AI, of people, and of both, side by side: `python examples/ai_vs_human.py`, beside a folder demo/.
+
+Runs ai-vs-human.toml once for each, and once with as few rankings, all by people, as the mixture takes from them.
+Shows what each became by the true reward, and what its rankings cost.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit_demo.world import gold
+from rich.console import Console
+from rich.table import Table
+from support_judge import make_judge
+
+from alignkit import Group, cli, read_groups
+from alignkit.annotations import annotations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+RECIPE = Path(__file__).with_name("ai-vs-human.toml")
+PRICE = 0.50
+"""What a ranking by a person is taken to cost."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of one kind of rankings.
+
+    Attributes:
+        right: share of the ordered pairs that the true reward orders the same way.
+        judged, people: rankings by the AI, and by people. money: what all of them cost. seconds: of labelling.
+        gold, kl, wins: of the policy; wins against the SFT policy.
+    """
+
+    name: str
+    right: float
+    judged: int
+    people: int
+    money: float
+    gold: float
+    kl: float
+    wins: float
+    seconds: float
+
+
+def compare(out: Path, options: Sequence[str] = ()) -> list[Row]:
+    """Runs all kinds of rankings into folders of `out`; `options` are `-o` of every run."""
+    budget = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["preferences"]["for"]["mix"]["budget"]
+    few = ("preferences.plugin=dataset", f"preferences.path={out / 'people/preferences.jsonl'}")
+    kinds = {
+        "AI": ("ai", ()),
+        "people": ("people", ("preferences.plugin=function",)),
+        "AI and people": ("mixed", ("preferences.plugin=mix",)),
+        "few by people": ("few", (*few, f"preferences.limit={budget}")),
+    }
+    rows = []
+    for name, (folder, flags) in kinds.items():
+        words = [word for option in (*flags, *options) for word in ("-o", option)]
+        if code := cli.run(["run", str(RECIPE), *words, "--out", str(out / folder), "--overwrite"]):
+            sys.exit(code)
+        rows.append(_row(name, out / folder))
+    return rows
+
+
+def _row(name: str, run: Path) -> Row:
+    stages: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
+    groups = list(read_groups(run / "preferences.jsonl"))
+    kinds = [{one.kind for one in annotations_of(group)} for group in groups]
+    people = sum(kind != {"ai"} for kind in kinds)
+    policy = stages["eval"]["policy"]
+    return Row(
+        name,
+        right=agreement_with_gold(groups),
+        judged=sum("ai" in kind for kind in kinds),
+        people=people,
+        money=PRICE * people + sum(group.meta.get("cost", {}).get("money", 0) for group in groups),
+        gold=policy["gold"]["value"],
+        kl=policy["kl"]["value"],
+        wins=stages["eval"]["win_rate/gold"]["value"],
+        seconds=stages["preferences"]["seconds"],
+    )
+
+
+def agreement_with_gold(groups: Iterable[Group]) -> float:
+    """Share of the pairs that a ranking orders, and the true reward too, that it orders as the true reward does."""
+    found = []
+    for group in groups:
+        scores = [gold(group.prompt, reply) for reply in group.responses]
+        found += [scores[i] > scores[j] for i, j in group.preferred_pairs() if scores[i] != scores[j]]
+    return sum(found) / len(found)
+
+
+def show(rows: Iterable[Row]) -> None:
+    """Prints the table."""
+    table = Table(title="The same model and training, from the rankings of", title_justify="left")
+    table.add_column("")
+    for heading in ("pairs right", "by the AI", "by people", "cost", "seconds", "gold", "KL", "wins against SFT"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        counts = (str(row.judged), str(row.people), f"{row.money:.0f}", f"{row.seconds:.0f}")
+        table.add_row(row.name, f"{row.right:.0%}", *counts, f"{row.gold:.2f}", f"{row.kl:.1f}", f"{row.wins:.0%}")
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    if not Path("demo/judge/config.json").exists():
+        make_judge(Path("demo/judge"))
+    show(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ai-vs-human"), sys.argv[2:]))
