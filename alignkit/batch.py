@@ -148,6 +148,11 @@ class GroupBatch:
         )
 
     @property
+    def group_weights(self) -> Tensor:
+        """[G] how much each group's ranking counts: its `meta.weight`, or 1."""
+        return torch.tensor([group.weight for group in self.groups], dtype=torch.float32, device=self.device)
+
+    @property
     def last_token(self) -> Tensor:
         """[S] index on the token axis of each response's last token."""
         return self.lengths.cumsum(0) - 1

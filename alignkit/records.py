@@ -82,6 +82,7 @@ class Group:
         finished: False where the length limit cut the response off, so that no end token follows it; None where all
             are whole.
         source: where the feedback comes from.
+        meta: what else is known of the feedback; `weight`, a number from 0 on, is how much the group's ranking counts.
     """
 
     prompt: Prompt
@@ -110,6 +111,13 @@ class Group:
         for name, flags in (("labels", self.labels), ("finished", self.finished)):
             if flags is not None and not all(isinstance(flag, bool) for flag in flags):
                 raise ValueError(f"{name} are true or false, found {list(flags)}")
+        if not (isinstance(self.weight, int | float) and 0 <= self.weight < math.inf):
+            raise ValueError(f"meta.weight is a number from 0 on, found {self.weight!r}")
+
+    @property
+    def weight(self) -> float:
+        """How much the group's ranking counts in a loss: `meta.weight`, or 1."""
+        return self.meta.get("weight", 1.0)  # type: ignore[no-any-return]
 
     def preferred_pairs(self) -> list[tuple[int, int]]:
         """(better, worse) indices of all pairs that the ranks order; ties give none."""

@@ -100,6 +100,9 @@ class TestGroup:
             ({"labels": (True, None)}, "labels are true or false"),
             ({"finished": (True,)}, "1 finished for 2 responses"),
             ({"finished": (True, 0)}, r"finished are true or false, found \[True, 0\]"),
+            ({"meta": {"weight": "2"}}, "meta.weight is a number from 0 on, found '2'"),
+            ({"meta": {"weight": -0.5}}, "meta.weight is a number from 0 on"),
+            ({"meta": {"weight": float("nan")}}, "meta.weight is a number from 0 on"),
         ],
     )
     def test_what_it_refuses(self, arguments: dict[str, Any], message: str) -> None:

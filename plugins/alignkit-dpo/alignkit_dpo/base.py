@@ -114,7 +114,7 @@ class RankingLoss(OfflineLoss[OptionsT]):
         return self.with_reference(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups, and what a person watches."""
+        """The mean over groups of their weighted losses, and what a person watches."""
         responses = self.score(batch)
         rankings = Rankings.of_batch(batch)
         losses = self.group_losses(responses, rankings)
@@ -123,7 +123,7 @@ class RankingLoss(OfflineLoss[OptionsT]):
             likelihood = rankings.mean_over_best(responses.mean_logprobs)
             losses = losses - self.config.sft_weight * likelihood
             metrics["nll"] = -batch.group_mean(likelihood.detach())
-        return batch.group_mean(losses), metrics
+        return batch.group_mean(batch.group_weights * losses), metrics
 
     def _metrics(self, batch: GroupBatch, rankings: Rankings, responses: ResponseLogprobs) -> Metrics:
         rewards = self.implicit_rewards(responses).detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -166,6 +166,22 @@ def test_the_likelihood_term_is_the_best_response_a_token(member: type[Any], opt
     assert nll == pytest.approx(1.156026, abs=1e-6)
     difference = loss_of(member, {**options, "sft_weight": 0.7}) - loss_of(member, {**options, "sft_weight": 0.0})
     assert difference == pytest.approx(0.7 * nll, abs=1e-9)
+
+
+@pytest.mark.parametrize(("member", "options"), [(DPO, {"sft_weight": 0.5}), (IPO, {}), (ListDPO, {})])
+def test_a_ranking_counts_as_much_as_its_weight(member: type[Any], options: dict[str, Any]) -> None:
+    def loss(weights: tuple[float, ...], chosen: list[int]) -> float:
+        policy = TablePolicy(REFERENCE)
+        optimizer = member(member.Config(**options), policy=policy)
+        batch = batch_of([RESPONSES[g] for g in chosen], [RANKS[g] for g in chosen])
+        groups = tuple(replace(group, meta={"weight": w}) for group, w in zip(batch.groups, weights, strict=True))
+        batch = optimizer.prepare(batch.replace(groups=groups))
+        with torch.no_grad():
+            policy.logits.copy_(torch.tensor(POLICY, dtype=torch.float64).log())
+            return float(optimizer.loss(batch)[0])
+
+    first, second = loss((1,), [0]), loss((1,), [1])
+    assert loss((0.25, 2), [0, 1]) == pytest.approx((0.25 * first + 2 * second) / 2, rel=1e-9)
 
 
 def test_figures_of_a_step() -> None:

@@ -85,8 +85,8 @@ class Outcome:
         verdicts: of each pair (i, j), i < j, on which not all abstained.
         ranks: by index of a response; of those that comparisons connect, two at least, or else none.
         annotations: of each judge in each order.
-        margin: mean over all pairs of how far the verdicts lean to one side, from 0 (not at all, or all abstained) to 1:
-            a score of 8 against 7 leans less than one of 9 against 2.
+        margin: mean over all pairs of how far the verdicts lean to one side, 0 (not at all, or all abstained) to 1: a
+            score of 8 against 7 leans less than one of 9 against 2.
         orders_disagree: share of the pairs and judges with verdicts in both orders in which they differ.
         judges_disagree: share of the pairs with verdicts of several judges in which they are not the same.
         abstained: share of the pairs without a verdict.

@@ -65,10 +65,10 @@ class RewardTraining(Optimizer[OptionsT]):
         return kept
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups; accuracy and margin over their ordered pairs, mean of the scores."""
+        """The mean over groups of their weighted losses; accuracy and margin over their ordered pairs, mean score."""
         scores = self.scorer.forward(batch).scores
         rankings = Rankings.of_batch(batch)
-        loss = batch.group_mean(self.group_losses(scores, rankings, batch))
+        loss = batch.group_mean(batch.group_weights * self.group_losses(scores, rankings, batch))
         scores = scores.detach()
         gaps = scores[rankings.better] - scores[rankings.worse]
         return loss, {

@@ -59,6 +59,21 @@ def train(optimizer: Optimizer[Any], batch: GroupBatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("make", TRAINERS)
+def test_a_ranking_counts_as_much_as_its_weight(make: Callable[..., Any]) -> None:
+    rankings = [group for group in rankings_by_last_letters(8, seed=0) if group.preferred_pairs()][:2]
+
+    def loss(*weights: float) -> float:
+        optimizer = make(TinyPolicy())
+        train(optimizer, optimizer.prepare(optimizer.policy.encode(rankings)), steps=3)
+        given = [replace(group, meta={"weight": w}) for group, w in zip(rankings, weights, strict=True)]
+        with torch.no_grad():
+            return float(optimizer.loss(optimizer.prepare(optimizer.policy.encode(given)))[0])
+
+    assert loss(0.25, 2) == pytest.approx(0.25 * loss(1, 0) + 2 * loss(0, 1), rel=1e-5)
+    assert loss(1, 0) != pytest.approx(loss(0, 1), rel=1e-3)
+
+
+@pytest.mark.parametrize("make", TRAINERS)
 def test_a_known_order_is_learnt(make: Callable[..., Any]) -> None:
     optimizer = make(TinyPolicy())
     train(optimizer, optimizer.prepare(optimizer.policy.encode(rankings_by_last_letters(64, seed=0))), steps=60)
