@@ -50,6 +50,12 @@ class Config:
         return ()
 
 
+def may_be_model(name: str) -> bool:
+    """Whether there is a folder of this name, or it reads as a hub id: `owner/name`, the owner being no folder here."""
+    path = Path(name).expanduser()
+    return path.is_dir() or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not path.parent.exists())
+
+
 def has_nvidia_driver() -> bool:
     """Whether there may be a CUDA device, without loading torch."""
     return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))

@@ -86,7 +86,21 @@ def plan(resolved: Resolved) -> list[Stage]:
             "nothing to do: the recipe has no [demonstrations], [preferences] or [optimizer] table",
             fix="add one, or use --optimizer and --preferences",
         )
+    _check_preferences_count(resolved, stages)
     return stages
+
+
+def _check_preferences_count(resolved: Resolved, stages: Sequence[Stage]) -> None:
+    """Preferences that a recipe holds may lie idle; those that somebody asked for just now may not."""
+    if not {"preferences", "prompts"} <= resolved.names.keys() or "preferences" not in resolved.by_flag:
+        return
+    if all(stage.name != "preferences" for stage in stages):
+        raise InputError(
+            f"{resolved.names['optimizer']} would never see them: it learns from a reward that is there already",
+            where=f"--preferences {resolved.names['preferences']}",
+            fix="train a reward model from them (--reward model -o reward.model=), or take an algorithm that learns"
+            " from preferences (--optimizer dpo)",
+        )
 
 
 def _alignment(resolved: Resolved, consumes: Feed) -> list[Stage]:

@@ -94,7 +94,8 @@ class Recipe:
         reader.raise_problems()
         if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", False)):
             reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
-        return Resolved(registry=registry, parts=parts, table_options=options, notices=tuple(reader.notices))
+        by_flag = frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
+        return Resolved(registry, parts, options, tuple(reader.notices), by_flag)
 
     def component_tables(self) -> list[str]:
         """The tables with a plugin that the file, a flag or an override speaks of; demonstrations bring `sft`."""

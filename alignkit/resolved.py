@@ -120,12 +120,14 @@ class Resolved:
         parts: table -> chosen plugin and options.
         table_options: options of the tables without a plugin.
         notices: what the user should be told about how the recipe was read.
+        by_flag: tables of which flags or `-o` speak.
     """
 
     registry: Registry
     parts: Mapping[str, Part]
     table_options: Mapping[str, Config]
     notices: tuple[str, ...] = ()
+    by_flag: frozenset[str] = frozenset()
 
     def __contains__(self, table: str) -> bool:
         return table in self.parts or (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignkit import errors, options
 from alignkit.errors import InputError, closest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,22 @@ def test_options_out_of_range_are_refused(kind: type[options.Config], bad: dict[
     with pytest.raises(ValidationError) as error:
         adapter.validate_python(bad)
     assert {problem["loc"][:1] for problem in error.value.errors()} == {tuple(bad)}
+
+
+def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo" / "judge").mkdir(parents=True)
+    known = [
+        "demo/judge",
+        "demo",
+        str(tmp_path),
+        "owner/name",
+        "owner/jugde",
+        "demo/jugde",
+        "./judge",
+        "/nowhere/judge",
+    ]
+    assert [options.may_be_model(name) for name in known] == [True] * 5 + [False] * 3
 
 
 def test_options_are_frozen_and_keyword_only() -> None:

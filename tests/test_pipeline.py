@@ -112,7 +112,13 @@ def tiny_registry() -> Registry:
 
 
 def resolved(
-    tmp_path: Path, optimizer: str = "reinforce", *, without: Sequence[str] = (), more: str = "", options: str = ""
+    tmp_path: Path,
+    optimizer: str = "reinforce",
+    *,
+    without: Sequence[str] = (),
+    more: str = "",
+    options: str = "",
+    flags: dict[str, str] | None = None,
 ) -> Resolved:
     tables = {
         "run": "[run]\nholdout = 0.2",
@@ -128,7 +134,7 @@ def resolved(
     }
     path = tmp_path / "recipe.toml"
     path.write_text("\n".join(text for name, text in tables.items() if name not in without) + "\n" + more)
-    return load_recipe(path, flags={}, overrides=[]).resolve(tiny_registry())
+    return load_recipe(path, flags=flags or {}, overrides=[]).resolve(tiny_registry())
 
 
 @pytest.mark.parametrize(
@@ -163,6 +169,16 @@ def test_a_missing_part_is_said_before_anything_starts(
     with pytest.raises(InputError, match=message):
         pipeline.run(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
+
+
+def test_preferences_that_are_asked_for_are_not_left_unread(tmp_path: Path) -> None:
+    asked = {"preferences": "letters"}
+    with pytest.raises(InputError, match="reinforce would never see them") as error:
+        pipeline.plan(resolved(tmp_path, "reinforce", flags=asked))
+    assert error.value.where == "--preferences letters"
+    assert "reward.model=" in error.value.fix
+    for optimizer, without in (("margin", []), ("reinforce", ["prompts"])):
+        assert pipeline.plan(resolved(tmp_path, optimizer, without=without, flags=asked))
 
 
 @pytest.mark.parametrize("table", ["demonstrations", "ptx"])

@@ -51,8 +51,15 @@ def _add_plugin_commands(app: typer.Typer, named: str | None) -> None:
         if point.name == named:
             _add(app, point.name, _load(point))
         else:
-            distribution = point.dist.name if point.dist else point.value
-            app.command(point.name, help=f"A command of {distribution}.")(_not_loaded)
+            app.command(point.name, help=_help_unloaded(point))(_not_loaded)
+
+
+def _help_unloaded(point: EntryPoint) -> str:
+    """What the command's distribution says of itself."""
+    if point.dist is None:
+        return f"A command of {point.value}."
+    said = point.dist.metadata
+    return said["Summary"] if "Summary" in said else f"A command of {point.dist.name}."
 
 
 def _load(point: EntryPoint) -> Any:

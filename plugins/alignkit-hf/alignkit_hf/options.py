@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignkit.errors import InputError
-from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions, has_nvidia_driver
+from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions, has_nvidia_driver, may_be_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class HFOptions(Config):
         if folder.is_dir():
             _check_folder(folder)
             self._check_layers(folder)
-        elif self.model.startswith((".", "/", "~", "\\")) or self.model.count("/") > 1 or folder.exists():
+        elif "/" in self.model and not may_be_model(self.model):
             raise InputError(f"there is no model folder {self.model}", where="model", fix="check the path")
         elif ("/" not in self.model or _offline()) and not _in_hub_cache(self.model):
             state = "neither a folder nor in the local cache"

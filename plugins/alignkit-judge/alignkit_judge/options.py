@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from annotated_types import Interval
 
 from alignkit.errors import InputError
-from alignkit.options import ComponentSpec, Config, Count, Fraction, Natural, NonNegative, Positive
+from alignkit.options import ComponentSpec, Config, Count, Fraction, Natural, NonNegative, Positive, may_be_model
 from alignkit_judge.rubrics import principles_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class JudgeModel(Config):
             self._check_server()
 
     def _check_local(self) -> None:
-        if not Path(self.model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+        if not may_be_model(self.model):
             raise InputError(f"there is no folder {self.model!r}", where="model", fix="give a folder or a hub id")
 
     def _check_server(self) -> None:

@@ -37,7 +37,7 @@ class ModelReward(RewardSource[ModelOptions]):
 
     def __init__(self, config: ModelOptions | None = None, context: Context | None = None) -> None:
         super().__init__(config, context)
-        if self.config.model is None:
+        if not self.config.model:
             raise InputError("there is no reward model yet", where="model", fix="train one, or give its folder")
         self._folder = Path(self.config.model)
         self._stored = StoredReward.read(self._folder)

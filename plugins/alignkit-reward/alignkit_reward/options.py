@@ -6,14 +6,13 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval
 
 from alignkit.errors import InputError
 from alignkit.imports import load_function
-from alignkit.options import ComponentSpec, Config, Count, Natural, NonNegative, Positive, TrainingOptions
+from alignkit.options import ComponentSpec, Config, Count, Natural, NonNegative, Positive, TrainingOptions, may_be_model
 
 RankingLoss = Literal["pairwise", "infonce", "plackett-luce"]
 OPTIMIZER_OF_LOSS = {"pairwise": "bradley-terry", "infonce": "infonce", "plackett-luce": "plackett-luce"}
@@ -64,8 +63,8 @@ class PlackettLuceOptions(TrainingOptions):
 class ModelOptions(Config):
     """A reward model, trained first on the preferences unless one is given."""
 
-    model: str | None = None
-    """Folder (or hub id) of a sequence classifier with one label; none trains one on the preferences first."""
+    model: str = ""
+    """Folder (or hub id) of a sequence classifier with one label; empty trains one on the preferences first."""
     loss: RankingLoss = "pairwise"
     """What it is trained with: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
     normalise: bool = True
@@ -78,15 +77,14 @@ class ModelOptions(Config):
 
     def check(self) -> None:
         """Raises InputError where `model` is neither a folder nor looks like a hub id."""
-        known = self.model is None or Path(self.model).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", self.model)
-        if not known:
+        if self.model and not may_be_model(self.model):
             raise InputError(
                 f"there is no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
             )
 
     def training(self) -> tuple[str, Mapping[str, Any]] | None:
         """(Optimizer, its options) that must run before this source can be built; None where a model is given."""
-        if self.model is not None:
+        if self.model:
             return None
         options = {"plugin": OPTIMIZER_OF_LOSS[self.loss], **self.train}
         return options.pop("plugin"), options
