@@ -1,7 +1,8 @@
 """The rankings of an AI, of people, and of both, side by side: `python examples/ai_vs_human.py`, beside a folder demo/.
 
 Runs ai-vs-human.toml once for each, and once with as few rankings, all by people, as the mixture takes from them.
-Shows what each became by the true reward, and what its rankings cost.
+Shows how many pairs of the rankings are right by the true reward, what they cost, and what the policy became: its true
+reward, KL to the SFT policy, and wins against it.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def compare(out: Path, options: Sequence[str] = ()) -> list[Row]:
     kinds = {
         "AI": ("ai", ()),
         "people": ("people", ("preferences.plugin=function",)),
-        "AI and people": ("mixed", ("preferences.plugin=mix",)),
-        "few by people": ("few", (*few, f"preferences.limit={budget}")),
+        "both": ("mixed", ("preferences.plugin=mix",)),
+        "few people": ("few", (*few, f"preferences.limit={budget}")),
     }
     rows = []
     for name, (folder, flags) in kinds.items():
@@ -99,9 +100,9 @@ def agreement_with_gold(groups: Iterable[Group]) -> float:
 
 def show(rows: Iterable[Row]) -> None:
     """Prints the table."""
-    table = Table(title="The same model and training, from the rankings of", title_justify="left")
+    table = Table(title="One model and training, from the rankings of", title_justify="left")
     table.add_column("")
-    for heading in ("pairs right", "by the AI", "by people", "cost", "seconds", "gold", "KL", "wins against SFT"):
+    for heading in ("right", "by AI", "by people", "cost", "seconds", "gold", "KL", "wins"):
         table.add_column(heading, justify="right")
     for row in rows:
         counts = (str(row.judged), str(row.people), f"{row.money:.0f}", f"{row.seconds:.0f}")

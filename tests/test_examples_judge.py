@@ -84,10 +84,10 @@ def test_the_recipes_run_with_a_judge_made_here(
     groups = {name: len(list(read_groups(tmp_path / "runs/kinds" / name / "preferences.jsonl"))) for name in KINDS}
     assert (rows["AI"].judged, rows["AI"].people, rows["AI"].money) == (groups["ai"], 0, 0)
     assert (rows["people"].judged, rows["people"].people) == (0, groups["people"])
-    assert (rows["AI and people"].judged, rows["AI and people"].people) == (groups["mixed"], 7)
-    assert rows["few by people"].judged == 0
+    assert (rows["both"].judged, rows["both"].people) == (groups["mixed"], 7)
+    assert rows["few people"].judged == 0
     stages: dict[str, Any] = json.loads((tmp_path / "runs/kinds/mixed/run.json").read_text())["stages"]
-    assert rows["AI and people"].gold == stages["eval"]["policy"]["gold"]["value"]
+    assert rows["both"].gold == stages["eval"]["policy"]["gold"]["value"]
     ai_vs_human.show(rows.values())
 
 
