@@ -56,10 +56,9 @@ def _add_plugin_commands(app: typer.Typer, named: str | None) -> None:
 
 def _help_unloaded(point: EntryPoint) -> str:
     """What the command's distribution says of itself."""
-    if point.dist is None:
-        return f"A command of {point.value}."
-    said = point.dist.metadata
-    return said["Summary"] if "Summary" in said else f"A command of {point.dist.name}."
+    if point.dist is None or "Summary" not in point.dist.metadata:
+        return f"A command of {point.dist.name if point.dist else point.value}."
+    return point.dist.metadata["Summary"]
 
 
 def _load(point: EntryPoint) -> Any:
