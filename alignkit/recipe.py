@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
+from alignkit.errors import REQUIRED, InputError, closest
 from alignkit.options import CandidateOptions, Config, EvalOptions, RunOptions, Sampling
 from alignkit.toml_lines import key_lines, split_key
 
@@ -129,7 +129,9 @@ class Recipe:
 
     def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
         """A problem with a table's options as an error that says where."""
-        return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=problem.fix)
+        missing = problem.what == REQUIRED and len(problem.key) == 1
+        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if missing else problem.fix
+        return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=fix)
 
     def _extend_import_path(self) -> None:
         """Functions named as `module:function` may stand beside the recipe."""

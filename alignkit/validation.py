@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from alignkit.errors import InputError, PluginError, closest
+from alignkit.errors import REQUIRED, InputError, PluginError, closest
 from alignkit.plugins import describe_error
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
 
 def _sentence(key: Key, errors: list[ErrorDetails]) -> str:
     if errors[0]["type"] == "missing":
-        return "is required and not given"
+        return REQUIRED
     expected = " or ".join(dict.fromkeys(map(_expectation, errors)))
     value = "a value that is not shown" if looks_secret(key[-1] if key else "") else repr(errors[0]["input"])
     return f"{expected}, found {value}"

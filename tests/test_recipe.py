@@ -102,7 +102,10 @@ def test_a_wrong_option_in_the_file_is_refused_with_its_line(
         ("optimizer.kl_coef", "-o optimizer.kl_coef: has no '='"),
         ("optimizer..x=1", "-o optimizer..x: 'optimizer..x' is no dotted key"),
         ("optimizer.plugin=puss", "-o optimizer.plugin: no optimizer plugin 'puss'\n  fix: did you mean 'push'?"),
-        ("reward.plugin=given", "reward.value: is required and not given"),
+        (
+            "reward.plugin=given",
+            "reward.value: is required and not given\n  fix: -o reward.value=VALUE, or in the recipe",
+        ),
         ("reward.plugin=none", "-o reward.plugin: no reward plugin 'none'"),
     ],
 )
