@@ -1,0 +1,36 @@
+"""Rows of a file, and the groups that they become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignkit_data.forms import detected_form
+from alignkit_data.loading import GroupMaker
+from alignkit_data.readers import Row
+
+from alignkit.records import Group
+
+USER = {"role": "user", "content": "Hi?"}
+SYSTEM = {"role": "system", "content": "Be kind."}
+
+
+def says(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def make(values: dict[str, Any], **options: Any) -> Group:
+    groups = list(GroupMaker(**options).groups([Row("data.jsonl:7", values)]))
+    assert len(groups) == 1
+    return groups[0]
+
+
+def dropped(values: dict[str, Any], **options: Any) -> list[str]:
+    maker = GroupMaker(**options)
+    assert not list(maker.groups([Row("data.jsonl:7", values)]))
+    return list(maker.dropped)
+
+
+def form_of(values: dict[str, Any]) -> str:
+    form = detected_form(values)
+    assert form is not None
+    return form.name
