@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignkit_data.forms import detected_form
 from alignkit_data.loading import GroupMaker
 from alignkit_data.readers import Row
 
-from alignkit.records import Group
+if TYPE_CHECKING:
+    from alignkit.records import Group
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be kind."}

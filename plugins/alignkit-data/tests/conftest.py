@@ -1,0 +1,8 @@
+"""A helper of these tests lies beside them: `data_rows`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
