@@ -205,10 +205,12 @@ def test_a_local_judge_from_samples_to_a_trained_policy_by_flags(algorithm: str,
         f"prompts.path={prompts}",
         "sampling.max_tokens=6",
         "run.holdout=0.25",
-        *(f"preferences.{option}" for option in (*judge, "protocol=pointwise", "min_margin=0", "k=3")),
     ]
-    flags = ["--policy", "hf", "--preferences", "judge", "--optimizer", algorithm]
-    if algorithm == "ppo":
+    flags = ["--policy", "hf", "--optimizer", algorithm]
+    if algorithm == "dpo":
+        flags += ["--preferences", "judge"]
+        options += [f"preferences.{option}" for option in (*judge, "protocol=pointwise", "min_margin=0", "k=3")]
+    else:
         flags += ["--reward", "judge"]
         options += [f"reward.{option}" for option in judge]
         options += ["optimizer.iterations=2", "optimizer.batch_size=4", "optimizer.minibatch_size=2"]
