@@ -24,6 +24,8 @@ MIX = "alignkit preferences make demo/from-sft.toml --preferences mix "
 AN_AI = '{plugin="reward", source={plugin="model", model="demo/ppo/reward"}}'
 A_JUDGE = re.compile(r'\{plugin="judge", [^}]*\}')
 URL = "http://127.0.0.1:11434/v1"
+ENDED = (130, 0)
+"""What a server ends with on Ctrl-C; 0 where the tests run as a background job, whose children ignore SIGINT."""
 FEW = " ".join(f"-o {option}" for option in FEW_STEPS + FEW_REWARD_STEPS)
 
 
@@ -56,8 +58,8 @@ def test_every_command_does_what_the_page_says(walk: Walk) -> None:
     done = [walk.type(command, shown) for command, shown in steps(PAGE)]
     mixes = [number for number, one in enumerate(done) if one.command.startswith(MIX)]
     for number, one in enumerate(done):
-        expected = 2 if number == mixes[0] else 130 if one.command.startswith(SERVE) else 0
-        assert one.code == expected, one
+        expected = (2,) if number == mixes[0] else ENDED if one.command.startswith(SERVE) else (0,)
+        assert one.code in expected, one
         assert not one.missing, one
         assert one.err.count("does not know") <= 1, "a notice is given once"
     items = groups(walk.folder / "to-label.jsonl")
@@ -106,7 +108,7 @@ def judge_instead(walk: Walk, command: str) -> None:
         first = walk.type(asking)
         assert first.code == 2, first
         paid = judge.requests
-        assert walk.type(f"{SERVE}judged.db -a anna").code == 130
+        assert walk.type(f"{SERVE}judged.db -a anna").code in ENDED
         second = walk.type(asking)
         assert second.code == 0, second
         assert judge.requests == paid, "verdicts are paid for once"
