@@ -73,6 +73,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("preferences", "dataset"): {"path": str(FILES / "rankings.jsonl")},
     ("preferences", "function"): {"function": "contract_functions:longest_first"},
     ("preferences", "reward"): {"source": LENGTH},
+    ("preferences", "rules"): {"length": {"target": 5}},
     ("preferences", "judge"): {**JUDGE, "abstentions": "keep"},
     ("reward", "judge"): JUDGE,
     ("preferences", "human"): {"database": str(FILES / "labels.db")},

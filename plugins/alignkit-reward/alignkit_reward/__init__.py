@@ -33,5 +33,6 @@ def register_reward_sources(register: Register) -> None:
 
 @hookimpl
 def register_preference_sources(register: Register) -> None:
-    """Registers `reward`."""
+    """Registers `reward` and `rules`."""
     register("reward", "alignkit_reward.labeller:RewardLabeller", config=options.LabellerOptions)
+    register("rules", "alignkit_reward.labeller:RulesLabeller", config=options.RulesLabellerOptions)

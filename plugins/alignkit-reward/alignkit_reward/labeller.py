@@ -1,4 +1,4 @@
-"""The preference source `reward`: responses of the policy itself, ranked by a reward source.
+"""The preference sources `reward` and `rules`: responses of the policy itself, ranked by a reward source, or by rules.
 
 With a temperature the ranking is a draw from Plackett-Luce on score / temperature, made by adding Gumbel noise to the
 scores and sorting (Yellott 1977, J. Math. Psychol. 15): what annotators do who agree with the source on average.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import random
+from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from alignkit.interfaces import PreferenceSource
-from alignkit_reward.options import LabellerOptions
+from alignkit_reward.options import LabellerOptions, RankingOptions, RulesLabellerOptions
+from alignkit_reward.rules import RulesReward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,15 +27,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RewardLabeller(PreferenceSource[LabellerOptions]):
-    """Ranks fresh responses by a reward source."""
+OptionsT = TypeVar("OptionsT", bound=RankingOptions)
 
-    Config: ClassVar[type[Config]] = LabellerOptions
+
+class Labeller(PreferenceSource[OptionsT]):
+    """Base: ranks fresh responses by the reward source that a subclass makes. `name` is what the records say."""
+
     samples = True
+    name: ClassVar[str]
 
-    def __init__(self, config: LabellerOptions, context: Context | None = None) -> None:
+    def __init__(self, config: OptionsT, context: Context | None = None) -> None:
         super().__init__(config, context)
-        self._source = cast("RewardSource[Any]", self.context.build("reward", config.source))
+        self._source = self.make_source()
+
+    @abstractmethod
+    def make_source(self) -> RewardSource[Any]:
+        """The reward source that ranks."""
 
     def preferences(self, sampler: Sampler) -> Iterator[Group]:
         """One ranked group a prompt, in the prompts' order; prompts without two different scores are left out."""
@@ -44,7 +53,7 @@ class RewardLabeller(PreferenceSource[LabellerOptions]):
             if len(set(known)) < 2:
                 left_out += 1
                 continue
-            ranked = replace(group, scores=tuple(scores), source="reward").ranked_by_scores()
+            ranked = replace(group, scores=tuple(scores), source=self.name).ranked_by_scores()
             yield self._with_noise(ranked) if self.config.temperature else ranked
         if left_out:
             logger.warning("%d of %d prompts left out: all their responses score the same", left_out, len(drawn))
@@ -55,6 +64,26 @@ class RewardLabeller(PreferenceSource[LabellerOptions]):
         noisy = [score + self.config.temperature * _gumbel(draw) for score in scores]
         order = sorted(noisy, reverse=True)
         return replace(group, ranks=tuple(order.index(value) for value in noisy))
+
+
+class RewardLabeller(Labeller[LabellerOptions]):
+    """Ranks fresh responses by any reward source."""
+
+    Config: ClassVar[type[Config]] = LabellerOptions
+    name = "reward"
+
+    def make_source(self) -> RewardSource[Any]:
+        return cast("RewardSource[Any]", self.context.build("reward", self.config.source))
+
+
+class RulesLabeller(Labeller[RulesLabellerOptions]):
+    """Ranks fresh responses by checkable rules."""
+
+    Config: ClassVar[type[Config]] = RulesLabellerOptions
+    name = "rules"
+
+    def make_source(self) -> RewardSource[Any]:
+        return RulesReward(self.config, self.context)
 
 
 def _gumbel(draw: random.Random) -> float:

@@ -250,19 +250,30 @@ class EnsembleOptions(ComposedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabellerOptions(Config):
-    """Samples K responses to each prompt and ranks them by a reward source."""
+class RankingOptions(Config):
+    """What sources that sample and rank share."""
 
-    source: ComponentSpec
-    """The reward source that ranks: `{plugin = "rules", length = {target = 30}}`."""
     k: Annotated[int, Ge(2)] = 4
     """Responses sampled for each prompt; duplicates are dropped."""
     temperature: NonNegative = 0.0
     """Noise of the simulated annotator: rankings follow Plackett-Luce on score / temperature. 0: no noise."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class LabellerOptions(RankingOptions):
+    """Samples K responses to each prompt and ranks them by a reward source."""
+
+    source: ComponentSpec
+    """The reward source that ranks: `{plugin = "model", model = "runs/rm/reward"}`."""
+
     def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
         """The source."""
         return [("source", "reward", self.source)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesLabellerOptions(RankingOptions, RulesOptions):
+    """Samples K responses to each prompt and ranks them by checkable rules."""
 
 
 def _compiled(pattern: str, where: str) -> re.Pattern[str]:

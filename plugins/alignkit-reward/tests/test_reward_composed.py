@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from alignkit_reward.composed import EnsembleReward, SumReward
-from alignkit_reward.labeller import RewardLabeller
-from alignkit_reward.options import EnsembleOptions, LabellerOptions, SumOptions
+from alignkit_reward.labeller import RewardLabeller, RulesLabeller
+from alignkit_reward.options import (
+    EnsembleOptions,
+    KeywordRule,
+    LabellerOptions,
+    LengthRule,
+    RulesLabellerOptions,
+    SumOptions,
+)
 
 from alignkit import Context, Group, InputError, Prompt, RewardSource
 from alignkit.engine import train
@@ -244,6 +251,15 @@ def test_labeller_ranks_drops_duplicates_and_abstentions() -> None:
     assert found.ranks == (2, 0, 1, 1)
     assert found.scores == (-1.0, 2.0, 1.0, 1.0)
     assert (found.source, found.prompt.meta) == ("reward", {"id": 7})
+
+
+def test_rules_rank_without_a_reward_source_of_their_own() -> None:
+    options = RulesLabellerOptions(length=LengthRule(maximum=2), keywords=KeywordRule(good=("kind",)))
+    texts = ("one two three", "one two", "kind one two three", "kind", "one two")
+    (found,) = RulesLabeller(options).preferences(Sampled([Prompt(text="p")], texts))
+    assert (found.scores, found.ranks, found.source) == ((0.0, 1.0, 1.0, 2.0), (2, 1, 1, 0), "rules")
+    with pytest.raises(InputError, match="no rule is given"):
+        RulesLabellerOptions().check()
 
 
 def test_labeller_leaves_out_what_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
