@@ -86,11 +86,11 @@ def plan(resolved: Resolved) -> list[Stage]:
             "nothing to do: the recipe has no [demonstrations], [preferences] or [optimizer] table",
             fix="add one, or use --optimizer and --preferences",
         )
-    _check_preferences_count(resolved, stages)
+    _check_preferences_are_read(resolved, stages)
     return stages
 
 
-def _check_preferences_count(resolved: Resolved, stages: Sequence[Stage]) -> None:
+def _check_preferences_are_read(resolved: Resolved, stages: Sequence[Stage]) -> None:
     """Preferences that a recipe holds may lie idle; those that somebody asked for just now may not."""
     if not {"preferences", "prompts"} <= resolved.names.keys() or "preferences" not in resolved.by_flag:
         return

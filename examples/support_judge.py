@@ -1,6 +1,6 @@
 """A small language model that judges replies of the demo's support desk: `python examples/support_judge.py demo`.
 
-A stand-in for a large one, made here from nothing in two minutes, so that a judge can be tried without a download or a
+A stand-in for a large one, made here from nothing in a minute, so that a judge can be tried without a download or a
 server. It reads the very questions that the plugin `judge` asks of any local model, with each of its criteria, and
 learned to answer them from rated replies of made-up agents. It leaves an ordinary transformers folder, DEMO/judge.
 """
