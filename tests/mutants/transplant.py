@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import cached_property
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,16 @@ def _functions(namespace: Mapping[str, Any], module: str, prefix: str) -> Iterat
             if value.__module__ == module:
                 yield from _functions(vars(value), module, f"{prefix}{name}.")
             continue
-        plain = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        plain = _plain(value)
         function = inspect.unwrap(plain) if callable(plain) else plain
         if isinstance(function, FunctionType) and function.__module__ == module:
             yield f"{prefix}{name}", function
+
+
+def _plain(value: Any) -> Any:
+    """What a property, a class method or a static method wraps; other values as they are."""
+    if isinstance(value, property):
+        return value.fget
+    if isinstance(value, cached_property):
+        return value.func
+    return getattr(value, "__func__", value)

@@ -124,6 +124,25 @@ def test_without_anything_to_compare_nothing_is_learnt() -> None:
     assert "reference_kl" not in metrics
 
 
+def test_one_prompt_without_anything_to_compare_is_kept_for_the_step() -> None:
+    optimizer = make()
+    batch = optimizer.prepare(rollouts([1.0] * 9).select([0]))
+    assert batch.num_groups == 1
+    with torch.no_grad():
+        assert float(optimizer.loss(batch)[0]) == 0.0
+
+
+def test_log_probabilities_that_no_sampler_gave_are_those_of_the_policy() -> None:
+    given, missing = make(), make()
+    batch = rollouts()
+    assert loss_of(missing, batch.replace(logprobs=None)) == pytest.approx(loss_of(given, batch), abs=1e-12)
+    assert missing.batch_metrics["kl"] == pytest.approx(given.batch_metrics["kl"], abs=1e-6)
+    sampled_otherwise = make()
+    other = torch.tensor(REFERENCE, dtype=torch.float64).log()[batch.response_ids]
+    loss_of(sampled_otherwise, batch.replace(logprobs=other))
+    assert sampled_otherwise.batch_metrics["kl"] == pytest.approx(0.0, abs=1e-6), "the sampler's own are believed"
+
+
 def test_beta_follows_the_kl_of_the_batch_before() -> None:
     """The measured KL is under its target, so beta falls by a fifth times 9 responses of a horizon of 36."""
     optimizer = make(kl_controller="adaptive", kl_target=1e-3, kl_horizon=36.0)
