@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REQUIRED = "is required and not given"
-"""What is wrong with an option without a default that nobody gave."""
-
 
 class AlignkitError(Exception):
     """Base class. `exit_code` is what the command line returns."""

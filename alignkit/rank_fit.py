@@ -9,20 +9,26 @@ finite where somebody wins or loses everything. Free of torch.
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from alignkit.annotations import FIRST, SECOND, TIE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from alignkit.annotations import Annotation
+
     Floats = NDArray[np.float64]
 
 MAX_STEPS = 10_000
 TOLERANCE = 1e-9
+SHARE_OF_FIRST = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
+"""How much of a comparison the first of two won, by verdict."""
 
 
 def wins_of(verdicts: Iterable[tuple[int, int, float]], count: int) -> Floats:
@@ -102,6 +108,20 @@ def ranks_of(strengths: Floats, *, tolerance: float = 1e-6) -> tuple[int, ...]:
     for place, (before, index) in enumerate(pairwise(order), start=1):
         ranks[index] = ranks[before] if strengths[before] - strengths[index] <= tolerance else place
     return tuple(ranks)
+
+
+def voted_ranks(annotations: Iterable[Annotation], count: int) -> tuple[int, ...] | None:
+    """Ranks of a Bradley-Terry fit to what all annotators said of every two of K responses; None if all abstained."""
+    wins = wins_of(
+        (
+            (i, j, SHARE_OF_FIRST[verdict])
+            for one in annotations
+            for i, j in combinations(range(count), 2)
+            if (verdict := one.verdict(i, j)) is not None
+        ),
+        count,
+    )
+    return ranks_of(bradley_terry(wins)) if wins.any() else None
 
 
 def compared_together(wins: Floats) -> list[list[int]]:

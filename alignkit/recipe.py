@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import REQUIRED, InputError, closest
+from alignkit.errors import InputError, closest
 from alignkit.options import CandidateOptions, Config, EvalOptions, RunOptions, Sampling
 from alignkit.toml_lines import key_lines, split_key
 
@@ -94,12 +94,16 @@ class Recipe:
         reader.raise_problems()
         if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", False)):
             reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
-        by_flag = frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
-        return Resolved(registry, parts, options, tuple(reader.notices), by_flag)
+        return Resolved(registry, parts, options, tuple(reader.notices), self.by_flag)
+
+    @property
+    def by_flag(self) -> frozenset[str]:
+        """The tables of which flags or `-o` speak."""
+        return frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
 
     def component_tables(self) -> list[str]:
         """The tables with a plugin that the file, a flag or an override speaks of; demonstrations bring `sft`."""
-        named = {*self.tables, *self.flags, *(key[0] for key, _ in self.overrides)}
+        named = {*self.tables, *self.by_flag}
         if "demonstrations" in named:
             named.add("sft")
         return [table for table in ROLE_OF_TABLE if table in named]
@@ -129,8 +133,8 @@ class Recipe:
 
     def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
         """A problem with a table's options as an error that says where."""
-        missing = problem.what == REQUIRED and len(problem.key) == 1
-        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if missing else problem.fix
+        alone = problem.missing and len(problem.key) == 1
+        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if alone else problem.fix
         return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=fix)
 
     def _extend_import_path(self) -> None:

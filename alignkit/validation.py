@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from alignkit.errors import REQUIRED, InputError, PluginError, closest
+from alignkit.errors import InputError, PluginError, closest
 from alignkit.plugins import describe_error
 
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with options: the key path inside them, what, and what to do."""
+    """One thing that is wrong with options: the key path inside them, what, what to do, whether it is missing."""
 
     key: Key
     what: str
     fix: str = ""
+    missing: bool = False
 
     def under(self, *prefix: str) -> Problem:
         """The same problem, seen from the options that hold these."""
@@ -156,7 +157,7 @@ def _problems(errors: list[ErrorDetails], options: Mapping[str, Any]) -> list[Pr
     found: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_key_of(error["loc"], options), []).append(error)
-    return [Problem(key, _sentence(key, list_of_errors)) for key, list_of_errors in found.items()]
+    return [Problem(key, _sentence(key, told), missing=told[0]["type"] == "missing") for key, told in found.items()]
 
 
 def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
@@ -176,7 +177,7 @@ def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
 
 def _sentence(key: Key, errors: list[ErrorDetails]) -> str:
     if errors[0]["type"] == "missing":
-        return REQUIRED
+        return "is required and not given"
     expected = " or ".join(dict.fromkeys(map(_expectation, errors)))
     value = "a value that is not shown" if looks_secret(key[-1] if key else "") else repr(errors[0]["input"])
     return f"{expected}, found {value}"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit_demo.model import save_untrained_model
 from alignkit_demo.world import assess, make_prompt, make_reply
 from alignkit_judge.questions import HIGHEST, LOWEST, Question
-from alignkit_judge.rubrics import RUBRICS, principles_of
+from alignkit_judge.rubrics import RUBRICS, by_principle, principles_of
 from alignkit_judge.templates import ANSWER, local_text
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -54,7 +54,7 @@ def ratings(count: int, random: Random) -> Iterator[tuple[str, str]]:
         if random.random() < GARBLED:
             reply = garbled(reply, random)
         principle = random.choice(principles) if random.random() < 0.5 else ""
-        criterion = f"Judge by this principle: {principle}" if principle else RUBRICS["helpful"]
+        criterion = by_principle(principle) if principle else RUBRICS["helpful"]
         merit = merit_of(assess(prompt.meta["intent"], prompt.meta["product"], reply), principle)
         share = merit + random.gauss(0, NOISE)
         score = min(HIGHEST, max(LOWEST, round(LOWEST + (HIGHEST - LOWEST) * share)))
@@ -99,15 +99,15 @@ def tokenizer_of(texts: list[str]) -> Any:
     )
 
 
-def make_judge(folder: Path, *, ratings_count: int = RATINGS, options: tuple[str, ...] = ()) -> None:
+def make_judge(folder: Path, *, ratings_count: int = RATINGS) -> None:
     """A model that has read questions whole, and then learned to answer them: two runs of `alignkit sft`."""
     rated = list(ratings(ratings_count, Random("judge")))
     with tempfile.TemporaryDirectory() as scratch:
         untrained = Path(scratch) / "untrained"
         save_untrained_model(untrained, tokenizer_of([question for question, _ in rated[:4000]]), seed=0)
         whole = [cut(question, score) for question, score in rated[:READINGS]]
-        read = learn(untrained, whole, Path(scratch) / "reading", options)
-        answering = learn(read, rated, Path(scratch) / "answering", options)
+        read = learn(untrained, whole, Path(scratch) / "reading")
+        answering = learn(read, rated, Path(scratch) / "answering")
         shutil.copytree(answering, folder, dirs_exist_ok=True)
 
 
@@ -117,12 +117,12 @@ def cut(question: str, score: str) -> tuple[str, str]:
     return question[:start], question[start:] + score
 
 
-def learn(model: Path, rows: list[tuple[str, str]], out: Path, options: tuple[str, ...]) -> Path:
+def learn(model: Path, rows: list[tuple[str, str]], out: Path) -> Path:
     """The folder of the model after `alignkit sft` on (prompt, completion)."""
     data = out.with_suffix(".jsonl")
     lines = (json.dumps({"prompt": prompt, "completion": completion}) + "\n" for prompt, completion in rows)
     data.write_text("".join(lines), encoding="utf-8")
-    given = [f"policy.model={model}", f"demonstrations.path={data}", *TRAINING, *options]
+    given = [f"policy.model={model}", f"demonstrations.path={data}", *TRAINING]
     if code := cli.run(["sft", *(word for option in given for word in ("-o", option)), "--out", str(out)]):
         sys.exit(code)
     return out / "sft"

@@ -8,12 +8,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from alignkit.annotations import Annotation
 from alignkit.rank_fit import (
     bradley_terry,
     compared_together,
     intransitive_cycles,
     plackett_luce,
     ranks_of,
+    voted_ranks,
     wins_of,
 )
 
@@ -79,3 +81,10 @@ def test_circles_are_named_once() -> None:
     long = [(0, 1, 1.0), (1, 2, 1.0), (2, 3, 1.0), (3, 0, 1.0)]
     assert intransitive_cycles(wins_of(long, 4)) == [(0, 1, 2, 3)]
     assert intransitive_cycles(wins_of([(0, 1, 1.0), (1, 2, 1.0), (0, 2, 0.5)], 3)) == []
+
+
+def test_annotators_vote_and_those_who_abstain_do_not() -> None:
+    said = [Annotation("a", (0, 1, 2)), Annotation("b", (0, 1, 1)), Annotation("c", (1, 0, 2)), Annotation("d", None)]
+    assert voted_ranks(said, 3) == (0, 1, 2)
+    assert voted_ranks(said[1:2], 3) == (0, 1, 1)
+    assert voted_ranks(said[3:], 3) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignkit.annotations import FIRST, SECOND, TIE
-from alignkit.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit.rank_fit import SHARE_OF_FIRST, bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
 from alignkit_data.messages import Unusable
 
 
@@ -57,8 +57,7 @@ def fitted_ranks(comparisons: Any, count: int) -> tuple[tuple[int, ...], list[li
         ValueError: an entry is no comparison of two of the responses.
         Unusable: some responses are not compared with the others, however indirectly.
     """
-    share = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
-    wins = wins_of(((i, j, share[verdict]) for i, j, verdict in _checked(comparisons, count)), count)
+    wins = wins_of(((i, j, SHARE_OF_FIRST[verdict]) for i, j, verdict in _checked(comparisons, count)), count)
     if len(compared_together(wins)) > 1:
         raise Unusable("comparisons that leave the order open")
     return ranks_of(bradley_terry(wins)), [list(cycle) for cycle in intransitive_cycles(wins)]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.annotations import FIRST, SECOND, TIE, Kind, annotations_of, with_annotations
+from alignkit.annotations import Kind, annotations_of, with_annotations
 from alignkit.interfaces import PreferenceSource
-from alignkit.rank_fit import bradley_terry, ranks_of, wins_of
+from alignkit.rank_fit import voted_ranks
 from alignkit_data.options import MixOptions
 
 if TYPE_CHECKING:
@@ -141,15 +141,7 @@ def _joined(group: Group, other: Group) -> Group:
 
 
 def _voted(group: Group) -> Group:
-    wins = wins_of(
-        (
-            (i, j, {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}[verdict])
-            for (i, j), said in _verdicts(group).items()
-            for verdict in said
-        ),
-        len(group.responses),
-    )
-    ranks = ranks_of(bradley_terry(wins)) if wins.any() else None
+    ranks = voted_ranks(annotations_of(group), len(group.responses))
     return replace(group, ranks=ranks, scores=None, labels=None)
 
 

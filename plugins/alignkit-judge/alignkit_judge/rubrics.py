@@ -49,3 +49,8 @@ def principles_of(file: str) -> list[str]:
 def draw(principles: Sequence[str], seed: int, key: str) -> str:
     """The principle for an item, the same for the same seed and key."""
     return random.Random(f"principle/{seed}/{key}").choice(principles)
+
+
+def by_principle(principle: str) -> str:
+    """The criterion that a principle makes."""
+    return f"Judge by this principle: {principle}"

@@ -15,7 +15,7 @@ from alignkit.interfaces import PreferenceSource, RewardSource
 from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
 from alignkit_judge.panel import Panel
 from alignkit_judge.questions import Question
-from alignkit_judge.rubrics import RUBRICS, draw, principles_of
+from alignkit_judge.rubrics import RUBRICS, by_principle, draw, principles_of
 from alignkit_judge.votes import Ballot, outcome, position_bias, position_counts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Criteria:
         """The criterion of a group's prompt."""
         if not self._principles:
             return self._words
-        return f"Judge by this principle: {draw(self._principles, self._seed, group.prompt.key)}"
+        return by_principle(draw(self._principles, self._seed, group.prompt.key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def import_file(
 ) -> None:
     """Add responses to be judged."""
     from alignkit_label.exchange import read_records
-    from alignkit_label.store import Store, item_id
+    from alignkit_label.store import Store
 
     groups = [group for group in read_records(file, column_names(columns)) if len(set(group.responses)) > 1]
     if not groups:
@@ -55,7 +55,7 @@ def import_file(
     store = Store(db)
     before = len(store.items())
     store.add_items(groups, gold=labels == "gold")
-    verdicts = store.take_over(_verdicts(store, groups, item_id)) if labels == "keep" else 0
+    verdicts = store.take_over(_verdicts(store, groups)) if labels == "keep" else 0
     show({"read": len(groups), "new_items": len(store.items()) - before, "verdicts": verdicts}, as_json=as_json)
 
 
@@ -160,10 +160,10 @@ def _text(path: Path) -> str:
         raise InputError(f"can't be read: {error}", where=str(path), fix="name a text file") from error
 
 
-def _verdicts(store: Store, groups: Sequence[Group], item_id: Any) -> Iterator[Said]:
+def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
     """What the groups' annotations, or their ranks alone, say of the store's items."""
     from alignkit.annotations import annotations_of
-    from alignkit_label.store import Said
+    from alignkit_label.store import Said, item_id
 
     items = {item.id: item.group for item in store.items()}
     for whole in groups:

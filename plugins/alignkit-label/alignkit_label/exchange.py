@@ -9,11 +9,15 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from alignkit_data.export import to_trl_rows
 
 from alignkit.annotations import Annotation, annotations_of, with_annotations
 from alignkit.errors import InputError
 from alignkit.records import Group, Prompt
+from alignkit_label.store import without_gaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,16 +54,13 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
 
 def rows_of(groups: Iterable[Group], form: Form) -> Iterator[Record]:
     """The rows of a form: `pairs` and `labels` have TRL's columns."""
-    convert: dict[str, Callable[[Group], Iterable[Record]]] = {
-        "groups": lambda group: [group.to_json()],
-        "pairs": _pairs,
-        "labels": _labels,
-        "argilla": lambda group: [_to_argilla(group)],
-        "label-studio": lambda group: [_to_label_studio(group)],
-    }
-    for number, group in enumerate(groups, start=1):
-        for row in convert[form](group):
-            yield {"id": number, **row} if form == "label-studio" else row
+    if form == "pairs":
+        return to_trl_rows(groups, form)
+    if form == "labels":
+        return to_trl_rows(_with_labels(groups), form)
+    if form == "label-studio":
+        return ({"id": number, **_to_label_studio(group)} for number, group in enumerate(groups, start=1))
+    return (_to_argilla(group) if form == "argilla" else group.to_json() for group in groups)
 
 
 def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
@@ -145,7 +146,7 @@ def _ranks_of_answer(value: Any, names: Sequence[str]) -> tuple[int, ...]:
         return (0,) * len(names)
     order = [{"value": one} if isinstance(one, str) else one for one in value]
     ranks = {one["value"]: int(one.get("rank", place)) for place, one in enumerate(order, start=1)}
-    return _dense([ranks[name] for name in names])
+    return without_gaps([ranks[name] for name in names])
 
 
 def _to_argilla(group: Group) -> Record:
@@ -209,7 +210,7 @@ def _ranks_of(result: Record, names: Sequence[str]) -> tuple[int, ...] | None:
     else:
         order = next(iter(ranking.values())) if isinstance(ranking, dict) else ranking
         places = {name: place for place, name in enumerate(order)}
-    return _dense([places[name] for name in names])
+    return without_gaps([places[name] for name in names])
 
 
 def _to_label_studio(group: Group) -> Record:
@@ -255,26 +256,12 @@ def _numbered(fields: Mapping[str, Any]) -> list[str]:
     return [found[number] for number in sorted(found)]
 
 
-def _dense(ranks: Sequence[int]) -> tuple[int, ...]:
-    known = sorted(set(ranks))
-    return tuple(known.index(rank) for rank in ranks)
-
-
-def _pairs(group: Group) -> Iterator[Record]:
-    for better, worse in group.preferred_pairs():
-        yield {"prompt": group.prompt.content, "chosen": _answer(group, better), "rejected": _answer(group, worse)}
-
-
-def _labels(group: Group) -> Iterator[Record]:
+def _with_labels(groups: Iterable[Group]) -> Iterator[Group]:
     """The best are desirable and the worst are not, what lies between is left out; all are not where all are bad."""
-    ranks = group.ranks or ()
-    for index, rank in enumerate(ranks):
-        extreme = min(ranks) < max(ranks) and rank in (min(ranks), max(ranks))
-        if group.labels is not None or extreme:
-            label = group.labels[index] if group.labels is not None else rank == min(ranks)
-            yield {"prompt": group.prompt.content, "completion": _answer(group, index), "label": label}
-
-
-def _answer(group: Group, index: int) -> str | list[dict[str, str]]:
-    text = group.responses[index]
-    return text if group.prompt.messages is None else [{"role": "assistant", "content": text}]
+    for group in groups:
+        ranks = group.ranks or ()
+        if group.labels is not None:
+            yield group
+        elif len(set(ranks)) > 1:
+            kept = [index for index, rank in enumerate(ranks) if rank in (min(ranks), max(ranks))]
+            yield replace(group.choose(kept), labels=tuple(ranks[index] == min(ranks) for index in kept))

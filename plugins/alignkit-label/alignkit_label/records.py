@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import permutations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from alignkit.agreement import Share
-from alignkit.annotations import FIRST, TIE, Annotation, with_annotations
-from alignkit.rank_fit import bradley_terry, ranks_of, wins_of
+from alignkit.annotations import Annotation, with_annotations
+from alignkit.rank_fit import voted_ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from alignkit.records import Group
     from alignkit_label.store import Item, Said, Store
@@ -27,13 +27,18 @@ class Labelled:
 
     Attributes:
         groups: items with a ranking, in their order.
-        missing: items that too few have judged.
+        unjudged: ids of the items that too few have judged.
         left_out: annotators who got too few gold items right.
     """
 
     groups: list[Group]
-    missing: int
+    unjudged: list[str]
     left_out: list[str]
+
+    @property
+    def missing(self) -> int:
+        """How many items too few have judged."""
+        return len(self.unjudged)
 
     @property
     def summary(self) -> str:
@@ -48,14 +53,12 @@ def labelled(
     min_annotators: int = 1,
     min_gold: float = 0.0,
     with_gold: bool = False,
-    only: Collection[str] | None = None,
 ) -> Labelled:
     """Ranked groups of the items that enough people have judged.
 
     Args:
         min_gold: share of the gold items that an annotator must get right to be listened to.
         with_gold: gold items too.
-        only: ids of the items that are asked for; None for all.
     """
     items, said = store.items(), store.said()
     shares = gold_shares(items, said)
@@ -64,25 +67,25 @@ def labelled(
     for one in said:
         if one.annotator not in left_out:
             by_item[one.item].append(one)
-    groups, missing = [], 0
+    groups, unjudged = [], []
     for item in items:
-        if (item.gold is not None and not with_gold) or (only is not None and item.id not in only):
+        if item.gold is not None and not with_gold:
             continue
         if sum(one.ranks is not None for one in by_item[item.id]) >= min_annotators:
             groups.append(ranked(item.group, by_item[item.id]))
         else:
-            missing += 1
-    return Labelled(groups, missing, left_out)
+            unjudged.append(item.id)
+    return Labelled(groups, unjudged, left_out)
 
 
 def ranked(group: Group, said: Sequence[Said]) -> Group:
     """The group with what these people said and, from several, the ranks of a Bradley-Terry fit to all of it. `labels`
     are all false where most of them found every response bad."""
     rankings = [one.ranks for one in said if one.ranks is not None]
-    ranks = rankings[0] if len(rankings) == 1 else _voted(rankings, len(group.responses))
+    noted = [_annotation(one) for one in said]
+    ranks = rankings[0] if len(rankings) == 1 else voted_ranks(noted, len(group.responses))
     bad = sum(one.verdict == "both_bad" for one in said)
     labels = (False,) * len(group.responses) if 2 * bad > len(rankings) else None
-    noted = [_annotation(one) for one in said]
     return with_annotations(replace(group, ranks=ranks, labels=labels, source=SOURCE), noted)
 
 
@@ -92,12 +95,11 @@ def gold_shares(items: Iterable[Item], said: Iterable[Said]) -> dict[str, Share]
     seen: dict[str, list[bool]] = defaultdict(list)
     for one in said:
         known = gold.get(one.item)
-        right = False
-        if known is not None and one.ranks is not None:
-            pairs = [(i, j) for i, j in combinations(range(len(known)), 2) if known[i] != known[j]]
-            right = all((one.ranks[i] < one.ranks[j]) == (known[i] < known[j]) for i, j in pairs) and all(
-                one.ranks[i] != one.ranks[j] for i, j in pairs
-            )
+        right = (
+            known is not None
+            and one.ranks is not None
+            and all(one.ranks[i] < one.ranks[j] for i, j in permutations(range(len(known)), 2) if known[i] < known[j])
+        )
         seen[one.annotator] += [right] if known is not None else []
     return {name: Share(sum(found), len(found)) for name, found in seen.items()}
 
@@ -135,14 +137,3 @@ def status(store: Store) -> dict[str, Any]:
 def _annotation(said: Said) -> Annotation:
     reason = said.reason or (ALL_BAD if said.verdict == "both_bad" else "")
     return Annotation(said.annotator, said.ranks, "human", said.shown, said.seconds, reason)
-
-
-def _voted(rankings: Sequence[tuple[int, ...]], count: int) -> tuple[int, ...] | None:
-    if not rankings:
-        return None
-    said = [
-        (i, j, {TIE: 0.5, FIRST: 1.0}.get(Annotation("", ranks).verdict(i, j) or TIE, 0.0))
-        for ranks in rankings
-        for i, j in combinations(range(count), 2)
-    ]
-    return ranks_of(bradley_terry(wins_of(said, count)))

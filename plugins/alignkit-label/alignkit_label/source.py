@@ -40,10 +40,8 @@ class Human(PreferenceSource[HumanOptions]):
         found = labelled(store, min_annotators=config.min_annotators, min_gold=config.min_gold)
         self._said = f"{config.database}: {found.summary}"
         if asked is not None:
-            missing = labelled(
-                store, min_annotators=config.min_annotators, min_gold=config.min_gold, only=asked
-            ).missing
-            self._said += f"; {missing} of the {len(asked)} items that were asked for now"
+            missing = asked.intersection(found.unjudged)
+            self._said += f"; {len(missing)} of the {len(asked)} items that were asked for now"
         if not found.groups:
             fix = f"label some: alignkit label serve {config.database}"
             raise InputError(self._said, where="human", fix=fix)

@@ -236,6 +236,12 @@ def item_id(group: Group) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
+def without_gaps(ranks: Sequence[int]) -> tuple[int, ...]:
+    """The same order and ties in ranks 0, 1, 2, ..."""
+    known = sorted(set(ranks))
+    return tuple(known.index(rank) for rank in ranks)
+
+
 def _bare(group: Group) -> tuple[Group, tuple[int, ...] | None]:
     """The group without feedback or repeated responses, and its ranks."""
     once = group.without_duplicates()
@@ -334,8 +340,7 @@ def _checked(said: Said, shown: Sequence[int]) -> Said:
     given = (0,) * len(shown) if said.verdict == "both_bad" else said.ranks
     if given is None or len(given) != len(shown) or not all(type(rank) is int and rank >= 0 for rank in given):
         raise Refused(422, f"ranks are {len(shown)} integers from 0")
-    dense = sorted(set(given))
-    ranks = {index: dense.index(rank) for index, rank in zip(shown, given, strict=True)}
+    ranks = dict(zip(shown, without_gaps(given), strict=True))
     return replace(said, ranks=tuple(ranks[index] for index in range(len(shown))), reason=reason)
 
 
