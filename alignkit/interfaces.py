@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.engine import TrainResult
-    from alignkit.outputs import PolicyOutput, ScorerOutput
+    from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
 
 INTERFACE_VERSION = 1
@@ -147,7 +146,7 @@ class Policy(Component[ConfigT], Model):
 
         Policies of the same digest give the same numbers, bit for bit. By default all modules and options but `model`.
         """
-        from alignkit.ops.cached import digest_of_tensors
+        from alignkit.ops.digests import digest_of_tensors
 
         tensors = {
             f"{name}.{key}": tensor

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
 
@@ -36,3 +38,15 @@ class ScorerOutput:
 
     values: Tensor
     scores: Tensor
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Steps done in all, seconds and response tokens of this process's run, the last step's metrics, and why the run
+    ended before its last iteration, where it did."""
+
+    steps: int
+    seconds: float
+    tokens: int
+    metrics: Mapping[str, float]
+    stopped: str = ""

@@ -55,7 +55,7 @@ HOOKS = {
 
 FIRST_PARTY = tuple(
     f"alignkit-{name}"
-    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "demo", "judge", "label", "trl")
+    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "trl")
 )  # fmt: skip
 """The project's own distributions: where two plugins use one name, theirs is meant."""
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.annotations import meta_of_chosen
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 Message = dict[str, Any]
 
@@ -213,3 +212,27 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
         partial.unlink(missing_ok=True)
         raise
     return count
+
+
+FIELD = "annotations"
+
+
+BY_RESPONSE = ("sampled_from", "shown", "picked")
+"""Fields of a group's meta that hold one value a response."""
+
+
+def meta_of_chosen(meta: Mapping[str, Any], indices: Sequence[int]) -> Mapping[str, Any]:
+    """A group's meta when only these of its responses are kept, in this order."""
+    place = {old: new for new, old in enumerate(indices)}
+    moved_lists = {name: [meta[name][index] for index in indices] for name in BY_RESPONSE if name in meta}
+    if FIELD not in meta:
+        return {**meta, **moved_lists}
+    kept = []
+    for record in meta[FIELD]:
+        moved = dict(record)
+        if moved.get("ranks") is not None:
+            moved["ranks"] = [moved["ranks"][index] for index in indices]
+        if moved.get("order") is not None:
+            moved["order"] = [place[index] for index in moved["order"] if index in place]
+        kept.append(moved)
+    return {**meta, **moved_lists, FIELD: kept}

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit_demo.table import comparison_cells
 
-from alignkit.describe import OptionHelp, describe, plugin_text
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import TrainingOptions
 from alignkit.plugins import FIRST_PARTY, Registration, registry
-from alignkit.recipe import OPTION_TABLES
+from alignkit.recipe.describe import OptionHelp, describe, plugin_text
+from alignkit.recipe.tables import OPTION_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

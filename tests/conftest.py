@@ -11,16 +11,18 @@ import pytest
 
 from alignkit import plugins
 from alignkit.errors import InputError
-from alignkit.recipe import load_recipe
+from alignkit.recipe import reading
+from alignkit.recipe.recipe import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from importlib.metadata import EntryPoint
 
-    from alignkit.resolved import Resolved
+    from alignkit.recipe.resolved import Resolved
 
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "plugins" / "alignkit-judge" / "tests")]
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +110,7 @@ def resolve() -> Resolve:
     def resolved(
         path: Path | None = None, overrides: Sequence[str] = (), flags: Mapping[str, str] | None = None
     ) -> Resolved:
-        return load_recipe(path, flags=flags or {}, overrides=overrides).resolve(plugins.registry())
+        return reading.resolve(load_recipe(path, flags=flags or {}, overrides=overrides), plugins.registry())
 
     return resolved
 

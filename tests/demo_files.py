@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignkit_demo.data import Sizes
 from alignkit_demo.demo import run_demo
 
-from alignkit.reporting import Reporter
+from alignkit.runs.reporting import Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from alignkit.adam import MasterAdamW, make_adam
+from alignkit.algorithms.options import PolicyGradientOptions
 from alignkit.errors import InputError
 from alignkit.options import TrainingOptions
-from alignkit.policy_gradient.options import PolicyGradientOptions
+from alignkit.training.adam import MasterAdamW, make_adam
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.agreement import Share, agreement, krippendorff_alpha, most_frequent
+from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha, most_frequent
 
 
 def units(*rows: str) -> list[list[str | None]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignkit.annotations import Annotation, annotations_of, with_annotations
+from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
 from alignkit.records import Group, Prompt
 
 TWO = [

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.engine import train
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.ops.distributed import mean_over_processes
 from alignkit.options import TrainingOptions
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from alignkit.batch import GroupBatch

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from alignkit.algorithms.cached import cached_logprobs
+from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Context, Feed
-from alignkit.ops.batched import policy_logprobs
-from alignkit.ops.cached import cached_logprobs, digest_of_tensors
+from alignkit.ops.digests import digest_of_tensors
 from alignkit.options import RunOptions
 from alignkit.testing import TinyOptions, TinyPolicy
 from alignkit.testing.material import groups_for

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alignkit import cli
-from alignkit.candidates import PolicySampler
 from alignkit.errors import InputError
 from alignkit.options import CandidateOptions, Sampling
 from alignkit.records import Group, Prompt
+from alignkit.runs.candidates import PolicySampler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alignkit import cli, pipeline
-from alignkit.cli.common import column_overrides
+from alignkit import cli
+from alignkit.commands import column_overrides
 from alignkit.errors import AlignkitError, Interrupted, StoppedByCheck
 from alignkit.records import Group, Prompt, write_groups
-from alignkit.reporting import JsonReporter, Reporter
+from alignkit.runs.plan import ORDER
+from alignkit.runs.reporting import JsonReporter, Reporter
 
 if TYPE_CHECKING:
     from conftest import InstallPlugin
 
-    from alignkit.resolved import Resolved
+    from alignkit.recipe.resolved import Resolved
 
 HEAVY = ("torch", "transformers", "accelerate", "rich")
 
@@ -54,7 +55,7 @@ class Calls(list[dict[str, Any]]):
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, recipe_file: Path, fake_plugin: Path) -> Calls:
     made = Calls()
-    monkeypatch.setattr(pipeline, "run", made.run)
+    monkeypatch.setattr("alignkit.runs.run.run", made.run)
     return made
 
 
@@ -171,7 +172,7 @@ def test_run_in_json(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert calls[0]["out"] == Path("runs/recipe")
 
 
-@pytest.mark.parametrize("stage", pipeline.ORDER)
+@pytest.mark.parametrize("stage", ORDER)
 def test_each_stage_is_a_command(calls: Calls, stage: str) -> None:
     assert cli.run([stage, "recipe.toml", "--overwrite"]) == 0
     assert (calls[0]["stages"], calls[0]["overwrite"]) == ([stage], True)
@@ -203,7 +204,7 @@ def test_exit_codes_of_what_happens_in_a_run(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "run", fail)
+    monkeypatch.setattr("alignkit.runs.run.run", fail)
     assert cli.run(["run", "recipe.toml", "--quiet"]) == code
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -274,7 +275,7 @@ def test_sample_passes_file_count_and_columns(
         made.append((resolved.names, resolved.sampling.temperature, *arguments[:3], columns))
         return {"groups": 1}
 
-    monkeypatch.setattr(pipeline, "sample", sampled)
+    monkeypatch.setattr("alignkit.runs.single.sample", sampled)
     out = tmp_path / "out.jsonl"
     arguments = [
         "sample",

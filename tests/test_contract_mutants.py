@@ -21,7 +21,7 @@ from alignkit import (
     Prompt,
     RolloutOptions,
 )
-from alignkit.ops.batched import policy_logprobs
+from alignkit.algorithms.passes import policy_logprobs
 from alignkit.testing import (
     OptimizerContract,
     PreferenceSourceContract,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, Interval, Le
 
-from alignkit.describe import OptionHelp, describe
 from alignkit.options import ComponentSpec, Config, Count, RolloutOptions
+from alignkit.recipe.describe import OptionHelp, describe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import pytest
 from typer.main import get_command
 
 from alignkit.cli.app import build_app
-from alignkit.describe import SECTIONS, describe, plugin_text
 from alignkit.options import Config
 from alignkit.plugins import FIRST_PARTY, ROLES, Registration, registry
-from alignkit.recipe import OPTION_TABLES, ROLE_OF_TABLE
+from alignkit.recipe.describe import SECTIONS, describe, plugin_text
+from alignkit.recipe.tables import OPTION_TABLES, ROLE_OF_TABLE
 
 ROOT = Path(__file__).parent.parent
 GENERATED = {"algorithms.md", "cli.md", "options.md"}

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from alignkit import checkpoint as checkpoints
-from alignkit.adam import parameter_groups
-from alignkit.engine import train
 from alignkit.errors import AlignkitError, CheckpointError, InputError, Interrupted, StoppedByCheck
-from alignkit.feeds import OfflineFeed, RolloutFeed, score_batch
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import RolloutOptions, Sampling, TrainingOptions
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.training import checkpoint as checkpoints
+from alignkit.training.adam import parameter_groups
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.training.scores import score_batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +146,7 @@ def test_every_group_is_used_once_an_epoch(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-import test_engine, alignkit.engine as engine
+import test_engine, alignkit.training.engine as engine
 from pathlib import Path
 original, steps = engine.Engine._step, 0
 def step(self, part, *, empty):

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from alignkit import evaluation
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
+from alignkit.runs import evaluation
 from alignkit.testing import TinyPolicy
 from alignkit.testing.known_answer import PROMPT, REWARD_OF_TOKEN, policy_of_four_tokens, token_distribution
 

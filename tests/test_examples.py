@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alignkit import Group, Prompt, cli, read_groups
-from alignkit.evaluation import distinct_share
 from alignkit.options import Sampling
 from alignkit.plugins import registry
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
+from alignkit.runs.evaluation import distinct_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +139,7 @@ class StoriesRun:
         self._kindness = kindness
         models = [f"policy.model={out / 'policy'}", f"reward.model={out / 'reward'}"]
         recipe = load_recipe(ROOT / "examples/stories-ppo.toml", flags={}, overrides=models)
-        self._resolved = recipe.resolve(registry())
+        self._resolved = resolve(recipe, registry())
 
     def gain(self, score: str) -> float:
         """How much the aligned policy's samples score above the SFT policy's, in the latter's standard deviations."""

@@ -14,7 +14,7 @@ from alignkit_judge.rubrics import principles_of
 from demo_files import FEW_REWARD_STEPS, FEW_STEPS, make_small_demo
 
 from alignkit import Group, Prompt, cli, read_groups
-from alignkit.annotations import annotations_of
+from alignkit.preferences.annotations import annotations_of
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from alignkit_judge.scripted import ScriptedJudge, Seen
 from demo_files import FEW_REWARD_STEPS, FEW_STEPS, make_small_demo
+from scripted_judge import ScriptedJudge, Seen
 from walkthrough import SERVE, Done, Walk, steps
 
 from alignkit import Group, read_groups
-from alignkit.annotations import annotations_of
+from alignkit.preferences.annotations import annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alignkit import pipeline
-from alignkit.engine import TrainResult
 from alignkit.interfaces import Context, Feed, ForeignTrainer
 from alignkit.options import RolloutOptions, TrainingOptions
+from alignkit.outputs import TrainResult
 from alignkit.plugins import Registration, Registry, registry
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, Prompt, write_groups
-from alignkit.reporting import Reporter
+from alignkit.runs.reporting import Reporter
+from alignkit.runs.run import run as run_plan
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, contracts_for
 
 if TYPE_CHECKING:
@@ -74,9 +75,9 @@ def test_the_pipeline_runs_it_like_any_other(tmp_path: Path, everything: Registr
     pairs = [Group(Prompt(text=f"say {letter}"), (letter, "no"), ranks=(0, 1)) for letter in "abcdefgh"]
     write_groups(tmp_path / "pairs.jsonl", pairs)
     overrides = [f"preferences.path={tmp_path / 'pairs.jsonl'}", "reward.plugin=tiny", "run.holdout=0.3", "run.seed=5"]
-    resolved = load_recipe(None, flags={"optimizer": name, "policy": "hf"}, overrides=overrides).resolve(everything)
+    resolved = resolve(load_recipe(None, flags={"optimizer": name, "policy": "hf"}, overrides=overrides), everything)
     SEEN.clear()
-    summary = pipeline.run(resolved, tmp_path / "out", reporter=Reporter(), stages=["preferences", "align"])
+    summary = run_plan(resolved, tmp_path / "out", reporter=Reporter(), stages=["preferences", "align"])
     (given,) = SEEN
     assert (given["seed"], given["folder"], given["sampling"]) == (5, tmp_path / "out" / "policy", resolved.sampling)
     kept = [group for group in pairs if group.prompt.key in {other.prompt.key for other in given["groups"]}]

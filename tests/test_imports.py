@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.imports import check_function, load_function
+from alignkit.recipe.functions import check_function, load_function
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from alignkit import engine, memory
-from alignkit.engine import train
 from alignkit.errors import StoppedByCheck
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Feed, Optimizer
-from alignkit.memory import bytes_per_token, free_bytes, token_budget
 from alignkit.options import TrainingOptions
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
+from alignkit.training import engine, memory
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
+from alignkit.training.memory import bytes_per_token, free_bytes, token_budget
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from alignkit import engine, pipeline
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
 from alignkit.options import Config, Count, RolloutOptions, TrainingOptions
 from alignkit.plugins import Registration, Registry
-from alignkit.ptx import PtxText
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, Prompt, read_groups
-from alignkit.reporting import Reporter
+from alignkit.runs import single
+from alignkit.runs.plan import plan
+from alignkit.runs.reporting import Reporter
+from alignkit.runs.run import run as run_plan
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions
+from alignkit.training import engine
+from alignkit.training.ptx import PtxText
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Metrics, Sampler
-    from alignkit.resolved import Resolved
+    from alignkit.recipe.resolved import Resolved
 
 PROMPTS = [f"say {a}{b}" for a in "abcde" for b in "abcd"]
 
@@ -134,7 +138,7 @@ def resolved(
     }
     path = tmp_path / "recipe.toml"
     path.write_text("\n".join(text for name, text in tables.items() if name not in without) + "\n" + more)
-    return load_recipe(path, flags=flags or {}, overrides=[]).resolve(tiny_registry())
+    return resolve(load_recipe(path, flags=flags or {}, overrides=[]), tiny_registry())
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def resolved(
 def test_the_plan_follows_from_what_the_algorithm_consumes(
     tmp_path: Path, optimizer: str, without: list[str], stages: list[str]
 ) -> None:
-    assert [stage.name for stage in pipeline.plan(resolved(tmp_path, optimizer, without=without))] == stages
+    assert [stage.name for stage in plan(resolved(tmp_path, optimizer, without=without))] == stages
 
 
 @pytest.mark.parametrize(
@@ -167,18 +171,18 @@ def test_a_missing_part_is_said_before_anything_starts(
     tmp_path: Path, optimizer: str, without: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        pipeline.run(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
+        run_plan(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
 def test_preferences_that_are_asked_for_are_not_left_unread(tmp_path: Path) -> None:
     asked = {"preferences": "letters"}
     with pytest.raises(InputError, match="reinforce would never see them") as error:
-        pipeline.plan(resolved(tmp_path, "reinforce", flags=asked))
+        plan(resolved(tmp_path, "reinforce", flags=asked))
     assert error.value.where == "--preferences letters"
     assert "reward.model=" in error.value.fix
     for optimizer, without in (("margin", []), ("reinforce", ["prompts"])):
-        assert pipeline.plan(resolved(tmp_path, optimizer, without=without, flags=asked))
+        assert plan(resolved(tmp_path, optimizer, without=without, flags=asked))
 
 
 @pytest.mark.parametrize("table", ["demonstrations", "ptx"])
@@ -200,7 +204,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
         more='[ptx]\nplugin = "letters"' if own else "",
         options="\nptx_coef = 0.5",
     )
-    summary = pipeline.run(recipe, tmp_path / "out", reporter=Recorder())
+    summary = run_plan(recipe, tmp_path / "out", reporter=Recorder())
     held_out = {group.prompt.key for group in read_groups(tmp_path / "out" / "samples.jsonl")}
     assert len(given) == 16
     assert held_out and not held_out & {group.prompt.key for group in given}
@@ -218,14 +222,14 @@ def test_texts_that_are_not_used_are_told(tmp_path: Path) -> None:
 def test_ptx_without_texts_is_said_before_anything_starts(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, without=["demonstrations"], options="\nptx_coef = 0.5")
     with pytest.raises(InputError, match=r"no \[ptx\] table, needed by optimizer\.ptx_coef"):
-        pipeline.run(recipe, tmp_path / "out", reporter=Reporter())
+        run_plan(recipe, tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
     recorder = Recorder()
     recipe = resolved(tmp_path, options="\nstop = {plateau = 1, plateau_delta = 9.0}")
-    summary = pipeline.run(recipe, tmp_path / "out", reporter=recorder)
+    summary = run_plan(recipe, tmp_path / "out", reporter=recorder)
     assert summary["align"]["steps"] == 1
     assert summary["align"]["stopped"].startswith("the reward has reached a plateau")
     said = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["align"]
@@ -237,7 +241,7 @@ def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
 
 def test_the_gold_reward_is_a_component_of_the_recipe(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, options='\nstop = {gold = {plugin = "tiny", letter = "b"}}')
-    pipeline.run(recipe, tmp_path / "out", reporter=Recorder())
+    run_plan(recipe, tmp_path / "out", reporter=Recorder())
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     golds = [record["gold_reward"] for record in records if record["stage"] == "policy"]
     assert len(golds) == 3
@@ -261,7 +265,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     watched = replace(part, registration=replace(part.registration, target=Watching))
     recipe = replace(recipe, parts={**recipe.parts, "optimizer": watched})
     out = tmp_path / "out"
-    summary = pipeline.run(recipe, out, reporter=Recorder())
+    summary = run_plan(recipe, out, reporter=Recorder())
     assert summary["eval"]["prompts"] == 4
     assert summary["eval"]["start"]["kl"]["value"] == 0.0
     samples = list(read_groups(out / "samples.jsonl"))
@@ -280,7 +284,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
 def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = pipeline.run(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
+    whole = run_plan(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
 
     calls = 0
     score = TinyReward.score
@@ -296,9 +300,9 @@ def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(TinyReward, "score", fail_third)
         with pytest.raises(PluginError, match="judge is gone"):
-            pipeline.run(resolved(tmp_path), out, reporter=Reporter())
+            run_plan(resolved(tmp_path), out, reporter=Reporter())
     recorder = Recorder()
-    resumed = pipeline.run(resolved(tmp_path), out, resume=True, reporter=recorder)
+    resumed = run_plan(resolved(tmp_path), out, resume=True, reporter=recorder)
     assert recorder.stages == ["align", "eval"]
     assert any("resumed after step" in note for note in recorder.notes)
     weights = [(path / "policy" / "model.safetensors").read_bytes() for path in (tmp_path / "whole", out)]
@@ -311,13 +315,13 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, "margin")
     for stage in ("sft", "preferences", "align", "eval", "eval"):
         recorder = Recorder()
-        pipeline.run(recipe, out, stages=[stage], reporter=recorder)
+        run_plan(recipe, out, stages=[stage], reporter=recorder)
         assert recorder.stages == [stage]
     with pytest.raises(InputError, match="the stage align has been run here"):
-        pipeline.run(recipe, out, stages=["align"], reporter=Reporter())
-    pipeline.run(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
+        run_plan(recipe, out, stages=["align"], reporter=Reporter())
+    run_plan(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
     whole = tmp_path / "whole"
-    pipeline.run(recipe, whole, reporter=Reporter())
+    run_plan(recipe, whole, reporter=Reporter())
     names = ("preferences.jsonl", "policy/model.safetensors")
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 
@@ -327,9 +331,9 @@ def test_sample_and_score_need_only_files(tmp_path: Path) -> None:
     registry.registrations.append(Registration("preferences", "dataset", Letters, PathOptions, "tests"))
     recipe = replace(resolved(tmp_path), registry=registry)
     out, scored = tmp_path / "samples.jsonl", tmp_path / "scored.jsonl"
-    said = pipeline.sample(recipe, tmp_path / "prompts.jsonl", 2, out, Reporter())
+    said = single.sample(recipe, tmp_path / "prompts.jsonl", 2, out, Reporter())
     assert (said["groups"], said["responses"]) == (len(PROMPTS), 2 * len(PROMPTS))
-    said = pipeline.score(recipe, out, scored, Reporter())
+    said = single.score(recipe, out, scored, Reporter())
     assert said["scores"] == 2 * len(PROMPTS)
     groups = list(read_groups(scored))
     assert [group.responses for group in groups] == [group.responses for group in read_groups(out)]
@@ -337,7 +341,7 @@ def test_sample_and_score_need_only_files(tmp_path: Path) -> None:
     assert [list(group.scores or ()) for group in groups] == expected
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(InputError, match="empty"):
-        pipeline.score(recipe, tmp_path / "empty.jsonl", scored, Reporter())
+        single.score(recipe, tmp_path / "empty.jsonl", scored, Reporter())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.rundir import RunDir
-from alignkit.stages import Stages
+from alignkit.runs.rundir import RunDir
+from alignkit.runs.stages import Stages
 from alignkit.testing import TinyPolicy
 
 if TYPE_CHECKING:

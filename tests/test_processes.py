@@ -17,8 +17,8 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 import torch
 from test_engine import Likelihood, demonstrations, weights
-from alignkit.engine import train
-from alignkit.feeds import OfflineFeed
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 from alignkit.ops.distributed import process_index, start_processes
 from alignkit.options import TrainingOptions
 from alignkit.testing import TinyPolicy
@@ -76,8 +76,8 @@ FOLLOW = """
 from pathlib import Path
 import torch
 from alignkit_dpo.online_dpo import OnlineDPO
-from alignkit.engine import train
-from alignkit.feeds import RolloutFeed
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
 from alignkit.interfaces import Context
 from alignkit.ops.distributed import process_index, start_processes
 from alignkit.options import Sampling

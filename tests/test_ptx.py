@@ -12,10 +12,10 @@ from test_processes import launch
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Context
-from alignkit.ptx import PtxText, choice
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
 from alignkit.testing.runs import assert_goes_on_bit_for_bit, online_run
+from alignkit.training.ptx import PtxText, choice
 
 if TYPE_CHECKING:
     from pathlib import Path

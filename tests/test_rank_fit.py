@@ -8,8 +8,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from alignkit.annotations import Annotation
-from alignkit.rank_fit import (
+from alignkit.preferences.annotations import Annotation
+from alignkit.preferences.rank_fit import (
     bradley_terry,
     compared_together,
     intransitive_cycles,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alignkit.recipe import Recipe, load_recipe, merged
+from alignkit.recipe.recipe import Recipe, load_recipe
+from alignkit.recipe.tables import merged
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,14 @@ from alignkit_grpo.rloo import RLOO
 from alignkit_ppo.ppo import PPO
 
 from alignkit.batch import GroupBatch
-from alignkit.engine import train
 from alignkit.errors import InputError
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Context
 from alignkit.options import Sampling
-from alignkit.reference import MovingReference
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.runs import PROMPTS, KilledError, assert_goes_on_bit_for_bit, online_run, weights
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
+from alignkit.training.reference import MovingReference
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-from alignkit import reporting
-from alignkit.reporting import BarReporter, JsonReporter, LineReporter, Reporter, figures_text, make_reporter
+from alignkit.runs import reporting
+from alignkit.runs.reporting import BarReporter, JsonReporter, LineReporter, Reporter, figures_text, make_reporter
 
 if TYPE_CHECKING:
     import pytest

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alignkit.errors import InputError, PluginError
-from alignkit.validation import arguments_without_secrets
+from alignkit.recipe.validation import arguments_without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,8 +147,9 @@ def test_the_digest_changes_with_what_influences_the_result(resolve: Resolve) ->
 def test_a_refusal_imports_no_torch(fake_plugin: Path, recipe_file: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from alignkit.plugins import registry\n"
-        "from alignkit.recipe import load_recipe; from alignkit.errors import InputError\n"
-        "try: load_recipe(Path('recipe.toml'), flags={}, overrides=['optimizer.kl_coef=-1']).resolve(registry())\n"
+        "from alignkit.recipe.recipe import load_recipe; from alignkit.recipe.reading import resolve\n"
+        "from alignkit.errors import InputError\n"
+        "try: resolve(load_recipe(Path('recipe.toml'), flags={}, overrides=['optimizer.kl_coef=-1']), registry())\n"
         "except InputError: sys.exit('torch' in sys.modules)\n"
         "sys.exit('nothing was refused')"
     )

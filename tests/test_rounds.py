@@ -15,16 +15,18 @@ from alignkit_dpo.reference_free import SimPO
 from alignkit_reward.labeller import RewardLabeller
 from test_pipeline import Recorder, tiny_registry
 
-from alignkit import pipeline
 from alignkit.errors import InputError, PluginError, StoppedByCheck
-from alignkit.evaluation import split_by_prompt
 from alignkit.interfaces import ForeignTrainer
 from alignkit.options import EvalOptions
 from alignkit.plugins import Registration
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, read_groups
-from alignkit.reporting import Reporter
-from alignkit.rounds import round_seed
+from alignkit.runs.evaluation import split_by_prompt
+from alignkit.runs.plan import plan
+from alignkit.runs.reporting import Reporter
+from alignkit.runs.rounds import round_seed
+from alignkit.runs.run import run as run_plan
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Metrics
-    from alignkit.resolved import Resolved
+    from alignkit.recipe.resolved import Resolved
 
 HOLDOUT = 0.2
 SEEN: list[tuple[tuple[Group, ...], torch.Tensor]] = []
@@ -85,7 +87,7 @@ def resolved(tmp_path: Path, algorithm: type[Any] | str = DPO, *, without: str =
     options = {} if plain else {"learning_rate": 0.02, "minibatch_size": 4, "save_every": 1}
     given = {f"optimizer.{key}": value for key, value in options.items()} | {f"run.{k}": v for k, v in run.items()}
     overrides = [f"{key}={value}" for key, value in given.items()]
-    return load_recipe(path, flags={}, overrides=overrides).resolve(registry)
+    return resolve(load_recipe(path, flags={}, overrides=overrides), registry)
 
 
 def ranked_samples(policy: TinyPolicy, number: int, recipe: Resolved) -> list[Group]:
@@ -116,21 +118,21 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def test_the_plan_shows_the_rounds(tmp_path: Path) -> None:
-    stages = pipeline.plan(resolved(tmp_path, rounds=3, round_reference="moved"))
+    stages = plan(resolved(tmp_path, rounds=3, round_reference="moved"))
     assert [stage.key for stage in stages] == [
         "sft", "preferences", "rounds/1/align", "rounds/2/preferences", "rounds/2/align", "rounds/3/preferences",
         "rounds/3/align", "eval",
     ]  # fmt: skip
     assert stages[3].text == "3 responses a prompt, ranked by the reward tiny"
     assert stages[4].text == "chosen on them, held to the policy that the round starts from"
-    kept = pipeline.plan(resolved(tmp_path, rounds=2))
+    kept = plan(resolved(tmp_path, rounds=2))
     assert kept[4].text == "chosen on them, held to the policy before the first round"
 
 
 @pytest.mark.parametrize("algorithm", [DPO, slow(KTO), slow(SimPO)])
 def test_a_round_ranks_what_the_policy_of_the_round_before_says(tmp_path: Path, algorithm: type[Any]) -> None:
     recipe, out, recorder = resolved(tmp_path, algorithm, rounds=2), tmp_path / "out", Recorder()
-    summary = pipeline.run(recipe, out, reporter=recorder)
+    summary = run_plan(recipe, out, reporter=recorder)
     assert recorder.stages == ["sft", "preferences", "rounds/1/align", "rounds/2/preferences", "rounds/2/align", "eval"]
     found = [(g.prompt, g.responses, g.ranks) for g in read_groups(out / "rounds/2/preferences.jsonl")]
     expected = ranked_samples(stored(out / "rounds/1/policy"), 2, recipe)
@@ -155,7 +157,7 @@ def test_the_reference_of_a_round(tmp_path: Path, reference: str) -> None:
     out = tmp_path / "out"
     SEEN.clear()
     recipe = resolved(tmp_path, Watched, rounds=2, round_reference=reference)
-    summary = pipeline.run(recipe, out, reporter=Reporter())
+    summary = run_plan(recipe, out, reporter=Reporter())
     first = summary["rounds/1/align"]["steps"]
     assert first > 0
     assert len(SEEN) == first + summary["rounds/2/align"]["steps"]
@@ -172,7 +174,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     options = {"rounds": 2, "round_reference": "kept"}
-    summary = pipeline.run(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
+    summary = run_plan(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
     calls, last = 0, 1 if where == "ranking" else summary["rounds/1/align"]["steps"] + 3
     patched, name = (TinyReward, "score") if where == "ranking" else (DPO, "loss")
     original = getattr(patched, name)
@@ -188,11 +190,11 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(patched, name, cut_off)
         with pytest.raises(PluginError):
-            pipeline.run(resolved(tmp_path, **options), out, reporter=Reporter())
+            run_plan(resolved(tmp_path, **options), out, reporter=Reporter())
     assert (out / "rounds/2/preferences.jsonl").exists() == (where == "training")
     assert not (out / "policy").exists()
     recorder = Recorder()
-    pipeline.run(resolved(tmp_path, **options), out, resume=True, reporter=recorder)
+    run_plan(resolved(tmp_path, **options), out, resume=True, reporter=recorder)
     ranking = ["rounds/2/preferences"] if where == "ranking" else []
     assert recorder.stages == [*ranking, "rounds/2/align", "eval"]
     assert any("resumed after step 2" in note for note in recorder.notes) == (where == "training")
@@ -202,7 +204,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
 def test_without_preferences_the_first_round_samples_too(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, IPO, without="preferences", rounds=2)
     out = tmp_path / "out"
-    pipeline.run(recipe, out, reporter=Reporter())
+    run_plan(recipe, out, reporter=Reporter())
     found = [(g.prompt, g.responses, g.ranks) for g in read_groups(out / "preferences.jsonl")]
     assert found == [(g.prompt, g.responses, g.ranks) for g in ranked_samples(stored(out / "sft"), 1, recipe)]
     assert stored(out / "policy")
@@ -212,21 +214,21 @@ def test_without_preferences_the_first_round_samples_too(tmp_path: Path) -> None
 def test_align_alone_runs_all_rounds(tmp_path: Path) -> None:
     out, options = tmp_path / "out", {"rounds": 2}
     for stage in ("sft", "preferences"):
-        pipeline.run(resolved(tmp_path, **options), out, stages=[stage], reporter=Reporter())
+        run_plan(resolved(tmp_path, **options), out, stages=[stage], reporter=Reporter())
     recorder = Recorder()
-    pipeline.run(resolved(tmp_path, **options), out, stages=["align"], reporter=recorder)
+    run_plan(resolved(tmp_path, **options), out, stages=["align"], reporter=recorder)
     assert recorder.stages == ["rounds/1/align", "rounds/2/preferences", "rounds/2/align"]
     with pytest.raises(InputError, match="rounds/1/align has been run here"):
-        pipeline.run(resolved(tmp_path, **options), out, stages=["align"], reporter=Reporter())
-    pipeline.run(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
+        run_plan(resolved(tmp_path, **options), out, stages=["align"], reporter=Reporter())
+    run_plan(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
     assert files(out) == files(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_rounds(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pipeline.run(resolved(tmp_path, rounds=2), out, reporter=Reporter())
-    summary = pipeline.run(resolved(tmp_path), out, overwrite=True, reporter=Reporter())
+    run_plan(resolved(tmp_path, rounds=2), out, reporter=Reporter())
+    summary = run_plan(resolved(tmp_path), out, overwrite=True, reporter=Reporter())
     assert list(summary) == ["sft", "preferences", "align", "eval"]
     assert not (out / "rounds").exists()
 
@@ -246,7 +248,7 @@ def test_rounds_that_make_no_sense_are_refused_before_anything_starts(
 ) -> None:
     recipe = resolved(tmp_path, algorithm, without=without, rounds=2)
     with pytest.raises(InputError, match=message) as raised:
-        pipeline.run(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
+        run_plan(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
     assert raised.value.where == where
     assert not (tmp_path / "out").exists()
 
@@ -259,7 +261,7 @@ def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
     part = replace(recipe.parts["prompts"], registration=registry.get("preferences", "reward"), config=config)
     recipe = replace(recipe, parts={**recipe.parts, "preferences": part})
     out = tmp_path / "out"
-    pipeline.run(recipe, out, reporter=Reporter())
+    run_plan(recipe, out, reporter=Reporter())
     rounds = [list(read_groups(out / name)) for name in ("preferences.jsonl", "rounds/2/preferences.jsonl")]
     assert [len(groups) > 0 for groups in rounds] == [True, True]
     assert max(len(group.responses) for group in rounds[1]) == 4
@@ -268,7 +270,7 @@ def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
 def test_a_round_in_which_no_one_wins_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TinyReward, "score", lambda _self, groups: [[1.0] * len(g.responses) for g in groups])
     with pytest.raises(StoppedByCheck, match="round 2: no two responses to any of 16 prompts"):
-        pipeline.run(resolved(tmp_path, rounds=2), tmp_path / "out", reporter=Reporter())
+        run_plan(resolved(tmp_path, rounds=2), tmp_path / "out", reporter=Reporter())
 
 
 def test_every_round_samples_with_a_seed_of_its_own() -> None:
@@ -280,7 +282,7 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     recipe = resolved(tmp_path)
     recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(samples=3, best_of=4)})
     out = tmp_path / "out"
-    report = pipeline.run(recipe, out, reporter=Reporter())["eval"]
+    report = run_plan(recipe, out, reporter=Reporter())["eval"]
     names = ["start, best of 4", "policy, best of 4"]
     for plain, name in zip(("start", "policy"), names, strict=True):
         assert report[name]["reward"]["value"] > report[plain]["reward"]["value"]
@@ -303,4 +305,4 @@ def test_best_of_n_needs_a_reward(tmp_path: Path, stages: list[str] | None) -> N
     recipe = resolved(tmp_path, without="reward")
     recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(best_of=2)})
     with pytest.raises(InputError, match="no reward to choose the best by"):
-        pipeline.run(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
+        run_plan(recipe, tmp_path / "out", stages=stages, reporter=Reporter())

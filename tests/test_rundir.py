@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alignkit.errors import InputError
-from alignkit.rundir import MetricsFile, RunDir
+from alignkit.runs.rundir import MetricsFile, RunDir
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.similar import SimilarTexts, distinct, likeness, normalized
+from alignkit.preferences.similar import SimilarTexts, distinct, likeness, normalized
 
 
 def test_likeness_by_hand() -> None:

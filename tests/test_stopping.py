@@ -8,21 +8,22 @@ import pytest
 import torch
 from alignkit_grpo.rloo import RLOO
 
-from alignkit import checkpoint as checkpoints
-from alignkit.engine import TrainResult, train
 from alignkit.errors import InputError
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Context, RewardSource
 from alignkit.options import RolloutOptions, Sampling, StopOptions
-from alignkit.stopping import best_of, has_plateaued, is_over_optimised, moving_means
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.known_answer import ScoreOf
 from alignkit.testing.runs import PROMPTS, KilledError, weights
+from alignkit.training import checkpoint as checkpoints
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
+from alignkit.training.stopping import best_of, has_plateaued, is_over_optimised, moving_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from alignkit.outputs import TrainResult
     from alignkit.records import Group
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.toml_lines import key_lines, split_key
+from alignkit.recipe.toml_lines import key_lines, split_key
 
 DOCUMENT = '''# seed = 0
 seed = 1

@@ -13,7 +13,7 @@ from alignkit.errors import PluginError
 from alignkit.plugins import COMMANDS_GROUP, describe_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
@@ -28,30 +28,35 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(version.root)
     stages.add_commands(app)
-    preferences.add_group(app)
+    groups = {preferences.NAME: preferences.add_group(app)}
     samples.add_commands(app)
     app.add_typer(plugins.app, name="plugins")
     app.command("version")(version.version)
-    _add_plugin_commands(app, _command_named(arguments))
+    _add_plugin_commands(app, groups, _words(arguments))
     return app
 
 
-def _command_named(arguments: Sequence[str]) -> str | None:
-    """The command that is run, or whose arguments a shell wants to complete."""
+def _words(arguments: Sequence[str]) -> list[str]:
+    """The words of the command that is run, or whose arguments a shell wants to complete."""
     typed = os.environ.get("_TYPER_COMPLETE_ARGS", "").split()[1:]
-    return next((word for word in (*arguments, *typed) if not word.startswith("-")), None)
+    return [word for word in (*arguments, *typed) if not word.startswith("-")]
 
 
-def _add_plugin_commands(app: typer.Typer, named: str | None) -> None:
-    taken = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+def _add_plugin_commands(app: typer.Typer, groups: Mapping[str, typer.Typer], words: Sequence[str]) -> None:
+    """Adds the command of each entry point; one named `group.command` goes into that group of alignkit's own."""
     for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda p: p.name):
-        if point.name in taken:
+        group, _, name = point.name.rpartition(".")
+        parent = groups.get(group) if group else app
+        if parent is None or name in _names(parent):
             continue
-        taken.add(point.name)
-        if point.name == named:
-            _add(app, point.name, _load(point))
+        if words[: 2 if group else 1] == [*filter(None, (group, name))]:
+            _add(parent, name, _load(point))
         else:
-            app.command(point.name, help=_help_unloaded(point))(_not_loaded)
+            parent.command(name, help=_help_unloaded(point))(_not_loaded)
+
+
+def _names(app: typer.Typer) -> set[str | None]:
+    return {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
 
 
 def _help_unloaded(point: EntryPoint) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.common import AsJson, show
+from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
 from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
 
@@ -49,7 +49,7 @@ def list_plugins(as_json: AsJson = False) -> None:
 @app.command("show")
 def show_plugin(name: Name, as_json: AsJson = False) -> None:
     """Show the options of a plugin: type, default, help."""
-    from alignkit.describe import describe
+    from alignkit.recipe.describe import describe
 
     found = registry()
     chosen = [found.get(role, name) for role in ROLES if _has(role, name)]
@@ -110,7 +110,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _described(registration: Registration) -> list[str]:
-    from alignkit.describe import describe, plugin_text
+    from alignkit.recipe.describe import describe, plugin_text
 
     lines = [f"{registration.role} {registration.name} (from {registration.distribution})"]
     text = plugin_text(registration.config)

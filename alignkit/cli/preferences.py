@@ -1,29 +1,13 @@
-"""`alignkit preferences`: the stage that reads or makes them, and `report`, which says what a file of them is worth."""
+"""`alignkit preferences`: the stage that reads or makes them, and a place for commands about them (`report`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from alignkit.cli.common import AsJson, Columns, Quiet, column_names
-from alignkit.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from alignkit.records import Group
-
 NAME, DEFAULT = "preferences", "make"
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Preferences in any form that `dataset` reads.")]
-HeldOut = Annotated[
-    Path | None,
-    typer.Option("--held-out", metavar="FILE", help="Records whose prompts the file must not hold: counts leaks."),
-]
-Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with plots.")]
 
 
 class _WithDefault(TyperGroup):
@@ -34,8 +18,8 @@ class _WithDefault(TyperGroup):
         return super().parse_args(ctx, args if known else [DEFAULT, *args])
 
 
-def add_group(app: typer.Typer) -> None:
-    """Turns the stage's command into a group: `preferences ...` goes on as before, `preferences report` is new."""
+def add_group(app: typer.Typer) -> typer.Typer:
+    """Turns the stage's command into a group: `preferences ...` goes on as before, and commands can be added."""
     stage = next(command for command in app.registered_commands if command.name == NAME)
     app.registered_commands.remove(stage)
     group = typer.Typer(
@@ -45,51 +29,5 @@ def add_group(app: typer.Typer) -> None:
     )
     stage.name = DEFAULT
     group.registered_commands.append(stage)
-    group.command("report")(report)
     app.add_typer(group, name=NAME)
-
-
-def report(
-    file: File,
-    held_out: HeldOut = None,
-    html: Html = None,
-    columns: Columns = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Say what a file of preferences is worth: agreement, AI against people, bias, contradictions, leaks, cost."""
-    import json
-
-    from alignkit.preference_page import text, write_page
-    from alignkit.preference_report import figures
-
-    renamed = column_names(columns)
-    groups, said = _read(file, renamed)
-    found = figures(groups, _read(held_out, renamed)[0] if held_out else ())
-    if html:
-        write_page(html, f"Preferences: {file.name}", found)
-    if as_json:
-        print(json.dumps({"file": str(file), "read": said, **found}, indent=1))
-        return
-    print(text(found) if quiet else f"{said}\n\n{text(found)}")
-
-
-def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[Group], str]:
-    """The groups of a file, and what was found in it.
-
-    Raises:
-        InputError: there is no such file, or it can't be read.
-    """
-    from alignkit.interfaces import Context
-    from alignkit.pipeline import NoSampler
-    from alignkit.plugins import registry
-    from alignkit.validation import read_component
-
-    spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
-    part, problems = read_component(registry(), "preferences", spec)
-    if part is None or problems:
-        problem = problems[0]
-        raise InputError(problem.what, where=str(path), fix=problem.fix)
-    source: Any = part.registration.load()(part.config, Context())
-    groups = list(source.preferences(NoSampler()))
-    return groups, source.explain()
+    return group

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.common import (
+from alignkit.commands import (
     AsJson,
     Columns,
     Overrides,
@@ -52,8 +52,8 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Sample responses from the policy."""
-    from alignkit import pipeline
-    from alignkit.reporting import make_reporter
+    from alignkit.runs import single
+    from alignkit.runs.reporting import make_reporter
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = column_names(columns)
@@ -61,7 +61,7 @@ def sample(
     resolved.part("policy")
 
     def write() -> dict[str, Any]:
-        return pipeline.sample(resolved, prompts, n, out, reporter, columns=renamed)
+        return single.sample(resolved, prompts, n, out, reporter, columns=renamed)
 
     show(_into(out, resume, overwrite, write), as_json)
 
@@ -78,8 +78,8 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score the responses of groups with a reward."""
-    from alignkit import pipeline
-    from alignkit.reporting import make_reporter
+    from alignkit.runs import single
+    from alignkit.runs.reporting import make_reporter
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     resolved = resolve(recipe, {"reward": reward}, options or (), reporter)
@@ -90,7 +90,7 @@ def score(
         )
     if not groups.is_file():
         raise InputError("no such file", where=str(groups), fix="check the path")
-    show(_into(out, resume, overwrite, lambda: pipeline.score(resolved, groups, out, reporter)), as_json)
+    show(_into(out, resume, overwrite, lambda: single.score(resolved, groups, out, reporter)), as_json)
 
 
 def _into(out: Path, resume: bool, overwrite: bool, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli.common import (
+from alignkit.commands import (
     AsJson,
     Columns,
     OptimizerName,
@@ -27,8 +27,8 @@ from alignkit.cli.common import (
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
-    from alignkit.reporting import Reporter
-    from alignkit.resolved import Resolved
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.runs.reporting import Reporter
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
@@ -92,7 +92,7 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         as_json: AsJson = False,
         quiet: Quiet = False,
     ) -> None:
-        from alignkit.reporting import make_reporter
+        from alignkit.runs.reporting import make_reporter
 
         reporter = make_reporter(quiet=quiet, json_lines=as_json)
         flags = {"policy": policy, "preferences": preferences, "reward": reward, "optimizer": optimizer}
@@ -111,13 +111,13 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
 
 
 def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
-    from alignkit import pipeline
+    from alignkit.runs.run import run as run_plan
 
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
     stages = None if name == "run" else [name]
     try:
-        result = pipeline.run(resolved, folder, stages=stages, reporter=reporter, **switches)
+        result = run_plan(resolved, folder, stages=stages, reporter=reporter, **switches)
     finally:
         reporter.close()
     if to_file:

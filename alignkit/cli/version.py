@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignkit.cli.common import AsJson, show
+from alignkit.commands import AsJson, show
 
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "pydantic", "typer")
 

@@ -9,6 +9,7 @@ import pytest
 
 from alignkit.interfaces import ForeignTrainer
 from alignkit.plugins import normalized
+from alignkit.recipe.validation import read_options
 from alignkit.testing.contracts import (
     ComponentContract,
     OptimizerContract,
@@ -16,7 +17,6 @@ from alignkit.testing.contracts import (
     PreferenceSourceContract,
     RewardSourceContract,
 )
-from alignkit.validation import read_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

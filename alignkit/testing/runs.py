@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.engine import train
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing.tiny import TinyPolicy, TinyReward, TinyRewardOptions
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

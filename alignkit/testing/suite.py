@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alignkit.plugins import registry
+from alignkit.recipe.validation import option_names
 from alignkit.testing import contracts_for, runner
 from alignkit.testing.installed import matches
 from alignkit.testing.tiny_hf import write_tiny_llama
-from alignkit.validation import option_names
 
 _wanting_a_model = [
     r

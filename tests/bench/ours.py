@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from alignkit.engine import epoch_order, train
-from alignkit.feeds import OfflineFeed, RolloutFeed, prompt_order, score_batch
+from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Context
-from alignkit.ops.batched import policy_logprobs
 from alignkit.options import Sampling
 from alignkit.plugins import registry
+from alignkit.training.engine import epoch_order, train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, prompt_order
+from alignkit.training.scores import score_batch
 from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from alignkit.batch import GroupBatch
-    from alignkit.feeds import BatchFeed
     from alignkit.interfaces import Optimizer, Policy, RewardSource, Scorer
     from alignkit.records import Group, Prompt
+    from alignkit.training.feeds import BatchFeed
     from tests.bench.clock import Clock
     from tests.bench.material import Material
     from tests.bench.workloads import Settings, Workload

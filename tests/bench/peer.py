@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from alignkit_trl.testing.parity import pair_rows
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
-from alignkit.testing.trl_parity import pair_rows
 from tests.bench.ours import in_training_order
 from tests.bench.shapes import EOS
 from tests.bench.workloads import ADAM_BETA2

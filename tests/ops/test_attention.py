@@ -7,7 +7,8 @@ import torch
 
 from alignkit.batch import GroupBatch
 from alignkit.ops import attention, flex
-from alignkit.ops.attention import AttentionRule, PackedLayout, packed_attention
+from alignkit.ops.attention import AttentionRule, packed_attention
+from alignkit.ops.packed_layout import PackedLayout
 from alignkit.records import Group, Prompt
 
 PROMPTS, RESPONSES = [[5, 6, 7], [8]], [[[10, 11], [12]], [[13, 14, 15]]]

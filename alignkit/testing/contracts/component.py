@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from pydantic import TypeAdapter
 
-from alignkit.describe import field_docs
 from alignkit.interfaces import Component, Context
 from alignkit.options import Config
 from alignkit.plugins import registry
-from alignkit.validation import option_names, read_options
+from alignkit.recipe.describe import field_docs
+from alignkit.recipe.validation import option_names, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Preference sources `dataset`, `function`, `clicks` and `mix`, and the export to TRL's columns. Free of torch."""
+"""Preference sources `dataset`, `function`, `candidates` and `mix`, and the export to TRL's columns. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from alignkit.hookspecs import hookimpl
 from alignkit_data.export import to_trl_rows, write_parquet
 from alignkit_data.loading import Detected
-from alignkit_data.options import CandidatesOptions, ClicksOptions, DatasetOptions, FunctionOptions, MixOptions
+from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions, MixOptions
 from alignkit_data.source import Dataset, FunctionSource
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ ALIGNKIT_INTERFACE = 1
 
 __all__ = [
     "CandidatesOptions",
-    "ClicksOptions",
     "Dataset",
     "DatasetOptions",
     "Detected",
@@ -34,5 +33,4 @@ def register_preference_sources(register: Register) -> None:
     register("dataset", "alignkit_data.source:Dataset", config=DatasetOptions)
     register("function", "alignkit_data.source:FunctionSource", config=FunctionOptions)
     register("candidates", "alignkit_data.source:Candidates", config=CandidatesOptions)
-    register("clicks", "alignkit_data.clicks:Clicks", config=ClicksOptions)
     register("mix", "alignkit_data.mix:Mix", config=MixOptions)

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignkit.annotations import FIRST, SECOND, TIE
-from alignkit.rank_fit import SHARE_OF_FIRST, bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit.preferences.annotations import FIRST, SECOND, TIE
+from alignkit.preferences.rank_fit import (
+    SHARE_OF_FIRST,
+    bradley_terry,
+    compared_together,
+    intransitive_cycles,
+    ranks_of,
+    wins_of,
+)
 from alignkit_data.messages import Unusable
 
 

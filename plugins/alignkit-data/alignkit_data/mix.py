@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.annotations import Kind, annotations_of, with_annotations
 from alignkit.interfaces import PreferenceSource
-from alignkit.rank_fit import voted_ranks
+from alignkit.preferences.annotations import Kind, annotations_of, with_annotations
+from alignkit.preferences.rank_fit import voted_ranks
 from alignkit_data.options import MixOptions
 
 if TYPE_CHECKING:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from annotated_types import Ge, Le
+from typing import Any, Literal
 
 from alignkit.errors import InputError
-from alignkit.imports import check_function
 from alignkit.options import ComponentSpec, Config, Count, Fraction, Natural, NonNegative, Positive
+from alignkit.recipe.functions import check_function
+from alignkit_data.hub import hub_rows, is_hub_id
+from alignkit_data.loading import GroupMaker
+from alignkit_data.readers import Row, local_rows
+
+CHECKED_ROWS = 5000
+"""Rows that are read before the start."""
 
 FormName = Literal[
     "auto",
@@ -47,6 +52,17 @@ class RowOptions(Config):
     max_bad_share: Fraction = 0.5
     """An error if a larger share of the rows is dropped (identical or empty responses, intransitive verdicts)."""
 
+    def maker(self, source: str = "") -> GroupMaker:
+        """Makes groups of rows as these options say; `source` is the name that the groups get."""
+        return GroupMaker(
+            form=self.form,
+            columns=self.columns,
+            template=self.template,
+            drop_malformed=self.malformed == "drop",
+            fit_comparisons=self.comparisons == "fit",
+            source=source,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(RowOptions):
@@ -69,9 +85,18 @@ class DatasetOptions(RowOptions):
         Raises:
             InputError: the data set isn't there, is empty, or its rows fit no form.
         """
-        from alignkit_data.source import check_dataset
+        maker = self.maker()
+        limit = self.limit if self.shuffle is None else None
+        usable = sum(1 for _ in islice(maker.groups(islice(self.rows(), CHECKED_ROWS)), limit))
+        if not usable or maker.rows < CHECKED_ROWS:
+            maker.check(self.path, self.max_bad_share, limited=usable == limit)
 
-        check_dataset(self)
+    def rows(self) -> Iterator[Row]:
+        """The rows of the files, or of the hub's data set."""
+        path = Path(self.path).expanduser()
+        if not path.exists() and is_hub_id(self.path):
+            return hub_rows(self.path, self.subset, self.split)
+        return local_rows(path, self.split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,39 +123,6 @@ class CandidatesOptions(Config):
 
     k: Count = 4
     """Responses to each prompt; candidates.count overrides it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClicksOptions(Config):
-    """A log of what people were shown and what they picked, corrected for where it stood."""
-
-    path: str
-    """Local file or folder (.csv, .tsv, .jsonl, .json, .parquet, .arrow) with the columns that docs/data.md lists."""
-    split: str = ""
-    """Split of a folder; empty takes the only one, or `train`."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """New names of columns by their old ones: `{chosen = "choice"}`."""
-    model: Literal["auto", "choice", "examination"] = "auto"
-    """choice: one of the shown responses is picked, impressions with another number of picks are left out;
-    examination: any number may be picked. auto: choice if every impression has one pick."""
-    propensities: tuple[Positive, ...] = ()
-    """Chance of a position to be picked from, relative to the first, all else being equal; empty estimates it from the
-    responses that were shown at several positions. `[1, 1]` corrects nothing."""
-    min_shown: Count = 20
-    """Impressions that a response needs; others are left out."""
-    min_confidence: Annotated[float, Ge(0.5), Le(1)] = 0.8
-    """Probability of being better from which a response stands above the next one; below it they tie."""
-    min_seconds: NonNegative = 0.0
-    """Impressions whose `seconds` are fewer are left out."""
-
-    def check(self) -> None:
-        """Looks whether the log is there.
-
-        Raises:
-            InputError: there is no such file.
-        """
-        if not Path(self.path).expanduser().exists():
-            raise InputError(f"no such file: {self.path}", where="path", fix="check the path")
 
 
 @dataclass(frozen=True, kw_only=True)

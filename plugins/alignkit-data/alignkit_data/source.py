@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import AlignkitError, InputError, PluginError
-from alignkit.imports import load_function
 from alignkit.interfaces import PreferenceSource
+from alignkit.recipe.functions import load_function
 from alignkit.records import Group
-from alignkit_data.hub import hub_rows, is_hub_id
-from alignkit_data.loading import Detected, GroupMaker
 from alignkit_data.messages import kind
-from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions, RowOptions
-from alignkit_data.readers import Row, local_rows
+from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions
+from alignkit_data.readers import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alignkit.interfaces import Sampler
-
-CHECKED_ROWS = 5000
-"""Rows that are read before the start."""
+    from alignkit_data.loading import Detected
 
 
 class Dataset(PreferenceSource[DatasetOptions]):
@@ -54,12 +50,12 @@ class Dataset(PreferenceSource[DatasetOptions]):
     @cached_property
     def _loaded(self) -> tuple[list[Group], Detected]:
         config = self.config
-        rows = _rows(config)
+        rows = config.rows()
         if config.shuffle is not None:
             shuffled = list(rows)
             random.Random(config.shuffle).shuffle(shuffled)
             rows = iter(shuffled)
-        maker = _maker(config, source=Path(config.path).name)
+        maker = config.maker(Path(config.path).name)
         groups = list(islice(maker.groups(rows), config.limit))
         maker.check(config.path, config.max_bad_share, limited=len(groups) == config.limit)
         return groups, maker.detected()
@@ -79,7 +75,7 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
         """
         config = self.config
         function = load_function(config.function)
-        maker = _maker(config, source=config.function)
+        maker = config.maker(config.function)
         for row in self._rows(lambda: function(sampler, **config.args)):
             if isinstance(row, Group):
                 maker.rows += 1
@@ -114,31 +110,3 @@ class Candidates(PreferenceSource[CandidatesOptions]):
     def preferences(self, sampler: Sampler) -> Iterator[Group]:
         """A group a prompt."""
         return iter(sampler(sampler.prompts, self.config.k))
-
-
-def check_dataset(config: DatasetOptions) -> None:
-    """Reads the first rows and raises the InputError that a run would meet in them."""
-    maker = _maker(config)
-    rows = islice(_rows(config), CHECKED_ROWS)
-    limit = config.limit if config.shuffle is None else None
-    usable = sum(1 for _ in islice(maker.groups(rows), limit))
-    if not usable or maker.rows < CHECKED_ROWS:
-        maker.check(config.path, config.max_bad_share, limited=usable == limit)
-
-
-def _maker(config: RowOptions, source: str = "") -> GroupMaker:
-    return GroupMaker(
-        form=config.form,
-        columns=config.columns,
-        template=config.template,
-        drop_malformed=config.malformed == "drop",
-        fit_comparisons=config.comparisons == "fit",
-        source=source,
-    )
-
-
-def _rows(config: DatasetOptions) -> Iterator[Row]:
-    path = Path(config.path).expanduser()
-    if not path.exists() and is_hub_id(config.path):
-        return hub_rows(config.path, config.subset, config.split)
-    return local_rows(path, config.split)

@@ -9,8 +9,8 @@ from alignkit_data.forms import FORMS
 from alignkit_data.options import FormName
 from data_rows import SYSTEM, USER, dropped, make, says
 
-from alignkit.annotations import Annotation, annotations_of
 from alignkit.errors import InputError
+from alignkit.preferences.annotations import Annotation, annotations_of
 from alignkit.records import Group, Prompt
 
 

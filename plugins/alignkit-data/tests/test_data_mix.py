@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alignkit_data.mix import Given, Mix
 from alignkit_data.options import MixOptions
+from alignkit_report.preferences import figures
 
-from alignkit.annotations import Annotation, annotations_of, with_annotations
 from alignkit.errors import InputError
 from alignkit.interfaces import Context, PreferenceSource
-from alignkit.preference_report import figures
+from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
 from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:

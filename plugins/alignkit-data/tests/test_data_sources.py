@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alignkit_data import Dataset, DatasetOptions, FunctionOptions, FunctionSource
-from alignkit_data.source import CHECKED_ROWS
+from alignkit_data.options import CHECKED_ROWS
 
 from alignkit import plugins
 from alignkit.errors import InputError, PluginError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alignkit.cli.common import AsJson, Overwrite, Quiet, show
+from alignkit.commands import AsJson, Overwrite, Quiet, show
 
 
 def demo(
@@ -29,7 +29,7 @@ def demo(
 
     Its world is a support desk in which the true reward of every reply is known, so the learned one can be checked.
     """
-    from alignkit.reporting import make_reporter
+    from alignkit.runs.reporting import make_reporter
     from alignkit_demo.comparison import compare as run_comparison
     from alignkit_demo.demo import SUMMARY, run_demo
     from alignkit_demo.table import show_comparison, show_table

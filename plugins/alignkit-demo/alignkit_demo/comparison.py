@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.reporting import Reporter
+    from alignkit.runs.reporting import Reporter
 
 RESULTS = "comparison.json"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.evaluation import Estimate, ranking_accuracy, split_by_prompt
-from alignkit.feeds import checked_scores
 from alignkit.records import read_groups
-from alignkit.stages import compare
+from alignkit.runs.evaluation import Estimate, ranking_accuracy, split_by_prompt
+from alignkit.runs.stages import compare
+from alignkit.training.scores import checked_scores
 from alignkit_demo.world import gold, liking
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.interfaces import Policy, RewardSource
+    from alignkit.recipe.resolved import Resolved
     from alignkit.records import Group, Prompt
-    from alignkit.resolved import Resolved
 
     Stages = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dic
 
     Args:
         resolved: the recipe that starts from the SFT policy and holds the trained reward model.
-        runs: what the stages of pretraining, ppo and dpo said, as `alignkit.pipeline.run` returns it.
+        runs: what the stages of pretraining, ppo and dpo said, as `alignkit.runs.run.run` returns it.
 
     Returns:
         models: a row for each of base, sft, dpo and ppo. `gold` and `reward` are means over sampled replies to unseen

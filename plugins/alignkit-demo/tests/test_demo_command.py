@@ -17,8 +17,9 @@ from alignkit.errors import InputError
 from alignkit.interfaces import Feed
 from alignkit.options import RolloutOptions
 from alignkit.plugins import FIRST_PARTY, registry
-from alignkit.recipe import load_recipe
-from alignkit.reporting import Reporter
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
+from alignkit.runs.reporting import Reporter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,7 @@ def test_settings_of_the_comparison_give_every_algorithm_the_same_prompts(folder
     assert set(comparison.algorithms(folder)) == {plugin.name for plugin in own}
     for plugin in own:
         recipe = load_recipe(folder / demo.COMPARISON, flags={"optimizer": plugin.name}, overrides=[])
-        options = recipe.resolve(registry()).config("optimizer")
+        options = resolve(recipe, registry()).config("optimizer")
         if isinstance(options, RolloutOptions):
             assert options.iterations * options.batch_size == 1440
             assert options.group_size == 4

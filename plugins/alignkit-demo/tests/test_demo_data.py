@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignkit import Prompt
 from alignkit.plugins import registry
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,9 @@ def test_the_untrained_model_depends_on_the_seed_alone(folder: Path, tmp_path: P
 def test_the_written_recipe_knows_settings_of_every_algorithm(folder: Path) -> None:
     shutil.copytree(folder / "untrained", folder / "pretraining" / "sft", dirs_exist_ok=True)
     for optimizer, beta in (("ppo", None), ("dpo", 0.3), ("ipo", 2.5)):
-        resolved = load_recipe(folder / "recipe.toml", flags={"optimizer": optimizer}, overrides=[]).resolve(registry())
+        resolved = resolve(
+            load_recipe(folder / "recipe.toml", flags={"optimizer": optimizer}, overrides=[]), registry()
+        )
         assert resolved.run.seed == 7
         assert resolved.notices == ()
         assert getattr(resolved.config("optimizer"), "beta", None) == beta

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit.ops.batched import policy_logprobs
+from alignkit.algorithms.passes import policy_logprobs
+from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit.ops.distributed import mean_over_processes
 from alignkit.ops.ranking_losses import Rankings, logistic_loss
-from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import BetaDPOOptions
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit.ops.ranking_losses import logistic_loss
-from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import DPOOptions, DPOPOptions, RDPOOptions, RobustDPOOptions
 
 if TYPE_CHECKING:

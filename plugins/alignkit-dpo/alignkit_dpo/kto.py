@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from alignkit.algorithms.passes import policy_logprobs
+from alignkit.algorithms.rankings import OfflineLoss
 from alignkit.errors import InputError
 from alignkit.interfaces import Feed
-from alignkit.ops.batched import policy_logprobs
 from alignkit.ops.distributed import mean_over_processes
-from alignkit_dpo.base import OfflineLoss
 from alignkit_dpo.options import KTOOptions
 
 if TYPE_CHECKING:

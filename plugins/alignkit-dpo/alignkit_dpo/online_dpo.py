@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Feed
-from alignkit.ops.batched import policy_logprobs
 from alignkit.ops.divergences import derivative
 from alignkit.ops.kl import kl_controller
 from alignkit.ops.ranking_losses import ranks_of_scores, with_ordered_pairs
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from alignkit.algorithms.rankings import ResponseLogprobs
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Metrics
     from alignkit.ops.kl import FixedKL
     from alignkit.ops.ranking_losses import Rankings
     from alignkit.options import Config
-    from alignkit_dpo.base import ResponseLogprobs
 
 
 class OnlineDPO(DPO):

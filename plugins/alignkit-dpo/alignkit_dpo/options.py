@@ -10,36 +10,11 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
+from alignkit.algorithms.options import FDivergence, OfflineOptions, PreferenceOptions, RolloutReferenceOptions
 from alignkit.errors import InputError
-from alignkit.options import Fraction, NonNegative, Positive, TrainingOptions
-from alignkit.policy_gradient.options import RolloutReferenceOptions
+from alignkit.options import Fraction, NonNegative, Positive
 
 FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
-FDivergence = Literal["reverse-kl", "forward-kl", "js", "alpha"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OfflineOptions(TrainingOptions):
-    """Options of every algorithm that learns from recorded feedback under the policy itself."""
-
-    learning_rate: NonNegative = 1e-6
-    """Peak learning rate of AdamW."""
-    beta: Positive = 0.1
-    """Strength of the pull to the reference: the policy's optimum is the reference times exp(reward / beta)."""
-
-    @property
-    def divergence(self) -> tuple[FDivergence, float]:
-        """The divergence from the reference that beta weighs, and its alpha."""
-        return "reverse-kl", 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(OfflineOptions):
-    """Options of every algorithm that compares the responses of a ranking."""
-
-    sft_weight: NonNegative = 0.0
-    """Weight of the negative log-likelihood of the best response, in nats a token, that is added to the loss
-    (arXiv:2404.19733). It keeps the best response from losing probability together with the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

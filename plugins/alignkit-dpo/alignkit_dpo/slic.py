@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
+from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import SLiCOptions
 
 if TYPE_CHECKING:

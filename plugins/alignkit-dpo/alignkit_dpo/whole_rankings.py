@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from alignkit.algorithms.rankings import RankingLoss, ResponseLogprobs
 from alignkit.ops.ranking_losses import nca, plackett_luce, reverse_kl_to_best
-from alignkit_dpo.base import RankingLoss, ResponseLogprobs
 from alignkit_dpo.options import EXOOptions, ListDPOOptions, NCAOptions
 
 if TYPE_CHECKING:

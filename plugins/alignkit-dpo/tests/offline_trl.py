@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
+from alignkit_trl.testing.parity import parity_steps, trl_steps
+
 from alignkit import Group, Prompt
-from alignkit.testing.trl_parity import parity_steps, trl_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,13 +11,13 @@ from alignkit_dpo.dpo import DPO
 from alignkit_dpo.kto import KTO
 from alignkit_dpo.options import DPOOptions, KTOOptions
 
-from alignkit.engine import train
+from alignkit.algorithms import cached
 from alignkit.errors import StoppedByCheck
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Context
-from alignkit.ops import cached
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from pathlib import Path

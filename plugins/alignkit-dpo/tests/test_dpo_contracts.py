@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from alignkit_dpo.base import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.dpo import DPO
 from alignkit_dpo.ipo import IPO
-from alignkit_dpo.options import PreferenceOptions
 
 from alignkit import Feed
+from alignkit.algorithms.options import PreferenceOptions
+from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit.testing import OptimizerContract, TinyPolicy
 from alignkit.testing.material import groups_for, nudge
 

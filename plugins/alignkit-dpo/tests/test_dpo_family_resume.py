@@ -13,9 +13,9 @@ from alignkit_dpo.reference_free import ORPO
 from alignkit_dpo.whole_rankings import ListDPO
 
 from alignkit import Group, Prompt
-from alignkit.engine import train
-from alignkit.feeds import OfflineFeed
 from alignkit.testing import TinyPolicy
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,6 +14,7 @@ from table_policy import WEIGHTS, TablePolicy, batch_of
 from alignkit.errors import InputError
 from alignkit.options import Sampling
 from alignkit.plugins import registry
+from alignkit.recipe.validation import read_component
 from alignkit.testing import OptimizerContract, TinyPolicy
 from alignkit.testing.known_answer import (
     REWARD_OF_TOKEN,
@@ -25,7 +26,6 @@ from alignkit.testing.known_answer import (
 )
 from alignkit.testing.material import backward, gradients, nudge, prompts
 from alignkit.testing.runs import assert_goes_on_bit_for_bit, online_run
-from alignkit.validation import read_component
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,10 +18,10 @@ from alignkit_dpo.kto import KTO
 from alignkit_dpo.reference_free import CPO, ORPO, SimPO
 from alignkit_dpo.slic import SLiC
 from alignkit_dpo.whole_rankings import EXO, NCA, ListDPO
+from alignkit_trl.testing.parity import pair_rows
 from offline_trl import assert_equal_to_trl, optimizer_of, random_text, rankings, text_rows
 
 from alignkit import Group, Prompt
-from alignkit.testing.trl_parity import pair_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

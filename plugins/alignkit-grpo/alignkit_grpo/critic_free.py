@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from alignkit.algorithms.policy_gradient import PolicyGradient, known
 from alignkit.ops.advantages import (
     RunningMoments,
     group_mean,
@@ -19,7 +20,6 @@ from alignkit.ops.advantages import (
     rewards_to_go,
     whiten,
 )
-from alignkit.policy_gradient.base import PolicyGradient, known
 from alignkit_grpo.greedy import greedy_rollouts
 from alignkit_grpo.options import CriticFreeOptions
 

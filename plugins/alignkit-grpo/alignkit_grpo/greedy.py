@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.feeds import checked_scores
+from alignkit.algorithms.policy_gradient import known
 from alignkit.options import Sampling
-from alignkit.policy_gradient.base import known
+from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from alignkit.batch import GroupBatch

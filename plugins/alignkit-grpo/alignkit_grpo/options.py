@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
+from alignkit.algorithms.options import PolicyGradientOptions
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
 from alignkit.options import Count, Fraction, NonNegative, Positive
-from alignkit.policy_gradient.options import PolicyGradientOptions
 
 Baseline = Literal["none", "running", "group", "leave-one-out", "greedy"]
 Credit = Literal["response", "token"]

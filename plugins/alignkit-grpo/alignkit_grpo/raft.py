@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from alignkit.algorithms.policy_gradient import PolicyGradient, known
 from alignkit.ops.rollouts import highest_of_groups
-from alignkit.policy_gradient.base import PolicyGradient, known
 from alignkit_grpo.options import RAFTOptions
 
 if TYPE_CHECKING:

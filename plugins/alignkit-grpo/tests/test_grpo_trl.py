@@ -13,9 +13,9 @@ from alignkit_grpo.dr_grpo import DrGRPO
 from alignkit_grpo.grpo import GRPO
 from alignkit_grpo.gspo import GSPO
 from alignkit_grpo.rloo import RLOO
+from alignkit_trl.testing.rollouts import assert_steps_equal
 
 from alignkit.testing.tiny_hf import write_tiny_llama
-from alignkit.testing.trl_rollouts import assert_steps_equal
 
 if TYPE_CHECKING:
     from pathlib import Path

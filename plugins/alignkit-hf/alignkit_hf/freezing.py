@@ -13,21 +13,21 @@ from torch import nn
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
-    from alignkit_hf.modeling import PackedModel
     from alignkit_hf.options import HFOptions
+    from alignkit_hf.trunk import TrunkModel
 
 
 class _ReachedError(Exception):
     """The first layer is about to be run."""
 
 
-def freeze(model: PackedModel, options: HFOptions, *, where: str = "") -> None:
+def freeze(model: TrunkModel, options: HFOptions, *, where: str = "") -> None:
     """Takes what the options say is not trained out of training."""
     for parameter in frozen_parameters(model, options, where=where):
         parameter.requires_grad_(False)
 
 
-def frozen_parameters(model: PackedModel, options: HFOptions, *, where: str = "") -> list[nn.Parameter]:
+def frozen_parameters(model: TrunkModel, options: HFOptions, *, where: str = "") -> list[nn.Parameter]:
     """What the options say is not trained; nothing where they say nothing.
 
     A vocabulary head that is tied to the token embedding is the same parameter, and so among them. With an adapter,
@@ -48,7 +48,7 @@ def frozen_parameters(model: PackedModel, options: HFOptions, *, where: str = ""
     return [*parameters_below(model, layers[0]), *lower]
 
 
-def layers_of(model: PackedModel) -> nn.ModuleList:
+def layers_of(model: TrunkModel) -> nn.ModuleList:
     """The layers, the lowest first. Raises InputError where the model has no one list of them."""
     count = getattr(model.lm.config.get_text_config(), "num_hidden_layers", None)
     for module in model.trunk.modules():
@@ -61,7 +61,7 @@ def layers_of(model: PackedModel) -> nn.ModuleList:
     )
 
 
-def parameters_below(model: PackedModel, first_layer: nn.Module) -> list[nn.Parameter]:
+def parameters_below(model: TrunkModel, first_layer: nn.Module) -> list[nn.Parameter]:
     """Those that the input goes through before it comes to the first layer: embeddings, of positions as well."""
     met: list[nn.Module] = []
 
@@ -85,7 +85,7 @@ def parameters_below(model: PackedModel, first_layer: nn.Module) -> list[nn.Para
     return [parameter for module in met for parameter in module.parameters(recurse=False)]
 
 
-def frozen_text(model: PackedModel) -> str:
+def frozen_text(model: TrunkModel) -> str:
     """What of a policy is not trained, for people."""
     layers = layers_of(model)
     frozen = sum(not any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers)

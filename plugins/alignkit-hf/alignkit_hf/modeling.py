@@ -16,10 +16,11 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from alignkit.ops.attention import PackedLayout
 from alignkit.ops.linear_kl import Head
 from alignkit.ops.logprobs import LogitTransform, linear_logprobs
+from alignkit.ops.packed_layout import PackedLayout
 from alignkit_hf.attention import PackedKernel
+from alignkit_hf.trunk import TrunkModel
 from alignkit_hf.value_branch import ValueBranch
 
 if TYPE_CHECKING:
@@ -64,51 +65,18 @@ class Path:
     reason: str = ""
 
 
-class PackedModel(nn.Module):
+class PackedModel(TrunkModel):
     """A transformers model with the heads of a policy or a scorer.
 
     Attributes:
-        model: the causal LM or sequence classifier, inside a PeftModel where it has an adapter.
         value_head: [H] -> 1 on the trunk of a policy, or on last layers of its own; None until `add_value_head`.
-        autocast: dtype that is computed in, None for the weights' own.
         path: set by the probe, see `alignkit_hf.probe`.
     """
 
     def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, path: Path = Path()) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, autocast)
         self.value_head: nn.Linear | ValueBranch | None = None
-        self.autocast = autocast
         self.path = path
-
-    @property
-    def lm(self) -> PreTrainedModel:
-        """The transformers model itself."""
-        get_base_model = getattr(self.model, "get_base_model", None)
-        lm: PreTrainedModel = self.model if get_base_model is None else get_base_model()  # type: ignore[assignment]
-        return lm
-
-    @property
-    def trunk(self) -> nn.Module:
-        """The model without its head."""
-        trunk: nn.Module = self.lm.base_model
-        return trunk
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the model is trained through a LoRA adapter."""
-        return hasattr(self.model, "get_base_model")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def vocabulary_head(self) -> nn.Linear:
-        """Hidden states to logits."""
-        head: nn.Linear = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return head
 
     @property
     def is_language_model(self) -> bool:
@@ -140,12 +108,6 @@ class PackedModel(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
             self.value_head = ValueBranch(self, layers, head) if layers else head
-
-    def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """The mixed precision that this model computes in."""
-        if self.autocast is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
 
     @contextlib.contextmanager
     def adapter_off(self) -> Iterator[None]:

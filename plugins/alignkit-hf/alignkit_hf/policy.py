@@ -12,7 +12,7 @@ import transformers
 
 from alignkit.batch import GroupBatch
 from alignkit.interfaces import Context, Policy
-from alignkit.ops.cached import digest_of_tensors
+from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.linear_kl import Head
 from alignkit.outputs import PolicyOutput
 from alignkit.records import Group
@@ -231,7 +231,7 @@ class HFPolicy(Policy[HFOptions]):
 
     def scorer(self) -> HFScorer:
         """A new scorer with a copy of this trunk; with LoRA options its trunk has an adapter of its own."""
-        return HFScorer.from_policy(self)
+        return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer)
 
     @classmethod
     def load_scorer(cls, path: Path, context: Context) -> HFScorer:

@@ -15,7 +15,7 @@ import torch
 
 from alignkit.batch import GroupBatch
 from alignkit.errors import InputError
-from alignkit.ops.attention import AttentionRule, PackedLayout
+from alignkit.ops.packed_layout import PackedLayout
 from alignkit.records import Group, Prompt
 from alignkit_hf.attention import NAME, PackedKernel
 from alignkit_hf.modeling import PackedModel, Path
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from transformers import PreTrainedModel
+
+    from alignkit.ops.attention import AttentionRule
 
 logger = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.records import Group
-    from alignkit_hf.policy import HFPolicy
+    from alignkit_hf.options import HFOptions
 
 HEAD = "score"
 ENCODING_FILE = "alignkit_encoding.json"
@@ -46,39 +46,42 @@ class HFScorer(Scorer):
         self._bound: nn.Module = model
 
     @classmethod
-    def from_policy(cls, policy: HFPolicy) -> HFScorer:
-        """A copy of the policy's trunk with a head that is zero.
+    def from_policy(cls, raw: PackedModel, options: HFOptions, encoder: Encoder, tokenizer: Any) -> HFScorer:
+        """A copy of a policy's trunk with a head that is zero.
+
+        Args:
+            raw: the policy's model.
 
         Raises:
             InputError: transformers has no sequence classifier for this kind of model.
         """
-        lm = merged_model(policy.raw)
-        if lm is policy.raw.lm:
+        lm = merged_model(raw)
+        if lm is raw.lm:
             # What neither of the two trains is there once. Sharded weights must not belong to two modules, though.
-            shared = frozen_parameters(policy.raw, policy.config) if num_processes() == 1 else []
+            shared = frozen_parameters(raw, options) if num_processes() == 1 else []
             lm = copy.deepcopy(lm, {id(parameter): parameter for parameter in shared})
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
-        with loading.loading("model", policy.config.model), torch.device("meta"):
+        with loading.loading("model", options.model), torch.device("meta"):
             classifier = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
         if not isinstance(getattr(classifier, HEAD, None), nn.Linear):
             raise InputError(f"{type(classifier).__name__} has no head called 'score'", where="policy.model")
         hidden_size = classifier.score.weight.shape[1]
         setattr(classifier, classifier.base_model_prefix, lm.base_model)
-        classifier.score = nn.Linear(hidden_size, 1, bias=classifier.score.bias is not None, device=policy.raw.device)
+        classifier.score = nn.Linear(hidden_size, 1, bias=classifier.score.bias is not None, device=raw.device)
         nn.init.zeros_(classifier.score.weight)
         if classifier.score.bias is not None:
             nn.init.zeros_(classifier.score.bias)
-        classifier.config.pad_token_id = _padding_id(policy.encoder, policy.tokenizer, config)
+        classifier.config.pad_token_id = _padding_id(encoder, tokenizer, config)
         model: nn.Module = classifier
-        if policy.config.lora.r:
-            model = loading.add_adapter(classifier, policy.config.lora, head=HEAD, where="policy.lora")
+        if options.lora.r:
+            model = loading.add_adapter(classifier, options.lora, head=HEAD, where="policy.lora")
         else:
             model.requires_grad_(True)
-        packed = PackedModel(model, autocast=policy.raw.autocast, path=policy.raw.path)
-        freeze(packed, policy.config, where="policy.")
-        loading.prepare_for_training(packed, gradient_checkpointing=policy.config.gradient_checkpointing)
-        return cls(packed, policy.encoder, policy.tokenizer)
+        packed = PackedModel(model, autocast=raw.autocast, path=raw.path)
+        freeze(packed, options, where="policy.")
+        loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
+        return cls(packed, encoder, tokenizer)
 
     @classmethod
     def load(cls, path: Path, context: Context) -> HFScorer:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit_hf.modeling import PackedModel
+    from alignkit_hf.trunk import TrunkModel
 
     Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -39,7 +39,7 @@ class ValueBranch(nn.Module):
         InputError: the model has fewer layers, or does something with them that the copies don't.
     """
 
-    def __init__(self, model: PackedModel, count: int, head: nn.Linear) -> None:
+    def __init__(self, model: TrunkModel, count: int, head: nn.Linear) -> None:
         super().__init__()
         layers = layers_of(model)
         if count > len(layers):
@@ -81,7 +81,7 @@ class ValueBranch(nn.Module):
             hidden = module(hidden)
         return hidden
 
-    def _check(self, model: PackedModel) -> None:
+    def _check(self, model: TrunkModel) -> None:
         with torch.no_grad(), model.computing(), self.noting() as calls:
             expected = _run(model)
             same = torch.allclose(self(calls), expected, atol=1e-4, rtol=1e-3)
@@ -93,7 +93,7 @@ class ValueBranch(nn.Module):
             )
 
 
-def modules_behind(model: PackedModel, last_layer: nn.Module) -> list[nn.Module]:
+def modules_behind(model: TrunkModel, last_layer: nn.Module) -> list[nn.Module]:
     """What hidden states go through after the last layer: the last norm, in some models a projection."""
     met: list[nn.Module] = []
     hooks = [last_layer.register_forward_hook(lambda *_: met.clear())]
@@ -111,7 +111,7 @@ def modules_behind(model: PackedModel, last_layer: nn.Module) -> list[nn.Module]
     return met
 
 
-def _run(model: PackedModel) -> Tensor:
+def _run(model: TrunkModel) -> Tensor:
     ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
     hidden: Tensor = model.trunk(input_ids=ids, use_cache=False).last_hidden_state
     return hidden

@@ -9,10 +9,10 @@ import torch
 from alignkit_hf.options import HFOptions, LoraOptions, SFTOptions
 from alignkit_hf.sft import SFT
 
-from alignkit.engine import Engine
 from alignkit.errors import InputError
-from alignkit.feeds import OfflineFeed
 from alignkit.records import Group, Prompt
+from alignkit.training.engine import Engine
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_hf.sft import SFT
 from hf_tiny import build_model, build_tokenizer, plain_logprobs, token_batch
 
-from alignkit.engine import train
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from pathlib import Path

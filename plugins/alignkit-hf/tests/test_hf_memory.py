@@ -10,8 +10,8 @@ import torch
 from hf_tiny import VOCABULARY
 
 from alignkit.batch import GroupBatch
-from alignkit.memory import bytes_per_token
 from alignkit.records import Group, Prompt
+from alignkit.training.memory import bytes_per_token
 
 if TYPE_CHECKING:
     from conftest import LoadPolicy

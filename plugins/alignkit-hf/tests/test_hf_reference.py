@@ -8,11 +8,11 @@ import pytest
 import torch
 from alignkit_hf.options import LoraOptions
 
+from alignkit.algorithms.options import RolloutReferenceOptions
 from alignkit.errors import InputError
 from alignkit.interfaces import Optimizer
-from alignkit.policy_gradient.options import RolloutReferenceOptions
-from alignkit.reference import MovingReference
 from alignkit.testing.material import groups, nudge
+from alignkit.training.reference import MovingReference
 
 if TYPE_CHECKING:
     from alignkit_hf.policy import HFPolicy

@@ -9,13 +9,13 @@ import torch
 import transformers
 from alignkit_hf.options import SFTOptions
 from alignkit_hf.sft import SFT
+from alignkit_trl.testing.parity import parity_steps, trl_steps
 from hf_tiny import END, TEXT, build_model
 from torch.nn import functional as F
 
 from alignkit.interfaces import Feed
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
-from alignkit.testing.trl_parity import parity_steps, trl_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,11 +10,11 @@ from alignkit_hf.options import HFOptions, LoraOptions, SFTOptions
 from alignkit_hf.policy import HFPolicy
 from alignkit_hf.sft import SFT
 
-from alignkit.engine import train
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from pathlib import Path

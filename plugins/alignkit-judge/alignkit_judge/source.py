@@ -9,9 +9,9 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from alignkit.annotations import with_annotations
 from alignkit.errors import InputError
 from alignkit.interfaces import PreferenceSource, RewardSource
+from alignkit.preferences.annotations import with_annotations
 from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
 from alignkit_judge.panel import Panel
 from alignkit_judge.questions import Question

@@ -12,14 +12,14 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from alignkit.annotations import Annotation
-from alignkit.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit.preferences.annotations import Annotation
+from alignkit.preferences.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
 from alignkit_judge.questions import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from alignkit.rank_fit import Floats
+    from alignkit.preferences.rank_fit import Floats
 
 Pair = tuple[int, int]
 Vote = int | None

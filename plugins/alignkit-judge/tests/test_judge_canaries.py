@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
 from alignkit_judge.questions import Question
-from alignkit_judge.scripted import ScriptedJudge, Seen
 from alignkit_judge.source import JudgeReward, JudgeSource
 from alignkit_judge.templates import blocks, chat_messages, defused
+from scripted_judge import ScriptedJudge, Seen
 
 from alignkit.records import Group, Prompt
 

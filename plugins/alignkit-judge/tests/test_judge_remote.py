@@ -19,8 +19,8 @@ import pytest
 from alignkit_judge import remote
 from alignkit_judge.options import BudgetOptions, JudgeModel, JudgePreferenceOptions, JudgeRewardOptions, RetryOptions
 from alignkit_judge.remote import retry_after
-from alignkit_judge.scripted import ScriptedJudge
 from alignkit_judge.source import JudgeReward, JudgeSource
+from scripted_judge import ScriptedJudge
 
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Context
@@ -29,7 +29,7 @@ from alignkit.records import Group, Prompt
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from alignkit_judge.scripted import Decide, Seen
+    from scripted_judge import Decide, Seen
 
 KEY = "sk-not-for-anyones-eyes-123456"
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alignkit_judge.options import JudgeModel, JudgePreferenceOptions
 from alignkit_judge.rubrics import RUBRICS, draw, principles_of
-from alignkit_judge.scripted import ScriptedJudge
 from alignkit_judge.source import JudgeSource
+from scripted_judge import ScriptedJudge
 
 from alignkit import cli
-from alignkit.annotations import annotations_of
 from alignkit.errors import InputError
 from alignkit.interfaces import Context
 from alignkit.plugins import registry
+from alignkit.preferences.annotations import annotations_of
 from alignkit.records import Group, Prompt, read_groups, write_groups
 from alignkit.testing.tiny_hf import write_tiny_llama
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from alignkit_judge.scripted import Seen
+    from scripted_judge import Seen
 
 
 def lengths(seen: Seen) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alignkit.cli.common import AsJson, Columns, column_names, show
+from alignkit.commands import AsJson, Columns, column_names, show
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def export(
 @app.command()
 def agreement(database: Database, as_json: AsJson = False) -> None:
     """Say how far the annotators agree: raw, Cohen's kappa of every two, Krippendorff's alpha; position bias; gold."""
-    from alignkit.preference_report import figures
+    from alignkit_report.preferences import figures
+
     from alignkit_label.records import gold_shares, labelled
 
     store = _existing(database)
@@ -162,7 +163,7 @@ def _text(path: Path) -> str:
 
 def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
     """What the groups' annotations, or their ranks alone, say of the store's items."""
-    from alignkit.annotations import annotations_of
+    from alignkit.preferences.annotations import annotations_of
     from alignkit_label.store import Said, item_id
 
     items = {item.id: item.group for item in store.items()}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit_data.export import to_trl_rows
 
-from alignkit.annotations import Annotation, annotations_of, with_annotations
 from alignkit.errors import InputError
+from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
 from alignkit.records import Group, Prompt
 from alignkit_label.store import without_gaps
 
@@ -79,9 +79,9 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
 
 def _of_dataset(path: Path, columns: Mapping[str, str]) -> list[Group]:
     from alignkit.interfaces import Context
-    from alignkit.pipeline import NoSampler
     from alignkit.plugins import registry
-    from alignkit.validation import read_component
+    from alignkit.recipe.validation import read_component
+    from alignkit.runs.single import NoSampler
 
     spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
     part, problems = read_component(registry(), "preferences", spec)

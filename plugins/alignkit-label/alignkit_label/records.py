@@ -8,9 +8,9 @@ from itertools import permutations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from alignkit.agreement import Share
-from alignkit.annotations import Annotation, with_annotations
-from alignkit.rank_fit import voted_ranks
+from alignkit.preferences.agreement import Share
+from alignkit.preferences.annotations import Annotation, with_annotations
+from alignkit.preferences.rank_fit import voted_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

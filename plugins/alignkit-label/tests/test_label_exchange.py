@@ -10,8 +10,8 @@ from alignkit_label.exchange import read_records, rows_of, write_rows
 from alignkit_label.store import Store
 
 from alignkit import Group, InputError, Prompt
-from alignkit.annotations import Annotation, annotations_of, with_annotations
 from alignkit.cli import run
+from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
 from alignkit.records import read_groups, write_groups
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from alignkit_label.source import Human
 from alignkit_label.store import Refused, Said, Store, item_id
 
 from alignkit import Group, InputError, Prompt
-from alignkit.annotations import annotations_of
 from alignkit.interfaces import Context
-from alignkit.pipeline import NoSampler
+from alignkit.preferences.annotations import annotations_of
+from alignkit.runs.single import NoSampler
 
 if TYPE_CHECKING:
     from pathlib import Path

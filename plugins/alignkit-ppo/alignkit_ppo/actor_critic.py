@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from alignkit.algorithms.passes import pieces_in_order, scorer_outputs
+from alignkit.algorithms.policy_gradient import PolicyGradient, known
 from alignkit.errors import InputError
 from alignkit.ops.advantages import explained_variance, gae, whiten
-from alignkit.ops.batched import pieces_in_order, scorer_outputs
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.ops.surrogates import clipped_value_loss
-from alignkit.policy_gradient.base import PolicyGradient, known
 from alignkit_ppo.options import ActorCriticOptions
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
+from alignkit.algorithms.options import PolicyGradientOptions
 from alignkit.errors import InputError
 from alignkit.ops.choices import Surrogate
 from alignkit.options import Count, Fraction, Natural, NonNegative, Positive
-from alignkit.policy_gradient.options import PolicyGradientOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from alignkit.algorithms.policy_gradient import known
 from alignkit.ops.kl import TargetKL, kl_estimate
-from alignkit.policy_gradient.base import known
 from alignkit_ppo.actor_critic import ActorCritic
 from alignkit_ppo.options import PPOKLOptions
 

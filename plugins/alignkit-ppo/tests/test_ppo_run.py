@@ -12,13 +12,13 @@ from alignkit_ppo.ppo import PPO
 from alignkit_ppo.ppo_kl import PPOKL
 from alignkit_ppo.trpo import TRPO
 
-from alignkit.engine import train
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.runs import assert_goes_on_bit_for_bit
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,6 @@ import pytest
 import torch
 from alignkit_ppo.trpo import TRPO
 
-from alignkit.engine import train
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
@@ -28,6 +26,8 @@ from alignkit.testing.known_answer import (
     token_distribution,
 )
 from alignkit.testing.material import CountingModule
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,8 +14,8 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignkit.errors import PluginError
-from alignkit.imports import load_function
 from alignkit.interfaces import RewardSource
+from alignkit.recipe.functions import load_function
 from alignkit_reward.options import FunctionOptions
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from alignkit.algorithms.passes import scorer_outputs
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import RewardSource
-from alignkit.ops.batched import scorer_outputs
 from alignkit_reward.options import ModelOptions
 from alignkit_reward.stored import StoredReward, load_policy_class
 

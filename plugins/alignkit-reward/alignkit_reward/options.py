@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval
 
 from alignkit.errors import InputError
-from alignkit.imports import load_function
 from alignkit.options import ComponentSpec, Config, Count, Natural, NonNegative, Positive, TrainingOptions, may_be_model
+from alignkit.recipe.functions import load_function
 
 RankingLoss = Literal["pairwise", "infonce", "plackett-luce"]
 OPTIMIZER_OF_LOSS = {"pairwise": "bradley-terry", "infonce": "infonce", "plackett-luce": "plackett-luce"}

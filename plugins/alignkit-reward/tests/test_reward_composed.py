@@ -19,12 +19,12 @@ from alignkit_reward.options import (
 )
 
 from alignkit import Context, Group, InputError, Prompt, RewardSource
-from alignkit.engine import train
-from alignkit.feeds import RolloutFeed
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import RolloutOptions, Sampling
 from alignkit.testing import TinyPolicy
 from alignkit.testing.material import FixedSampler
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

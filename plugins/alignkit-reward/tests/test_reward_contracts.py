@@ -14,6 +14,7 @@ from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
 
 from alignkit import Context
 from alignkit.plugins import Registration, registry
+from alignkit.recipe.validation import read_component
 from alignkit.testing import (
     OptimizerContract,
     PreferenceSourceContract,
@@ -22,7 +23,6 @@ from alignkit.testing import (
     TinyPolicy,
 )
 from alignkit.testing.contracts.component import SEED
-from alignkit.validation import read_component
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,11 +11,11 @@ import torch
 from alignkit_reward.model import ModelReward
 from alignkit_reward.options import BradleyTerryOptions, ModelOptions
 from alignkit_reward.training import BradleyTerry
+from alignkit_trl.testing.parity import Steps, pair_rows, parity_steps, trl_steps
 
 from alignkit import Group, InputError, Prompt
 from alignkit.testing.material import nudge
 from alignkit.testing.tiny_hf import write_tiny_llama
-from alignkit.testing.trl_parity import Steps, pair_rows, parity_steps, trl_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

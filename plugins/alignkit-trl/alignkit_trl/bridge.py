@@ -21,9 +21,10 @@ from alignkit_hf.policy import HFPolicy
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 
-from alignkit.engine import TrainResult, epoch_order
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.ops.distributed import num_processes
+from alignkit.outputs import TrainResult
+from alignkit.training.engine import epoch_order
 from alignkit_trl.fields import config_fields
 from alignkit_trl.options import COMMON
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from alignkit_hf.modeling import PackedModel
 
     from alignkit.batch import GroupBatch
-    from alignkit.engine import TrainResult
     from alignkit.options import Config, Sampling
+    from alignkit.outputs import TrainResult
     from alignkit.records import Group
     from alignkit_trl.bridge import OnStep
 

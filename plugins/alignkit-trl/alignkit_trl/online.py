@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from alignkit.errors import InputError
-from alignkit.feeds import checked_scores
 from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.records import Group
+from alignkit.training.scores import checked_scores
 from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_trainer
 from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from alignkit.engine import TrainResult
     from alignkit.interfaces import RewardSource
     from alignkit.options import Config, Sampling
+    from alignkit.outputs import TrainResult
     from alignkit.records import Prompt
     from alignkit_trl.bridge import OnStep
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit_hf.scorer import HFScorer
 from alignkit_reward.stored import StoredReward, policy_name
 
 from alignkit.interfaces import Feed
@@ -38,7 +37,7 @@ class TRLReward(OfflineTrainer[TRLRewardOptions]):
         reward: RewardSource[Any] | None = None,
     ) -> None:
         super().__init__(config, context, policy=policy, reward=reward)
-        self.scorer = HFScorer.from_policy(self.hf)
+        self.scorer = self.hf.scorer()
 
     @property
     def packed(self) -> PackedModel:

@@ -15,7 +15,8 @@ from alignkit_trl.options import TRLDPOOptions, TRLGRPOOptions, TRLOptions, TRLR
 from alignkit.errors import InputError
 from alignkit.options import StopOptions
 from alignkit.plugins import registry
-from alignkit.recipe import load_recipe
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,16 +85,16 @@ def test_a_recipe_is_refused_with_the_closest_name() -> None:
         None, flags={"optimizer": "trl-dpo"}, overrides=["policy.model=gone", "optimizer.args.loss_tipe=ipo"]
     )
     with pytest.raises(InputError, match=r"(?s)optimizer.args.loss_tipe.*did you mean 'loss_type'"):
-        recipe.resolve(registry())
+        resolve(recipe, registry())
 
 
 def test_what_a_recipe_says_for_ours_counts_for_trls(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[optimizer.for.dpo]\nbeta = 0.2\nminibatch_size = 4\nno_option_of_trl = 1\n")
     chosen = load_recipe(recipe, flags={"optimizer": "trl-dpo"}, overrides=["optimizer.minibatch_size=8"])
-    config = chosen.resolve(registry()).config("optimizer")
+    config = resolve(chosen, registry()).config("optimizer")
     assert (config.beta, config.minibatch_size) == (0.2, 8)
-    other = load_recipe(recipe, flags={"optimizer": "trl-kto"}, overrides=[]).resolve(registry()).config("optimizer")
+    other = resolve(load_recipe(recipe, flags={"optimizer": "trl-kto"}, overrides=[]), registry()).config("optimizer")
     assert (other.beta, other.minibatch_size) == (0.1, 16)
 
 

@@ -14,17 +14,19 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_trl.bridge import FixedRowOrder, RowOrder
 from alignkit_trl.online import RewardFunction
 
-from alignkit import Group, Prompt, pipeline, write_groups
-from alignkit.engine import epoch_order, train
+from alignkit import Group, Prompt, write_groups
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.feeds import OfflineFeed
 from alignkit.interfaces import Context, RewardSource
 from alignkit.options import Config, Sampling
 from alignkit.plugins import registry
-from alignkit.recipe import load_recipe
-from alignkit.reporting import Reporter
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
+from alignkit.runs.reporting import Reporter
+from alignkit.runs.run import run as run_plan
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.tiny_hf import write_tiny_llama
+from alignkit.training.engine import epoch_order, train
+from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -256,8 +258,8 @@ def run_recipe(folder: Path, tmp_path: Path, *overrides: str) -> tuple[dict[str,
     write_groups(tmp_path / "data" / "preferences.jsonl", groups_of(2, count=20))
     path, out = tmp_path / "recipe.toml", tmp_path / f"out{len(overrides)}"
     path.write_text(RECIPE.format(model=folder, data=tmp_path / "data"))
-    resolved = load_recipe(path, flags={}, overrides=overrides).resolve(registry())
-    summary = pipeline.run(resolved, out, reporter=Reporter())
+    resolved = resolve(load_recipe(path, flags={}, overrides=overrides), registry())
+    summary = run_plan(resolved, out, reporter=Reporter())
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert (out / "policy" / "model.safetensors").exists()
     return summary, [json.loads(line) for line in lines]

@@ -1,0 +1,110 @@
+"""What the commands share: their options, how a recipe is read, how a result is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alignkit.errors import InputError
+from alignkit.runs.reporting import is_first_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.runs.reporting import Reporter
+
+Recipe = Annotated[
+    Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Everything in it can also be given by flags.")
+]
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
+PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="Plugin of the policy.")]
+PreferencesName = Annotated[
+    str, typer.Option("--preferences", metavar="NAME", help="Plugin of the preferences, or module:function.")
+]
+RewardName = Annotated[str, typer.Option("--reward", metavar="NAME", help="Plugin of the reward, or module:function.")]
+OptimizerName = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Plugin of the algorithm.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", "--option", metavar="KEY=VALUE", help="Set any option: -o optimizer.kl_coef=0.05. Repeatable."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="OLD=NEW", help="Take the data's column OLD as NEW. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, progress as JSON lines on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result and errors.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run into the same place stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the same place.")]
+
+
+def column_names(columns: Sequence[str] | None) -> dict[str, str]:
+    """`--columns old=new` as a mapping.
+
+    Raises:
+        InputError: one has no `=`.
+    """
+    names = {}
+    for text in columns or ():
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise InputError("is not of the form OLD=NEW", where=f"--columns {text}", fix="--columns question=prompt")
+        names[old] = new
+    return names
+
+
+def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
+    """`--columns old=new` as overrides of a data table. Raises what `column_names` raises."""
+    return [f"{table}.columns.{json.dumps(old)}={json.dumps(new)}" for old, new in column_names(columns).items()]
+
+
+def resolve(recipe: Path | None, flags: Mapping[str, str], overrides: Sequence[str], reporter: Reporter) -> Resolved:
+    """The checked recipe; its notices go to the reporter."""
+    from alignkit.plugins import registry
+    from alignkit.recipe import reading
+    from alignkit.recipe.recipe import load_recipe
+
+    resolved = reading.resolve(load_recipe(recipe, flags=flags, overrides=overrides), registry())
+    for notice in resolved.notices:
+        reporter.note(notice)
+    return resolved
+
+
+def show(result: Mapping[str, Any], as_json: bool) -> None:
+    """Prints a command's result on stdout: JSON for machines, indented lines for people. Only one process does."""
+    if not is_first_process():
+        return
+    if as_json:
+        print(json.dumps(result, indent=1, default=str))
+    else:
+        print("\n".join(lines_of(result)))
+
+
+def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A nested result as lines, an estimate with its interval in one."""
+    nested = {key for key, value in result.items() if isinstance(value, Mapping) and not _is_estimate(value)}
+    width = max((len(str(key)) for key in result.keys() - nested), default=0)
+    lines = []
+    for key, value in result.items():
+        if key in nested:
+            lines += [f"{indent}{key}", *lines_of(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key!s:<{width}}  {_text(value)}")
+    return lines
+
+
+def _is_estimate(value: Mapping[str, Any]) -> bool:
+    return {"value", "low", "high"} <= value.keys()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        count = f", n = {value['n']}" if "n" in value else ""
+        return f"{_text(value['value'])} [{_text(value['low'])}, {_text(value['high'])}{count}]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(_text, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,1 @@
+"""What is known about labels: single verdicts, agreement, fitted rankings, near-duplicates. Free of torch."""

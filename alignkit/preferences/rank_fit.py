@@ -1,0 +1,174 @@
+"""One ranking from comparisons and rankings of K responses: Bradley-Terry and Plackett-Luce fits, and contradictions.
+
+Both fits are the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, sections 2 and 5). What
+is different: a tie counts as half a win for each side, and a small prior (a rival of strength 1 against which everybody
+wins and loses `prior` times, the gamma prior of Caron and Doucet 2012, arXiv:1011.1761, in effect) keeps strengths
+finite where somebody wins or loses everything. Free of torch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignkit.preferences.annotations import FIRST, SECOND, TIE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from alignkit.preferences.annotations import Annotation
+
+    Floats = NDArray[np.float64]
+
+MAX_STEPS = 10_000
+TOLERANCE = 1e-9
+SHARE_OF_FIRST = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
+"""How much of a comparison the first of two won, by verdict."""
+
+
+def wins_of(verdicts: Iterable[tuple[int, int, float]], count: int) -> Floats:
+    """[K, K] wins of row over column.
+
+    Args:
+        verdicts: (i, j, share): how much of this comparison response i won, 1, 0, or 0.5 for a tie.
+
+    Raises:
+        ValueError: a verdict is not on two of the K responses, or its share is not between 0 and 1.
+    """
+    wins = np.zeros((count, count))
+    for first, second, share in verdicts:
+        if first == second or not (0 <= first < count and 0 <= second < count) or not 0 <= share <= 1:
+            raise ValueError(f"({first}, {second}, {share}) is no comparison of two of {count} responses")
+        wins[first, second] += share
+        wins[second, first] += 1 - share
+    return wins
+
+
+def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
+    """[K] log-strengths with mean 0 that make these wins likeliest, P(i beats j) = sigmoid(s_i - s_j).
+
+    Args:
+        wins: [K, K] as `wins_of` gives them.
+        prior: wins and losses of everybody against a rival of log-strength 0; more than 0, or all must be connected by
+            wins both ways.
+    """
+    games = wins + wins.T
+    won = wins.sum(axis=1) + prior
+    strength = np.ones(len(wins))
+    for _ in range(MAX_STEPS):
+        against = games / (strength[:, None] + strength[None, :])
+        updated: Floats = won / (against.sum(axis=1) + 2 * prior / (strength + 1))
+        moved = np.abs(np.log(updated) - np.log(strength)).max(initial=0.0)
+        strength = updated
+        if moved < TOLERANCE:
+            break
+    return _centred(strength)
+
+
+def plackett_luce(rankings: Iterable[Sequence[int]], count: int, *, prior: float = 0.1) -> Floats:
+    """[K] log-strengths with mean 0 that make these rankings likeliest.
+
+    Args:
+        rankings: indices from the best to the worst; a ranking may leave responses out.
+        prior: as in `bradley_terry`.
+
+    Raises:
+        ValueError: a ranking holds an index twice, or one that is none of the K.
+    """
+    listed = [list(ranking) for ranking in rankings]
+    for ranking in listed:
+        if len(set(ranking)) != len(ranking) or not all(0 <= index < count for index in ranking):
+            raise ValueError(f"{ranking} is no ranking of {count} responses")
+    won = np.full(count, prior)
+    for ranking in listed:
+        won[ranking[:-1]] += 1
+    strength = np.ones(count)
+    for _ in range(MAX_STEPS):
+        chances = 2 * prior / (strength + 1)
+        for ranking in listed:
+            remaining = np.cumsum(strength[ranking][::-1])[::-1]
+            chances[ranking] += np.cumsum(np.append(1 / remaining[:-1], 0.0))
+        updated: Floats = won / chances
+        moved = np.abs(np.log(updated) - np.log(strength)).max(initial=0.0)
+        strength = updated
+        if moved < TOLERANCE:
+            break
+    return _centred(strength)
+
+
+def ranks_of(strengths: Floats, *, tolerance: float = 1e-6) -> tuple[int, ...]:
+    """Ranks from 0, the best; a response within `tolerance` of the one before it in the order ties with it."""
+    order = np.argsort(-strengths, kind="stable")
+    ranks = [0] * len(strengths)
+    for place, (before, index) in enumerate(pairwise(order), start=1):
+        ranks[index] = ranks[before] if strengths[before] - strengths[index] <= tolerance else place
+    return tuple(ranks)
+
+
+def voted_ranks(annotations: Iterable[Annotation], count: int) -> tuple[int, ...] | None:
+    """Ranks of a Bradley-Terry fit to what all annotators said of every two of K responses; None if all abstained."""
+    wins = wins_of(
+        (
+            (i, j, SHARE_OF_FIRST[verdict])
+            for one in annotations
+            for i, j in combinations(range(count), 2)
+            if (verdict := one.verdict(i, j)) is not None
+        ),
+        count,
+    )
+    return ranks_of(bradley_terry(wins)) if wins.any() else None
+
+
+def compared_together(wins: Floats) -> list[list[int]]:
+    """The responses in sets that comparisons connect, the largest first: no ranking holds between two sets."""
+    linked = (wins + wins.T) > 0
+    left = set(range(len(wins)))
+    found = []
+    while left:
+        member = min(left)
+        reached = {member}
+        waiting = [member]
+        while waiting:
+            new = {int(index) for index in np.flatnonzero(linked[waiting.pop()])} - reached
+            reached |= new
+            waiting.extend(new)
+        found.append(sorted(reached))
+        left -= reached
+    return sorted(found, key=lambda members: (-len(members), members))
+
+
+def intransitive_cycles(wins: Floats) -> list[tuple[int, ...]]:
+    """Circles of strict majorities, i beats j beats ... beats i: a shortest one through each member of a circle, once
+    each, from its lowest index on. None means that some ranking agrees with every majority."""
+    beats = wins > wins.T
+    found = {cycle for start in range(len(wins)) if (cycle := _shortest_cycle(beats, start))}
+    return sorted(found, key=lambda cycle: (len(cycle), cycle))
+
+
+def _shortest_cycle(beats: NDArray[np.bool_], start: int) -> tuple[int, ...]:
+    came_from: dict[int, int] = {}
+    waiting = deque([start])
+    while waiting:
+        current = waiting.popleft()
+        for following in map(int, np.flatnonzero(beats[current])):
+            if following == start:
+                path = [current]
+                while path[-1] != start:
+                    path.append(came_from[path[-1]])
+                path.reverse()
+                lowest = path.index(min(path))
+                return tuple(path[lowest:] + path[:lowest])
+            if following not in came_from:
+                came_from[following] = current
+                waiting.append(following)
+    return ()
+
+
+def _centred(strength: Floats) -> Floats:
+    logs: Floats = np.log(strength)
+    return logs - logs.mean() if len(logs) else logs

@@ -1,0 +1,1 @@
+"""Private: from a file and flags to a checked recipe."""

@@ -1,0 +1,110 @@
+"""From a recipe to its checked parts: plugins are chosen and options checked, table by table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError, closest
+from alignkit.recipe.resolved import Resolved
+from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
+from alignkit.recipe.validation import Part, Problem, option_names, read_component, read_options, select
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alignkit.options import Config
+    from alignkit.plugins import Registration, Registry
+    from alignkit.recipe.recipe import Recipe
+
+
+class TableReader:
+    """Reads the tables of one recipe and gathers everything that is wrong with them."""
+
+    def __init__(self, recipe: Recipe, registry: Registry) -> None:
+        self.recipe, self.registry = recipe, registry
+        self.errors: list[InputError] = []
+        self.notices: list[str] = []
+
+    def component(self, table: str) -> Part | None:
+        """The part of a table with a plugin, or None when something is wrong with it."""
+        over = self.recipe.override_table(table)
+        below = dict(self.recipe.tables.get(table, {}))
+        alternatives = merged(below.pop(ALTERNATIVES, {}), over.pop(ALTERNATIVES, {}))
+        stands = below.pop("plugin", DEFAULT_PLUGIN.get(table, ""))
+        name = str(over.pop("plugin", None) or self.recipe.flags.get(table) or stands)
+        try:
+            registration, implied = select(self.registry, ROLE_OF_TABLE[table], name)
+        except InputError as error:
+            what = error.what if name else f"no {table} is chosen"
+            self.errors.append(self.recipe.error(table, Problem(("plugin",), what, error.fix)))
+            return None
+        if table in self.recipe.tables:
+            below = self._without_unknown(table, registration, str(stands), below)
+        self._check_alternatives(table, alternatives)
+        own = merged(_borrowed(registration, alternatives), alternatives.get(registration.name, {}))
+        spec = {"plugin": str(registration), **merged(below, own, implied, over)}
+        part, problems = read_component(self.registry, ROLE_OF_TABLE[table], spec)
+        self.errors += [self.recipe.error(table, problem, registration.name) for problem in problems]
+        return part
+
+    def options(self, table: str) -> Config:
+        """The options of one of alignkit's own tables; their defaults when something is wrong with them."""
+        given = merged(self.recipe.tables.get(table, {}), self.recipe.override_table(table))
+        config, problems = read_options(self.registry, OPTION_TABLES[table], given, owner=f"table {table}")
+        self.errors += [self.recipe.error(table, problem) for problem in problems]
+        return config or OPTION_TABLES[table]()
+
+    def raise_problems(self) -> None:
+        """Raises what is wrong, all of it at once."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise InputError("\n".join([f"{len(self.errors)} things are wrong:", *map(str, self.errors)]))
+
+    def _without_unknown(
+        self, table: str, registration: Registration, stands: str, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The recipe's options; where another plugin was chosen than it names, only those that this one knows."""
+        try:
+            if select(self.registry, ROLE_OF_TABLE[table], stands)[0] == registration:
+                return options
+        except InputError:  # the recipe's own plugin is not installed, which is no matter now
+            pass
+        known = option_names(registration.config)
+        left_out = [key for key in options if key not in known]
+        if left_out:
+            self.notices.append(
+                f"[{table}] of {self.recipe.path} is written for {stands or 'no plugin'}; "
+                f"{registration.name} does not know {', '.join(left_out)}: left out"
+            )
+        return {key: value for key, value in options.items() if key in known}
+
+    def _check_alternatives(self, table: str, alternatives: Mapping[str, Any]) -> None:
+        names = self.registry.names(ROLE_OF_TABLE[table])
+        for name in alternatives:
+            if name not in names:
+                where = self.recipe.where(table, (ALTERNATIVES, name))
+                self.notices.append(f"{where}: no such plugin is installed, {closest(name, names)}")
+
+
+def _borrowed(registration: Registration, alternatives: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe says for the plugin that this one is held against, as far as this one knows the options."""
+    known = option_names(registration.config)
+    said = alternatives.get(registration.config.compares_with, {})
+    return {key: value for key, value in said.items() if key in known}
+
+
+def resolve(recipe: Recipe, registry: Registry) -> Resolved:
+    """Chooses the plugins and checks every option; nothing heavy is imported.
+
+    Raises:
+        InputError: with everything that is wrong, one line each.
+    """
+    recipe.extend_import_path()
+    reader = TableReader(recipe, registry)
+    parts = {table: part for table in recipe.component_tables() if (part := reader.component(table))}
+    options = {table: reader.options(table) for table in OPTION_TABLES}
+    reader.raise_problems()
+    if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", False)):
+        reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
+    return Resolved(registry, parts, options, tuple(reader.notices), recipe.by_flag)

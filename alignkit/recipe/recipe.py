@@ -1,0 +1,166 @@
+"""Recipes: TOML tables by role, plugins picked by flags, anything set by `-o`; checked before torch is imported.
+
+Precedence: default, recipe, flag, `-o`. One file may hold good settings for several plugins of a table: what stands in
+`[optimizer.for.dpo]` counts, on top of `[optimizer]`, when the plugin is dpo.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError, closest
+from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
+from alignkit.recipe.toml_lines import key_lines, split_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.recipe.validation import Problem
+
+    Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe file, flags and `-o` say, not checked yet.
+
+    Attributes:
+        tables: of the file.
+        flags: table -> plugin name.
+        overrides: (key path, value) of each `-o`, in order.
+        lines: key path -> line of the file.
+    """
+
+    path: Path | None = None
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    overrides: Sequence[tuple[Key, Any]] = ()
+    lines: Mapping[Key, int] = field(default_factory=dict)
+
+    @property
+    def by_flag(self) -> frozenset[str]:
+        """The tables of which flags or `-o` speak."""
+        return frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
+
+    def component_tables(self) -> list[str]:
+        """The tables with a plugin that the file, a flag or an override speaks of; demonstrations bring `sft`."""
+        named = {*self.tables, *self.by_flag}
+        if "demonstrations" in named:
+            named.add("sft")
+        return [table for table in ROLE_OF_TABLE if table in named]
+
+    def override_table(self, table: str) -> dict[str, Any]:
+        """What the `-o` say about a table."""
+        merged: dict[str, Any] = {}
+        for key, value in self.overrides:
+            if key[0] == table:
+                _set(merged, key[1:], value, where=f"-o {'.'.join(key)}")
+        return merged
+
+    def where(self, table: str, key: Key, plugin: str = "") -> str:
+        """Where a user has said something: `recipe.toml:12 [optimizer] kl_coef` or `-o optimizer.kl_coef`."""
+        full = (table, *key)
+        if any(given == full[: len(given)] or full == given[: len(full)] for given, _ in self.overrides if key):
+            return f"-o {'.'.join(full)}"
+        flag = self.flags.get(table, "")
+        if flag and (key == ("plugin",) or (key == ("function",) and ":" in flag)):
+            return f"--{table} {flag}"
+        for length in range(len(key), -1, -1):
+            for header in ((table, ALTERNATIVES, plugin), (table,)):
+                if line := self.lines.get((*header, *key[:length])):
+                    return f"{self.path}:{line} [{'.'.join(header)}] {'.'.join(key)}".rstrip()
+        named = (f"-o {'.'.join(given)}" for given, _ in self.overrides if given[0] == table and not key)
+        return next(named, ".".join(full))
+
+    def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
+        """A problem with a table's options as an error that says where."""
+        alone = problem.missing and len(problem.key) == 1
+        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if alone else problem.fix
+        return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=fix)
+
+    def extend_import_path(self) -> None:
+        """Functions named as `module:function` may stand beside the recipe."""
+        if self.path is not None and (folder := str(self.path.resolve().parent)) not in sys.path:
+            sys.path.append(folder)
+
+
+def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Sequence[str]) -> Recipe:
+    """Reads a recipe file, if there is one, beside flags (table -> plugin name) and overrides (`a.b=c`).
+
+    Raises:
+        InputError: the file is missing or no TOML, or a table is unknown; with `file:line` or the override.
+    """
+    tables, lines = _read_file(path) if path is not None else ({}, {})
+    parsed = [_parse_override(text) for text in overrides]
+    recipe = Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines)
+    for table in _tables_named(recipe):
+        if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
+            raise InputError(
+                f"a recipe has no table {table!r}",
+                where=recipe.where(table, ()),
+                fix=closest(table, [*ROLE_OF_TABLE, *OPTION_TABLES]),
+            )
+        if not isinstance(tables.get(table, {}), dict):
+            raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
+    return recipe
+
+
+def _tables_named(recipe: Recipe) -> Iterator[str]:
+    yield from recipe.tables
+    yield from recipe.flags
+    yield from (key[0] for key, _ in recipe.overrides)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), key_lines(text)
+    except OSError as error:
+        reason = "no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise InputError(reason, where=str(path), fix="give the path of a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise InputError("is not UTF-8 text", where=str(path), fix="give the path of a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        at = re.search(r" \(at line (\d+), column \d+\)", message)
+        where = f"{path}:{at[1]}" if at else str(path)
+        raise InputError(
+            message.replace(at[0], "") if at else message, where=where, fix="correct the TOML; text stands in quotes"
+        ) from error
+
+
+def _parse_override(text: str) -> tuple[Key, Any]:
+    """(key path, value) of `a.b=c`: the value as TOML reads it, or else as a string."""
+    dotted, equals, raw = text.partition("=")
+    fix = "write it as table.option=value, as in optimizer.kl_coef=0.05"
+    if not equals:
+        raise InputError("has no '='", where=f"-o {text}", fix=fix)
+    try:
+        key = split_key(dotted)
+    except ValueError as error:
+        raise InputError(str(error), where=f"-o {dotted}", fix=fix) from error
+    if len(key) < 2:
+        raise InputError(f"{dotted!r} names no option of a table", where=f"-o {dotted}", fix=fix)
+    return key, _parse_value(raw)
+
+
+def _parse_value(raw: str) -> Any:
+    try:
+        value = tomllib.loads(f"value = {raw}")
+    except tomllib.TOMLDecodeError:
+        return raw
+    is_plain = value.keys() == {"value"} and isinstance(value["value"], bool | int | float | str | list | dict)
+    return value["value"] if is_plain else raw
+
+
+def _set(table: dict[str, Any], key: Key, value: Any, *, where: str) -> None:
+    for part in key[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{part!r} is set to a value by another -o", where=where, fix="set one of the two")
+    table[key[-1]] = value

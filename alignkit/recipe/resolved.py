@@ -1,0 +1,204 @@
+"""A recipe with its plugins chosen and its options checked: what the pipeline runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
+
+import tomli_w
+from pydantic import TypeAdapter
+
+from alignkit.errors import AlignkitError, InputError, PluginError
+from alignkit.interfaces import Context
+from alignkit.plugins import describe_error
+from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, ROLE_OF_TABLE
+from alignkit.recipe.validation import Part, looks_secret, read_component
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from alignkit.interfaces import Component, Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.options import CandidateOptions, ComponentSpec, Config, EvalOptions, RunOptions, Sampling
+    from alignkit.plugins import Registry
+
+
+_TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
+_RUN_NOISE = {"device", "threads", "metrics", "cache"}
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked recipe.
+
+    Attributes:
+        parts: table -> chosen plugin and options.
+        table_options: options of the tables without a plugin.
+        notices: what the user should be told about how the recipe was read.
+        by_flag: tables of which flags or `-o` speak.
+    """
+
+    registry: Registry
+    parts: Mapping[str, Part]
+    table_options: Mapping[str, Config]
+    notices: tuple[str, ...] = ()
+    by_flag: frozenset[str] = frozenset()
+
+    def __contains__(self, table: str) -> bool:
+        return table in self.parts or (
+            table == REWARD_TRAINING and "reward" in self.parts and self.parts["reward"].training is not None
+        )
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Table -> name of its plugin."""
+        return {table: part.registration.name for table, part in self.parts.items()}
+
+    @property
+    def run(self) -> RunOptions:
+        return cast("RunOptions", self.table_options["run"])
+
+    @property
+    def sampling(self) -> Sampling:
+        return cast("Sampling", self.table_options["sampling"])
+
+    @property
+    def candidates(self) -> CandidateOptions:
+        return cast("CandidateOptions", self.table_options["candidates"])
+
+    @property
+    def eval(self) -> EvalOptions:
+        return cast("EvalOptions", self.table_options["eval"])
+
+    def part(self, table: str) -> Part:
+        """The chosen plugin and options of a table, or of "reward.train", the Optimizer that trains the reward.
+
+        Raises:
+            InputError: the recipe has no such table.
+        """
+        part = self.parts["reward"].training if table == REWARD_TRAINING and "reward" in self.parts else None
+        part = part or self.parts.get(table)
+        if part is None:
+            name = table.partition(".")[0]
+            raise InputError(
+                f"this needs a {name}", where="recipe", fix=f"add a table [{name}], or -o {name}.plugin=NAME"
+            )
+        return part
+
+    def config(self, table: str) -> Any:
+        """The options of any table, or of "reward.train"."""
+        return self.table_options[table] if table in self.table_options else self.part(table).config
+
+    def context(self, folder: Path | None = None) -> Context:
+        """What components of this run may use, with `folder` for files of their own."""
+
+        def build(role: str, spec: ComponentSpec) -> Component[Any]:
+            return cast("Component[Any]", self.build_spec(role, spec, folder=folder))
+
+        run = self.run
+        return Context(seed=run.seed, device=run.device, folder=folder, cache=run.cache_folder, build=build)
+
+    def load(self, table: str) -> type[Any]:
+        """The class of a table's component, its code imported now."""
+        return self.part(table).registration.load()
+
+    @overload
+    def build(self, table: Literal["policy"], **keywords: Any) -> Policy[Any]: ...
+
+    @overload
+    def build(self, table: Literal["reward"], **keywords: Any) -> RewardSource[Any]: ...
+
+    @overload
+    def build(
+        self, table: Literal["preferences", "prompts", "demonstrations"], **keywords: Any
+    ) -> PreferenceSource[Any]: ...
+
+    @overload
+    def build(self, table: Literal["optimizer", "sft", "reward.train"], **keywords: Any) -> Optimizer[Any]: ...
+
+    @overload
+    def build(self, table: str, **keywords: Any) -> Any: ...
+
+    def build(self, table: str, *, config: Config | None = None, folder: Path | None = None, **keywords: Any) -> Any:
+        """The component of a table (or of "reward.train"), its code imported now.
+
+        Args:
+            config: options to use in place of the recipe's.
+            folder: where the component may keep files of its own.
+            keywords: passed to its class, as an Optimizer's policy and reward.
+
+        Raises:
+            PluginError: the plugin raised, or can't be imported.
+        """
+        part = self.part(table)
+        return _build(replace(part, config=config or part.config), self.context(folder), keywords)
+
+    def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None, **keywords: Any) -> Any:
+        """The component of a spec (`{plugin = "name", ...}`), its options checked first; otherwise as `build`.
+
+        Raises:
+            InputError: the spec names no plugin, or has wrong options.
+        """
+        part, problems = read_component(self.registry, role, spec)
+        if part is None or problems:
+            said = "; ".join(f"{'.'.join(problem.key)} {problem.what}".strip() for problem in problems)
+            raise InputError(said, where=f"{role} {spec.get('plugin', '')}".strip(), fix=problems[0].fix)
+        return _build(part, self.context(folder), keywords)
+
+    def to_toml(self) -> str:
+        """The whole recipe with all defaults, from which this run can be repeated; secrets are left out."""
+        return tomli_w.dumps(self._tables((*OPTION_TABLES, *self.parts)))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything that influences what is trained."""
+        return self.digest_of("run", "sampling", "candidates", *self.parts)
+
+    def digest_of(self, *tables: str) -> str:
+        """sha256 of what these tables (those that there are) say that influences a result."""
+        said = self._tables([table for table in tables if table in self or table in self.table_options])
+        for table, options in said.items():
+            noise = _RUN_NOISE if table == "run" else _TRAINING_NOISE if ROLE_OF_TABLE.get(table) == "optimizer" else ()
+            for key in noise:
+                options.pop(key, None)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def _tables(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
+        result = {}
+        for table in tables:
+            plugin = (
+                {} if table in self.table_options else {"plugin": self.registry.spelled(self.part(table).registration)}
+            )
+            result[table] = {**plugin, **_plain(self.config(table))}
+        return result
+
+
+def _build(part: Part, context: Context, keywords: Mapping[str, Any]) -> Component[Any]:
+    target = part.registration.load()
+    try:
+        return target(part.config, context, **keywords)
+    except AlignkitError:
+        raise
+    except Exception as error:
+        where = f"{part.registration.role} plugin {part.registration}"
+        raise PluginError(f"{where} could not be started: {describe_error(error)}") from error
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """Options as TOML types, without secrets and without what is not set."""
+    return cast("dict[str, Any]", without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json")))
+
+
+def without_secrets(value: Any) -> Any:
+    """The value with secrets and nulls taken out of its tables, and credentials out of addresses."""
+    if isinstance(value, Mapping):
+        kept = {key: inner for key, inner in value.items() if inner is not None}
+        return {k: without_secrets(v) for k, v in kept.items() if not (looks_secret(k) and isinstance(v, str))}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return _CREDENTIALS.sub("", value) if isinstance(value, str) else value

@@ -1,0 +1,110 @@
+"""Responses for labellers to rank: of one policy, or of several at several temperatures, without near-duplicates.
+
+One policy is in memory at a time beside the run's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from alignkit.options import CandidateOptions
+from alignkit.preferences.similar import distinct
+from alignkit.records import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from alignkit.interfaces import Policy
+    from alignkit.options import ComponentSpec, Sampling
+    from alignkit.records import Prompt
+
+SEED_STEP = 7919
+"""Seeds of two voices differ by this, so that equal policies don't say the same."""
+
+
+class PolicySampler:
+    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Sampler`).
+
+    Args:
+        load: makes the run's policy.
+        prompts: reads the run's prompts.
+        options: further policies and temperatures; by default the run's policy alone, at the run's temperature.
+        load_other: makes a policy of `options.policies`.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Policy[Any]],
+        prompts: Callable[[], list[Prompt]],
+        sampling: Sampling,
+        seed: int,
+        options: CandidateOptions | None = None,
+        load_other: Callable[[ComponentSpec], Policy[Any]] | None = None,
+    ) -> None:
+        self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
+        self._options, self._load_other = options or CandidateOptions(), load_other
+
+    @cached_property
+    def policy(self) -> Policy[Any]:
+        return self._load()
+
+    @cached_property
+    def prompts(self) -> Sequence[Prompt]:
+        return self._read_prompts()
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        """K responses for each prompt, or as many as [candidates] says; fewer where near-duplicates are left out.
+
+        Where several voices speak, the responses are theirs in turn, and `meta.sampled_from` names the voice of each.
+        """
+        options = self._options
+        k = options.count or k
+        if options == CandidateOptions(count=options.count):
+            return list(self.policy.generate(prompts, n=k, sampling=self._sampling, seed=self._seed).groups)
+        drawn = list(self._drawn(prompts, k + options.spare))
+        return [self._chosen(spoken, k) for spoken in zip(*drawn, strict=True)]
+
+    def _drawn(self, prompts: Sequence[Prompt], wanted: int) -> Iterator[list[Group]]:
+        """The groups of every voice, in the prompts' order, each response with the name of its voice."""
+        temperatures = self._options.temperatures or (self._sampling.temperature,)
+        sources: list[ComponentSpec | None] = [None, *self._options.policies]
+        voices = len(sources) * len(temperatures)
+        for number, spec in enumerate(sources):
+            policy = self.policy if spec is None else self._other(spec)
+            name = "policy" if spec is None else _name(spec)
+            for place, temperature in enumerate(temperatures):
+                voice = place * len(sources) + number
+                if count := (wanted - voice + voices - 1) // voices:
+                    sampling = replace(self._sampling, temperature=temperature)
+                    seed = self._seed + SEED_STEP * voice
+                    found = policy.generate(prompts, n=count, sampling=sampling, seed=seed).groups
+                    said = [f"{name} at {temperature:g}"] * count
+                    yield [replace(group, meta={**group.meta, "sampled_from": said, "voice": voice}) for group in found]
+
+    def _other(self, spec: ComponentSpec) -> Policy[Any]:
+        if self._load_other is None:
+            raise ValueError("this sampler can't load further policies")
+        return self._load_other(spec)
+
+    def _chosen(self, spoken: Sequence[Group], k: int) -> Group:
+        """The first k responses, of each voice in turn, that are not nearly the same as one before them."""
+        ordered = sorted(spoken, key=lambda group: group.meta["voice"])
+        turns = sorted((turn, voice) for voice, group in enumerate(ordered) for turn in range(len(group.responses)))
+        every = [(ordered[voice].choose([turn]), ordered[voice].meta["sampled_from"][turn]) for turn, voice in turns]
+        texts = [group.responses[0] for group, _ in every]
+        near = self._options.near_duplicate
+        kept = (distinct(texts, near) if near else list(range(len(texts))))[:k]
+        finished = tuple((every[index][0].finished or (True,))[0] for index in kept)
+        return Group(
+            spoken[0].prompt,
+            tuple(texts[index] for index in kept),
+            finished=None if all(finished) else finished,
+            meta={"sampled_from": [every[index][1] for index in kept]},
+        )
+
+
+def _name(spec: ComponentSpec) -> str:
+    """What a policy is called in records: the last part of its model's path, or else its plugin."""
+    return str(spec.get("model") or spec.get("plugin", "policy")).rstrip("/").rpartition("/")[2]

@@ -1,0 +1,172 @@
+"""What a trained model is worth, with confidence intervals: reward, KL, length, diversity, win rate, agreement.
+
+Intervals are 95% percentile bootstraps over prompts (clusters), because responses to one prompt are not independent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.algorithms.passes import policy_logprobs
+from alignkit.ops.rollouts import highest_of_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Policy
+    from alignkit.records import Group
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over clusters and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def to_json(self) -> dict[str, float]:
+        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4), "n": self.count}
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def clustered_mean(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+    """Mean of all values, with an interval from resampling whole clusters.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    sums = [(sum(values), len(values)) for values in clusters.values() if values]
+    count = sum(n for _, n in sums)
+    if not count:
+        raise ValueError("no values to average")
+    draw = random.Random(seed)
+    means = []
+    for _ in range(RESAMPLES):
+        chosen = draw.choices(sums, k=len(sums))
+        means.append(sum(total for total, _ in chosen) / sum(n for _, n in chosen))
+    means.sort()
+    low, high = means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1]
+    return Estimate(sum(total for total, _ in sums) / count, low, high, count)
+
+
+def ranking_accuracy(scores: Sequence[Sequence[float | None]], groups: Sequence[Group]) -> Estimate:
+    """Share of strictly ranked pairs that the scores order the same way; an equal score counts a half.
+
+    Pairs with an abstention are left out. The interval resamples prompts.
+    """
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for row, group in zip(scores, groups, strict=True):
+        for better, worse in group.preferred_pairs():
+            a, b = row[better], row[worse]
+            if a is not None and b is not None:
+                clusters[group.prompt.key].append(0.5 if a == b else float(a > b))
+    return clustered_mean(clusters)
+
+
+def shorter_wins(groups: Sequence[Group]) -> Estimate:
+    """The accuracy of preferring the response with fewer words: the baseline that a reward model must beat."""
+    return ranking_accuracy([[-float(len(r.split())) for r in group.responses] for group in groups], groups)
+
+
+def win_rate(
+    ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
+) -> Estimate:
+    """Share of prompts' sample pairs, k-th against k-th, that ours win; a tie counts a half."""
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for a_row, b_row, key in zip(ours, theirs, keys, strict=True):
+        for a, b in zip(a_row, b_row, strict=False):
+            if a is not None and b is not None:
+                clusters[key].append(0.5 if a == b else float(a > b))
+    return clustered_mean(clusters)
+
+
+def distinct_share(responses: Sequence[str], n: int = 2) -> float:
+    """Distinct n-grams of words over all n-grams (Li et al. 2016, arXiv:1510.03055); 0 where there are none."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def best_of(batch: GroupBatch, scores: Sequence[Sequence[float | None]], n: int) -> GroupBatch:
+    """The best of each `n` consecutive responses of every group, the first of equal ones: what the policy says that
+    samples n and keeps the best. An abstention is worse than any score.
+
+    Args:
+        scores: one row a group, a multiple of n long.
+    """
+    flat = torch.tensor([-math.inf if score is None else score for row in scores for score in row])
+    candidates = torch.arange(batch.num_responses, device=batch.device) // n
+    return batch.select_responses(highest_of_groups(flat.to(batch.device), candidates))
+
+
+def best_of_kl(n: int) -> float:
+    """log n - (n - 1) / n: the most that best of n can be away, in nats, from the policy that it samples from.
+
+    It is their KL where no two responses score the same (Stiennon et al., arXiv:2009.01325, appendix G.3), and more
+    elsewhere (Beirami et al., arXiv:2401.01879).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def describe_samples(
+    batch: GroupBatch, reference: Policy[Any] | None, max_tokens: int, *, best_of: int = 1
+) -> dict[str, Any]:
+    """Figures of sampled responses: KL to the reference, length, diversity.
+
+    The KL is estimated in nats a response, as the mean of the sampled log-ratio (k1). Where the samples are the best of
+    n, that is the part of the policy which they are chosen from; with `best_of_kl` it is `kl_bound`.
+    """
+    responses = [response for group in batch.groups for response in group.responses]
+    figures: dict[str, Any] = {
+        "tokens": clustered_mean(_by_prompt(batch, batch.lengths.tolist())).to_json(),
+        "finished": round(float(batch.finished.float().mean()), 4),
+        "distinct_responses": round(len(set(responses)) / len(responses), 4),
+        "distinct_bigrams": round(distinct_share(responses), 4),
+    }
+    if reference is not None and batch.logprobs is not None:
+        ratio = batch.sum_by_response(batch.logprobs - policy_logprobs(reference, batch, max_tokens))
+        name = "kl" if best_of == 1 else "kl_bound"
+        figures[name] = clustered_mean(_by_prompt(batch, (ratio + best_of_kl(best_of)).tolist())).to_json()
+    return figures
+
+
+def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) -> Estimate:
+    """Mean of the scores that were given; `keys` names each row's prompt."""
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for row, key in zip(scores, keys, strict=True):
+        clusters[key] += [value for value in row if value is not None]
+    return clustered_mean(clusters)
+
+
+def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[float]]:
+    clusters: dict[str, list[float]] = defaultdict(list)
+    for value, group in zip(values, batch.group_index.tolist(), strict=True):
+        clusters[batch.groups[group].prompt.key].append(float(value))
+    return clusters
+
+
+def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
+    """(rest, held out): `share` of the distinct prompts, chosen by the digest of seed and prompt.
+
+    A prompt that comes or goes moves at most one other across, whatever the order of the groups.
+    """
+
+    def digest(key: str) -> str:
+        return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
+
+    keys = sorted({group.prompt.key for group in groups}, key=digest)
+    held = set(keys[: round(share * len(keys))])
+    return [g for g in groups if g.prompt.key not in held], [g for g in groups if g.prompt.key in held]

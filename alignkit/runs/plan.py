@@ -1,0 +1,139 @@
+"""Which stages a recipe needs, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.interfaces import Feed
+from alignkit.recipe.tables import REWARD_TRAINING
+from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.interfaces import Optimizer
+    from alignkit.recipe.resolved import Resolved
+
+ORDER = ("sft", "preferences", "reward", "align", "eval")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the plan and what it does, for people.
+
+    Attributes:
+        round: the round that it belongs to, from 1; 0 outside of rounds.
+    """
+
+    name: str
+    text: str = ""
+    round: int = 0
+
+    @property
+    def key(self) -> str:
+        """Under which it is kept: its name, in its round's folder."""
+        return f"{round_folder(self.round)}/{self.name}" if self.round else self.name
+
+
+def plan(resolved: Resolved) -> list[Stage]:
+    """The stages that the recipe's tables and its algorithm's `consumes` call for.
+
+    Raises:
+        InputError: a table that the algorithm needs is missing.
+    """
+    names = resolved.names
+    check_rounds(resolved)
+    stages: list[Stage] = []
+    if "demonstrations" in names:
+        stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
+    trained = REWARD_TRAINING in resolved
+    consumes = consumed_by(resolved) if "optimizer" in names else None
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+        if samples_at_the_start(resolved) and not trained:
+            stages.append(Stage("preferences", ranker_text(resolved)))
+        else:
+            _need(resolved, "preferences", "an algorithm or reward model that learns from preferences")
+            stages.append(Stage("preferences", f"from {names['preferences']}"))
+    if trained:
+        stages.append(Stage("reward", f"reward model by {resolved.part(REWARD_TRAINING).registration.name}"))
+    if consumes is Feed.ROLLOUTS:
+        _need(resolved, "reward", f"{names['optimizer']}, which learns from scored rollouts")
+        if "prompts" not in names and "preferences" not in names:
+            _need(resolved, "prompts", f"{names['optimizer']}, which samples responses to prompts")
+        if getattr(resolved.config("optimizer"), "ptx_coef", 0) and "demonstrations" not in names:
+            _need(resolved, "ptx", "optimizer.ptx_coef, for texts to be kept likely (or [demonstrations])")
+    if consumes is Feed.DEMONSTRATIONS:
+        raise InputError(
+            f"{names['optimizer']} learns from demonstrations",
+            where="optimizer.plugin",
+            fix="use it in the [sft] table, with a [demonstrations] table",
+        )
+    if consumes is not None:
+        stages += _alignment(resolved, consumes)
+        stages.append(Stage("eval", "the policy against the one it started from"))
+        _check_best_of(resolved)
+    if not stages:
+        raise InputError(
+            "nothing to do: the recipe has no [demonstrations], [preferences] or [optimizer] table",
+            fix="add one, or use --optimizer and --preferences",
+        )
+    _check_preferences_are_read(resolved, stages)
+    return stages
+
+
+def _check_preferences_are_read(resolved: Resolved, stages: Sequence[Stage]) -> None:
+    """Preferences that a recipe holds may lie idle; those that somebody asked for just now may not."""
+    if not {"preferences", "prompts"} <= resolved.names.keys() or "preferences" not in resolved.by_flag:
+        return
+    if all(stage.name != "preferences" for stage in stages):
+        raise InputError(
+            f"{resolved.names['optimizer']} would never see them: it learns from a reward that is there already",
+            where=f"--preferences {resolved.names['preferences']}",
+            fix="train a reward model from them (--reward model -o reward.model=), or take an algorithm that learns"
+            " from preferences (--optimizer dpo)",
+        )
+
+
+def _alignment(resolved: Resolved, consumes: Feed) -> list[Stage]:
+    """The one stage that aligns, or those of all rounds."""
+    name, rounds = resolved.names["optimizer"], resolved.run.rounds
+    if rounds == 1:
+        return [Stage("align", f"{name} on {consumes.value}")]
+    moved = resolved.run.round_reference == "moved"
+    reference = "the policy that the round starts from" if moved else "the policy before the first round"
+    stages = [Stage("align", f"{name} on {consumes.value}", 1)]
+    for number in range(2, rounds + 1):
+        stages.append(Stage("preferences", ranker_text(resolved), number))
+        stages.append(Stage("align", f"{name} on them, held to {reference}", number))
+    return stages
+
+
+def _check_best_of(resolved: Resolved) -> None:
+    if resolved.eval.best_of > 1 and "reward" not in resolved.names:
+        raise InputError(
+            "there is no reward to choose the best by", where="eval.best_of", fix="add [reward], or leave it out"
+        )
+
+
+def stages_alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
+    """The stages of these names; `align` is that of all rounds, with the preferences between them."""
+    if "eval" in names:
+        _check_best_of(resolved)
+    if "align" not in names or resolved.run.rounds == 1:
+        return [Stage(name) for name in ORDER if name in names]
+    check_rounds(resolved)
+    rounds = _alignment(resolved, consumed_by(resolved))
+    return [stage for name in ORDER if name in names for stage in (rounds if name == "align" else [Stage(name)])]
+
+
+def consumed_by(resolved: Resolved) -> Feed:
+    """What the recipe's alignment algorithm learns from."""
+    algorithm: type[Optimizer[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
+    return algorithm.consumes
+
+
+def _need(resolved: Resolved, table: str, who: str) -> None:
+    if table not in resolved.names:
+        raise InputError(f"no [{table}] table, needed by {who}", where=table, fix=f"add [{table}] or --{table} NAME")

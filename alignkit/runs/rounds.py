@@ -1,0 +1,95 @@
+"""Rounds of sampling, ranking and optimising, for algorithms that learn from recorded preferences.
+
+What is known as iterative or online DPO (arXiv:2312.11456, arXiv:2312.16682), for every such algorithm. A round is two
+stages that pass files, so that each can be resumed: preferences from the policy as it is, and alignment from there. The
+reference stays the policy that alignment started from, whose optimum all rounds then go to, or it moves along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.interfaces import Feed, ForeignTrainer
+
+if TYPE_CHECKING:
+    from alignkit.interfaces import Context, Optimizer, PreferenceSource, RewardSource
+    from alignkit.recipe.resolved import Resolved
+
+LABELLER = "reward"
+"""The preference source that ranks by a reward source."""
+
+
+def round_folder(number: int) -> str:
+    """The folder of a round, counted from 1, in the run's."""
+    return f"rounds/{number}"
+
+
+def round_seed(seed: int, number: int) -> int:
+    """The seed of what is sampled and ranked in a round: another one for each, and for nothing else in a run."""
+    return seed if number < 2 else seed * 1_000_003 + 500_000 + number
+
+
+def samples_at_the_start(resolved: Resolved) -> bool:
+    """Whether the first round ranks fresh samples too, because there are rounds and a reward but no preferences."""
+    names = resolved.names
+    return resolved.run.rounds > 1 and "preferences" not in names and {"reward", "prompts"} <= names.keys()
+
+
+def check_rounds(resolved: Resolved) -> None:
+    """Checks, before any model loads, that a recipe's rounds can be run.
+
+    Raises:
+        InputError: its algorithm or its tables don't allow them.
+    """
+    if resolved.run.rounds == 1:
+        return
+    if "optimizer" not in resolved.names:
+        raise InputError("there is no algorithm to run in rounds", where="run.rounds", fix="add [optimizer]")
+    name, algorithm = resolved.names["optimizer"], resolved.load("optimizer")
+    if algorithm.consumes is Feed.ROLLOUTS:
+        raise InputError(
+            f"{name} samples anew in each of its iterations, so it has no rounds",
+            where="run.rounds",
+            fix="leave it out and set optimizer.iterations, or choose an algorithm that learns from preferences",
+        )
+    if issubclass(algorithm, ForeignTrainer) and resolved.run.round_reference == "kept":
+        raise InputError(
+            f"{name} makes its reference itself, from the policy that it is given",
+            where="run.round_reference",
+            fix='set it to "moved"',
+        )
+    if "reward" in resolved.names:
+        resolved.registry.get("preferences", LABELLER)
+    elif "preferences" not in resolved.names or not resolved.load("preferences").samples:
+        raise InputError(
+            "no one ranks what the policy says in later rounds",
+            where="run.rounds",
+            fix="add [reward], or a [preferences] plugin that samples and ranks",
+        )
+
+
+def ranker_text(resolved: Resolved) -> str:
+    """Who ranks fresh samples, for people."""
+    if "reward" in resolved.names:
+        return f"{resolved.run.round_samples} responses a prompt, ranked by the reward {resolved.names['reward']}"
+    return f"from {resolved.names['preferences']}"
+
+
+def ranker(resolved: Resolved, reward: RewardSource[Any] | None, context: Context) -> PreferenceSource[Any]:
+    """The source that samples and ranks: the labeller around the run's own reward, or else its [preferences]."""
+    if reward is None:
+        part = resolved.part("preferences")
+        return part.registration.load()(part.config, context)  # type: ignore[return-value]
+    labeller = resolved.registry.get("preferences", LABELLER)
+    make_options: Any = labeller.config
+    options = make_options(source={"plugin": resolved.names["reward"]}, k=resolved.run.round_samples)
+    return labeller.load()(options, replace(context, build=lambda _role, _spec: reward))  # type: ignore[return-value]
+
+
+def keep_reference(optimizer: Optimizer[Any], start: Any) -> None:
+    """Gives an algorithm that has a reference another one: the policy that `start()` loads, frozen."""
+    if optimizer.reference is not None:
+        optimizer.reference = None
+        optimizer.reference = start().reference()

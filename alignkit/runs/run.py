@@ -1,0 +1,86 @@
+"""Running a plan: stage after stage in one run directory."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.runs.plan import plan, stages_alone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.runs.reporting import Reporter
+    from alignkit.runs.rundir import RunDir
+
+
+def run(
+    resolved: Resolved,
+    out: Path,
+    *,
+    stages: Sequence[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Runs the stages of the plan, or exactly the given ones, in the run directory `out`.
+
+    A stage that is given alone takes what earlier ones left in `out`.
+
+    Returns:
+        stage name -> what it said.
+
+    Raises:
+        InputError: the plan lacks something, or `out` is in use.
+    """
+    chosen = plan(resolved) if stages is None else stages_alone(resolved, stages)
+    reporter.plan([(stage.key, stage.text) for stage in chosen])
+
+    from alignkit.ops.distributed import process_index, start_processes
+    from alignkit.runs.report import write_report
+    from alignkit.runs.rundir import RunDir
+    from alignkit.runs.stages import Stages
+
+    start_processes()
+    alone = stages is not None
+    with RunDir(
+        out,
+        recipe=resolved.to_toml(),
+        digest=resolved.digest,
+        resume=resume or alone,
+        overwrite=overwrite and not alone,
+        force=force or alone,
+    ) as rundir:
+        body = Stages(resolved, rundir, reporter, resume=resume, force=force)
+        for stage in chosen:
+            if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
+                reporter.note(f"{stage.key}: done before, kept")
+                continue
+            if alone and not resume:
+                _make_room(rundir, stage.key, overwrite=overwrite)
+            reporter.stage(stage.key)
+            start = time.perf_counter()
+            summary = getattr(body, stage.name)(*([stage.round] if stage.round else []))
+            rundir.mark_done(stage.key, summary, time.perf_counter() - start)
+        if process_index() == 0:
+            reporter.note(f"report: {write_report(out, rundir.summary())}")
+        return rundir.summary()
+
+
+def _make_room(rundir: RunDir, stage: str, *, overwrite: bool) -> None:
+    """Clears what the stage left before, if asked to; an evaluation may always be done again."""
+    from alignkit.ops.distributed import barrier, process_index
+
+    if process_index() == 0 and rundir.has_begun(stage):
+        if not overwrite and stage != "eval":
+            raise InputError(
+                f"the stage {stage} has been run here",
+                where=str(rundir.path),
+                fix="--resume, --overwrite or another --out",
+            )
+        rundir.clear(stage)
+    barrier()

@@ -1,0 +1,187 @@
+"""The files of a run, and the lock that keeps a second run out of them.
+
+recipe.toml (resolved, without secrets), run.json (versions, command line, what each stage said), sft/,
+preferences.jsonl, reward/, policy/, metrics.jsonl, samples.jsonl, report.html. Of a run in rounds also rounds/N/policy
+and, from the second on, rounds/N/preferences.jsonl; policy/ is that of the last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.ops.distributed import barrier, process_index
+from alignkit.recipe.validation import arguments_without_secrets
+from alignkit.training.checkpoint import write_synced
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+STAGE_FILES = {
+    "sft": ("sft", "demonstrations.jsonl"),
+    "preferences": ("preferences.jsonl",),
+    "reward": ("reward",),
+    "align": ("policy", "rounds"),
+    "eval": ("samples.jsonl", "report.html"),
+}
+"""What each stage leaves; a stage of a round (`rounds/2/align`), in the round's folder."""
+PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
+
+
+class RunDir:
+    """A locked run directory. Use as a context manager. With several processes only the first writes.
+
+    Raises:
+        InputError: another run holds it, or it has been used and neither `resume` nor `overwrite` is given, or
+            `resume` is given with another recipe and `force` is not.
+    """
+
+    def __init__(self, path: Path, *, recipe: str, digest: str, resume: bool, overwrite: bool, force: bool) -> None:
+        self.path = path
+        self.state: dict[str, Any] = {"stages": {}}
+        self._state_file = path / "run.json"
+        self._lock_descriptor: int | None = None
+        if process_index() == 0:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            try:
+                self._open(digest, resume=resume, overwrite=overwrite, force=force)
+            except BaseException:
+                self.__exit__()
+                raise
+            argv = arguments_without_secrets(sys.argv[1:])
+            self.state.update(digest=digest, argv=argv, versions=_versions(), python=platform.python_version())
+            self._write_state()
+            write_synced(path / "recipe.toml", recipe)
+        barrier()
+        self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+
+    def __enter__(self) -> RunDir:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+
+    def _lock(self) -> None:
+        self._lock_descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock_descriptor)
+            raise InputError(
+                "another run is using this directory", where=str(self.path), fix="wait for it, or choose another --out"
+            ) from error
+
+    def clear(self, stage: str) -> None:
+        """Removes what a stage has left."""
+        for path in self._files(stage):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.state["stages"].pop(stage, None)
+
+    def _files(self, stage: str) -> list[Path]:
+        folder, _, name = stage.rpartition("/")
+        return [self.path / folder / file for file in STAGE_FILES[name]]
+
+    def has_begun(self, stage: str) -> bool:
+        """Whether a stage has left anything, done or not."""
+        return self.is_done(stage) or any(path.exists() for path in self._files(stage))
+
+    def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
+        if not self._state_file.exists():
+            return
+        self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+        if overwrite:
+            for stage in STAGE_FILES:
+                self.clear(stage)
+            self.state["stages"] = {}
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        elif not resume:
+            raise InputError(
+                "this directory holds a run", where=str(self.path), fix="--resume, --overwrite or another --out"
+            )
+        elif self.state["digest"] != digest and not force:
+            raise InputError(
+                "the recipe has changed since this run was started",
+                where=str(self.path / "recipe.toml"),
+                fix="undo the change, give --force to go on with the new one, or choose another --out",
+            )
+
+    def _write_state(self) -> None:
+        write_synced(self._state_file, json.dumps(self.state, indent=1))
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage has ended, in this run or in the one that is resumed."""
+        return stage in self.state["stages"]
+
+    def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
+        """Keeps what the stage said; a resumed run skips it."""
+        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        if process_index() == 0:
+            self._write_state()
+
+    def remember(self, name: str, text: str) -> None:
+        """Keeps in run.json what was found out about a part of the run."""
+        self.state.setdefault("notes", {})[name] = text
+        if process_index() == 0:
+            self._write_state()
+
+    def summary(self) -> dict[str, Any]:
+        """Stage name -> what it said."""
+        return dict(self.state["stages"])
+
+
+class MetricsFile:
+    """metrics.jsonl: one record for each optimisation step. A resumed stage drops what lies after its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[str] = set()
+
+    def write(self, stage: str, record: Mapping[str, float]) -> None:
+        """Appends a record; the first of a stage removes older ones of the same steps."""
+        if stage not in self._seen:
+            self._seen.add(stage)
+            self._drop(stage, first_step=record["step"])
+        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _drop(self, stage: str, first_step: float) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except ValueError:  # a line that a kill cut off
+                continue
+            if record["stage"] != stage or record["step"] < first_step:
+                kept.append(line)
+        write_synced(self._path, "".join(kept))
+
+
+def _rounded(record: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in record.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,70 @@
+"""What runs without a run directory: from a file to a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.interfaces import Policy, PreferenceSource, RewardSource
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.records import Group, Prompt
+    from alignkit.runs.reporting import Reporter
+
+
+def sample(
+    resolved: Resolved,
+    prompts: Path,
+    n: int,
+    out: Path,
+    reporter: Reporter,
+    *,
+    columns: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Samples `n` responses to each prompt of a data file from the recipe's policy -> groups in `out`.
+
+    Args:
+        columns: new names of the file's columns by their old ones.
+    """
+    from alignkit.records import write_groups
+
+    spec = {"plugin": "dataset", "path": str(prompts), "columns": dict(columns or {})}
+    source: PreferenceSource[Any] = resolved.build_spec("preferences", spec)
+    asked = [group.prompt for group in source.preferences(NoSampler())]
+    policy: Policy[Any] = resolved.build("policy")
+    reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")
+    batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
+    write_groups(out, batch.groups)
+    finished = round(float(batch.finished.float().mean()), 4)
+    return {"groups": batch.num_groups, "responses": batch.num_responses, "finished": finished, "out": str(out)}
+
+
+def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
+    """Scores the responses of a groups file with the recipe's reward -> the same groups with `scores` in `out`."""
+    from alignkit.records import read_groups, write_groups
+    from alignkit.training.scores import score_groups
+
+    records = list(read_groups(groups))
+    if not records:
+        raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record a line")
+    source: RewardSource[Any] = resolved.build("reward")
+    reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
+    scored = score_groups(source, records)
+    write_groups(out, scored)
+    values = [value for group in scored for value in group.scores or () if value is not None]
+    mean = round(sum(values) / len(values), 4) if values else None
+    abstained = sum(len(group.responses) for group in scored) - len(values)
+    return {"groups": len(scored), "scores": len(values), "abstained": abstained, "mean": mean, "out": str(out)}
+
+
+class NoSampler:
+    """What a source of data on file is given where there is no policy to sample."""
+
+    prompts: Sequence[Prompt] = ()
+
+    def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
+        raise InputError("this source samples responses, which needs a run", fix="use `alignkit preferences`")

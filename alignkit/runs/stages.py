@@ -1,0 +1,374 @@
+"""What each stage does: takes files, trains or labels or measures, leaves files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.errors import InputError, StoppedByCheck
+from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
+from alignkit.ops.distributed import barrier, process_index
+from alignkit.recipe.tables import REWARD_TRAINING
+from alignkit.records import Group, read_groups, write_groups
+from alignkit.runs import evaluation
+from alignkit.runs.candidates import PolicySampler
+from alignkit.runs.plan import consumed_by
+from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
+from alignkit.runs.rundir import MetricsFile
+from alignkit.training.engine import planned_steps, train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.training.scores import checked_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.options import ComponentSpec
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.records import Prompt
+    from alignkit.runs.reporting import Reporter
+    from alignkit.runs.rundir import RunDir
+    from alignkit.training.feeds import BatchFeed
+
+
+class Stages:
+    """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
+
+    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool, force: bool) -> None:
+        self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
+        self._resume, self._force, self._is_main = resume, force, process_index() == 0
+        self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
+        self._seed: int = resolved.run.seed
+        self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
+        if resolved.run.threads:
+            torch.set_num_threads(resolved.run.threads)
+
+    def sft(self) -> dict[str, Any]:
+        """Demonstrations -> sft/."""
+        groups = self._read("demonstrations")
+        if self._is_main:
+            write_groups(self._path / "demonstrations.jsonl", groups)
+        policy = self._policy(None)
+        optimizer = self._build("sft", policy=policy)
+        return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
+
+    def preferences(self, number: int = 1) -> dict[str, Any]:
+        """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
+        path = self._preferences_of(number)
+        if self._is_main:
+            write_groups(path, self._fresh_preferences(number) if self._samples(number) else self._read("preferences"))
+        barrier()
+        groups = list(read_groups(path))
+        labels = sum(len(group.labels or ()) for group in groups)
+        pairs = sum(len(group.preferred_pairs()) for group in groups)
+        return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {})
+
+    def reward(self) -> dict[str, Any]:
+        """Preferences -> reward/, with its accuracy on held-out prompts."""
+        policy = self._policy(self._start)
+        train_groups, held_out = self._preference_split
+        optimizer = self._build(REWARD_TRAINING, policy=policy)
+        summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
+        if self._is_main:
+            source = self._reward_source()
+            source.calibrate(self._calibration_groups(train_groups))
+            summary |= ranking_report(source, held_out or train_groups, held_out=bool(held_out))
+        barrier()
+        return summary
+
+    def align(self, number: int = 0) -> dict[str, Any]:
+        """Preferences or prompts and a reward -> policy/; a round's preferences -> its own, the last one's there."""
+        policy = self._policy(self._start_of(number))
+        if consumed_by(self._resolved) is not Feed.ROLLOUTS:
+            groups = list(read_groups(self._preferences_of(number)))
+            if not self._samples(number):
+                groups = self._preference_split[0]
+            optimizer = self._build("optimizer", policy=policy)
+            if number > 1 and self._resolved.run.round_reference == "kept":
+                keep_reference(optimizer, lambda: self._policy(self._start))
+            folder = f"{round_folder(number)}/policy" if number else "policy"
+            summary = self._train(folder, optimizer, OfflineFeed(groups, policy), groups)
+            if number and number == self._resolved.run.rounds and self._is_main:
+                optimizer.save(self._path / "policy")
+            return summary
+        reward = self._reward_source()
+        prompts = self._prompt_split[0]
+        optimizer = self._build("optimizer", policy=policy, reward=reward)
+        feed = RolloutFeed(
+            prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
+        )
+        ptx = self._ptx_texts() if getattr(optimizer.config, "ptx_coef", 0) else []
+        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], ptx)
+
+    def eval(self) -> dict[str, Any]:
+        """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
+        report = self._evaluate() if self._is_main else {}
+        barrier()
+        return report
+
+    def _evaluate(self) -> dict[str, Any]:
+        options = self._resolved.eval
+        start = self._policy(self._against(options.against))
+        final = self._policy(self._path / "policy")
+        prompts = self._eval_prompts()[: options.count]
+        rewards: dict[str, RewardSource[Any]] = {
+            name: self._build_spec("reward", spec) for name, spec in options.rewards.items()
+        }
+        if "reward" in self._resolved.names:
+            rewards = {"reward": self._reward_source(), **rewards}
+        sampling, seed = self._resolved.sampling, self._seed + 1
+        batches = {
+            name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
+            for name, policy in (("start", start), ("policy", final))
+        }
+        if options.best_of > 1:
+            for name, policy in (("start", start), ("policy", final)):
+                many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
+                scores = checked_scores(rewards["reward"], many.groups)
+                batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
+        report = compare(batches, rewards, reference=start, best_of=options.best_of)
+        write_groups(
+            self._path / "samples.jsonl",
+            (
+                replace(group, source=name, scores=None)
+                for pair in zip(*(batch.groups for batch in batches.values()), strict=True)
+                for name, group in zip(batches, pair, strict=True)
+            ),
+        )
+        return {"prompts": len(prompts), **report}
+
+    @property
+    def _path(self) -> Path:
+        return self._rundir.path
+
+    @property
+    def _preferences_file(self) -> Path:
+        return self._path / "preferences.jsonl"
+
+    def _preferences_of(self, number: int) -> Path:
+        return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
+
+    def _start_of(self, number: int) -> Path | None:
+        """The policy that a round starts from: that of the round before, if there was one."""
+        return self._start if number < 2 else self._path / round_folder(number - 1) / "policy"
+
+    def _samples(self, number: int) -> bool:
+        """Whether the preferences of a round come from the policy as it is at its start."""
+        return number > 1 or samples_at_the_start(self._resolved)
+
+    def _fresh_preferences(self, number: int) -> list[Group]:
+        """What the policy says at the start of a round to the prompts that are trained on, ranked."""
+        seed, prompts = round_seed(self._seed, number), self._prompt_split[0]
+        reward = self._reward_source() if "reward" in self._resolved.names else None
+        source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
+        sampling = self._resolved.sampling
+        sampler = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
+        groups = list(source.preferences(sampler))
+        if not groups:
+            raise StoppedByCheck(f"round {number}: no two responses to any of {len(prompts)} prompts are ranked apart")
+        self._reporter.note(f"preferences: {described(groups)}")
+        return groups
+
+    @property
+    def _start(self) -> Path | None:
+        """The policy that alignment starts from: the SFT stage's where there was one."""
+        return self._path / "sft" if self._rundir.is_done("sft") else None
+
+    def _against(self, name: str) -> Path | None:
+        if name == "sft":
+            return self._start
+        return None if name == "base" else Path(name)
+
+    def _build(self, table: str, **keywords: Any) -> Any:
+        return self._resolved.build(table, folder=self._path, **keywords)
+
+    def _build_spec(self, role: str, spec: ComponentSpec) -> Any:
+        return self._resolved.context(self._path).build(role, spec)
+
+    def _build_from(self, table: str, folder: Path) -> Any:
+        """The component of a table, loaded from a folder of this run."""
+        part = self._resolved.parts[table]
+        moved = replace(part, config=replace(part.config, model=str(folder)))  # type: ignore[call-arg]
+        return replace(self._resolved, parts={**self._resolved.parts, table: moved}).build(table, folder=self._path)
+
+    def _policy(self, folder: Path | None) -> Policy[Any]:
+        policy: Policy[Any] = self._build("policy") if folder is None else self._build_from("policy", folder)
+        said = policy.explain()
+        if said and self._rundir.state.get("notes", {}).get("policy") != said:
+            self._rundir.remember("policy", said)
+            self._reporter.note(f"policy: {said}")
+        return policy
+
+    def _reward_source(self) -> RewardSource[Any]:
+        if REWARD_TRAINING not in self._resolved:
+            source: RewardSource[Any] = self._build("reward")
+            return source
+        folder = self._path / "reward"
+        if not folder.exists():
+            raise InputError(
+                "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
+            )
+        trained: RewardSource[Any] = self._build_from("reward", folder)
+        return trained
+
+    def _read(self, table: str) -> list[Group]:
+        """All groups of a table's source, with a note of what they look like."""
+        source = self._build(table)
+        groups = self._groups_from(source)
+        if not groups:
+            raise InputError("the source yields nothing", where=table)
+        self._reporter.note(f"{table}: {source.explain() or described(groups)}")
+        return groups
+
+    def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
+        prompts = partial(getattr, self, "_prompts")
+        resolved, other = self._resolved, partial(self._build_spec, "policy")
+        load = partial(self._policy, self._start)
+        sampler = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        return list(source.preferences(sampler))
+
+    @cached_property
+    def _prompts(self) -> list[Prompt]:
+        """Distinct prompts of the [prompts] table, or else of the preferences, in their order."""
+        if "prompts" in self._resolved.names:
+            groups = self._groups_from(self._build("prompts"))
+        else:
+            groups = list(read_groups(self._preferences_file)) if self._preferences_file.exists() else []
+        return list({group.prompt.key: group.prompt for group in groups}.values())
+
+    @cached_property
+    def _prompt_split(self) -> tuple[list[Prompt], list[Prompt]]:
+        groups = [Group(prompt, ("",)) for prompt in self._prompts]
+        share = 0.0 if self._resolved.eval.prompts else self._resolved.run.holdout
+        rest, held = evaluation.split_by_prompt(groups, share, self._seed)
+        return [group.prompt for group in rest], [group.prompt for group in held]
+
+    @cached_property
+    def _preference_split(self) -> tuple[list[Group], list[Group]]:
+        groups = list(read_groups(self._preferences_file))
+        return evaluation.split_by_prompt(groups, self._resolved.run.holdout, self._seed)
+
+    def _eval_prompts(self) -> list[Prompt]:
+        if self._resolved.eval.prompts:
+            source = self._build_spec("preferences", self._resolved.eval.prompts)
+            return [group.prompt for group in self._groups_from(source)]
+        held = self._prompt_split[1]
+        return held or self._prompt_split[0]
+
+    def _ptx_texts(self) -> list[Group]:
+        """The texts of [ptx] or else the demonstrations, without held-out prompts."""
+        if "ptx" in self._resolved.names:
+            groups = self._read("ptx")
+        else:
+            file = self._path / "demonstrations.jsonl"
+            groups = list(read_groups(file)) if file.exists() else self._read("demonstrations")
+        held_out = {prompt.key for prompt in self._prompt_split[1]}
+        return [group for group in groups if group.prompt.key not in held_out]
+
+    def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
+        demonstrations = self._path / "demonstrations.jsonl"
+        groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
+        return list(islice(groups, 512))
+
+    def _train(
+        self,
+        folder: str,
+        optimizer: Optimizer[Any],
+        feed: BatchFeed,
+        data: Sequence[Group],
+        ptx: Sequence[Group] = (),
+    ) -> dict[str, Any]:
+        """Runs the engine, saves what was trained into `folder`, and returns the last metrics, and why it ended early
+        where it did."""
+        path = self._path / folder
+        self._reporter.start(folder, planned_steps(feed, optimizer.config))
+
+        def on_step(record: dict[str, float]) -> None:
+            if not self._is_main:
+                return
+            self._metrics.write(folder, record)
+            for sink in self._sinks:
+                sink.write({"stage": folder, **record})
+            self._reporter.step(record)
+
+        if isinstance(optimizer, ForeignTrainer):
+            result = optimizer.run(
+                data, sampling=self._resolved.sampling, folder=path, seed=self._seed, on_step=on_step
+            )
+        else:
+            result = train(
+                optimizer,
+                feed,
+                folder=path,
+                seed=self._seed,
+                on_step=on_step,
+                on_notice=self._reporter.note,
+                resume=self._resume,
+                force=self._force,
+                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *ptx])}",
+                ptx=ptx,
+            )
+        if self._is_main:
+            optimizer.save(path)
+        barrier()
+        summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
+        self._reporter.finish(summary)
+        stopped = {"stopped": result.stopped} if result.stopped else {}
+        return {**summary, **stopped, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+
+
+def described(groups: Sequence[Group]) -> str:
+    """How many groups there are and what the first looks like, for people."""
+    sample = groups[0]
+    ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
+    shown = " | ".join(response[:80] for response in sample.responses[:2])
+    return f"{len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
+
+
+def digest_of(groups: Sequence[Group]) -> str:
+    """sha256 of the records, so that a run is never resumed on other data."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:
+    """Accuracy on ranked pairs with its interval, beside the baseline that the shorter response wins."""
+    ranked = [group for group in groups if group.preferred_pairs()]
+    if not ranked:
+        return {}
+    accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
+    return {
+        "accuracy": accuracy.to_json(),
+        "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
+        "held_out": held_out,
+    }
+
+
+def compare(
+    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
+) -> dict[str, Any]:
+    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
+    of `best_of` responses, the third and on, under each reward."""
+    report: dict[str, Any] = {name: {} for name in batches}
+    first, second, *choosing = batches
+    for name, batch in batches.items():
+        chosen_from = best_of if name in choosing else 1
+        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
+    for reward_name, reward in rewards.items():
+        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
+        keys = [group.prompt.key for group in batches[first].groups]
+        for name, rows in scores.items():
+            report[name][reward_name] = evaluation.mean_score(rows, keys).to_json()
+        for name in (second, *choosing):
+            key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
+            report[key] = evaluation.win_rate(scores[name], scores[first], keys).to_json()
+    return report

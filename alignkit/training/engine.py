@@ -1,0 +1,385 @@
+"""The one training loop: feed -> prepare -> epochs x minibatches x micro-batches -> loss -> step -> metrics.
+
+Every algorithm runs through it unchanged, alone or under `accelerate launch`. Everything random is seeded by (seed,
+position), so a run that was stopped goes on bit for bit from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from alignkit.algorithms.passes import pieces_in_order
+from alignkit.batch import GroupBatch, Totals
+from alignkit.errors import CheckpointError, InputError, StoppedByCheck
+from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
+from alignkit.outputs import TrainResult
+from alignkit.training import checkpoint as checkpoints
+from alignkit.training.adam import make_adam
+from alignkit.training.memory import is_out_of_memory, token_budget
+from alignkit.training.ptx import PtxText
+from alignkit.training.reference import MovingReference
+from alignkit.training.signals import StopSignals
+from alignkit.training.stopping import RolloutWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.interfaces import Metrics, Optimizer
+    from alignkit.options import TrainingOptions
+    from alignkit.records import Group
+    from alignkit.training.feeds import BatchFeed
+
+    LogStep = Callable[[dict[str, float]], None]
+    Pass = tuple[float, Callable[[], tuple[torch.Tensor, Metrics]]]
+    Notice = Callable[[str], None]
+
+
+BEST = "best"
+"""Folder, beside the checkpoints, of the trained weights at which the gold reward was best."""
+
+
+@dataclass
+class Position:
+    """Where a run is: optimisation steps done, the batch it is in and the minibatches of that batch behind it."""
+
+    step: int = 0
+    batch: int = 0
+    minibatch: int = 0
+
+
+def _ignore(_: object) -> None:
+    """Nobody listens."""
+
+
+def train(
+    optimizer: Optimizer[Any],
+    feed: BatchFeed,
+    *,
+    folder: Path,
+    seed: int,
+    on_step: LogStep = _ignore,
+    on_notice: Notice = _ignore,
+    resume: bool = False,
+    fingerprint: str = "",
+    force: bool = False,
+    ptx: Sequence[Group] = (),
+) -> TrainResult:
+    """Trains the optimizer's modules in place.
+
+    Args:
+        folder: checkpoints go to `folder/checkpoints`.
+        fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
+        ptx: texts of which each step takes some, where the options have a `ptx_coef`.
+
+    Raises:
+        StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
+        Interrupted: SIGINT or SIGTERM, after a checkpoint.
+        CheckpointError: checkpoints exist but none verifies or fits.
+    """
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, ptx)
+    if resume:
+        engine.restore(force=force)
+    with engine.signals.caught():
+        return engine.run()
+
+
+class Engine:
+    """State of one training stage; use `train`."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer[Any],
+        feed: BatchFeed,
+        folder: Path,
+        seed: int,
+        on_step: LogStep,
+        on_notice: Notice,
+        fingerprint: str,
+        ptx: Sequence[Group],
+    ) -> None:
+        self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
+        self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
+        self.options: TrainingOptions = optimizer.config
+        self.position = Position()
+        self.batch: GroupBatch | None = None
+        self.signals, self.watch = StopSignals(on_notice), RolloutWatch(optimizer)
+        coef, size = (getattr(self.options, name, 0) for name in ("ptx_coef", "ptx_batch_size"))
+        self.ptx = PtxText(ptx, optimizer.policy, coef=coef, size=size, seed=seed) if coef else None
+        self.reference = MovingReference(optimizer)
+        self._wrap()
+        if self.options.max_tokens == "auto":
+            optimizer.max_tokens, why = token_budget(self.wrapped.values(), self.accelerator.device)
+            on_notice(f"max_tokens = {optimizer.max_tokens}: {why}")
+        self.first_max_tokens = optimizer.max_tokens
+
+    def _wrap(self) -> None:
+        modules = self.optimizer.modules()
+        device = next(parameter for module in modules.values() for parameter in module.parameters()).device
+        self.accelerator = Accelerator(cpu=device.type == "cpu")
+        adam = make_adam(self.optimizer, device)
+        *wrapped, self.adam = self.accelerator.prepare(*modules.values(), adam)
+        self.wrapped: dict[str, torch.nn.Module] = dict(zip(modules, wrapped, strict=True))
+        self.optimizer.bind(self.wrapped)
+        for module in self.wrapped.values():
+            module.train()
+        total = planned_steps(self.feed, self.options)
+        name = "constant_with_warmup" if self.options.lr_schedule == "constant" else self.options.lr_schedule
+        self.scheduler = get_scheduler(
+            name, adam, num_warmup_steps=round(self.options.warmup * total), num_training_steps=total
+        )
+
+    @property
+    def _local_minibatch(self) -> int:
+        return max(1, self.options.minibatch_size // num_processes())
+
+    def run(self) -> TrainResult:
+        """The loop, from the current position to the end of the feed."""
+        start, tokens = time.perf_counter(), 0
+        metrics: dict[str, float] = {}
+        for index in range(self.position.batch, self.feed.num_batches):
+            batch = self.batch if self.batch is not None else self._prepared(index)
+            self.batch = batch
+            if self.watch.reason:
+                self._end_early()
+                break
+            self._check_kl()
+            schedule = list(self._schedule(index, batch.num_groups))
+            for epoch_ends, chosen in schedule[self.position.minibatch :]:
+                step_start = time.perf_counter()
+                part = batch.select(chosen or [0])
+                metrics = self._step(part, empty=not chosen)
+                tokens += part.num_tokens
+                self.position.minibatch += 1
+                metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
+                self._log(metrics)
+                if not self.optimizer.keep_going(metrics):
+                    break
+                self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
+            self.position = Position(self.position.step, index + 1, 0)
+            self.batch = None
+            if not self.feed.repeatable or index + 1 == self.feed.num_batches:
+                self._save_if_due(epoch_ends=True)
+        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self.watch.reason)
+
+    def _prepared(self, index: int) -> GroupBatch:
+        torch.manual_seed(_mixed(self.seed, index, -1))
+        batch = self.feed.batch(index)
+        with torch.no_grad():
+            if not self.feed.repeatable:
+                figures = self.watch.observe(batch, self.position.step)
+                if self.watch.is_at_best(self.position.step):
+                    self._save_best()
+                batch = self.optimizer.prepare(batch)
+                self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
+                return batch
+            # a resumed run prepares its data in the passes of the run it goes on with, so that they round alike
+            now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
+            pieces = pieces_in_order(batch, self.first_max_tokens)
+            prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
+            self.optimizer.max_tokens = now
+        if not prepared.num_groups:
+            raise InputError(
+                f"none of the {batch.num_groups} records can be learned from",
+                where="the training data",
+                fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones, see docs/data.md",
+            )
+        return prepared
+
+    def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
+        """(last of its epoch, groups of this process) of every minibatch of a batch."""
+        size = self._local_minibatch
+        steps = math.ceil(self._most_groups(num_groups) / size)
+        for epoch in range(self.options.n_epochs):
+            order = epoch_order(num_groups, seed=self.seed, batch=index, epoch=epoch)
+            for step in range(steps):
+                yield step + 1 == steps, order[step * size : (step + 1) * size]
+
+    def _most_groups(self, num_groups: int) -> int:
+        if num_processes() == 1:
+            return num_groups
+        counts = torch.zeros(num_processes(), device=self.accelerator.device)
+        counts[process_index()] = num_groups
+        return int(sum_over_processes(counts).max())
+
+    def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
+        """One optimisation step; halves the token budget and tries again when memory runs out."""
+        part = part.replace(totals=self._step_totals(part, empty=empty))
+        with torch.no_grad():
+            self.optimizer.begin_step(part)
+        text = self.ptx.batch(self.position.step) if self.ptx is not None else None
+        while True:
+            try:
+                sums, norm = self._backward(part, text, weight=0.0 if empty else 1.0)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self.optimizer.max_tokens <= 1:
+                    raise
+                self.adam.zero_grad()
+                self.optimizer.max_tokens //= 2
+                self.on_notice(f"out of memory: going on with max_tokens = {self.optimizer.max_tokens}")
+        names = sorted(sums)
+        totals = mean_over_processes(torch.stack([sums[name] for name in names]))
+        metrics = dict(zip(names, totals.tolist(), strict=True))
+        metrics["grad_norm"] = float(norm)
+        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        self._require_finite(metrics)
+        metrics |= self.optimizer.take_step(part)
+        self.adam.step()
+        self.scheduler.step()
+        self.adam.zero_grad()
+        self.position.step += 1
+        return metrics | self.reference.after_step(self.position.step)
+
+    def _backward(
+        self, part: GroupBatch, text: GroupBatch | None, weight: float
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
+        own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+        # Texts come first: the last pass, in which gradients are shared, must run through every module.
+        texts = self.ptx.losses(text, self.optimizer.max_tokens) if self.ptx is not None else []
+        sums = {"ptx_loss": torch.zeros((), device=part.device)} if self.ptx is not None else {}
+        for number, (share, compute) in enumerate([*((1.0, compute) for compute in texts), *own], start=1 - len(texts)):
+            torch.manual_seed(_mixed(self.seed, self.position.step, number))
+            with ExitStack() as unsynchronised:
+                if number < len(own):
+                    for module in self.wrapped.values():
+                        unsynchronised.enter_context(self.accelerator.no_sync(module))
+                loss, metrics = compute()
+                self.accelerator.backward(loss * share)
+            for name, value in {"loss": loss, **metrics}.items():
+                figure = torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() * share
+                sums[name] = sums[name] + figure if name in sums else figure
+        parameters = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
+        norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
+        return sums, torch.as_tensor(norm)
+
+    def _step_totals(self, part: GroupBatch, *, empty: bool) -> Totals:
+        own = part.counts()
+        counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
+        shared = mean_over_processes(counts * (not empty))
+        # A process that has run out of groups takes part with one that must not count: its means are 0.
+        return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
+
+    def _require_finite(self, metrics: Mapping[str, float]) -> None:
+        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+        if bad:
+            raise StoppedByCheck(
+                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
+                "  fix: a lower learning_rate or max_grad_norm, or float32, then --resume --force"
+            )
+
+    def _check_kl(self) -> None:
+        limit = getattr(self.options, "max_kl", 0.0)
+        kl = self.optimizer.batch_metrics.get("kl", 0.0)
+        if limit and kl > limit:
+            self.save()
+            raise StoppedByCheck(f"step {self.position.step}: the KL to the reference is {kl:.2f}, over {limit}")
+
+    def _end_early(self) -> None:
+        """Leaves the batch that was sampled for nothing, and takes the weights that are to be saved."""
+        self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
+        best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if self.watch.ends_at_best else None
+        if best is not None:
+            checkpoints.tensors_to_modules(checkpoints.load_tensors(best, "modules"), self._whole_modules())
+        self.save()
+        self.on_notice(f"stopped after step {self.position.step}: {self.watch.reason}")
+
+    def _save_best(self) -> None:
+        barrier()
+        if process_index() == 0:
+            tensors = {"modules": checkpoints.modules_to_tensors(self._whole_modules())}
+            checkpoints.save_checkpoint(self.folder / BEST, self.position.step, tensors=tensors, state={}, keep=1)
+        barrier()
+
+    def _whole_modules(self) -> dict[str, torch.nn.Module]:
+        return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
+
+    def _save_if_due(self, *, epoch_ends: bool) -> None:
+        every = self.options.save_every
+        due = self.position.step % every == 0 if every else epoch_ends
+        if due or self.signals.number:
+            self.save()
+        self.signals.raise_after(self.position.step)
+
+    def save(self) -> None:
+        """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
+        barrier()
+        if process_index() == 0:
+            modules = checkpoints.modules_to_tensors(self._whole_modules())
+            tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
+            if moved := self.reference.state_dict():
+                tensors["reference"] = moved
+            if self.batch is not None and not self.feed.repeatable:
+                tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
+            state = {
+                "position": vars(self.position),
+                "fingerprint": self.fingerprint,
+                "scheduler": self.scheduler.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "batch_metrics": self.optimizer.batch_metrics,
+                "watch": self.watch.state_dict(),
+                "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
+            }
+            keep = self.options.keep_checkpoints
+            checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
+        barrier()
+
+    def restore(self, *, force: bool) -> None:
+        """Goes back to the newest checkpoint that verifies; does nothing where there is none."""
+        path, problems = checkpoints.newest_checkpoint(self.folder)
+        for problem in problems:
+            self.on_notice(f"skipped a checkpoint: {problem}")
+        if path is None:
+            return
+        state = checkpoints.load_state(path)
+        if state["fingerprint"] != self.fingerprint and not force:
+            raise CheckpointError(
+                f"{path} belongs to another recipe or other data\n  fix: --overwrite, --force or another --out"
+            )
+        checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
+        self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.batch_metrics = dict(state["batch_metrics"])
+        self.watch.load_state_dict(state["watch"])
+        self.position = Position(**state["position"])
+        asked, first, last = state["max_tokens"]
+        if asked == self.options.max_tokens:
+            self.first_max_tokens, self.optimizer.max_tokens = first, last
+        if (path / "reference.pt").exists():
+            self.reference.load_state_dict(checkpoints.load_tensors(path, "reference"))
+        if (path / "batch.pt").exists():
+            packed = checkpoints.load_tensors(path, "batch")
+            self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
+        self.on_notice(f"resumed after step {self.position.step}")
+
+
+def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
+    """The order in which an epoch takes the groups of a batch in this process."""
+    order = list(range(num_groups))
+    random.Random(f"order/{seed}/{batch}/{epoch}/{process_index()}").shuffle(order)
+    return order
+
+
+def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
+    """Optimisation steps of a whole run, if no batch ends early."""
+    size = max(1, options.minibatch_size // num_processes())
+    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
+
+
+def _mixed(seed: int, *numbers: int) -> int:
+    return random.Random(f"{seed}/{'/'.join(map(str, numbers))}").getrandbits(63)

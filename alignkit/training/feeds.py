@@ -1,0 +1,106 @@
+"""What the training loop is fed: a data set as one batch, or a batch of scored rollouts for each iteration."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING, Any, Protocol
+
+from alignkit.errors import InputError
+from alignkit.ops.distributed import num_processes, process_index
+from alignkit.training.scores import score_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Model, Policy, RewardSource
+    from alignkit.options import RolloutOptions, Sampling
+    from alignkit.records import Group, Prompt
+
+
+class BatchFeed(Protocol):
+    """Batches by number, the same for the same number and seed.
+
+    Attributes:
+        num_batches: how many there are.
+        groups_per_batch: groups of a full batch in this process.
+        repeatable: whether a batch can be made again after the policy has moved on (rollouts can't).
+    """
+
+    num_batches: int
+    groups_per_batch: int
+    repeatable: bool
+
+    def batch(self, index: int) -> GroupBatch:
+        """The batch `index` of this process, encoded, and scored where the algorithm needs it."""
+
+
+class OfflineFeed:
+    """A data set as one batch; the passes over it are the Optimizer's `n_epochs`. Each process holds its share."""
+
+    repeatable = True
+    num_batches = 1
+
+    def __init__(self, groups: Sequence[Group], model: Model) -> None:
+        self._groups = list(groups[process_index() :: num_processes()])
+        self._model = model
+        if not self._groups:
+            raise InputError(
+                f"{len(groups)} records for {num_processes()} processes", fix="give each process at least one"
+            )
+        self.groups_per_batch = len(self._groups)
+
+    def batch(self, index: int) -> GroupBatch:
+        batch = self._model.encode(self._groups)
+        self.groups_per_batch = batch.num_groups
+        return batch
+
+
+class RolloutFeed:
+    """Samples the policy on the next prompts and scores what it said. Prompts come in a new order each round."""
+
+    repeatable = False
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        policy: Policy[Any],
+        reward: RewardSource[Any],
+        *,
+        sampling: Sampling,
+        options: RolloutOptions,
+        seed: int,
+    ) -> None:
+        if not prompts:
+            raise InputError("no prompts to sample from", where="prompts", fix="name a source in the [prompts] table")
+        if sampling.distortions:
+            raise InputError(
+                "rollouts must be sampled from the policy's whole distribution: the ratio of a truncated one is wrong",
+                where="sampling",
+                fix=f"leave out {', '.join(sampling.distortions)}",
+            )
+        self._prompts, self._policy, self._reward = list(prompts), policy, reward
+        self._sampling, self._options, self._seed = sampling, options, seed
+        self.num_batches = options.iterations
+        self.groups_per_batch = math.ceil(options.batch_size / num_processes())
+
+    def batch(self, index: int) -> GroupBatch:
+        size = self._options.batch_size
+        positions = range(index * size, (index + 1) * size)[process_index() :: num_processes()]
+        prompts = [self._prompt_at(position) for position in positions]
+        batch = self._policy.generate(
+            prompts, n=self._options.group_size, sampling=self._sampling, seed=self._seed * 1_000_003 + index
+        )
+        return score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
+
+    def _prompt_at(self, position: int) -> Prompt:
+        round_number, offset = divmod(position, len(self._prompts))
+        return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
+    """The order in which a round over all prompts takes them, over all processes."""
+    order = list(range(count))
+    random.Random(f"prompts/{seed}/{round_number}").shuffle(order)
+    return order

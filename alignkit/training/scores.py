@@ -1,0 +1,61 @@
+"""Scores of a reward source, checked, for groups and for batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.errors import PluginError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import RewardSource
+    from alignkit.records import Group
+
+
+def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[list[float | None]]:
+    """What the source says, one finite float or None a response.
+
+    Raises:
+        PluginError: naming the source and the group where it says anything else.
+    """
+    name = type(reward).__name__
+    scores = reward.score(groups)
+    if len(scores) != len(groups):
+        raise PluginError(f"reward {name}: {len(scores)} lists of scores for {len(groups)} groups")
+    for number, (row, group) in enumerate(zip(scores, groups, strict=True)):
+        if len(row) != len(group.responses):
+            raise PluginError(f"reward {name}, group {number}: {len(row)} scores for {len(group.responses)} responses")
+        for value in row:
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise PluginError(f"reward {name}, group {number}: {value!r} is not a finite number or None")
+    return scores
+
+
+def score_groups(reward: RewardSource[Any], groups: Sequence[Group]) -> list[Group]:
+    """The groups with `scores` from the source."""
+    return [
+        replace(group, scores=tuple(row), source=type(reward).__name__)
+        for group, row in zip(groups, checked_scores(reward, groups), strict=True)
+    ]
+
+
+def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
+    """The batch with `rewards` [S]; responses on which the source abstained are left out.
+
+    Raises:
+        PluginError: the source abstained on every response.
+    """
+    rows = checked_scores(reward, batch.groups)
+    flat = [value for row in rows for value in row]
+    kept = torch.tensor([value is not None for value in flat], device=batch.device)
+    if not bool(kept.any()):
+        raise PluginError(f"reward {type(reward).__name__} abstained on all {len(flat)} responses")
+    rewards = torch.tensor([value or 0.0 for value in flat], dtype=torch.float32, device=batch.device)
+    scored = batch.replace(rewards=rewards)
+    return scored if bool(kept.all()) else scored.select_responses(kept)

@@ -1,0 +1,150 @@
+"""When an online run ends early: the reward no longer rises, or a gold reward falls while the learned one rises.
+
+The second is over-optimisation as Gao et al., arXiv:2210.10760, measure it: a source that is not optimised stands for
+what is wanted. Deliberately different: they look at the finished curve, here the rule is applied while training, to
+moving means. Every process sees the same figures, so all of them decide alike.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit.ops.distributed import mean_over_processes, sum_over_processes
+from alignkit.options import RolloutOptions, StopOptions
+from alignkit.training.scores import checked_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alignkit.batch import GroupBatch
+    from alignkit.interfaces import Optimizer, RewardSource
+
+GOLD = "gold_reward"
+
+
+def has_plateaued(rewards: Sequence[float], batches: int, delta: float) -> bool:
+    """Whether the mean of the last `batches` rewards is at most `delta` above that of as many before them."""
+    if not batches or len(rewards) < 2 * batches:
+        return False
+    return fmean(rewards[-batches:]) - fmean(rewards[-2 * batches : -batches]) <= delta
+
+
+def moving_means(values: Sequence[float], window: int) -> list[float]:
+    """The means of all runs of `window` values; as many as there are values, less window - 1."""
+    return [fmean(values[end - window : end]) for end in range(window, len(values) + 1)]
+
+
+def best_of(means: Sequence[float]) -> int:
+    """The first place of the highest mean. Raises ValueError where there is none."""
+    return max(range(len(means)), key=means.__getitem__)
+
+
+def is_over_optimised(gold: Sequence[float], rewards: Sequence[float], *, window: int, fall: float) -> bool:
+    """Whether gold's moving mean is more than `fall` below its best, and that of the rewards is above its value then.
+
+    Args:
+        gold, rewards: means of the batches, in order and of equal number.
+        fall: in units of gold; 0 for never.
+    """
+    golds, learned = moving_means(gold, window), moving_means(rewards, window)
+    if not fall or not golds:
+        return False
+    best = best_of(golds)
+    return golds[best] - golds[-1] > fall and learned[-1] > learned[best]
+
+
+class RolloutWatch:
+    """Follows the rewards of an online run, batch by batch.
+
+    Attributes:
+        reason: why the run is to end, for people; empty while it goes on.
+        best_step: optimisation steps done when gold's moving mean was at its best; None before it is known.
+        ends_at_best: whether the weights of that step are to be saved in place of the last ones.
+    """
+
+    def __init__(self, optimizer: Optimizer[Any]) -> None:
+        options = optimizer.config
+        self._options = options.stop if isinstance(options, RolloutOptions) else StopOptions()
+        self._reward = optimizer.reward
+        spec = self._options.gold
+        self._gold: RewardSource[Any] | None = None if spec is None else optimizer.context.build("reward", spec)  # type: ignore[assignment]
+        self._rewards: list[float] = []
+        self._golds: list[tuple[float, float]] = []
+        self.reason = ""
+        self.best_step: int | None = None
+        self.ends_at_best = False
+
+    def observe(self, batch: GroupBatch, step: int) -> dict[str, float]:
+        """Takes note of a batch of scored rollouts, as sampled after `step` optimisation steps; figures to log."""
+        if batch.rewards is None:
+            return {}
+        figures = {} if self._reward is None else _shared_figures(self._reward.figures(), batch.device)
+        reward = _shared_mean(batch.rewards.tolist(), batch.device)
+        self._rewards.append(reward)
+        self._check_plateau()
+        if self._gold is not None:
+            rows = checked_scores(self._gold, batch.groups)
+            gold = _shared_mean([value for row in rows for value in row if value is not None], batch.device)
+            if not math.isnan(gold):
+                figures[GOLD] = gold
+                self._golds.append((gold, reward))
+                self._check_gold(step)
+        return figures
+
+    def _check_plateau(self) -> None:
+        options = self._options
+        if has_plateaued(self._rewards, options.plateau, options.plateau_delta):
+            last = fmean(self._rewards[-options.plateau :])
+            self.reason = (
+                f"the reward has reached a plateau: its mean over the last {options.plateau} batches, {last:.4g}, is "
+                f"not more than {options.plateau_delta:g} above that of the {options.plateau} before"
+            )
+
+    def _check_gold(self, step: int) -> None:
+        options, (gold, rewards) = self._options, zip(*self._golds, strict=True)
+        means = moving_means(gold, options.gold_window)
+        if means and best_of(means) == len(means) - 1:
+            self.best_step = step
+        if is_over_optimised(gold, rewards, window=options.gold_window, fall=options.gold_fall):
+            self.ends_at_best = True
+            self.reason = (
+                f"over-optimised: the gold reward's moving mean has fallen from {max(means):.4g} to {means[-1]:.4g} "
+                f"while the reward rose; the weights after step {self.best_step}, where it was best, are taken"
+            )
+
+    def is_at_best(self, step: int) -> bool:
+        """Whether gold's moving mean is at its best now, after so many steps, so that the weights are worth keeping."""
+        return self.best_step == step
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "rewards": self._rewards,
+            "golds": self._golds,
+            "reason": self.reason,
+            "best_step": self.best_step,
+            "ends_at_best": self.ends_at_best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._rewards = list(state["rewards"])
+        self._golds = [(gold, reward) for gold, reward in state["golds"]]
+        self.reason, self.best_step, self.ends_at_best = state["reason"], state["best_step"], state["ends_at_best"]
+
+
+def _shared_mean(values: Sequence[float], device: torch.device) -> float:
+    """The mean over all processes; not a number where none has any."""
+    total, count = sum_over_processes(torch.tensor([sum(values), len(values)], device=device)).tolist()
+    return total / count if count else math.nan
+
+
+def _shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """The means over processes of figures of equal names."""
+    names = sorted(figures)
+    means = mean_over_processes(torch.tensor([figures[name] for name in names], device=device))
+    return dict(zip(names, means.tolist(), strict=True))

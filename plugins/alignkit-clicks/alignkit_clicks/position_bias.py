@@ -1,0 +1,197 @@
+"""How much a place on the page adds to a response's chance to be picked, and what the response is worth without it.
+
+Two models of a log, both with one propensity a position, relative to the first:
+
+- examination: every shown response may be picked. P(pick) = propensity[position] * rate (the position-based model;
+  Joachims, Swaminathan and Schnabel 2017, arXiv:1608.04468, weigh each click by the inverse of its propensity; here
+  propensities come from the log itself, from responses that were shown at several positions, as in Agarwal et al. 2019,
+  arXiv:1812.05161). Fitted as Poisson counts by alternating steps; the rate is the inverse-propensity estimate
+  picks / sum of the propensities at which it was shown, which has a smaller variance than weighing every click.
+- choice: exactly one of the shown responses is picked. P(pick i) is in proportion to propensity[position] * strength:
+  Bradley-Terry or Luce with an effect of position (Hunter 2004, Ann. Statist. 32(1), section 3: home advantage), by
+  minorisation-maximisation with the prior of `alignkit.preferences.rank_fit`; strengths are centred after each step.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from math import erf, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+MAX_STEPS = 5000
+TOLERANCE = 1e-7
+PRIOR = 0.1
+"""Pseudo-picks that keep what was never picked finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """What one reader was shown: items in the order of their positions, and at which positions they picked."""
+
+    shown: tuple[int, ...]
+    picked: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What explains a log.
+
+    Attributes:
+        propensities: [P] of each position, relative to the first.
+        worth: [I] log of each item's strength (choice) or of its rate at the first position (examination).
+        shown: [I] how often each item was shown.
+        picked: [I] how often it was picked.
+    """
+
+    propensities: Floats
+    worth: Floats
+    shown: Floats
+    picked: Floats
+
+    def confidence(self, one: int, other: int) -> float:
+        """Probability that `one` is worth more than `other`: normal, with the variance 1 / picks of a log count; what
+        is uncertain about the propensities isn't in it."""
+        variance = 1 / (self.picked[one] + PRIOR) + 1 / (self.picked[other] + PRIOR)
+        return 0.5 * (1 + erf(float(self.worth[one] - self.worth[other]) / sqrt(2 * variance)))
+
+
+def fit(impressions: Iterable[Impression], items: int, *, choice: bool, propensities: Sequence[float] = ()) -> Fit:
+    """Fits one of the two models.
+
+    Args:
+        items: how many there are.
+        choice: the model of one pick an impression, rather than of examination.
+        propensities: known ones; none estimates them.
+
+    Raises:
+        ValueError: no item links some positions, so their propensities can't be told from what stood there.
+    """
+    counted = Counter(impressions)
+    rows = list(counted)
+    weight = np.array([counted[row] for row in rows], dtype=float)
+    positions = max(len(row.shown) for row in rows)
+    if propensities and len(propensities) < positions:
+        raise ValueError(f"{len(propensities)} propensities for {positions} positions")
+    shown = np.full((len(rows), positions), -1)
+    picked = np.zeros((len(rows), positions))
+    for number, row in enumerate(rows):
+        shown[number, : len(row.shown)] = row.shown
+        picked[number, list(row.picked)] = 1
+    log = _Log(shown, picked, weight, items)
+    if not propensities:
+        log.check_links()
+    known = np.array(propensities[:positions], dtype=float) / propensities[0] if propensities else None
+    found, worth = (_fit_choice if choice else _fit_examination)(log, known)
+    return Fit(found, np.log(worth), log.by_item(log.there), log.by_item(picked))
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Distinct impressions: shown [N, P] item or -1, picked [N, P], weight [N] how often."""
+
+    shown: NDArray[np.int64]
+    picked: Floats
+    weight: Floats
+    items: int
+
+    @property
+    def there(self) -> Floats:
+        return (self.shown >= 0).astype(float)
+
+    def of_item(self, values: Floats) -> Floats:
+        """[I] -> [N, P], 0 where nothing was shown."""
+        spread: Floats = np.where(self.shown >= 0, values[self.shown], 0.0)
+        return spread
+
+    def by_item(self, values: Floats) -> Floats:
+        """[N, P] -> [I], summed over the log."""
+        weighted = (values * self.weight[:, None])[self.shown >= 0]
+        return np.bincount(self.shown[self.shown >= 0], weights=weighted, minlength=self.items).astype(float)
+
+    def by_position(self, values: Floats) -> Floats:
+        """[N, P] -> [P], summed over the log."""
+        summed: Floats = (values * self.weight[:, None]).sum(axis=0)
+        return summed
+
+    def centred(self, strengths: Floats) -> Floats:
+        """[I] with geometric mean 1 among the items that were ever shown together, for only their ratios count."""
+        logs = np.log(strengths)
+        totals = np.bincount(self.rivals, weights=logs, minlength=self.items)
+        sizes = np.bincount(self.rivals, minlength=self.items)
+        centred: Floats = np.exp(logs - (totals / np.maximum(sizes, 1))[self.rivals])
+        return centred
+
+    @cached_property
+    def rivals(self) -> NDArray[np.int64]:
+        """[I] the lowest item that each is compared with, however indirectly."""
+        lowest = np.arange(self.items)
+        while True:
+            before = lowest.copy()
+            for row in self.shown:
+                together = row[row >= 0]
+                lowest[together] = lowest[together].min()
+            if np.array_equal(before, lowest):
+                return lowest
+
+    def check_links(self) -> None:
+        """Raises ValueError where no chain of items shown at several positions joins all positions."""
+        joined = list(range(self.shown.shape[1]))
+        first: dict[int, int] = {}
+        for position, column in enumerate(self.shown.T):
+            for item in set(column[column >= 0].tolist()):
+                old, new = joined[position], joined[first.setdefault(item, position)]
+                joined = [new if one == old else one for one in joined]
+        if len(set(joined)) > 1:
+            apart = next(place for place, one in enumerate(joined) if one != joined[0])
+            raise ValueError(f"no response was shown both at position 1 and, however indirectly, at {apart + 1}")
+
+
+def _fit_examination(log: _Log, known: Floats | None) -> tuple[Floats, Floats]:
+    propensities = np.ones(log.shown.shape[1]) if known is None else known
+    picks, looks = log.by_position(log.picked), log.by_item(log.there)
+    overall = picks.sum() / looks.sum()
+    rates = np.full(log.items, overall)
+    for _ in range(MAX_STEPS):
+        exposure = log.by_item(log.there * propensities)
+        updated = (log.by_item(log.picked) + PRIOR) / (exposure + PRIOR / overall)
+        moved = np.abs(np.log(updated / rates)).max()
+        rates = updated
+        if known is None:
+            estimated = (picks + PRIOR) / (log.by_position(log.of_item(rates)) + PRIOR)
+            moved = max(moved, np.abs(np.log(estimated / estimated[0] / propensities)).max())
+            propensities = estimated / estimated[0]
+        if moved < TOLERANCE:
+            break
+    return propensities, rates
+
+
+def _fit_choice(log: _Log, known: Floats | None) -> tuple[Floats, Floats]:
+    propensities = np.ones(log.shown.shape[1]) if known is None else known
+    strengths = np.ones(log.items)
+    won, picks = log.by_item(log.picked) + PRIOR, log.by_position(log.picked)
+    for _ in range(MAX_STEPS):
+        total = (log.of_item(strengths) * propensities).sum(axis=1, keepdims=True)
+        chances = log.by_item(log.there * propensities / total)
+        updated = log.centred(won / (chances + 2 * PRIOR / (strengths + 1)))
+        moved = np.abs(np.log(updated / strengths)).max()
+        strengths = updated
+        if known is None:
+            spread = log.of_item(strengths)
+            total = (spread * propensities).sum(axis=1, keepdims=True)
+            estimated = (picks + PRIOR) / (log.by_position(spread / total) + PRIOR / propensities)
+            moved = max(moved, np.abs(np.log(estimated / estimated[0] / propensities)).max())
+            propensities = estimated / estimated[0]
+        if moved < TOLERANCE:
+            break
+    return propensities, strengths

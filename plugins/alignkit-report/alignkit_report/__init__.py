@@ -1,0 +1,1 @@
+"""What a file of preferences is worth: the command `alignkit preferences report`. Importing it imports no torch."""

@@ -1,0 +1,276 @@
+"""What a file of preferences holds and how far it can be trusted: the figures of `alignkit preferences report`.
+
+Free of torch. Every figure is of verdicts on pairs; a ranking of K responses counts as its K (K - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import combinations
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from alignkit_report.verdicts import FLIPPED, collect
+
+from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha
+from alignkit.preferences.annotations import FIRST, SECOND, TIE
+from alignkit.preferences.rank_fit import intransitive_cycles, wins_of
+from alignkit.preferences.similar import SimilarTexts, normalized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from alignkit_report.verdicts import Unit, Verdicts
+
+    from alignkit.records import Group
+
+    Figures = dict[str, Any]
+
+LENGTH_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
+"""Bounds of the bins of "the first response is so many times as long as the second"."""
+
+
+def figures(groups: Sequence[Group], held_out: Sequence[Group] = ()) -> Figures:
+    """All figures of a file, as JSON types.
+
+    Args:
+        held_out: groups that must share no prompt with these.
+
+    Raises:
+        InputError: the annotations of a record are malformed.
+    """
+    verdicts = collect(groups)
+    return {
+        "counts": counts(groups),
+        "annotators": {name: of_annotator(verdicts, name) for name in verdicts.kinds},
+        "agreement": agreement_figures(verdicts),
+        "position": {name: position_bias(verdicts, name) for name in verdicts.kinds},
+        "length": {"ranks": length_bias(_ranked_pairs(groups))}
+        | {name: length_bias(_settled_pairs(verdicts, name)) for name in verdicts.kinds},
+        "contradictions": {name: contradictions(verdicts, name) for name in verdicts.kinds},
+        "duplicates": duplicates(groups),
+        "leakage": leakage(groups, held_out) if held_out else None,
+        "cost": cost(groups, verdicts),
+    }
+
+
+def counts(groups: Sequence[Group]) -> Figures:
+    """Groups by size and source, ordered and tied pairs of their ranks, and groups without any ranks."""
+    ordered = tied = 0
+    for group in groups:
+        ranks = group.ranks or ()
+        ordered += len(group.preferred_pairs())
+        tied += sum(a == b for a, b in combinations(ranks, 2))
+    sizes = Counter(len(group.responses) for group in groups)
+    return {
+        "groups": len(groups),
+        "prompts": len({group.prompt.key for group in groups}),
+        "responses": {str(size): sizes[size] for size in sorted(sizes)},
+        "sources": dict(Counter(group.source or "unknown" for group in groups).most_common()),
+        "ordered_pairs": ordered,
+        "tied_pairs": tied,
+        "unranked_groups": sum(group.ranks is None for group in groups),
+    }
+
+
+def of_annotator(verdicts: Verdicts, name: str) -> Figures:
+    """How often the annotator decided, tied and abstained, in pairs, and the mean seconds of a record."""
+    seen = [unit.settled(name) for unit in verdicts.units if name in unit.judgements]
+    said = Counter(seen)
+    seconds = verdicts.seconds.get(name)
+    return {
+        "kind": verdicts.kinds[name],
+        "pairs": len(seen),
+        "first_better": said[FIRST],
+        "second_better": said[SECOND],
+        "ties": said[TIE],
+        "abstained": said[None],
+        "seconds": round(fmean(seconds), 2) if seconds else None,
+    }
+
+
+def agreement_figures(verdicts: Verdicts) -> Figures:
+    """Every two annotators; every AI against the majority of the people; Krippendorff's alpha of people and of all."""
+    people, machines = verdicts.of_kind("human"), verdicts.of_kind("ai")
+    between = []
+    for one, other in combinations(verdicts.kinds, 2):
+        found = agreement(_both(verdicts.units, one, other))
+        if found is not None:
+            between.append({"annotators": [one, other], **found.to_json()})
+    against = {name: _against_people(verdicts.units, name, people) for name in machines}
+    return {
+        "between": between,
+        "ai_against_people": {name: found for name, found in against.items() if found is not None},
+        "alpha_people": _rounded(krippendorff_alpha(_values(verdicts.units, people))) if len(people) > 1 else None,
+        "alpha_all": _rounded(krippendorff_alpha(_values(verdicts.units, list(verdicts.kinds)))),
+    }
+
+
+def _both(units: Iterable[Unit], one: str, other: str) -> list[tuple[int, int]]:
+    found = ((unit.settled(one), unit.settled(other)) for unit in units)
+    return [(a, b) for a, b in found if a is not None and b is not None]
+
+
+def _values(units: Iterable[Unit], annotators: Sequence[str]) -> list[list[int | None]]:
+    return [[unit.settled(name) for name in annotators] for unit in units]
+
+
+def _against_people(units: Iterable[Unit], name: str, people: Sequence[str]) -> Figures | None:
+    """An AI against the people's majority: on all pairs, and where neither calls a tie; with the table of both."""
+    found = [(unit.majority(people), unit.settled(name)) for unit in units]
+    both = [(a, b) for a, b in found if a is not None and b is not None]
+    whole = agreement(both)
+    if whole is None:
+        return None
+    decided = agreement((a, b) for a, b in both if TIE not in (a, b))
+    table = Counter(both)
+    rows = [[table[a, b] for b in (FIRST, SECOND, TIE)] for a in (FIRST, SECOND, TIE)]
+    return {**whole.to_json(), "without_ties": decided.to_json() if decided else None, "people_by_ai": rows}
+
+
+def position_bias(verdicts: Verdicts, name: str) -> Figures | None:
+    """How often the response that was shown first wins, among decided looks whose order is known; `bias` is that share
+    less one half. Of pairs seen in both orders: how often the same response won. None where no order is known."""
+    firsts: list[bool] = []
+    ties = 0
+    by_order: dict[Any, dict[str, str]] = defaultdict(dict)
+    for unit in verdicts.units:
+        for look in unit.judgements.get(name, ()):
+            if look.shown_first is None or look.verdict is None:
+                continue
+            if look.verdict == TIE:
+                ties += 1
+            else:
+                firsts.append(look.verdict == look.shown_first)
+            winner = "" if look.verdict == TIE else f"the better: {unit.responses[look.verdict - 1]}"
+            by_order[unit.content][unit.responses[look.shown_first - 1]] = winner
+    both = [set(winners.values()) for winners in by_order.values() if len(winners) == 2]
+    if not firsts and not ties:
+        return None
+    share = Share(sum(firsts), len(firsts))
+    return {
+        "first_wins": share.to_json(),
+        "bias": None if share.value is None else round(share.value - 0.5, 4),
+        "ties": ties,
+        "both_orders_agree": Share(sum(len(winners) == 1 for winners in both), len(both)).to_json(),
+    }
+
+
+def length_bias(pairs: Iterable[tuple[str, str, int]]) -> Figures | None:
+    """How often the longer response wins (characters), overall and the first one's share of wins by ratio of lengths.
+
+    Args:
+        pairs: two responses, and 1 or 2 for the better one.
+    """
+    longer: list[bool] = []
+    bins: list[list[bool]] = [[] for _ in range(len(LENGTH_RATIOS) + 1)]
+    for first, second, verdict in pairs:
+        ratio = (len(first) + 1) / (len(second) + 1)
+        bins[sum(ratio > bound for bound in LENGTH_RATIOS)].append(verdict == FIRST)
+        if len(first) != len(second):
+            longer.append((len(first) > len(second)) == (verdict == FIRST))
+    if not longer:
+        return None
+    by_ratio = [Share(sum(won), len(won)).to_json() for won in bins]
+    return {"longer_wins": Share(sum(longer), len(longer)).to_json(), "first_wins_by_ratio": by_ratio}
+
+
+def _ranked_pairs(groups: Iterable[Group]) -> Iterable[tuple[str, str, int]]:
+    """Pairs that the ranks order, with the one that sorts first by text as the first, for ranks may list the better one
+    first always."""
+    for group in groups:
+        for better, worse in group.preferred_pairs():
+            one, other = group.responses[better], group.responses[worse]
+            yield (one, other, FIRST) if one < other else (other, one, SECOND)
+
+
+def _settled_pairs(verdicts: Verdicts, name: str) -> Iterable[tuple[str, str, int]]:
+    for unit in verdicts.units:
+        verdict = unit.settled(name)
+        if verdict is not None and verdict != TIE:
+            yield (*unit.responses, verdict)
+
+
+def contradictions(verdicts: Verdicts, name: str) -> Figures:
+    """Pairs that the annotator judged more than once: how often the verdicts differ, and how often they are opposite.
+    And prompts with three or more responses whose verdicts run in a circle."""
+    looks: dict[Any, list[int]] = defaultdict(list)
+    for unit in verdicts.units:
+        flip = unit.responses != tuple(sorted(unit.responses))
+        said = [look.verdict for look in unit.judgements.get(name, ()) if look.verdict is not None]
+        looks[unit.content] += [FLIPPED[verdict] or TIE if flip else verdict for verdict in said]
+    repeated = [set(said) for said in looks.values() if len(said) > 1]
+    rankings, circles = _circles(verdicts.units, name)
+    return {
+        "repeated_pairs": len(repeated),
+        "differing": sum(len(said) > 1 for said in repeated),
+        "opposite": sum({FIRST, SECOND} <= said for said in repeated),
+        "rankings": rankings,
+        "intransitive": circles,
+    }
+
+
+def _circles(units: Iterable[Unit], name: str) -> tuple[int, int]:
+    """How many prompts have three or more responses that the annotator compared, and how many of them a circle."""
+    by_prompt: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
+    for unit in units:
+        verdict = unit.settled(name)
+        if verdict is not None:
+            by_prompt[unit.prompt].append((*unit.responses, {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}[verdict]))
+    rankings = circles = 0
+    for compared in by_prompt.values():
+        places = {text: place for place, text in enumerate(dict.fromkeys(t for pair in compared for t in pair[:2]))}
+        if len(places) > 2:
+            rankings += 1
+            distinct = [(places[a], places[b], share) for a, b, share in compared if a != b]
+            circles += bool(intransitive_cycles(wins_of(distinct, len(places))))
+    return rankings, circles
+
+
+def duplicates(groups: Sequence[Group]) -> Figures:
+    """Records of the same prompt and responses (but for case, space and punctuation), those of them that are ranked
+    differently, and records that hold one response twice."""
+    by_content: dict[Any, list[Mapping[str, int]]] = defaultdict(list)
+    inside = 0
+    for group in groups:
+        texts = [normalized(response) for response in group.responses]
+        inside += len(set(texts)) < len(texts)
+        ranks = dict(zip(texts, group.ranks or (), strict=False))
+        by_content[normalized(group.prompt.plain), frozenset(texts)].append(ranks)
+    same = [rankings for rankings in by_content.values() if len(rankings) > 1]
+    return {
+        "repeated_records": sum(len(rankings) - 1 for rankings in same),
+        "ranked_differently": sum(any(ranks != rankings[0] for ranks in rankings[1:]) for rankings in same),
+        "same_response_twice": inside,
+    }
+
+
+def leakage(groups: Sequence[Group], held_out: Sequence[Group]) -> Figures:
+    """Held-out prompts that stand in the file too, or nearly, and held-out responses that do."""
+    prompts = SimilarTexts(group.prompt.plain for group in groups)
+    responses = {normalized(response) for group in groups for response in group.responses}
+    matches = {group.prompt.key: prompts.match(group.prompt.plain) for group in held_out}
+    texts = {normalized(response) for group in held_out for response in group.responses if response.strip()}
+    return {
+        "held_out_prompts": len(matches),
+        "same_prompt": sum(match == 1.0 for match in matches.values()),
+        "similar_prompt": sum(0.0 < match < 1.0 for match in matches.values()),
+        "held_out_responses": len(texts),
+        "same_response": len(texts & responses),
+    }
+
+
+def cost(groups: Iterable[Group], verdicts: Verdicts) -> Figures:
+    """Sums of the numbers in `meta.cost`, and the seconds that annotators took."""
+    total: dict[str, float] = defaultdict(float)
+    for group in groups:
+        spent = group.meta.get("cost")
+        for name, value in spent.items() if isinstance(spent, dict) else ():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                total[name] += value
+    taken = {f"seconds of {name}": round(sum(seconds), 1) for name, seconds in verdicts.seconds.items()}
+    return {name: round(value, 6) for name, value in total.items()} | taken
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,125 @@
+"""Verdicts on pairs of responses, by annotator: what `annotations` and ranks of many records say. Free of torch.
+
+A unit is two responses to one prompt that somebody judged. Records that hold the same two responses join: a file of one
+annotator behind another's gives units that both judged. An annotator who comes back to a pair in a later record opens a
+second unit, so that no verdict is counted twice and a repetition can be held against the first time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from alignkit.errors import InputError
+from alignkit.preferences.agreement import most_frequent
+from alignkit.preferences.annotations import FIRST, SECOND, TIE, annotations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from alignkit.preferences.annotations import Annotation, Kind
+    from alignkit.records import Group
+
+FLIPPED = {None: None, TIE: TIE, FIRST: SECOND, SECOND: FIRST}
+"""A verdict, or a place, seen with the two responses exchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One look of an annotator at a unit.
+
+    Attributes:
+        verdict: 0 tie, 1 the unit's first response is better, 2 the second; None abstained.
+        shown_first: which of the two was shown before the other, 1 or 2; None where it isn't known.
+    """
+
+    verdict: int | None
+    shown_first: int | None
+
+
+@dataclass(slots=True)
+class Unit:
+    """Two responses to a prompt, and what each annotator said of them, in the order of the record that came first."""
+
+    prompt: str
+    responses: tuple[str, str]
+    judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+
+    @property
+    def content(self) -> tuple[str, frozenset[str]]:
+        """The same for units of the same prompt and responses."""
+        return self.prompt, frozenset(self.responses)
+
+    def settled(self, annotator: str) -> int | None:
+        """What the annotator's looks come to: the most frequent verdict, a tie where two are as frequent, None where
+        the annotator abstained or hasn't seen the unit."""
+        verdicts = [look.verdict for look in self.judgements.get(annotator, ()) if look.verdict is not None]
+        if not verdicts:
+            return None
+        found = most_frequent(verdicts)
+        return TIE if found is None else found
+
+    def majority(self, annotators: Iterable[str]) -> int | None:
+        """The verdict of most of these annotators; None where two are as frequent."""
+        return most_frequent(self.settled(annotator) for annotator in annotators)
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """All units, who the annotators are, and how long they took (seconds of each look at a record)."""
+
+    units: list[Unit] = field(default_factory=list)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def of_kind(self, kind: Kind) -> list[str]:
+        return [annotator for annotator, known in self.kinds.items() if known == kind]
+
+
+def collect(groups: Iterable[Group]) -> Verdicts:
+    """The verdicts of all groups.
+
+    Raises:
+        InputError: a group's annotations are malformed; names the record by its number.
+    """
+    found = Verdicts()
+    by_content: dict[tuple[str, frozenset[str]], list[Unit]] = defaultdict(list)
+    for number, group in enumerate(groups, start=1):
+        try:
+            annotations = annotations_of(group)
+        except ValueError as error:
+            raise InputError(
+                str(error), where=f"record {number}", fix="docs/data.md describes meta.annotations"
+            ) from error
+        for annotation in annotations:
+            found.kinds[annotation.annotator] = found.kinds.get(annotation.annotator) or annotation.kind
+            if annotation.seconds is not None:
+                found.seconds[annotation.annotator].append(annotation.seconds)
+        for first, second in combinations(range(len(group.responses)), 2) if annotations else ():
+            pair = Unit(group.prompt.key, (group.responses[first], group.responses[second]))
+            unit = _unit_for(pair, {annotation.annotator for annotation in annotations}, by_content[pair.content])
+            if unit is pair:
+                found.units.append(unit)
+            for annotation in annotations:
+                looks = unit.judgements.setdefault(annotation.annotator, [])
+                looks.append(_judgement(annotation, first, second, flipped=unit.responses != pair.responses))
+    return found
+
+
+def _unit_for(pair: Unit, annotators: set[str], known: list[Unit]) -> Unit:
+    """The first unit of the same content that none of the annotators has judged, or the pair as a new one."""
+    for unit in known:
+        if not annotators & unit.judgements.keys():
+            return unit
+    known.append(pair)
+    return pair
+
+
+def _judgement(annotation: Annotation, first: int, second: int, *, flipped: bool) -> Judgement:
+    verdict = annotation.verdict(first, second)
+    shown = None
+    if annotation.order is not None:
+        shown = FIRST if annotation.order.index(first) < annotation.order.index(second) else SECOND
+    return Judgement(FLIPPED[verdict], FLIPPED[shown]) if flipped else Judgement(verdict, shown)
