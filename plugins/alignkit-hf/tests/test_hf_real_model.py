@@ -11,7 +11,7 @@ from alignkit_hf.options import HFOptions
 from alignkit_hf.policy import HFPolicy
 from hf_tiny import plain_logprobs
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 
