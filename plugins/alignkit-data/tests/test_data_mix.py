@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alignkit_data.mix import Given, Mix
 from alignkit_data.options import MixOptions
-from alignkit_report.preferences import figures
+from alignkit_report.figures import figures
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Context, PreferenceSource

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit_data.export import to_trl_rows
+from alignkit_data import Dataset, DatasetOptions, to_trl_rows
 
 from alignkit.errors import InputError
 from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
@@ -40,7 +40,7 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
         raise InputError("no such file", where=str(path), fix="check the path")
     foreign = _foreign(path)
     if foreign is None:
-        return _joined(_of_dataset(path, columns))
+        return _joined(Dataset(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0)).groups())
     convert, rows = foreign
     found = []
     for number, row in enumerate(rows, start=1):
@@ -75,20 +75,6 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return len(listed)
-
-
-def _of_dataset(path: Path, columns: Mapping[str, str]) -> list[Group]:
-    from alignkit.interfaces import Context
-    from alignkit.plugins import registry
-    from alignkit.recipe.validation import read_component
-    from alignkit.runs.single import NoSampler
-
-    spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
-    part, problems = read_component(registry(), "preferences", spec)
-    if part is None or problems:
-        raise InputError(problems[0].what, where=str(path), fix=problems[0].fix)
-    source: Any = part.registration.load()(part.config, Context())
-    return list(source.preferences(NoSampler()))
 
 
 def _joined(groups: Iterable[Group]) -> list[Group]:

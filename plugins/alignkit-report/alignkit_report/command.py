@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from alignkit_data import Dataset, DatasetOptions
 
 from alignkit.commands import AsJson, Columns, Quiet, column_names
-from alignkit.errors import InputError
-from alignkit_report.page import text, write_page
-from alignkit_report.preferences import figures
+from alignkit_report.figures import figures
+from alignkit_report.tables import text, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from alignkit.records import Group
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Preferences in any form that `dataset` reads.")]
 HeldOut = Annotated[
@@ -36,8 +34,9 @@ def report(
 ) -> None:
     """Say what a file of preferences is worth: agreement, AI against people, bias, contradictions, leaks, cost."""
     renamed = column_names(columns)
-    groups, said = _read(file, renamed)
-    found = figures(groups, _read(held_out, renamed)[0] if held_out else ())
+    data = _read(file, renamed)
+    found = figures(data.groups(), _read(held_out, renamed).groups() if held_out else ())
+    said = data.explain()
     if html:
         write_page(html, f"Preferences: {file.name}", found)
     if as_json:
@@ -46,22 +45,5 @@ def report(
     print(text(found) if quiet else f"{said}\n\n{text(found)}")
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[Group], str]:
-    """The groups of a file, and what was found in it.
-
-    Raises:
-        InputError: there is no such file, or it can't be read.
-    """
-    from alignkit.interfaces import Context
-    from alignkit.plugins import registry
-    from alignkit.recipe.validation import read_component
-    from alignkit.runs.single import NoSampler
-
-    spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
-    part, problems = read_component(registry(), "preferences", spec)
-    if part is None or problems:
-        problem = problems[0]
-        raise InputError(problem.what, where=str(path), fix=problem.fix)
-    source: Any = part.registration.load()(part.config, Context())
-    groups = list(source.preferences(NoSampler()))
-    return groups, source.explain()
+def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
+    return Dataset(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))

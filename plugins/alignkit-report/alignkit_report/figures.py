@@ -10,19 +10,17 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.verdicts import FLIPPED, collect
-
 from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha
 from alignkit.preferences.annotations import FIRST, SECOND, TIE
 from alignkit.preferences.rank_fit import intransitive_cycles, wins_of
 from alignkit.preferences.similar import SimilarTexts, normalized
+from alignkit_report.verdicts import FLIPPED, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from alignkit_report.verdicts import Unit, Verdicts
-
     from alignkit.records import Group
+    from alignkit_report.verdicts import Unit, Verdicts
 
     Figures = dict[str, Any]
 
