@@ -19,7 +19,7 @@ from alignkit_report.verdicts import FLIPPED, collect
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from alignkit.records import Group
+    from alignkit import Group
     from alignkit_report.verdicts import Unit, Verdicts
 
     Figures = dict[str, Any]

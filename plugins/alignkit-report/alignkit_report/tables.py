@@ -12,7 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Figures = Mapping[str, Any]
-    Table = tuple[str, str, Sequence[str], list[Sequence[Any]]]
+    Table = tuple[str, str, Sequence[str], Sequence[Sequence[Any]]]
+
+NO_HEAD = ("", "")
+ANNOTATOR_HEAD = ("annotator", "kind", "pairs", "first", "second", "ties", "abstained", "seconds")
+POSITION = (
+    "How often the response that was shown first wins, where the order is known: 0.5 without a bias if both orders are"
+    " as frequent; and how often one pair gets the same verdict in both orders."
+)
+CONTRADICTIONS = (
+    "Pairs that one annotator judged more than once; and prompts with three or more responses whose verdicts run in a"
+    " circle."
+)
+CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "in a circle")
 
 
 def text(figures: Figures) -> str:
@@ -42,58 +54,48 @@ def write_page(path: Path, title: str, figures: Figures) -> None:
 
 def tables(figures: Figures) -> list[Table]:
     """(title, explanation, head, rows) of every table; those without rows are left out."""
-    found = [
-        ("Counts", "", ("", ""), _counts(figures["counts"])),
-        ("Annotators", "Verdicts on pairs; seconds are the mean of a record.", _ANNOTATOR_HEAD, _annotators(figures)),
-        *_agreement(figures["agreement"]),
-        ("Position", _POSITION, ("annotator", "first wins", "ties", "same in both orders"), _positions(figures)),
-        ("Length", "How often the longer response wins, by characters.", ("by", "longer wins"), _lengths(figures)),
-        ("Contradictions", _CONTRADICTIONS, _CONTRADICTION_HEAD, _contradictions(figures)),
-        ("Duplicates", "Equal but for case, space and punctuation.", ("", ""), _plain(figures["duplicates"])),
-        ("Leakage", "Held-out prompts and responses that the file holds.", ("", ""), _plain(figures["leakage"] or {})),
-        ("Cost", "", ("", ""), _plain(figures["cost"])),
+    annotators = [(name, *map(_shown, said.values())) for name, said in figures["annotators"].items()]
+    positions = [
+        (name, _share(said["first_wins"]), said["ties"], _share(said["both_orders_agree"]))
+        for name, said in figures["position"].items()
+        if said
     ]
-    return [(title, said, head, rows) for title, said, head, rows in found if rows]
-
-
-_ANNOTATOR_HEAD = ("annotator", "kind", "pairs", "first", "second", "ties", "abstained", "seconds")
-_POSITION = (
-    "How often the response that was shown first wins, where the order is known: 0.5 without a bias if both orders are"
-    " as frequent; and how often one pair gets the same verdict in both orders."
-)
-_CONTRADICTIONS = (
-    "Pairs that one annotator judged more than once; and prompts with three or more responses whose verdicts run in a"
-    " circle."
-)
-_CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "in a circle")
-
-
-def _counts(counts: Figures) -> list[Sequence[Any]]:
-    rows: list[Sequence[Any]] = []
-    for name, value in counts.items():
-        listed = ", ".join(f"{key}: {count}" for key, count in value.items()) if isinstance(value, dict) else value
-        rows.append((_words(name), listed))
-    return rows
-
-
-def _annotators(figures: Figures) -> list[Sequence[Any]]:
-    return [(name, *(_shown(value) for value in said.values())) for name, said in figures["annotators"].items()]
+    lengths = [(name, _share(said["longer_wins"])) for name, said in figures["length"].items() if said]
+    contradictions = [
+        (name, *said.values())
+        for name, said in figures["contradictions"].items()
+        if said["repeated_pairs"] or said["rankings"]
+    ]
+    leaks = _named(figures["leakage"] or {})
+    found: list[Table] = [
+        ("Counts", "", NO_HEAD, _named(figures["counts"])),
+        ("Annotators", "Verdicts on pairs; seconds are the mean of a record.", ANNOTATOR_HEAD, annotators),
+        *_agreement(figures["agreement"]),
+        ("Position", POSITION, ("annotator", "first wins", "ties", "same in both orders"), positions),
+        ("Length", "How often the longer response wins, by characters.", ("by", "longer wins"), lengths),
+        ("Contradictions", CONTRADICTIONS, CONTRADICTION_HEAD, contradictions),
+        ("Duplicates", "Equal but for case, space and punctuation.", NO_HEAD, _named(figures["duplicates"])),
+        ("Leakage", "Held-out prompts and responses that the file holds.", NO_HEAD, leaks),
+        ("Cost", "", NO_HEAD, _named(figures["cost"])),
+    ]
+    return [table for table in found if table[-1]]
 
 
 def _agreement(agreement: Figures) -> list[Table]:
     head = ("", "", "pairs", "agreement", "kappa")
     between = [(*row["annotators"], *_triple(row)) for row in agreement["between"]]
-    against: list[Sequence[Any]] = []
-    for name, row in agreement["ai_against_people"].items():
-        against.append((name, "all", *_triple(row)))
-        if row["without_ties"]:
-            against.append((name, "without ties", *_triple(row["without_ties"])))
-    alphas = [(_words(name), _shown(agreement[name])) for name in ("alpha_people", "alpha_all")]
+    against = [
+        (name, which, *_triple(said))
+        for name, row in agreement["ai_against_people"].items()
+        for which, said in (("all", row), ("without ties", row["without_ties"]))
+        if said
+    ]
+    alphas = {name: _shown(agreement[name]) for name in ("alpha_people", "alpha_all") if agreement[name] is not None}
     alpha = "Krippendorff's alpha, nominal, of the verdicts 1, 2 and tie."
     return [
-        ("Agreement", "Cohen's kappa of the verdicts 1, 2 and tie.", head, list(between)),
+        ("Agreement", "Cohen's kappa of the verdicts 1, 2 and tie.", head, between),
         ("AI against people", "The people's most frequent verdict on each pair.", head, against),
-        ("Alpha", alpha, ("", ""), [row for row in alphas if row[1] != ""]),
+        ("Alpha", alpha, NO_HEAD, _named(alphas)),
     ]
 
 
@@ -101,29 +103,12 @@ def _triple(row: Figures) -> tuple[Any, ...]:
     return row["n"], _shown(row["agreement"]), _shown(row["kappa"])
 
 
-def _positions(figures: Figures) -> list[Sequence[Any]]:
-    found = {name: said for name, said in figures["position"].items() if said}
-    return [
-        (name, _share(said["first_wins"]), said["ties"], _share(said["both_orders_agree"]))
-        for name, said in found.items()
-    ]
+def _named(figures: Figures) -> list[Sequence[Any]]:
+    return [(name.replace("_", " "), _listed(value)) for name, value in figures.items()]
 
 
-def _lengths(figures: Figures) -> list[Sequence[Any]]:
-    return [(name, _share(said["longer_wins"])) for name, said in figures["length"].items() if said]
-
-
-def _contradictions(figures: Figures) -> list[Sequence[Any]]:
-    found = figures["contradictions"].items()
-    return [(name, *said.values()) for name, said in found if said["repeated_pairs"] or said["rankings"]]
-
-
-def _plain(figures: Figures) -> list[Sequence[Any]]:
-    return [(_words(name), value) for name, value in figures.items()]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _listed(value: Any) -> Any:
+    return ", ".join(f"{key}: {count}" for key, count in value.items()) if isinstance(value, dict) else value
 
 
 def _shown(value: Any) -> Any:
