@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from alignkit import Group, Prompt, write_groups
 from alignkit.commands import write_page
 from alignkit.runs.report import SHOWN_SAMPLES, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def estimate(value: float) -> dict[str, float]:
