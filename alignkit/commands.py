@@ -1,4 +1,4 @@
-"""What the commands share: their options, how a recipe is read, how a result is shown."""
+"""What the commands share: their options, how a recipe is read, how a result is shown, as text or as a page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.errors import InputError
+from alignkit.runs.page import write_page
 from alignkit.runs.reporting import is_first_process
 
 if TYPE_CHECKING:
@@ -17,6 +18,27 @@ if TYPE_CHECKING:
 
     from alignkit.recipe.resolved import Resolved
     from alignkit.runs.reporting import Reporter
+
+__all__ = [
+    "AsJson",
+    "Columns",
+    "OptimizerName",
+    "Overrides",
+    "Overwrite",
+    "PolicyName",
+    "PreferencesName",
+    "Quiet",
+    "Recipe",
+    "RecipeOption",
+    "Resume",
+    "RewardName",
+    "column_names",
+    "column_overrides",
+    "lines_of",
+    "resolve",
+    "show",
+    "write_page",
+]
 
 Recipe = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Everything in it can also be given by flags.")

@@ -71,7 +71,7 @@ def test_the_example_is_what_plugins_new_writes(tmp_path: Path, capsys: pytest.C
     assert cli.run(["plugins", "new", "brevity", "--out", str(tmp_path)]) == 0
     assert files_of(tmp_path / "alignkit-brevity") == files_of(EXAMPLE)
     assert cli.run(["plugins", "new", "brevity", "--out", str(tmp_path)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["Brevity", "a_b", "-x", "x-", "1x", ""])

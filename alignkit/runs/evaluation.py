@@ -39,11 +39,8 @@ class Estimate:
     def to_json(self) -> dict[str, float]:
         return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4), "n": self.count}
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-
-def clustered_mean(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+def clustered_mean(clusters: Mapping[str, Sequence[float]]) -> Estimate:
     """Mean of all values, with an interval from resampling whole clusters.
 
     Raises:
@@ -53,7 +50,7 @@ def clustered_mean(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> Es
     count = sum(n for _, n in sums)
     if not count:
         raise ValueError("no values to average")
-    draw = random.Random(seed)
+    draw = random.Random(0)
     means = []
     for _ in range(RESAMPLES):
         chosen = draw.choices(sums, k=len(sums))

@@ -129,7 +129,7 @@ def export(
 @app.command()
 def agreement(database: Database, as_json: AsJson = False) -> None:
     """Say how far the annotators agree: raw, Cohen's kappa of every two, Krippendorff's alpha; position bias; gold."""
-    from alignkit_report.preferences import figures
+    from alignkit_report.figures import figures
 
     from alignkit_label.records import gold_shares, labelled
 

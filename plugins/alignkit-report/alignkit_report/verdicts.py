@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from alignkit.errors import InputError
+from alignkit import InputError
 from alignkit.preferences.agreement import most_frequent
 from alignkit.preferences.annotations import FIRST, SECOND, TIE, annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from alignkit import Group
     from alignkit.preferences.annotations import Annotation, Kind
-    from alignkit.records import Group
 
 FLIPPED = {None: None, TIE: TIE, FIRST: SECOND, SECOND: FIRST}
 """A verdict, or a place, seen with the two responses exchanged."""

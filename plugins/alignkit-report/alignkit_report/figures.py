@@ -10,19 +10,17 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.verdicts import FLIPPED, collect
-
 from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha
 from alignkit.preferences.annotations import FIRST, SECOND, TIE
-from alignkit.preferences.rank_fit import intransitive_cycles, wins_of
+from alignkit.preferences.rank_fit import SHARE_OF_FIRST, intransitive_cycles, wins_of
 from alignkit.preferences.similar import SimilarTexts, normalized
+from alignkit_report.verdicts import FLIPPED, collect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from alignkit import Group
     from alignkit_report.verdicts import Unit, Verdicts
-
-    from alignkit.records import Group
 
     Figures = dict[str, Any]
 
@@ -216,7 +214,7 @@ def _circles(units: Iterable[Unit], name: str) -> tuple[int, int]:
     for unit in units:
         verdict = unit.settled(name)
         if verdict is not None:
-            by_prompt[unit.prompt].append((*unit.responses, {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}[verdict]))
+            by_prompt[unit.prompt].append((*unit.responses, SHARE_OF_FIRST[verdict]))
     rankings = circles = 0
     for compared in by_prompt.values():
         places = {text: place for place, text in enumerate(dict.fromkeys(t for pair in compared for t in pair[:2]))}
