@@ -55,7 +55,7 @@ class Calls(list[dict[str, Any]]):
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, recipe_file: Path, fake_plugin: Path) -> Calls:
     made = Calls()
-    monkeypatch.setattr("alignkit.runs.run.run", made.run)
+    monkeypatch.setattr("alignkit.runs.run.run_recipe", made.run)
     return made
 
 
@@ -204,7 +204,7 @@ def test_exit_codes_of_what_happens_in_a_run(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("alignkit.runs.run.run", fail)
+    monkeypatch.setattr("alignkit.runs.run.run_recipe", fail)
     assert cli.run(["run", "recipe.toml", "--quiet"]) == code
     said = capsys.readouterr().err
     assert "Traceback" not in said

@@ -19,7 +19,7 @@ from alignkit.records import Group, Prompt, read_groups
 from alignkit.runs import single
 from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
-from alignkit.runs.run import run as run_plan
+from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions
 from alignkit.training import engine
 from alignkit.training.ptx import PtxText
@@ -169,7 +169,7 @@ def test_a_missing_part_is_said_before_anything_starts(
     tmp_path: Path, optimizer: str, without: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        run_plan(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
+        run_recipe(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
@@ -202,7 +202,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
         more='[ptx]\nplugin = "letters"' if own else "",
         options="\nptx_coef = 0.5",
     )
-    summary = run_plan(recipe, tmp_path / "out", reporter=Recorder())
+    summary = run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     held_out = {group.prompt.key for group in read_groups(tmp_path / "out" / "samples.jsonl")}
     assert len(given) == 16
     assert held_out and not held_out & {group.prompt.key for group in given}
@@ -220,14 +220,14 @@ def test_texts_that_are_not_used_are_told(tmp_path: Path) -> None:
 def test_ptx_without_texts_is_said_before_anything_starts(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, without=["demonstrations"], options="\nptx_coef = 0.5")
     with pytest.raises(InputError, match=r"no \[ptx\] table, needed by optimizer\.ptx_coef"):
-        run_plan(recipe, tmp_path / "out", reporter=Reporter())
+        run_recipe(recipe, tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
     recorder = Recorder()
     recipe = resolved(tmp_path, options="\nstop = {plateau = 1, plateau_delta = 9.0}")
-    summary = run_plan(recipe, tmp_path / "out", reporter=recorder)
+    summary = run_recipe(recipe, tmp_path / "out", reporter=recorder)
     assert summary["align"]["steps"] == 1
     assert summary["align"]["stopped"].startswith("the reward has reached a plateau")
     said = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["align"]
@@ -239,7 +239,7 @@ def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
 
 def test_the_gold_reward_is_a_component_of_the_recipe(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, options='\nstop = {gold = {plugin = "tiny", letter = "b"}}')
-    run_plan(recipe, tmp_path / "out", reporter=Recorder())
+    run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     golds = [record["gold_reward"] for record in records if record["stage"] == "policy"]
     assert len(golds) == 3
@@ -263,7 +263,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     watched = replace(part, registration=replace(part.registration, target=Watching))
     recipe = replace(recipe, parts={**recipe.parts, "optimizer": watched})
     out = tmp_path / "out"
-    summary = run_plan(recipe, out, reporter=Recorder())
+    summary = run_recipe(recipe, out, reporter=Recorder())
     assert summary["eval"]["prompts"] == 4
     assert summary["eval"]["start"]["kl"]["value"] == 0.0
     samples = list(read_groups(out / "samples.jsonl"))
@@ -282,7 +282,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
 def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_plan(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
+    whole = run_recipe(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
 
     calls = 0
     score = TinyReward.score
@@ -298,9 +298,9 @@ def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(TinyReward, "score", fail_third)
         with pytest.raises(PluginError, match="judge is gone"):
-            run_plan(resolved(tmp_path), out, reporter=Reporter())
+            run_recipe(resolved(tmp_path), out, reporter=Reporter())
     recorder = Recorder()
-    resumed = run_plan(resolved(tmp_path), out, resume=True, reporter=recorder)
+    resumed = run_recipe(resolved(tmp_path), out, resume=True, reporter=recorder)
     assert recorder.stages == ["align", "eval"]
     assert any("resumed after step" in note for note in recorder.notes)
     weights = [(path / "policy" / "model.safetensors").read_bytes() for path in (tmp_path / "whole", out)]
@@ -313,13 +313,13 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, "margin")
     for stage in ("sft", "preferences", "align", "eval", "eval"):
         recorder = Recorder()
-        run_plan(recipe, out, stages=[stage], reporter=recorder)
+        run_recipe(recipe, out, stages=[stage], reporter=recorder)
         assert recorder.stages == [stage]
     with pytest.raises(InputError, match="the stage align has been run here"):
-        run_plan(recipe, out, stages=["align"], reporter=Reporter())
-    run_plan(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
+        run_recipe(recipe, out, stages=["align"], reporter=Reporter())
+    run_recipe(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
     whole = tmp_path / "whole"
-    run_plan(recipe, whole, reporter=Reporter())
+    run_recipe(recipe, whole, reporter=Reporter())
     names = ("preferences.jsonl", "policy/model.safetensors")
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 

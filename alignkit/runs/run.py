@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignkit.runs.rundir import RunDir
 
 
-def run(
+def run_recipe(
     resolved: Resolved,
     out: Path,
     *,

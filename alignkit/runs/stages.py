@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
+from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.recipe.tables import REWARD_TRAINING
@@ -134,7 +134,7 @@ class Stages:
                 many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
                 scores = checked_scores(rewards["reward"], many.groups)
                 batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
-        report = compare(batches, rewards, reference=start, best_of=options.best_of)
+        report = evaluation.compare_samples(batches, rewards, reference=start, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
@@ -353,24 +353,3 @@ def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_o
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
         "held_out": held_out,
     }
-
-
-def compare(
-    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
-) -> dict[str, Any]:
-    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
-    of `best_of` responses, the third and on, under each reward."""
-    report: dict[str, Any] = {name: {} for name in batches}
-    first, second, *choosing = batches
-    for name, batch in batches.items():
-        chosen_from = best_of if name in choosing else 1
-        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
-    for reward_name, reward in rewards.items():
-        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
-        keys = [group.prompt.key for group in batches[first].groups]
-        for name, rows in scores.items():
-            report[name][reward_name] = evaluation.mean_score(rows, keys).to_json()
-        for name in (second, *choosing):
-            key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            report[key] = evaluation.win_rate(scores[name], scores[first], keys).to_json()
-    return report

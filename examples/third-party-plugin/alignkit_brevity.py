@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignkit import Config, Group, RewardSource, hookimpl
-from alignkit.hookspecs import Register
-from alignkit.options import Count
+from alignkit import Config, Count, Group, Register, RewardSource, hookimpl
 
 ALIGNKIT_INTERFACE = 1
 

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit_data import Dataset, to_trl_rows
 
-from alignkit.errors import InputError
-from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
-from alignkit.records import Group, Prompt
+from alignkit import Group, InputError, Prompt
+from alignkit.preferences import Annotation, annotations_of, with_annotations
 from alignkit_label.store import without_gaps
 
 if TYPE_CHECKING:

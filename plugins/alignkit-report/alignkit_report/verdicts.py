@@ -13,14 +13,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from alignkit import InputError
-from alignkit.preferences.agreement import most_frequent
-from alignkit.preferences.annotations import FIRST, SECOND, TIE, annotations_of
+from alignkit.preferences import FIRST, SECOND, TIE, annotations_of, most_frequent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from alignkit import Group
-    from alignkit.preferences.annotations import Annotation, Kind
+    from alignkit.preferences import Annotation, Kind
 
 FLIPPED = {None: None, TIE: TIE, FIRST: SECOND, SECOND: FIRST}
 """A verdict, or a place, seen with the two responses exchanged."""

@@ -23,7 +23,7 @@ from alignkit.plugins import registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.runs.reporting import Reporter
-from alignkit.runs.run import run as run_plan
+from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.tiny_hf import write_tiny_llama
 from alignkit.training.engine import epoch_order, train
@@ -254,21 +254,21 @@ max_tokens = 5
 """
 
 
-def run_recipe(folder: Path, tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run_in(folder: Path, tmp_path: Path, *overrides: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     write_groups(tmp_path / "data" / "demonstrations.jsonl", groups_of(1))
     write_groups(tmp_path / "data" / "preferences.jsonl", groups_of(2, count=20))
     path, out = tmp_path / "recipe.toml", tmp_path / f"out{len(overrides)}"
     path.write_text(RECIPE.format(model=folder, data=tmp_path / "data"))
     resolved = resolve(load_recipe(path, flags={}, overrides=overrides), registry())
-    summary = run_plan(resolved, out, reporter=Reporter())
+    summary = run_recipe(resolved, out, reporter=Reporter())
     lines = (out / "metrics.jsonl").read_text().splitlines()
     assert (out / "policy" / "model.safetensors").exists()
     return summary, [json.loads(line) for line in lines]
 
 
 def test_one_flag_runs_trls_trainer_in_the_pipeline(folder: Path, tmp_path: Path) -> None:
-    ours, own = run_recipe(folder, tmp_path, "optimizer.plugin=dpo")
-    theirs, steps = run_recipe(folder, tmp_path, "optimizer.plugin=trl-dpo", "run.threads=1")
+    ours, own = run_in(folder, tmp_path, "optimizer.plugin=dpo")
+    theirs, steps = run_in(folder, tmp_path, "optimizer.plugin=trl-dpo", "run.threads=1")
     assert ours.keys() == theirs.keys()
     assert {"sft", "preferences", "reward", "align", "eval"} <= theirs.keys()
     first, second = ([step for step in lines if step["stage"] == "policy"] for lines in (own, steps))
@@ -281,7 +281,7 @@ def test_one_flag_runs_trls_trainer_in_the_pipeline(folder: Path, tmp_path: Path
 def test_sft_reward_model_and_policy_all_by_trl(folder: Path, tmp_path: Path) -> None:
     overrides = ["sft.plugin=trl-sft", "reward.train.plugin=trl-reward", "optimizer.plugin=trl-grpo"]
     sizes = ["optimizer.batch_size=4", "optimizer.group_size=2", "optimizer.iterations=2"]
-    summary, steps = run_recipe(folder, tmp_path, *overrides, *sizes)
+    summary, steps = run_in(folder, tmp_path, *overrides, *sizes)
     stages = {step["stage"] for step in steps}
     assert stages == {"sft", "reward", "policy"}
     assert 0 <= summary["reward"]["accuracy"]["value"] <= 1
