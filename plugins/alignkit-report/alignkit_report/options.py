@@ -12,6 +12,12 @@ from alignkit.errors import InputError
 from alignkit.options import Config
 
 
+def is_installed(package: str) -> bool:
+    """Whether there is such a package. A mere folder of this name, as trackers leave where they run, is none."""
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackerOptions(Config):
     """What the options of all trackers share.
@@ -35,7 +41,7 @@ class TrackerOptions(Config):
         Raises:
             InputError: it is not.
         """
-        missing = [package for package in self.packages() if find_spec(package) is None]
+        missing = [package for package in self.packages() if not is_installed(package)]
         if missing:
             raise InputError(
                 f"needs the package {missing[0]!r}, which is not installed",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import struct
 import subprocess
 import sys
 from collections import defaultdict
-from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from accelerate import PartialState
 from alignkit_report import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions, options
+from alignkit_report.options import is_installed
 from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb
 
 from alignkit import Context, InputError
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
     Series = dict[str, list[tuple[int, float]]]
 
 NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
-INSTALLED = [name for name in NAMES if find_spec(name) is not None]
 CONFIGS = {"tensorboard": TensorBoardOptions, "wandb": WandbOptions, "mlflow": MlflowOptions, "trackio": TrackioOptions}
+FOUND = SimpleNamespace(origin="somewhere/__init__.py")
+INSTALLED = [name for name in NAMES if is_installed(name)]
 WORDS = ("red", "green", "blue", "black", "white", "brown")
 RECIPE = """
 [run]
@@ -214,9 +217,18 @@ def test_what_is_not_installed_is_said_before_anything_loads(name: str, monkeypa
     assert (problem.key, problem.fix) == ((), error.value.fix)
 
 
+def test_a_folder_of_the_trackers_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder_of_a_tracker").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_installed("folder_of_a_tracker")
+    (tmp_path / "folder_of_a_tracker" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert is_installed("folder_of_a_tracker")
+
+
 def test_a_database_of_mlflows_own_needs_more_than_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(options, "find_spec", lambda package: None if package == "sqlalchemy" else object())
+    monkeypatch.setattr(options, "find_spec", lambda package: None if package == "sqlalchemy" else FOUND)
     with pytest.raises(InputError, match="needs the package 'sqlalchemy'"):
         MlflowOptions().check()
     MlflowOptions(tracking_uri="http://localhost:1").check()
@@ -245,7 +257,7 @@ def test_wandb_is_offline_where_there_is_no_key(
 
 
 def test_a_name_that_tensorboard_would_not_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "find_spec", lambda package: object())
+    monkeypatch.setattr(options, "find_spec", lambda package: FOUND)
     with pytest.raises(InputError, match="counts only together with folder"):
         TensorBoardOptions(name="mine").check()
     TensorBoardOptions(name="mine", folder="runs").check()
