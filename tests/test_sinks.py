@@ -101,10 +101,11 @@ def test_a_sink_that_cannot_write_ends_the_run_under_its_name(tmp_path: Path) ->
 
 
 def test_a_sink_that_cannot_be_closed_is_said_after_the_rest_is_closed_and_the_run_is_done(tmp_path: Path) -> None:
-    recipe = with_sinks(resolved(tmp_path), {"fails": "close"}, {"name": "b"})
+    recorder, recipe = Recorder(), with_sinks(resolved(tmp_path), {"fails": "close"}, {"name": "b", "fails": "close"})
     with pytest.raises(PluginError, match=r"run\.metrics\.0: plugin stranger:noted: close\(\) failed"):
-        run_plan(recipe, tmp_path / "out", reporter=Recorder())
+        run_plan(recipe, tmp_path / "out", reporter=recorder)
     assert calls("close") == ["a close", "b close"]
+    assert "run.metrics.1: plugin stranger:noted: close() failed" in recorder.notes[-1]
     assert (tmp_path / "out" / "report.html").is_file()
 
 
@@ -176,6 +177,8 @@ def test_handlers_of_others_and_other_threads_are_left_alone(tmp_path: Path) -> 
 
 def test_other_processes_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks_module, "process_index", lambda: 1)
+    before = signal.getsignal(signal.SIGTERM)
     with open_sinks(with_sinks(resolved(tmp_path), {}), tmp_path, print) as write:
         write({"stage": "sft", "step": 1})
+        assert signal.getsignal(signal.SIGTERM) == before
     assert CALLS == []

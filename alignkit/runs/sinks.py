@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import PluginError
@@ -26,11 +26,12 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
 
     Args:
         folder: the run directory.
-        on_notice: is told of a sink that can't be closed, where another error ends the run.
+        on_notice: is told of a sink that can't be closed, where another error is raised.
 
     Raises:
         PluginError: a sink raised; the message names its plugin.
     """
+    specs = resolved.run.metrics if process_index() == 0 else ()
     sinks: dict[str, MetricSink[Any]] = {}
 
     def write(record: Mapping[str, Any]) -> None:
@@ -38,20 +39,21 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
             with _attributed(key, "write"):
                 sink.write(record)
 
-    with terminated_cleanly():
+    with terminated_cleanly() if specs else nullcontext():
         try:
-            for index, spec in enumerate(resolved.run.metrics if process_index() == 0 else ()):
-                registration = resolved.registry.get("metrics", str(spec["plugin"]))
-                sinks[f"run.metrics.{index}: plugin {registration}"] = resolved.build_spec(
-                    "metrics", spec, folder=folder
-                )
+            for index, spec in enumerate(specs):
+                key = f"run.metrics.{index}: plugin {resolved.registry.get('metrics', spec['plugin'])}"
+                sinks[key] = resolved.build_spec("metrics", spec, folder=folder)
             yield write
         except BaseException:
             for failure in _close(sinks):
                 on_notice(str(failure))
             raise
-        for failure in _close(sinks)[:1]:
-            raise failure
+        failures = _close(sinks)
+        for failure in failures[1:]:
+            on_notice(str(failure))
+        if failures:
+            raise failures[0]
 
 
 def _close(sinks: Mapping[str, MetricSink[Any]]) -> list[PluginError]:
