@@ -28,7 +28,7 @@ from alignkit.training.feeds import OfflineFeed, RolloutFeed
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec
@@ -42,13 +42,22 @@ if TYPE_CHECKING:
 class Stages:
     """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
 
-    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool, force: bool) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        rundir: RunDir,
+        reporter: Reporter,
+        write_to_sinks: Callable[[Mapping[str, Any]], None],
+        *,
+        resume: bool,
+        force: bool,
+    ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
+        self._write_to_sinks = write_to_sinks
         self._resume, self._force, self._is_main = resume, force, process_index() == 0
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._rankings: dict[int, list[Group]] = {}
-        self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
         if resolved.run.threads:
             torch.set_num_threads(resolved.run.threads)
 
@@ -296,8 +305,7 @@ class Stages:
             if not self._is_main:
                 return
             self._metrics.write(folder, record)
-            for sink in self._sinks:
-                sink.write({"stage": folder, **record})
+            self._write_to_sinks({"stage": folder, **record})
             self._reporter.step(record)
 
         if isinstance(optimizer, ForeignTrainer):
