@@ -23,7 +23,7 @@ from alignkit_report.options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from alignkit.interfaces import Context
+    from alignkit import Context
 
 OptionsT = TypeVar("OptionsT", bound=TrackerOptions)
 
