@@ -89,7 +89,9 @@ def test_the_first_best_is_compared_with_the_first_worst() -> None:
 
 def test_all_pairs_of_different_scores() -> None:
     first = lead_loss(B - A, D - A, A - C, A - E, B - C, B - E, D - C, D - E)
-    assert loss_of(make(pairs="all", group_size=5), rollouts()) == pytest.approx((first + lead_loss(G - F)) / 2, abs=1e-12)
+    assert loss_of(make(pairs="all", group_size=5), rollouts()) == pytest.approx(
+        (first + lead_loss(G - F)) / 2, abs=1e-12
+    )
 
 
 def test_a_response_that_was_cut_off_may_lose_its_place() -> None:
