@@ -17,7 +17,7 @@ from typer.main import get_command
 from alignkit.cli.app import build_app
 from alignkit.options import Config
 from alignkit.plugins import FIRST_PARTY, ROLES, Registration, registry
-from alignkit.recipe.describe import SECTIONS, describe, plugin_text
+from alignkit.recipe.describe import SECTIONS, describe, groups_of, heading, plugin_text
 from alignkit.recipe.tables import OPTION_TABLES, ROLE_OF_TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +83,12 @@ def test_a_plugin_says_what_it_is(plugin: Registration) -> None:
     same = [other for other in OWN if other.config is plugin.config]
     assert same == [plugin], "each plugin has an options class of its own"
     assert [row.key for row in describe(plugin.config) if not row.help] == []
+    keys, first = [row.key for row in describe(plugin.config)], plugin.config.matters
+    assert len({*first} & {*keys}) == len(first) <= 12
+    assert first or len([key for key in keys if "." not in key]) <= 12
+    titles = [heading(group) for group in groups_of(plugin.config) if group is not plugin.config]
+    assert len({*titles}) == len(titles)
+    assert all(0 < len(title) < 80 for title in titles)
     if plugin.role == "optimizer":
         missing = [name for name in SECTIONS if not text.sections.get(name)]
         assert not missing, f"{plugin.config.__name__} has no section {missing} (docs/plugins.md)"

@@ -190,6 +190,7 @@ class RulesOptions(Config):
 
     def check(self) -> None:
         """Raises InputError where there is no rule, or a rule can't be applied."""
+        super().check()
         if not (self.length or self.keywords or self.patterns or self.json or self.answer):
             raise InputError("no rule is given", fix="give one of: length, keywords, patterns, json, answer")
         for pattern in self.patterns:

@@ -14,7 +14,8 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_trl.bridge import FixedRowOrder, RowOrder
 from alignkit_trl.online import RewardFunction
 
-from alignkit import Group, Prompt, write_groups
+from alignkit import Group, Prompt, TrainResult, write_groups
+from alignkit.checking import option_names
 from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import RewardSource
@@ -68,6 +69,40 @@ def run(optimizer: Any, groups: Sequence[Group], tmp_path: Path) -> tuple[Any, l
     steps: list[dict[str, float]] = []
     result = optimizer.run(groups, sampling=SAMPLING, folder=tmp_path, seed=3, on_step=steps.append)
     return result, steps
+
+
+OTHERS: dict[str, Any] = {
+    "learning_rate": 0.5, "lr_schedule": "linear", "warmup": 0.9, "weight_decay": 0.3, "adam_beta2": 0.5,
+    "max_grad_norm": 0.3, "n_epochs": 3, "minibatch_size": 2, "iterations": 7, "batch_size": 8, "group_size": 3,
+    "beta": 0.7, "label_smoothing": 0.2, "desirable_weight": 0.5, "undesirable_weight": 0.5, "center_coef": 0.1,
+    "kl_coef": 0.7, "clip_range": 0.7, "loss_type": "dapo", "args": {"adam_epsilon": 1e-3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "k"),
+    [("trl-sft", 1), ("trl-dpo", 2), ("trl-kto", 2), ("trl-reward", 2), ("trl-grpo", 1), ("trl-rloo", 1)],
+)
+def test_every_option_reaches_trl(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, k: int
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    def run_trainer(_: str, __: Any, arguments: dict[str, Any], **___: Any) -> TrainResult:
+        told.append(arguments)
+        return TrainResult(0, 0.0, 0, {})
+
+    for module in ("offline", "online"):
+        monkeypatch.setattr(f"alignkit_trl.{module}.run_trainer", run_trainer)
+    policy = policy_of(folder)
+    # TRL wants minibatches of one size
+    usual = {"minibatch_size": 4, **({"batch_size": 4} if k == 1 and name != "trl-sft" else {})}
+    options = option_names(registry().get("optimizer", name).config)
+    for changed in ({}, *({option: OTHERS[option]} for option in options)):
+        run(build(name, policy, TinyReward(), **{**usual, **changed}), groups_of(k), tmp_path)
+    start, *others = told
+    assert len(others) == len(options)
+    assert [option for option, arguments in zip(options, others, strict=True) if arguments == start] == []
 
 
 @pytest.mark.parametrize(
