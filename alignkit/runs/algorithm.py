@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from alignkit.errors import InputError
 from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
@@ -49,10 +50,12 @@ def train_algorithm(
         texts: what an algorithm on rollouts may keep likely.
 
     Raises:
-        Everything that `alignkit.training.engine.train` raises.
+        InputError: the records don't fit the algorithm.
+        StoppedByCheck, Interrupted, CheckpointError: as `alignkit.training.engine.train`.
     """
-    feed = _feed(algorithm, data, sampling, seed)
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
+    _check_ranked(algorithm, groups)
+    feed = _feed(algorithm, data, sampling, seed)
     reporter.start(name, planned_steps(feed, algorithm.config))
 
     def on_step(record: dict[str, float]) -> None:
@@ -74,6 +77,16 @@ def train_algorithm(
         fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}",
         texts=texts,
     )
+
+
+def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
+    without = sum(group.ranks is None for group in groups)
+    if without and algorithm.consumes is Feed.RANKINGS:
+        raise InputError(
+            f"{without} of the {len(groups)} records have no ranks",
+            where="the training data",
+            fix=f"give {type(algorithm).__name__} rankings or pairs, see docs/data.md",
+        )
 
 
 def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int) -> BatchFeed:
