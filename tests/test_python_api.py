@@ -159,6 +159,7 @@ def test_default_recipe_name_options(
         ({"options": {"optimizer.beta": -1}}, 'options["optimizer.beta"]', "must be more than 0, found -1"),
         ({"options": {"optimizer.beta": "[1]"}}, 'options["optimizer.beta"]', "must be a valid number"),
         ({"options": {"policy.model": "12"}}, 'options["policy.model"]', "'12' is neither a folder"),
+        ({"options": {3: 1}}, 'options["3"]', "'3' names no option of a table"),
         ({"options": {"beta": 1}}, 'options["beta"]', "'beta' names no option of a table"),
         ({"options": {"optimiser.beta": 1}}, 'options["optimiser.beta"]', "a recipe has no table 'optimiser'"),
         ({"options": ["optimizer.beta=1"]}, "options", "list is no mapping"),

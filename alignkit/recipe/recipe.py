@@ -144,7 +144,7 @@ def recipe_of(
     overrides = []
     for dotted, value in options.items():
         where = PYTHON.option.format(key=dotted)
-        key = _key_of(dotted, where, "write the key as table.option: optimizer.kl_coef")
+        key = _key_of(str(dotted), where, "write the key as table.option: optimizer.kl_coef")
         overrides.append((key, _plain(value, where)))
     if isinstance(source, Mapping):
         tables = {str(table): _plain(value, str(table)) for table, value in source.items()}

@@ -38,6 +38,7 @@ def train_algorithm(
     texts: Sequence[Group] = (),
     resume: bool = False,
     force: bool = False,
+    resumable: bool = True,
 ) -> TrainResult:
     """Trains an algorithm's modules in place, by the engine's loop or by its own.
 
@@ -48,6 +49,7 @@ def train_algorithm(
         write: takes the figures of each step, in the first process only.
         fingerprint: of everything but the data; a checkpoint of another one is refused, unless `force` is given.
         texts: what an algorithm on rollouts may keep likely.
+        resumable: whether checkpoints are written.
 
     Raises:
         InputError: the records don't fit the algorithm.
@@ -74,6 +76,7 @@ def train_algorithm(
         on_notice=reporter.note,
         resume=resume,
         force=force,
+        resumable=resumable,
         fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}",
         texts=texts,
     )

@@ -169,6 +169,7 @@ def train(
                 fingerprint=digest_of_training(optimizer.config, *configs, sampling, name=name, seed=seed),
                 texts=kept,
                 resume=resume,
+                resumable=folder is not None,
             )
         except Interrupted as error:
             if folder is not None:
