@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.ops import assign, conjugate_gradient, directional_derivative, flattened, kl_estimate, mean_over_processes
+from alignkit.ops import kl_estimate, mean_over_processes
 from alignkit_ppo.actor_critic import ActorCritic
+from alignkit_ppo.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
 from alignkit_ppo.options import TRPOOptions
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from alignkit_hf.kernels.logprobs import LogitTransform, linear_logprobs
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
-
-from alignkit.ops.logprobs import LogitTransform, linear_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor

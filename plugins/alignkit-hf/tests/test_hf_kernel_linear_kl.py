@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from alignkit_hf.kernels.exact_kl import Head, linear_kl
+from alignkit_hf.kernels.logprobs import LogitTransform
 from torch.nn.functional import kl_div
-
-from alignkit.ops.exact_kl import Head, linear_kl
-from alignkit.ops.logprobs import LogitTransform
 
 ROWS, SIZE, REF_SIZE, VOCABULARY = 11, 6, 4, 29
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from alignkit_hf.kernels import attention, flex
+from alignkit_hf.kernels.attention import AttentionRule, packed_attention
+from alignkit_hf.kernels.packed_layout import PackedLayout
 
 from alignkit.batch import GroupBatch
-from alignkit.ops import attention, flex
-from alignkit.ops.attention import AttentionRule, packed_attention
-from alignkit.ops.packed_layout import PackedLayout
 from alignkit.records import Group, Prompt
 
 PROMPTS, RESPONSES = [[5, 6, 7], [8]], [[[10, 11], [12]], [[13, 14, 15]]]
