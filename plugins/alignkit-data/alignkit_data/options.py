@@ -165,11 +165,9 @@ class MixOptions(Config):
         if self.weights and len(self.weights) != len(self.sources):
             said = f"{len(self.weights)} weights for {len(self.sources)} sources"
             raise InputError(said, where="weights", fix="give one a source")
-        of_shares = {"weights": bool(self.weights), "limit": self.limit is not None}
-        of_doubt = {"budget": self.budget is not None, "min_margin": self.min_margin > 0}
-        for name, given in (of_shares if self.rule == "unsure" else of_doubt).items():
-            if given:
-                raise InputError(f'counts only under another rule than "{self.rule}"', where=name, fix="leave it out")
+        of_doubt = ("budget", "min_margin", "max_disagreement", "undecided")
+        self.counts_only_with("rule = 'shares'", self.rule == "shares", "weights", "limit")
+        self.counts_only_with("rule = 'unsure'", self.rule == "unsure", *of_doubt)
 
     @property
     def names(self) -> tuple[str, ...]:

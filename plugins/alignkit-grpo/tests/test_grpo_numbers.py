@@ -11,17 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_grpo.dapo import DAPO
-from alignkit_grpo.dr_grpo import DrGRPO
-from alignkit_grpo.grpo import GRPO
-from alignkit_grpo.gspo import GSPO
-from alignkit_grpo.reinforce import REINFORCE
-from alignkit_grpo.reinforce_plus_plus import REINFORCEPlusPlus
-from alignkit_grpo.remax import ReMax
-from alignkit_grpo.rloo import RLOO
+from alignkit_grpo.members import DAPO, GRPO, GSPO, REINFORCE, RLOO, DrGRPO, REINFORCEPlusPlus, ReMax
 
 from alignkit.batch import GroupBatch
-from alignkit.errors import InputError
+from alignkit.checking import OptionsError, option_names
 from alignkit.interfaces import RewardSource
 from alignkit.records import Group, Prompt
 from alignkit.testing.tables import TablePolicy
@@ -290,7 +283,7 @@ def test_loss_of_reinforce_and_remax() -> None:
 
 def test_loss_without_clip_and_with_entropy() -> None:
     tokens = [-w * a for w, a in zip(RATIOS, by_token(DEVIATIONS), strict=True)]
-    loss, _, _ = loss_of(DrGRPO, surrogate="ratio", aggregation="token", ent_coef=0.1)
+    loss, _, _ = loss_of(DrGRPO, clip_range=1e9, aggregation="token", ent_coef=0.1)
     assert loss == pytest.approx(sum(tokens) / 11 - 0.1 * sum(range(11)) / 11, abs=1e-5)
 
 
@@ -336,8 +329,15 @@ def test_without_a_use_there_is_no_reference() -> None:
         (GRPO, {"group_size": 1}, "group_size"),
         (RLOO, {"group_size": 1}, "group_size"),
         (REINFORCE, {"dynamic_sampling": True}, "group_size"),
-        (REINFORCE, {"n_epochs": 2}, "surrogate"),
         (DAPO, {"dual_clip": 0.9}, "dual_clip"),
+        (GRPO, {"surrogate": "truncated", "dual_clip": 2.0}, "dual_clip"),
+        (GRPO, {"kl_target": 2.0, "kl_controller": "linear"}, "kl_target"),
+        (GRPO, {"kl_coef_end": 0.1}, "kl_coef_end"),
+        (GRPO, {"kl_coef_end": 0.04, "kl_controller": "linear"}, "kl_coef_end"),
+        (DAPO, {"kl_estimator": "k2"}, "kl_estimator"),
+        (GRPO, {"loss_length": 3.0}, "loss_length"),
+        (GRPO, {"overlong_share": 0.5}, "overlong_share"),
+        (GRPO, {"credit": "token"}, "credit"),
         (GRPO, {"kl_place": "reward"}, "kl_importance"),
         (DAPO, {"kl_controller": "target"}, "kl_coef"),
     ],
@@ -345,6 +345,12 @@ def test_without_a_use_there_is_no_reference() -> None:
 def test_options_that_contradict_each_other_are_refused(
     component: type[Any], options: dict[str, Any], key: str
 ) -> None:
-    with pytest.raises(InputError) as error:
-        component.Config(**options).check()
-    assert error.value.where == key
+    with pytest.raises(OptionsError) as error:
+        component.Config(**options)
+    assert [problem.key for problem in error.value.problems] == [(key,)]
+
+
+def test_without_a_correction_there_is_one_pass() -> None:
+    for component in (REINFORCE, ReMax):
+        assert "n_epochs" not in option_names(component.Config)
+        assert component.Config().n_epochs == 1

@@ -9,7 +9,7 @@ import torch
 from alignkit_grpo.raft import RAFT
 
 from alignkit.batch import GroupBatch
-from alignkit.errors import InputError
+from alignkit.checking import OptionsError
 from alignkit.records import Group, Prompt
 from alignkit.testing import OptimizerContract
 from alignkit.testing.known_answer import (
@@ -119,13 +119,14 @@ def test_later_epochs_are_likelihood_too() -> None:
         ({"winners": 9}, "winners"),
         ({"winners": 4, "group_size": 4}, "winners"),
         ({"reference_refresh_every": 3}, "reference_refresh_every"),
+        ({"normalize_rewards": True}, "normalize_rewards"),
     ],
 )
 def test_options_that_choose_nothing_are_refused(options: dict[str, Any], where: str) -> None:
-    with pytest.raises(InputError) as raised:
-        RAFT.Config(**options).check()
-    assert raised.value.where == where
-    RAFT.Config(n_epochs=4).check()
+    with pytest.raises(OptionsError) as raised:
+        RAFT.Config(**options)
+    assert [problem.key for problem in raised.value.problems] == [(where,)]
+    RAFT.Config(n_epochs=4)
 
 
 def learner(score: ScoreOf, **options: Any) -> RAFT:

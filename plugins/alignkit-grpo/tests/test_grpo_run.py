@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_grpo.dapo import DAPO
-from alignkit_grpo.grpo import GRPO
-from alignkit_grpo.reinforce import REINFORCE
-from alignkit_grpo.remax import ReMax
-from alignkit_grpo.rloo import RLOO
+from alignkit_grpo.members import DAPO, GRPO, REINFORCE, RLOO, ReMax
 
 from alignkit.testing.runs import assert_goes_on_bit_for_bit, online_run, weights
 

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Interval
@@ -130,7 +130,20 @@ class BudgetOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(JudgeModel):
-    """What the judge as preference source and as reward share."""
+    """How judges are asked."""
+
+    matters: ClassVar[tuple[str, ...]] = (
+        "backend",
+        "model",
+        "base_url",
+        "key_env",
+        "judges",
+        "rubric",
+        "criterion",
+        "constitution",
+        "reasoning",
+        "budget.money",
+    )
 
     judges: tuple[JudgeModel, ...] = ()
     """Several judges that vote, each with options of its own: `[{model = "a"}, {backend = "local", model = "b"}]`."""
@@ -185,6 +198,8 @@ class JudgeOptions(JudgeModel):
 @dataclass(frozen=True, kw_only=True)
 class JudgePreferenceOptions(JudgeOptions):
     """A language model ranks responses: fresh samples of the policy, or those of another source (arXiv:2306.05685)."""
+
+    matters: ClassVar[tuple[str, ...]] = ("protocol", "k", *JudgeOptions.matters)
 
     protocol: Protocol = "pairwise"
     """`pairwise` compares two at a time and fits a ranking, `listwise` ranks all at once, `pointwise` scores each from

@@ -19,7 +19,7 @@ def is_installed(package: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerOptions(Config):
-    """What the options of all trackers share.
+    """Name in the tracker.
 
     Attributes:
         extra: the extra of this distribution that installs the tracker.
@@ -60,13 +60,12 @@ class TensorBoardOptions(TrackerOptions):
 
     def check(self) -> None:
         super().check()
-        if self.name and not self.folder:
-            raise InputError("counts only together with folder", where="name", fix="set folder, or leave it out")
+        self.counts_only_with("folder", bool(self.folder), "name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectOptions(TrackerOptions):
-    """What the options of trackers share that keep the runs of a project together."""
+    """Project in the tracker."""
 
     project: str = "alignkit"
     """Project, or experiment, that the run belongs to."""
