@@ -88,9 +88,6 @@ from .interfaces import (
 from .interfaces import (
     Scorer as Scorer,
 )
-from .interfaces import (
-    require_values as require_values,
-)
 from .options import (
     ComponentSpec as ComponentSpec,
 )

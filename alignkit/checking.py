@@ -53,13 +53,15 @@ class Problem:
 
 
 class OptionsError(InputError):
-    """Options that can't be used: all their `problems`, and the name of the options class."""
+    """Options that can't be used, with all `problems`. `where` is the option, where there is only one problem; the
+    message names its class as well."""
 
     def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         errors = [InputError(p.what, where=f"{owner} {'.'.join(p.key)}".strip(), fix=p.fix) for p in problems]
         if len(errors) == 1:
             super().__init__(errors[0].what, where=errors[0].where, fix=errors[0].fix)
+            self.where = ".".join(problems[0].key)
         else:
             super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
@@ -115,7 +117,9 @@ def check_rules(options: HasRules) -> None:
     except OptionsError:
         raise
     except InputError as error:
-        raise OptionsError(type(options).__name__, [_of_rule(error, type(options))]) from error
+        told = OptionsError(type(options).__name__, [_of_rule(error, type(options))])
+        told.what, told.where = error.what, error.where
+        raise told from error
     except (ValueError, TypeError) as error:
         raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
-from alignkit.options import Config, Count, RolloutOptions, TrainingOptions
+from alignkit.options import Config, Count, TrainingOptions
 from alignkit.plugins import Registration, Registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
@@ -25,7 +26,7 @@ from alignkit.training import engine
 from alignkit.training.ptx import PtxText
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
@@ -57,10 +58,8 @@ class Margin(Likelihood):
         return -batch.response_mean(torch.nn.functional.logsigmoid(sign * (logprobs + 20))), {}
 
 
-class Reinforce(Optimizer[RolloutOptions]):
+class Reinforce(OnlineAlgorithm[OnlineOptions]):
     """Reward-weighted likelihood."""
-
-    consumes = Feed.ROLLOUTS
 
     def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
         assert batch.rewards is not None
@@ -78,6 +77,10 @@ class LettersOptions(Config):
 
 class Letters(PreferenceSource[LettersOptions]):
     """Prompts with a fixed answer, or rankings of what the policy says."""
+
+    @classmethod
+    def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
+        return {}
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         if self.config.k == 1:
@@ -106,7 +109,7 @@ def tiny_registry() -> Registry:
         ("policy", "hf", TinyPolicy, TinyOptions),
         ("optimizer", "sft", Likelihood, TrainingOptions),
         ("optimizer", "margin", Margin, TrainingOptions),
-        ("optimizer", "reinforce", Reinforce, RolloutOptions),
+        ("optimizer", "reinforce", Reinforce, OnlineOptions),
         ("preferences", "letters", Letters, LettersOptions),
         ("reward", "tiny", TinyReward, TinyRewardOptions),
     ]

@@ -83,5 +83,5 @@ def test_a_name_of_several_words(tmp_path: Path) -> None:
     folder = write_distribution("kind-words", tmp_path)
     source = (folder / "alignkit_kind_words.py").read_text()
     assert "class KindWordsReward(RewardSource[KindWordsOptions])" in source
-    assert 'register("kind-words", KindWordsReward, config=KindWordsOptions)' in source
+    assert 'register("kind-words", KindWordsReward)' in source
     compile(source, "alignkit_kind_words.py", "exec")

@@ -35,6 +35,9 @@ from .passes import (
     policy_logprobs as policy_logprobs,
 )
 from .passes import (
+    require_values as require_values,
+)
+from .passes import (
     scorer_outputs as scorer_outputs,
 )
 from .policy_gradient import (

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from alignkit import Config, Count, Group, Register, RewardSource, hookimpl
 
-ALIGNKIT_INTERFACE = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class BrevityOptions(Config):
@@ -25,4 +23,4 @@ class BrevityReward(RewardSource[BrevityOptions]):
 
 @hookimpl
 def register_reward_sources(register: Register) -> None:
-    register("brevity", BrevityReward, config=BrevityOptions)
+    register("brevity", BrevityReward)

@@ -15,7 +15,7 @@ from alignkit_hf.options import LoraOptions
 from hf_tiny import build_model, plain_logits, plain_logprobs, token_batch
 
 from alignkit.errors import InputError
-from alignkit.ops import attention
+from alignkit.ops import PackedLayout, attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -179,16 +179,16 @@ def test_the_probe_sees_a_wrong_window_even_in_small_random_weights(
     family: str, loud: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packed attention that forgot the window must not pass, however little the attention does."""
-    monkeypatch.setattr(attention.PackedLayout, "visible", _visible_without_window)
+    monkeypatch.setattr(PackedLayout, "visible", _visible_without_window)
     monkeypatch.setattr(attention, "CALL_COST", 10**9)
     model = build_model(family, loud=loud, sliding_window=window)
     assert not probe.find_path(model, layout="auto", attention="auto").packed
 
 
-_VISIBLE = attention.PackedLayout.visible
+_VISIBLE = PackedLayout.visible
 
 
-def _visible_without_window(self: attention.PackedLayout, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def _visible_without_window(self: PackedLayout, query: Tensor, key: Tensor, window: int | None) -> Tensor:
     return _VISIBLE(self, query, key, None)
 
 

@@ -268,10 +268,10 @@ def test_no_key_is_sent_to_other_servers(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"model": "m"}, "key_env"),
         ({"model": "/no/such/folder", "backend": "local"}, "model"),
         ({"model": "m", "base_url": "http://h/v1", "samples": 3}, "samples"),
-        ({"model": "m", "base_url": "http://h/v1", "budget": BudgetOptions(money=1)}, "budget.money"),
+        ({"model": "m", "base_url": "http://h/v1", "budget": {"money": 1}}, "budget.money"),
         ({"model": "m", "base_url": "http://h/v1", "constitution": "/no/file"}, "constitution"),
-        ({"model": "m", "judges": (JudgeModel(model="n", base_url="http://h/v1"),)}, "model"),
-        ({"judges": (JudgeModel(model="n", base_url="h"),)}, "judges.0.base_url"),
+        ({"model": "m", "judges": [{"model": "n", "base_url": "http://h/v1"}]}, "model"),
+        ({"judges": [{"model": "n", "base_url": "h"}]}, "judges.0.base_url"),
     ],
 )
 def test_options_that_cannot_work_are_refused(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit import InputError, require_values
-from alignkit.algorithms import PolicyGradient, known, scorer_outputs
+from alignkit import InputError
+from alignkit.algorithms import PolicyGradient, known, require_values, scorer_outputs
 from alignkit.ops import clipped_value_loss, explained_variance, gae, sum_over_processes, whiten
 from alignkit_ppo.options import ActorCriticOptions
 

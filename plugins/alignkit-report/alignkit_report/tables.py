@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import commands
+from alignkit.commands import write_page as write_html
 from alignkit_report.figures import LENGTH_RATIOS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def text(figures: Figures) -> str:
 def write_page(path: Path, title: str, figures: Figures) -> None:
     """Writes the tables and their plots as one HTML page that loads nothing from the network."""
     first, *_, last = bounds = [f"{bound:g}" for bound in LENGTH_RATIOS]
-    commands.write_page(
+    write_html(
         path,
         Path(__file__).with_name("preferences.html"),
         title=title,

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from accelerate import PartialState
-from alignkit.recipe.validation import read_component
 from alignkit_report import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions, options
 from alignkit_report.options import is_installed
 from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb
 
 from alignkit import Context, InputError
-from alignkit.plugins import registry
+from alignkit.plugins import read_component, registry
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:

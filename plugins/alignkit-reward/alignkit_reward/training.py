@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit import Feed, InputError, Optimizer, TrainingOptions, require_values
+from alignkit import Feed, InputError, Optimizer, TrainingOptions
+from alignkit.algorithms import require_values
 from alignkit.ops import Rankings, bradley_terry, infonce, pair_accuracy, plackett_luce, with_ordered_pairs
 from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, PlackettLuceOptions
 from alignkit_reward.stored import StoredReward, policy_name
