@@ -1,4 +1,4 @@
-"""Packed equals padded equals one sequence at a time through plain transformers, for values and gradients."""
+"""Packed equals padded equals one sequence at a time in plain transformers, for values and gradients."""
 
 from __future__ import annotations
 
@@ -146,14 +146,14 @@ def test_a_model_that_packing_does_not_serve_falls_back_with_one_warning(
 
 
 def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
-    """Every token sees all before it on the axis, other groups and responses too."""
+    """Every token sees all tokens before it on the axis, even of other groups and responses."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scale)
 
 
 def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
-    """Attention that is right but for its scale."""
+    """Correct attention except for its scale."""
     return attention.packed_attention(query * 1.1, key, value, layout, rule)
 
 
@@ -179,7 +179,7 @@ def test_the_probe_catches_a_broken_attention(
 def test_the_probe_sees_a_wrong_window_even_in_small_random_weights(
     family: str, loud: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A packed attention that forgot the window must not pass, however little the attention does."""
+    """A packed attention that ignores the window must not pass, however small its effect is."""
     monkeypatch.setattr(PackedLayout, "visible", _visible_without_window)
     monkeypatch.setattr(attention, "CALL_COST", 10**9)
     model = build_model(family, loud=loud, sliding_window=window)

@@ -1,4 +1,4 @@
-"""Wrong options are refused before torch is imported, each with what is wrong and how to fix it."""
+"""Wrong options are refused before torch is imported; each error says what is wrong and how to fix it."""
 
 from __future__ import annotations
 

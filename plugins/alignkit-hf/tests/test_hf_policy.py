@@ -34,7 +34,7 @@ LORA = LoraOptions(r=4)
 
 
 def train(policy: HFPolicy, batch: GroupBatch) -> None:
-    """One large step of gradient descent on whatever is trained."""
+    """One large step of gradient descent on all trained parameters."""
     policy.forward(batch).logprobs.sum().backward()
     with torch.no_grad():
         for name, parameter in policy.raw.named_parameters():
@@ -71,7 +71,7 @@ class TestLoraContract(_HFContract):
     options = {"lora": LORA}  # noqa: RUF012
 
 
-def test_what_the_probe_found_is_told(load_policy: LoadPolicy, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_result_of_the_probe_is_shown(load_policy: LoadPolicy, caplog: pytest.LogCaptureFixture) -> None:
     assert load_policy("llama").explain() == "LlamaForCausalLM runs in the packed layout"
     chosen = load_policy("llama", layout="padded").explain()
     assert chosen == "LlamaForCausalLM runs in the padded layout: the options ask for it"

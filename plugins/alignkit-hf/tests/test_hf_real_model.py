@@ -1,4 +1,4 @@
-"""A real pretrained model: what it says, and that both layouts and plain transformers agree on it."""
+"""A real pretrained model: what it writes, and that both layouts and plain transformers agree on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The exact KL to a reference from the policy's own pass equals materialised logits, values and gradient."""
+"""The exact KL to a reference from the policy's own pass equals that of materialised logits, in value and gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def moved(policy: HFPolicy) -> HFPolicy:
-    """The policy with weights that differ from those of its reference."""
+    """The policy with weights that differ from its reference's."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in policy.raw.parameters():

@@ -1,4 +1,4 @@
-"""What is sampled: from which distribution, with which log-probabilities, and independent of what."""
+"""Samples: their distribution, their log-probabilities, and what they don't depend on."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_response_does_not_depend_on_its_neighbours() -> None:
 )
 def test_tokens_follow_the_softmax(vocabulary: int, draws: int) -> None:
     """Chi-squared against softmax in float64, at every size of vocabulary. Tokens that are too rare for the statistic
-    are put together by their place in the vocabulary, so that no part of it may go missing."""
+    are pooled by their place in the vocabulary, so that no part of it may go missing."""
     logits = 2 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     logits[3] = float("-inf")
     streams = uniform_streams(0, [str(number) for number in range(draws)], 1, 1)

@@ -1,4 +1,4 @@
-"""Penalties, stop strings, min-p, and prompts that are admitted while others are sampled."""
+"""Penalties, stop strings, min-p, and prompts admitted while others are being sampled."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_first_of_several_stop_strings_counts() -> None:
     assert before_stop("a b", []) == "a b"
 
 
-def test_what_the_options_need_is_asked_for() -> None:
+def test_options_without_what_they_need_are_refused() -> None:
     streams = torch.zeros(1, 2)
     for options, message in ((Sampling(stop=("x",)), "decode"), (Sampling(repetition_penalty=2.0), "prompts")):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Scorers: standard sequence classifiers whose score stands at the last response token."""
+"""Scorers: standard sequence classifiers whose score is read at the last response token."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LORA = LoraOptions(r=4)
 
 
 def noisy(scorer: HFScorer) -> HFScorer:
-    """Every trained parameter moved, so that nothing is lost unseen."""
+    """Every trained parameter moved, so that a lost one is noticed."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in scorer.raw.parameters():
@@ -71,7 +71,7 @@ def test_transformers_gives_the_same_scores(
 def test_a_padded_batch_in_transformers_gives_the_same_scores(
     build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, pad: str
 ) -> None:
-    """Where the tokenizer pads with its end token, transformers would read the score before it: the config differs."""
+    """If the tokenizer pads with its end token, transformers would read the score before it: the config differs."""
     folder = build_folder("llama", pad=pad, pad_token_id=END if pad == "<end>" else 0)
     scorer = noisy(load_policy(folder=folder).scorer())
     scorer.save(tmp_path / "scorer")
@@ -166,7 +166,7 @@ def test_bound_modules_are_used(load_policy: LoadPolicy) -> None:
 
 
 def test_a_stop_token_that_is_the_padding_learns(load_policy: LoadPolicy, build_folder: BuildFolder) -> None:
-    """Transformers makes the padding token's embedding without gradient, which would freeze the stop token's."""
+    """Transformers gives the padding token's embedding no gradient, which would freeze the stop token's."""
     policy = load_policy(folder=build_folder("llama", pad="<end>", pad_token_id=END, tie_word_embeddings=False))
     scorer = noisy(policy.scorer())
     batch = scorer.encode(GROUPS)

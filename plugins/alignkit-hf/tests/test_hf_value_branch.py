@@ -1,4 +1,4 @@
-"""A value head on last layers of its own: at the start what a plain head says, and then its own way."""
+"""A value head on its own copies of the last layers: it starts with a plain head's values, then goes its own way."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_head_is_zero_before_training(load_policy: LoadPolicy) -> None:
 def test_gradients_go_through_the_copies_into_the_shared_layers(
     load_policy: LoadPolicy, build_folder: BuildFolder, family: str, checkpointing: bool
 ) -> None:
-    """They are what a plain head's would be: below, those of the shared layers; above, those of the copies."""
+    """They equal a plain head's: below in the shared layers, above in the copies."""
     folder = build_folder(family)
     plain = load_policy(folder=folder)
     plain.add_value_head()

@@ -1,4 +1,4 @@
-"""A local judge: what it says follows from the logits, alone or in a batch, and nonsense is no verdict."""
+"""A local judge: its verdict follows from the logits, alone or in a batch, and nonsense is not a verdict."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE = Question("pointwise", "p", ("a",), "c")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, and a tokenizer that was trained on questions, with single digits."""
+    """Random weights, and a tokenizer trained on questions, with single digits."""
     folder = tmp_path_factory.mktemp("judge")
     tokenizer = Tokenizer(models.BPE())
     split: Any = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -87,8 +87,8 @@ def test_an_abstaining_judge_gives_no_reward(model: Path) -> None:
     assert reward.figures() == {"judge_abstained": 1.0}
 
 
-def test_chances_are_those_of_the_model_itself(model: Path) -> None:
-    """One row, no padding, through transformers' own call; 10 is said in two tokens here."""
+def test_probabilities_equal_the_models_own(model: Path) -> None:
+    """One row, no padding, through transformers' own call; 10 takes two tokens here."""
     judge = LocalJudge(JudgeModel(backend="local", model=str(model), min_mass=0.0), "cpu")
     questions = [ONE, THREE, PAIR, Question("pointwise", "longer prompt", ("x" * 50,), "c")]
     scored = dict(judge.answers([ONE, questions[3]]))
@@ -152,7 +152,7 @@ def test_control_tokens_of_the_tokenizer_are_text(model: Path) -> None:
     assert stop not in judge._tokenizer(text)["input_ids"]
 
 
-def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be loaded"):
         LocalJudge(JudgeModel(backend="local", model=str(tmp_path)), "cpu")
 

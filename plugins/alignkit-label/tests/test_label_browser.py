@@ -1,4 +1,4 @@
-"""The page in a real Chromium: two annotators at once, by keys alone, with the server killed and started between."""
+"""The page in a real Chromium: two annotators at once, by keys alone, while the server is killed and restarted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pairs(count: int) -> list[Group]:
 
 
 class Person:
-    """Somebody at a page who uses the keyboard only."""
+    """Somebody at a page who uses only the keyboard."""
 
     def __init__(self, browser: Any, link: str, **options: Any) -> None:
         self.context = browser.new_context(viewport={"width": 1100, "height": 800}, **options)
@@ -168,7 +168,7 @@ def test_a_ranking_of_four_by_keys_by_buttons_and_by_dragging(
 def test_the_page_has_no_accessibility_faults(
     browser: Any, store: Store, start_server: StartServer, scheme: str, width: int
 ) -> None:
-    """Needs axe-core's script (npm pack axe-core), named by AXE_CORE."""
+    """Needs axe-core's script (npm pack axe-core); AXE_CORE holds its path."""
     script = os.environ.get("AXE_CORE", "")
     if not script:
         pytest.skip("AXE_CORE names no copy of axe.min.js")
