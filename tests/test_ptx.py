@@ -13,7 +13,7 @@ from test_processes import launch
 from alignkit.errors import InputError
 from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, assert_near, near, terms_of_network
 from alignkit.testing.runs import assert_goes_on_bit_for_bit, online_run
 from alignkit.training.ptx import PtxText, choice
 
@@ -30,6 +30,7 @@ TEXTS = [
 ]
 TOKENS = 12 + 4 + 7 + 34 + 4
 """Letters of all texts, each with its stop token."""
+TERMS = terms_of_network(TinyPolicy().modules(), TOKENS)
 
 
 def gradient(module: torch.nn.Module) -> torch.Tensor:
@@ -67,18 +68,18 @@ def test_the_gradient_is_that_of_the_rollouts_plus_the_weighted_one_of_the_texts
     alone, without = first_gradient(tmp_path / "alone")
     mixed, log = first_gradient(tmp_path / "mixed", ptx_coef=0.7)
     expected, loss = gradient_of_texts()
-    torch.testing.assert_close(mixed - alone, 0.7 * expected, atol=1e-6, rtol=0)
+    assert_near(mixed - alone, 0.7 * expected, terms=TERMS, scale=float(mixed.abs().max()))
     assert float(expected.abs().max()) > 1e-2
-    assert log["ptx_loss"] == pytest.approx(loss, abs=1e-6)
-    assert log["loss"] == pytest.approx(without["loss"] + 0.7 * loss, abs=1e-6)
+    assert log["ptx_loss"] == near(loss, terms=TERMS)
+    assert log["loss"] == near(without["loss"] + 0.7 * loss, terms=TERMS)
     assert "ptx_loss" not in without
 
 
 def test_any_micro_batch_size_gives_the_same_gradient(tmp_path: Path) -> None:
     whole, log = first_gradient(tmp_path / "whole", ptx_coef=2.0)
     pieces, log_of_pieces = first_gradient(tmp_path / "pieces", ptx_coef=2.0, max_tokens=1)
-    torch.testing.assert_close(pieces, whole, atol=1e-6, rtol=0)
-    assert log_of_pieces["ptx_loss"] == pytest.approx(log["ptx_loss"], abs=1e-6)
+    assert_near(pieces, whole, terms=TERMS)
+    assert log_of_pieces["ptx_loss"] == near(log["ptx_loss"], terms=TERMS)
 
 
 def test_a_step_takes_its_texts_by_seed_and_step_alone() -> None:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from alignkit.testing.installed import contracts_for
     from alignkit.testing.runner import run_contracts
     from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
+    from alignkit.testing.tolerance import ELEMENTARY, assert_near, near, rounding, terms_of_network
 
 __all__ = [
+    "ELEMENTARY",
     "ComponentContract",
     "OptimizerContract",
     "PolicyContract",
@@ -34,9 +36,15 @@ __all__ = [
     "TinyReward",
     "TinyRewardOptions",
     "TinyScorer",
+    "assert_near",
     "contracts_for",
+    "near",
+    "rounding",
     "run_contracts",
+    "terms_of_network",
 ]
+
+_OF_TOLERANCE = ("ELEMENTARY", "assert_near", "near", "rounding", "terms_of_network")
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +52,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'alignkit.testing' has no attribute {name!r}")
     if name.startswith("Tiny"):
         return getattr(import_module("alignkit.testing.tiny"), name)
+    if name in _OF_TOLERANCE:
+        return getattr(import_module("alignkit.testing.tolerance"), name)
     import pytest
 
     pytest.register_assert_rewrite("alignkit.testing.contracts")
