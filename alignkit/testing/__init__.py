@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alignkit.testing.installed import contracts_for
     from alignkit.testing.runner import run_contracts
     from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
-    from alignkit.testing.tolerance import ELEMENTARY, assert_near, near, rounding, terms_of_network
+    from alignkit.testing.tolerance import ELEMENTARY, adam_rounding, assert_near, near, rounding, terms_of_network
 
 __all__ = [
     "ELEMENTARY",
@@ -36,6 +36,7 @@ __all__ = [
     "TinyReward",
     "TinyRewardOptions",
     "TinyScorer",
+    "adam_rounding",
     "assert_near",
     "contracts_for",
     "near",
@@ -44,7 +45,7 @@ __all__ = [
     "terms_of_network",
 ]
 
-_OF_TOLERANCE = ("ELEMENTARY", "assert_near", "near", "rounding", "terms_of_network")
+_OF_TOLERANCE = ("ELEMENTARY", "adam_rounding", "assert_near", "near", "rounding", "terms_of_network")
 
 
 def __getattr__(name: str) -> Any:

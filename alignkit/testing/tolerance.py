@@ -48,6 +48,15 @@ def rounding(terms: int, *, scale: float = 1.0, dtype: torch.dtype = torch.float
     return DEVIATIONS * math.sqrt(2 * terms / 3) * torch.finfo(dtype).eps / 2 * scale
 
 
+def adam_rounding(terms: int, *, steps: int, learning_rate: float) -> float:
+    """The largest difference of a weight after steps of AdamW in float64 whose gradients differ by rounding.
+
+    The step is the gradient over the root of its second moment plus 1e-8, so that an error of a gradient that is nearly
+    zero moves the weight by the learning rate times 1e8 of it. In float32 this may be a whole step.
+    """
+    return steps * learning_rate / 1e-8 * rounding(terms, dtype=torch.float64)
+
+
 def terms_of_network(modules: nn.Module | Mapping[str, nn.Module], tokens: int) -> int:
     """Terms on the way through a network and back: each matrix sums its inputs, its gradient its outputs and tokens."""
     found = modules.values() if isinstance(modules, Mapping) else [modules]
