@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alignkit.companions import Metrics
+from alignkit.components import Component, Context
 from alignkit.errors import AlignkitError, CheckpointError, InputError, PluginError, StoppedByCheck
 from alignkit.hookspecs import hookimpl
 from alignkit.interfaces import (
     INTERFACE_VERSION,
-    Component,
-    Context,
+    Ask,
     Feed,
     ForeignTrainer,
-    Metrics,
     MetricSink,
     Model,
     Optimizer,
     Policy,
     PreferenceSource,
     RewardSource,
-    Sampler,
     Scorer,
 )
 from alignkit.options import ComponentSpec, Config, RolloutOptions, Sampling, TrainingOptions
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERFACE_VERSION",
     "AlignkitError",
+    "Ask",
     "CheckpointError",
     "Component",
     "ComponentSpec",
@@ -53,7 +53,6 @@ __all__ = [
     "Prompt",
     "RewardSource",
     "RolloutOptions",
-    "Sampler",
     "Sampling",
     "Scorer",
     "ScorerOutput",

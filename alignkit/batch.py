@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -236,6 +236,17 @@ class GroupBatch:
             groups=tuple(self.groups[g].choose(k.tolist()) for g, k in zip(groups.tolist(), kept, strict=True)),
             totals=None,
         )
+
+    def pieces(self, max_tokens: int) -> Iterator[GroupBatch]:
+        """Consecutive groups of at most `max_tokens` tokens; a group over the budget stands alone."""
+        cost = (self.prompt_lengths + self.sum_by_group(self.lengths)).tolist()
+        start, used = 0, 0
+        for group, tokens in enumerate(cost):
+            if group > start and used + tokens > max_tokens:
+                yield self.select(range(start, group))
+                start, used = group, 0
+            used += tokens
+        yield self.select(range(start, len(cost)))
 
     def split(self, max_tokens: int, *, divisible: bool = False) -> list[GroupBatch]:
         """Micro-batches of at most `max_tokens` tokens (prompts once), longest groups first.

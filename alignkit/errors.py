@@ -60,3 +60,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {matches[0]!r}?"
     return f"choose one of: {', '.join(options)}" if options else "none is available"
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception in one line, with its type."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")

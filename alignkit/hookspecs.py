@@ -1,7 +1,8 @@
-"""The hooks by which a plugin makes itself known. A hook is called once, with `register(name, target, config=...)`.
+"""The hooks by which a plugin makes itself known. A hook is called once, with `register(name, target, config=None)`.
 
-`target` is a class or a `"module:Class"` string that is imported when the plugin is used; `config` is the options
-class. The module that the entry point (group `alignkit`) names must import neither torch nor transformers.
+`target` is a class, or a `"module:Class"` string that is imported when the plugin is used. `config` is the options
+class: a class knows its own, a string needs it unless there are no options. The module that the entry point (group
+`alignkit`) names must import neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ hookimpl = pluggy.HookimplMarker("alignkit")
 class Register(Protocol):
     """Registers one component of the hook's role."""
 
-    def __call__(self, name: str, target: type[Any] | str, *, config: type[Config]) -> None: ...
+    def __call__(self, name: str, target: type[Any] | str, config: type[Config] | None = None) -> None: ...
 
 
 @hookspec
@@ -30,7 +31,7 @@ def register_policies(register: Register) -> None:
 
 @hookspec
 def register_reward_sources(register: Register) -> None:
-    """`register("length", LengthReward, config=LengthOptions)`"""
+    """`register("length", LengthReward)`"""
 
 
 @hookspec
@@ -45,4 +46,4 @@ def register_optimizers(register: Register) -> None:
 
 @hookspec
 def register_metric_sinks(register: Register) -> None:
-    """`register("csv", "my_plugin:CsvSink", config=CsvOptions)`"""
+    """`register("csv", CsvSink)`"""

@@ -1,6 +1,6 @@
-"""The four roles that plugins fill, as abstract classes. Importing this module imports no torch.
+"""The roles that plugins fill, as abstract classes. Importing this module imports no torch.
 
-A third-party plugin subclasses one of them, names its options in a `Config` dataclass and registers both through a
+A third-party plugin subclasses one of them, `class Brevity(RewardSource[BrevityOptions])`, and registers it through a
 hook (`alignkit.hookspecs`). Shapes: G groups, S responses, R response tokens of a batch (see `alignkit.batch`).
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
-from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
+from alignkit.components import Component, ConfigT, Context
+from alignkit.errors import InputError
+from alignkit.options import Config, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
+    from alignkit.companions import Companion, Metrics
     from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
 
@@ -29,46 +31,6 @@ INTERFACE_VERSION = 1
 
 SCORING_TOKENS = 16384
 """Token budget of passes without gradient, where nothing else is known."""
-
-Metrics = dict[str, "Tensor | float"]
-"""Figures of one micro-batch. The engine adds them up over the micro-batches and processes of a step, so write them
-with the batch's `token_mean`, `response_mean` and `group_mean`."""
-
-
-def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
-    raise RuntimeError(f"this context can't build a {role} component ({spec.get('plugin')!r})")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a component may use of the run that builds it.
-
-    Attributes:
-        seed: the run's seed.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        folder: where the component may keep files of its own, or None.
-        cache: where results that follow from their inputs alone are kept from run to run, or None.
-        build: makes another component from a spec, for components that are made of others.
-    """
-
-    seed: int = 0
-    device: str = "auto"
-    folder: Path | None = None
-    cache: Path | None = None
-    build: Callable[[str, ComponentSpec], Component[Any]] = field(default=_no_builder)
-
-
-ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-class Component(ABC, Generic[ConfigT]):
-    """A part that a plugin supplies. `Config` names its options; an instance holds them as `self.config`."""
-
-    Config: ClassVar[type[Config]] = Config
-
-    def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
-        self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
-        self.context = context if context is not None else Context()
 
 
 class Model(ABC):
@@ -119,13 +81,7 @@ class Policy(Component[ConfigT], Model):
 
     @abstractmethod
     def forward(
-        self,
-        batch: GroupBatch,
-        *,
-        entropy: bool = False,
-        hidden: bool = False,
-        values: bool = False,
-        kl_to: Policy[Any] | None = None,
+        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, kl_to: Policy[Any] | None = None
     ) -> PolicyOutput:
         """Log-probabilities of the response tokens, and what else is asked for, in one pass.
 
@@ -144,7 +100,7 @@ class Policy(Component[ConfigT], Model):
     def digest(self) -> str:
         """sha256 of all that the log-probabilities of `forward` depend on beside the batch: weights and options.
 
-        Policies of the same digest give the same numbers, bit for bit. By default all modules and options but `model`.
+        Policies of the same digest give the same numbers, bit for bit. By default all modules and options.
         """
         from alignkit.ops.digests import digest_of_tensors
 
@@ -153,8 +109,35 @@ class Policy(Component[ConfigT], Model):
             for name, module in self.modules().items()
             for key, tensor in module.state_dict().items()
         }
-        options = {key: value for key, value in vars(self.config).items() if key != "model"}
-        return hashlib.sha256(f"{type(self)} {options} {digest_of_tensors(tensors)}".encode()).hexdigest()
+        return hashlib.sha256(f"{type(self)} {self.config} {digest_of_tensors(tensors)}".encode()).hexdigest()
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
+        """The policy that `save` wrote to a folder, with these options otherwise.
+
+        Raises:
+            InputError: the folder holds no such policy.
+        """
+
+
+class HasValues(ABC):
+    """A Policy that can carry value heads and scorers, for algorithms with a critic and for reward models.
+
+    Its `forward` takes `values=True` too, which asks for `PolicyOutput.values`.
+    """
+
+    @abstractmethod
+    def forward(
+        self,
+        batch: GroupBatch,
+        *,
+        entropy: bool = False,
+        hidden: bool = False,
+        values: bool = False,
+        kl_to: Policy[Any] | None = None,
+    ) -> PolicyOutput:
+        """See `Policy.forward`; `values` reads the value head."""
 
     @abstractmethod
     def add_value_head(self) -> None:
@@ -178,6 +161,16 @@ class Policy(Component[ConfigT], Model):
         """
 
 
+def require_values(policy: Policy[Any]) -> HasValues:
+    """The policy, which can carry value heads and scorers. Raises InputError where it can't."""
+    if not isinstance(policy, HasValues):
+        raise InputError(
+            f"{type(policy).__name__} can't carry value heads or scorers",
+            fix="choose an algorithm without a critic, or another policy",
+        )
+    return policy
+
+
 class RewardSource(Component[ConfigT]):
     """Scores responses: a trained model, a rule, a judge, a function."""
 
@@ -196,8 +189,13 @@ class RewardSource(Component[ConfigT]):
         """Figures of the last call of `score`, logged with a batch of rollouts; of the same names in every process."""
         return {}
 
+    @classmethod
+    def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
+        """The source whose training (`Config.training`) has written this folder, with these options otherwise."""
+        raise NotImplementedError(f"{cls.__name__} is trained first, but has no load(path, config, context)")
 
-class Sampler(Protocol):
+
+class Ask(Protocol):
     """Samples from the policy that a run is at; what labellers of fresh responses are given."""
 
     @property
@@ -214,12 +212,21 @@ class PreferenceSource(Component[ConfigT]):
     samples: ClassVar[bool] = False
 
     @abstractmethod
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
-        """The groups in a fixed order. Files ignore the sampler; labellers call it."""
+    def preferences(self, ask: Ask) -> Iterator[Group]:
+        """The groups in a fixed order. Files ignore `ask`; labellers call `ask(prompts, k)`."""
 
     def explain(self) -> str:
         """What was read, for people: the form, the counts, a sample. Asked for after `preferences`."""
         return ""
+
+    @classmethod
+    def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
+        """The options with which this source reads a file, for commands that are given one.
+
+        Args:
+            columns: new names of its columns by their old ones.
+        """
+        raise NotImplementedError(f"{cls.__name__} reads no files")
 
 
 class Feed(Enum):
@@ -234,23 +241,22 @@ class Feed(Enum):
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 
 
-class Optimizer(Component[OptionsT]):
-    """An alignment algorithm: what happens to a batch once, and the loss of a micro-batch. The engine does the rest.
+class Algorithm(Component[OptionsT]):
+    """What the role `optimizer` asks of every algorithm, with the engine's loop (`Optimizer`) or one of its own.
 
     Attributes:
         consumes: the kind of feed.
-        uses_reference: whether `self.reference`, a frozen copy of the policy at the start, is made; of the class, or
-            set before `Optimizer.__init__` where options decide.
-        couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
-        max_tokens: token budget of a pass that memory allows, for passes of the algorithm's own; kept by the engine.
-        batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps. The
-            engine stops the run when `kl` among them passes `max_kl`.
+        uses_reference: whether it is held to a frozen copy of the policy at the start; of the class, or set before
+            `__init__` where options decide.
+        reports: figures of a batch that it promises (`kl`); a rule on a figure that nobody reports is refused.
+        needs_values: whether it puts value heads or scorers on the policy (`HasValues`).
     """
 
     Config: ClassVar[type[Config]] = TrainingOptions
     consumes: ClassVar[Feed]
     uses_reference: bool = False
-    couples_responses: ClassVar[bool] = True
+    reports: ClassVar[frozenset[str]] = frozenset()
+    needs_values: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -263,9 +269,44 @@ class Optimizer(Component[OptionsT]):
         super().__init__(config, context)
         self.policy = policy
         self.reward = reward
+
+    def save(self, path: Path) -> None:
+        """Writes what was trained: the policy, or a reward model."""
+        self.policy.save(path)
+
+
+class Optimizer(Algorithm[OptionsT]):
+    """An alignment algorithm: what happens to a batch once, and the loss of a micro-batch. The engine does the rest.
+
+    Attributes:
+        couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
+        reference: the frozen copy, where `uses_reference`.
+        max_tokens: token budget of a pass that memory allows, for passes of the algorithm's own; kept by the engine.
+        batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps.
+    """
+
+    couples_responses: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        config: OptionsT | None = None,
+        context: Context | None = None,
+        *,
+        policy: Policy[Any],
+        reward: RewardSource[Any] | None = None,
+    ) -> None:
+        super().__init__(config, context, policy=policy, reward=reward)
         self.reference: Policy[Any] | None = policy.reference() if self.uses_reference else None
         self.max_tokens = SCORING_TOKENS if self.config.max_tokens == "auto" else self.config.max_tokens
         self.batch_metrics: dict[str, float] = {}
+
+    def companions(self, texts: Sequence[Group], seed: int) -> Sequence[Companion]:
+        """What accompanies the training, made once before it.
+
+        Args:
+            texts: the run's texts to keep likely, where the options ask for them (`PtxOptions`).
+        """
+        return ()
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         """Called once for each batch, without gradient: reference log-probabilities, advantages. Returns a new batch.
@@ -326,32 +367,13 @@ class Optimizer(Component[OptionsT]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
 
-    def save(self, path: Path) -> None:
-        """Writes what was trained: the policy, or a reward model."""
-        self.policy.save(path)
 
+class ForeignTrainer(Algorithm[OptionsT]):
+    """An algorithm that brings its own loop, such as another library's trainer.
 
-class ForeignTrainer(Optimizer[OptionsT]):
-    """An algorithm that brings its own loop, such as another library's trainer, in place of `prepare` and `loss`.
-
-    The pipeline treats it as any other Optimizer: it brings what it `consumes`, and calls `save` when it has run. How
-    it keeps its reference and its checkpoints is its own matter; a stage that was cut off begins again.
+    The pipeline brings what it `consumes`, and calls `save` when it has run. How it keeps its reference and its
+    checkpoints is its own matter; a stage that was cut off begins again.
     """
-
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
-        uses_reference, self.uses_reference = self.uses_reference, False
-        super().__init__(config, context, policy=policy, reward=reward)
-        self.uses_reference = uses_reference
-
-    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        raise TypeError(f"{type(self).__name__} has a loop of its own: call run()")
 
     @abstractmethod
     def run(

@@ -1,4 +1,4 @@
-"""Options of plugins: frozen dataclasses with declared ranges, and the kinds of value that they share.
+"""Options of components: frozen dataclasses with declared ranges, checked wherever they are made.
 
 Free of torch, so that options can be shown and checked before anything heavy is imported. Each field of an options
 class carries a docstring under it; `plugins show`, `--help` and the docs are generated from them.
@@ -9,14 +9,27 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval, Le, Lt
+from annotated_types import Ge, Gt, Interval, Le
 
+from alignkit.checking import check_fields, check_rules, option_names
 from alignkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Role:
+    """Marks an option that holds a component of a role: `Annotated[ComponentSpec, Role("reward")]`."""
+
+    name: str
+
 
 NonNegative = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -25,18 +38,31 @@ Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 ComponentSpec = Mapping[str, Any]
 """A component inside another one's options: `{plugin = "name", option = value, ...}`."""
+PolicySpec = Annotated[ComponentSpec, Role("policy")]
+RewardSpec = Annotated[ComponentSpec, Role("reward")]
+PreferencesSpec = Annotated[ComponentSpec, Role("preferences")]
+MetricsSpec = Annotated[ComponentSpec, Role("metrics")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every options class.
+    """Base of every options class. An instance has been checked: types, ranges, and what `check` adds.
 
     Attributes:
         compares_with: another plugin of the same role, whose settings in `[table.for.NAME]` of a recipe count for this
             one too, as far as it knows them.
+        takes_function: the option that `--role module:function` sets, where this plugin is the one for functions.
+
+    Raises:
+        OptionsError: naming every option that is wrong.
     """
 
     compares_with: ClassVar[str] = ""
+    takes_function: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_rules(self)
 
     def check(self) -> None:
         """Checks what types and ranges can't say, before any model loads (a file is there, two options agree).
@@ -45,9 +71,34 @@ class Config:
             InputError: with the option's name in `where`, relative to this class.
         """
 
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """(key, role, spec) of every component inside these options, so that they are checked before the start."""
-        return ()
+    def training(self) -> ComponentSpec | None:
+        """The Optimizer that must train the component before it is there; None where nothing has to."""
+        return None
+
+
+def specs_of(config: Config, prefix: str = "") -> Iterator[tuple[str, str, ComponentSpec]]:
+    """(key, role, spec) of every component inside these options, as their annotations say."""
+    hints = get_type_hints(type(config), include_extras=True)
+    for name in option_names(type(config)):
+        yield from _specs(hints[name], getattr(config, name), prefix + name)
+
+
+def _specs(hint: Any, value: Any, key: str) -> Iterator[tuple[str, str, ComponentSpec]]:
+    origin, inner = get_origin(hint), get_args(hint)
+    role = next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, Role)), None)
+    if value is None:
+        return
+    if role is not None:
+        yield key, role.name, value
+    elif isinstance(value, Config):
+        yield from specs_of(value, f"{key}.")
+    elif origin in (Union, UnionType):
+        for option in inner:
+            yield from _specs(option, value, key)
+    elif origin in (tuple, Mapping):
+        items = enumerate(value) if origin is tuple else value.items()
+        for place, item in items:
+            yield from _specs(inner[origin is Mapping], item, f"{key}.{place}")
 
 
 def may_be_model(name: str) -> bool:
@@ -108,7 +159,7 @@ class StopOptions(Config):
     before them; 0 never ends it."""
     plateau_delta: NonNegative = 0.0
     """Rise, in units of reward, that still counts as standing still."""
-    gold: ComponentSpec | None = None
+    gold: RewardSpec | None = None
     """A second reward source that scores every batch of rollouts and is not optimised: `{plugin = "function", function
     = "m:f"}`. The trained weights at the best moving mean of its scores are kept in checkpoints/best."""
     gold_fall: NonNegative = 0.0
@@ -128,7 +179,7 @@ class StopOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions(TrainingOptions):
-    """Options of every online Optimizer: how many rollouts are sampled."""
+    """Rollouts."""
 
     iterations: Count = 100
     """Rounds of sampling, scoring and optimising."""
@@ -136,25 +187,58 @@ class RolloutOptions(TrainingOptions):
     """Prompts sampled in each iteration, over all processes."""
     group_size: Count = 1
     """Responses sampled for each prompt."""
-    max_kl: NonNegative = 0.0
-    """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopOptions(Config):
+    """Early end."""
+
     stop: StopOptions = field(default_factory=StopOptions)
     """When the run ends early: `stop.plateau = 20`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLLimitOptions(Config):
+    """Limit of the KL, for algorithms that report `kl`."""
+
+    max_kl: NonNegative = 0.0
+    """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PtxOptions(Config):
+    """Texts in the loss."""
+
     ptx_coef: NonNegative = 0.0
     """Weight of the negative log-likelihood, in nats a token, of the texts of [ptx] (or else of the demonstrations) in
     the loss, against forgetting (PPO-ptx, arXiv:2203.02155, eq. 2); 0 leaves it out."""
     ptx_batch_size: Count = 16
     """Texts, over all processes, in the ptx part of each optimisation step."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class MovingReferenceOptions(Config):
+    """Reference that follows the policy."""
+
+    reference_refresh_every: Natural = 0
+    """The reference follows the policy after each so many optimisation steps; 0 leaves it where training started. With
+    LoRA this needs policy.reference = "copy"."""
+    reference_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of its own weights that the reference keeps in a refresh (arXiv:2404.09656): 0 takes the policy's weights;
+    0.99 at each step is an exponential moving average. With LoRA the adapter's two factors are averaged."""
+    reference_max_kl: NonNegative = 0.0
+    """The reference does not follow while the last batch's KL to it, in nats a response, is above this, so that a
+    policy that has gone astray is not made the reference; 0 always follows."""
+
     def check(self) -> None:
         super().check()
-        try:
-            self.stop.check()
-        except InputError as error:
-            raise InputError(error.what, where=f"stop.{error.where}", fix=error.fix) from error
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        return [("stop.gold", "reward", self.stop.gold)] if self.stop.gold is not None else []
+        changed = [name for name in ("reference_decay", "reference_max_kl") if getattr(self, name)]
+        if changed and not self.reference_refresh_every:
+            raise InputError(
+                "the reference stays where training started",
+                where=changed[0],
+                fix="set reference_refresh_every above 0, or leave this out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,90 +275,3 @@ class Sampling(Config):
         names = ("top_k", "top_p", "min_p", "repetition_penalty", "min_tokens", "stop")
         changed = [name for name in names if getattr(self, name) != getattr(Sampling, name)]
         return (*(["temperature"] if self.temperature == 0 else []), *changed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(Config):
-    """The recipe's table `run`: what concerns the run as a whole."""
-
-    seed: Natural = 0
-    """Everything random follows from it."""
-    device: str = "auto"
-    """Where models run: auto, cpu, cuda, cuda:1 or mps."""
-    threads: Natural = 0
-    """CPU threads of torch; 0 leaves the number to torch."""
-    holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts that is never trained on and that `eval` uses; chosen by a digest of the prompt."""
-    rounds: Count = 1
-    """Rounds of an algorithm that learns from recorded preferences. From the second on, the policy as it is then is
-    sampled on the prompts, the source of [reward] (or a [preferences] plugin that samples) ranks what it says, and the
-    algorithm goes on from there."""
-    round_samples: Annotated[int, Ge(2)] = 4
-    """Responses to each prompt that [reward] ranks in a round."""
-    round_reference: Literal["kept", "moved"] = "kept"
-    """The reference of later rounds: the policy that alignment started from, or the one that the round starts from."""
-    cache: str = "auto"
-    """Folder of results that are kept from run to run (log-probabilities of references); empty keeps none. auto:
-    `alignkit` in $XDG_CACHE_HOME, or in ~/.cache."""
-    metrics: tuple[ComponentSpec, ...] = ()
-    """Further receivers of the metrics, beside metrics.jsonl: `[{plugin = "name", option = value}]`."""
-
-    def check(self) -> None:
-        if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
-            raise InputError(f"no device {self.device!r}", where="device", fix="auto, cpu, cuda, cuda:1 or mps")
-
-    @property
-    def cache_folder(self) -> Path | None:
-        """The folder that `cache` means."""
-        if self.cache != "auto":
-            return Path(self.cache).expanduser() if self.cache else None
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit"
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        return [(f"metrics.{index}", "metrics", spec) for index, spec in enumerate(self.metrics)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CandidateOptions(Config):
-    """The recipe's table `candidates`: the responses that labellers (judges, people, rewards) are given to rank."""
-
-    count: Annotated[int, Interval(ge=2, le=9)] | None = None
-    """Responses to each prompt, 2 to 9 (`--sample K`); none leaves it to the labeller."""
-    policies: tuple[ComponentSpec, ...] = ()
-    """Policies to sample from beside the run's own, in turn: `[{plugin = "hf", model = "..."}]`."""
-    temperatures: tuple[NonNegative, ...] = ()
-    """Temperatures to sample at, in turn; empty takes that of [sampling]."""
-    near_duplicate: Fraction = 0.0
-    """Of responses whose runs of three words are as alike as this (Jaccard index), the first is kept; 0 keeps all."""
-    spare: Natural = 0
-    """Responses sampled beyond the count, to take the places of near-duplicates."""
-
-    def check(self) -> None:
-        if self.spare and not self.near_duplicate:
-            raise InputError("counts only together with near_duplicate", where="spare", fix="set near_duplicate")
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        return [(f"policies.{index}", "policy", spec) for index, spec in enumerate(self.policies)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions(Config):
-    """The recipe's table `eval`: what the trained policy is measured on, and against."""
-
-    prompts: ComponentSpec | None = None
-    """Where unseen prompts come from, as a preference source; left out, the held-out prompts of the run."""
-    rewards: Mapping[str, ComponentSpec] = field(default_factory=dict)
-    """Reward sources to report beside the run's own, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
-    count: Count = 256
-    """At most this many prompts."""
-    samples: Count = 1
-    """Responses sampled for each prompt."""
-    best_of: Count = 1
-    """Above 1, both policies are also measured as best of n: of so many responses for each one, the one that [reward]
-    scores highest (arXiv:2009.01325). Its KL to the policy it samples from is at most log n - (n - 1) / n nats."""
-    against: str = "sft"
-    """What the policy is held against: `sft` (where alignment started), `base` (before it), or a model's folder."""
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        prompts = [("prompts", "preferences", self.prompts)] if self.prompts is not None else []
-        return [*prompts, *((f"rewards.{name}", "reward", spec) for name, spec in self.rewards.items())]

@@ -1,4 +1,4 @@
-"""Finding plugins: entry points of the group `alignkit`, each loaded and asked on its own.
+"""Finding plugins, entry points of the group `alignkit`, each loaded and asked on its own; building what they offer.
 
 Free of torch. A plugin that can't be imported, was written for another version of the interface or registers nonsense
 is listed as broken, with the reason, and everything else works.
@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
 from alignkit import hookspecs
-from alignkit.errors import InputError, PluginError, closest
-from alignkit.interfaces import (
-    INTERFACE_VERSION,
-    Component,
-    MetricSink,
-    Optimizer,
-    Policy,
-    PreferenceSource,
-    RewardSource,
-)
-from alignkit.options import Config
+from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
+from alignkit.components import Component, Context
+from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error
+from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
+from alignkit.options import ComponentSpec, Config, specs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
 GROUP = "alignkit"
 COMMANDS_GROUP = "alignkit.commands"
@@ -39,7 +35,7 @@ ROLES: dict[str, type[Component[Any]]] = {
     "policy": Policy,
     "reward": RewardSource,
     "preferences": PreferenceSource,
-    "optimizer": Optimizer,
+    "optimizer": Algorithm,
     "metrics": MetricSink,
 }
 """What each role's components must derive from."""
@@ -63,11 +59,6 @@ FIRST_PARTY = tuple(
 def normalized(distribution: str) -> str:
     """The name of a distribution in the one spelling that package indexes use."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def describe_error(error: BaseException) -> str:
-    """An exception in one line, with its type."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
 
 
 @dataclass(frozen=True)
@@ -112,6 +103,11 @@ class Registration:
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise PluginError(f"{self.role} plugin {self}: {self.target} is no subclass of {base.__name__}")
+        if not issubclass(self.config, target.Config):
+            raise PluginError(
+                f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "
+                f"{self.config.__name__}"
+            )
         return target
 
 
@@ -209,10 +205,11 @@ def discover(points: Iterable[EntryPoint]) -> Registry:
 
 def _ask(module: object, distribution: str) -> list[Registration]:
     """What one plugin registers, through a plugin manager of its own."""
-    version = getattr(module, "ALIGNKIT_INTERFACE", None)
+    version = getattr(module, "ALIGNKIT_INTERFACE", 1)
     if version != INTERFACE_VERSION:
-        written_for = "declares no ALIGNKIT_INTERFACE" if version is None else f"needs plugin interface {version}"
-        raise PluginError(f"{distribution} {written_for}, this alignkit has plugin interface {INTERFACE_VERSION}")
+        raise PluginError(
+            f"{distribution} needs plugin interface {version}, this alignkit has plugin interface {INTERFACE_VERSION}"
+        )
     manager = pluggy.PluginManager("alignkit")
     manager.add_hookspecs(hookspecs)
     manager.register(module)
@@ -220,8 +217,11 @@ def _ask(module: object, distribution: str) -> list[Registration]:
     collected: list[Registration] = []
     for hook, role in HOOKS.items():
 
-        def register(name: str, target: type[Any] | str, *, config: type[Config], role: str = role) -> None:
-            collected.append(_checked(Registration(role, name, target, config, distribution), collected))
+        def register(
+            name: str, target: type[Any] | str, config: type[Config] | None = None, *, role: str = role
+        ) -> None:
+            options: Any = config or getattr(target, "Config", Config)
+            collected.append(_checked(Registration(role, name, target, options, distribution), collected))
 
         getattr(manager.hook, hook)(register=register)
     if not collected:
@@ -239,3 +239,139 @@ def _checked(new: Registration, earlier: list[Registration]) -> Registration:
     if any((new.role, new.name) == (r.role, r.name) for r in earlier):
         raise PluginError(f"{new}: registered twice as a {new.role} plugin")
     return new
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chosen component with its checked options, and what trains it where it must be trained first."""
+
+    registration: Registration
+    config: Config
+    training: Part | None = None
+
+    @property
+    def owner(self) -> str:
+        """Whose error it is when this part fails."""
+        return f"{self.registration.role} plugin {self.registration}"
+
+
+def select(registry: Registry, role: str, name: str) -> tuple[Registration, dict[str, str]]:
+    """The component that a recipe or flag names, and the option that the name implies.
+
+    `module:function` means the plugin that takes functions, where no distribution offers `module:...`.
+
+    Raises:
+        InputError: there is none of this name, or two.
+    """
+    module, colon, _ = name.partition(":")
+    qualified = any(str(r) == name for r in registry.registrations if r.role == role)
+    if colon and not qualified and all(part.isidentifier() for part in module.split(".")):
+        for known in registry.names(role):
+            if option := registry.get(role, known).config.takes_function:
+                return registry.get(role, known), {option: name}
+    return registry.get(role, name), {}
+
+
+def read_component(registry: Registry, role: str, spec: ComponentSpec) -> tuple[Part | None, list[Problem]]:
+    """The component of a spec, everything inside it checked; problems are relative to the spec."""
+    options = {key: value for key, value in spec.items() if key != "plugin"}
+    try:
+        registration, implied = select(registry, role, str(spec.get("plugin", "")))
+    except InputError as error:
+        what = error.what if spec.get("plugin") else f"names no {role} plugin"
+        return None, [Problem(("plugin",), what, error.fix)]
+    with blamed(f"{role} plugin {registration}"):
+        config, problems = read_options(registry, registration.config, {**implied, **options})
+    if config is None:
+        return None, problems
+    training: Part | None = None
+    more: list[Problem] = []
+    if (wanted := config.training()) is not None:
+        training, more = read_component(registry, "optimizer", wanted)
+    return Part(registration, config, training), problems + [p.under("train") for p in more]
+
+
+def read_options(
+    registry: Registry, config: type[Config], options: Mapping[str, Any]
+) -> tuple[Config | None, list[Problem]]:
+    """The options as a checked instance of their class, and what is wrong inside its components; None if malformed.
+
+    Raises:
+        PluginError: the class itself can't be used.
+    """
+    problems = [*unknown(config, options), *missing(config, options)]
+    known = {name: options[name] for name in option_names(config) if name in options}
+    if any(problem.missing for problem in problems):
+        return None, problems
+    try:
+        instance = config(**known)
+    except OptionsError as error:
+        return None, [*problems, *error.problems]
+    for key, role, spec in specs_of(instance):
+        problems += [p.under(*key.split(".")) for p in read_component(registry, role, spec)[1]]
+    return (None if unknown(config, options) else instance), problems
+
+
+@contextmanager
+def blamed(owner: str, doing: str = "") -> Iterator[None]:
+    """What a plugin raises carries its name: errors of other kinds than alignkit's own become PluginErrors."""
+    try:
+        yield
+    except PluginError as error:
+        raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
+    except AlignkitError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{' '.join(filter(None, (owner, doing)))}: {describe_error(error)}") from error
+
+
+def build(part: Part, context: Context, *, saved: Path | None = None, **keywords: Any) -> Any:
+    """The component of a part, its code imported now.
+
+    Args:
+        saved: a folder that the component, or what trains it, has written; it is loaded from there.
+        keywords: passed to its class, as an Optimizer's policy and reward.
+
+    Raises:
+        PluginError: the plugin raised, or can't be imported.
+    """
+    target: Any = part.registration.load()
+    with blamed(part.owner, "could not be started"):
+        if saved is not None:
+            return target.load(saved, part.config, context)
+        return target(part.config, context, **keywords)
+
+
+def build_component(role: str, spec: ComponentSpec | str, context: Context | None = None, **keywords: Any) -> Any:
+    """The component of a spec (`{"plugin": "name", ...}`, or just the name), its options checked first.
+
+    Args:
+        context: of the run that it is built for; one that can build further components by default.
+        keywords: passed to its class, as an Optimizer's policy and reward.
+
+    Raises:
+        InputError: the spec names no plugin, or has wrong options.
+        PluginError: the plugin raised, or can't be imported.
+    """
+    return build_from(registry(), role, spec, context or make_context(), **keywords)
+
+
+def build_from(found: Registry, role: str, spec: ComponentSpec | str, context: Context, **keywords: Any) -> Any:
+    """As `build_component`, from the plugins of a registry."""
+    spec = {"plugin": spec} if isinstance(spec, str) else spec
+    part, problems = read_component(found, role, spec)
+    if part is None or problems:
+        raise OptionsError(f"{role} {spec.get('plugin', '')}".strip(), problems)
+    return build(part, context, **keywords)
+
+
+def make_context(
+    *, seed: int = 0, device: str = "auto", folder: Path | None = None, cache: Path | None = None
+) -> Context:
+    """What components may use of a run, where there is none: see `Context`."""
+    bare = Context(seed=seed, device=device, folder=folder, cache=cache)
+    return replace(bare, build=partial(_build_inside, bare))
+
+
+def _build_inside(bare: Context, role: str, spec: ComponentSpec) -> Component[Any]:
+    return cast("Component[Any]", build_component(role, spec, replace(bare, build=partial(_build_inside, bare))))

@@ -17,7 +17,7 @@ from alignkit.training.feeds import OfflineFeed
 
 if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
 
 
 class TellsItsSteps(Optimizer[TrainingOptions]):

@@ -11,9 +11,10 @@ import torch
 
 from alignkit.algorithms.cached import cached_logprobs
 from alignkit.algorithms.passes import policy_logprobs
-from alignkit.interfaces import Context, Feed
+from alignkit.components import Context
+from alignkit.interfaces import Feed
 from alignkit.ops.digests import digest_of_tensors
-from alignkit.options import RunOptions
+from alignkit.recipe.options import RunOptions
 from alignkit.testing import TinyOptions, TinyPolicy
 from alignkit.testing.material import groups_for
 

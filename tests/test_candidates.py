@@ -9,7 +9,8 @@ import pytest
 
 from alignkit import cli
 from alignkit.errors import InputError
-from alignkit.options import CandidateOptions, Sampling
+from alignkit.options import Sampling
+from alignkit.recipe.options import CandidateOptions
 from alignkit.records import Group, Prompt
 from alignkit.runs.candidates import PolicySampler
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit import Metrics, Sampler
+    from alignkit import Ask, Metrics
     from alignkit.testing import ComponentContract
 
 Scores = list[list[float | None]]
@@ -122,7 +122,7 @@ def test_a_broken_reward_fails(component: type[Any], test: str, tmp_path: Path) 
 
 
 class Rankings(PreferenceSource[Config]):
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         yield from groups_for(Feed.RANKINGS)
 
 
@@ -131,23 +131,23 @@ class UsedUp(Rankings):
         super().__init__(*arguments)
         self._left = iter(groups_for(Feed.RANKINGS))
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         return self._left
 
 
 class FromOne(Rankings):
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
-        for group in super().preferences(sampler):
+    def preferences(self, ask: Ask) -> Iterator[Group]:
+        for group in super().preferences(ask):
             yield replace(group, ranks=tuple(rank + 1 for rank in group.ranks or ()))
 
 
 class Nothing(Rankings):
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         return iter(())
 
 
 class NotJSON(Rankings):
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         yield Group(Prompt.of("a"), ("b",), meta={"when": (1, 2)})
 
 
@@ -172,7 +172,6 @@ class ReinforceOptions(RolloutOptions):
 class Reinforce(Optimizer[ReinforceOptions]):
     """REINFORCE with a running mean as baseline and a penalty for leaving the reference: small, and sound."""
 
-    Config: ClassVar[type[Config]] = ReinforceOptions
     consumes = Feed.ROLLOUTS
     uses_reference = True
     couples_responses = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
 
 WORDS = ["red", "green", "blue", "a longer reply.", "no", "yes please"]
 
@@ -57,7 +57,6 @@ class ReinforceOptions(RolloutOptions):
 class Reinforce(Optimizer[ReinforceOptions]):
     """Reward-weighted likelihood with state of its own, to see that it survives a kill."""
 
-    Config = ReinforceOptions
     consumes = Feed.ROLLOUTS
     couples_responses = False
     baseline = 0.0

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alignkit.interfaces import Context, Feed, ForeignTrainer
+from alignkit.components import Context
+from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.options import RolloutOptions, TrainingOptions
 from alignkit.outputs import TrainResult
 from alignkit.plugins import Registration, Registry, registry

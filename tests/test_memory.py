@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
 
 CPU = torch.device("cpu")
 GIB = 2**30

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics, Sampler
+    from alignkit.companions import Metrics
+    from alignkit.interfaces import Ask
     from alignkit.recipe.resolved import Resolved
 
 PROMPTS = [f"say {a}{b}" for a in "abcde" for b in "abcd"]
@@ -59,7 +60,6 @@ class Margin(Likelihood):
 class Reinforce(Optimizer[RolloutOptions]):
     """Reward-weighted likelihood."""
 
-    Config = RolloutOptions
     consumes = Feed.ROLLOUTS
 
     def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
@@ -79,13 +79,11 @@ class LettersOptions(Config):
 class Letters(PreferenceSource[LettersOptions]):
     """Prompts with a fixed answer, or rankings of what the policy says."""
 
-    Config = LettersOptions
-
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         if self.config.k == 1:
             yield from (Group(Prompt(text=text), ("aaa",)) for text in PROMPTS)
             return
-        for group in sampler(sampler.prompts, self.config.k):
+        for group in ask(ask.prompts, self.config.k):
             yield replace(group, scores=tuple(float(r.count("a")) for r in group.responses)).ranked_by_scores()
 
 

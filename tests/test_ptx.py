@@ -10,8 +10,8 @@ from alignkit_grpo.rloo import RLOO
 from alignkit_ppo.options import TRPOOptions
 from test_processes import launch
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy, adam_rounding, assert_near, near, terms_of_network
 from alignkit.testing.runs import assert_goes_on_bit_for_bit, online_run
@@ -49,7 +49,7 @@ class Watched(RLOO):
 
 def first_gradient(folder: Path, **options: Any) -> tuple[torch.Tensor, dict[str, float]]:
     options = {"iterations": 1, "minibatch_size": 4, "max_grad_norm": 1e9, "max_tokens": 10_000, **options}
-    algorithm, log = online_run(Watched, folder, ptx=TEXTS, **options)
+    algorithm, log = online_run(Watched, folder, texts=TEXTS, **options)
     return algorithm.gradients[0], dict(log[0])
 
 
@@ -104,13 +104,13 @@ def test_the_batch_is_of_the_chosen_texts() -> None:
 
 @pytest.mark.parametrize("coef", [0.0, 1.0])
 def test_texts_are_not_forgotten(tmp_path: Path, coef: float) -> None:
-    _, log = online_run(RLOO, tmp_path, ptx=TEXTS, ptx_coef=coef, iterations=12, kl_coef=0.0)
+    _, log = online_run(RLOO, tmp_path, texts=TEXTS, ptx_coef=coef, iterations=12, kl_coef=0.0)
     assert log[-1]["reward"] > log[0]["reward"] + 0.1
     assert "ptx_loss" not in log[0] if coef == 0 else log[-1]["ptx_loss"] < log[0]["ptx_loss"] - 0.4
 
 
 def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    assert_goes_on_bit_for_bit(RLOO, tmp_path, ptx=TEXTS, ptx_coef=0.5, ptx_batch_size=2)
+    assert_goes_on_bit_for_bit(RLOO, tmp_path, texts=TEXTS, ptx_coef=0.5, ptx_batch_size=2)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
 )
 def test_what_is_not_to_be_imitated_is_refused(tmp_path: Path, texts: list[Group], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        online_run(RLOO, tmp_path, ptx=texts, ptx_coef=0.5)
+        online_run(RLOO, tmp_path, texts=texts, ptx_coef=0.5)
 
 
 def test_trpo_has_no_room_for_another_objective() -> None:
@@ -147,7 +147,7 @@ from alignkit.testing.runs import online_run, weights
 start_processes()
 folder = Path({folder!r})
 algorithm, log = online_run(
-    RLOO, folder, ptx=TEXTS, ptx_coef=2.0, ptx_batch_size=3, iterations=3, minibatch_size=4, warmup=0.0
+    RLOO, folder, texts=TEXTS, ptx_coef=2.0, ptx_batch_size=3, iterations=3, minibatch_size=4, warmup=0.0
 )
 stop = StopOptions(plateau=1, plateau_delta=0.01)
 _, stopped = online_run(RLOO, folder / "stop", iterations=9, minibatch_size=4, learning_rate=1e-9, stop=stop)

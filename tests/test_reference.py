@@ -11,8 +11,8 @@ from alignkit_grpo.rloo import RLOO
 from alignkit_ppo.ppo import PPO
 
 from alignkit.batch import GroupBatch
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context
 from alignkit.options import Sampling
 from alignkit.testing import TinyPolicy, TinyReward, assert_near, rounding, terms_of_network
 from alignkit.testing.runs import PROMPTS, KilledError, assert_goes_on_bit_for_bit, online_run, weights

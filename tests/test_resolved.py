@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from alignkit.checking import arguments_without_secrets
 from alignkit.errors import InputError, PluginError
-from alignkit.recipe.validation import arguments_without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from test_pipeline import Recorder, tiny_registry
 
 from alignkit.errors import InputError, PluginError, StoppedByCheck
 from alignkit.interfaces import ForeignTrainer
-from alignkit.options import EvalOptions
 from alignkit.plugins import Registration
+from alignkit.recipe.options import EvalOptions
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, read_groups
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
     from alignkit.recipe.resolved import Resolved
 
 HOLDOUT = 0.2

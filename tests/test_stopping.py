@@ -8,8 +8,9 @@ import pytest
 import torch
 from alignkit_grpo.rloo import RLOO
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, RewardSource
+from alignkit.interfaces import RewardSource
 from alignkit.options import RolloutOptions, Sampling, StopOptions
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.known_answer import ScoreOf

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-from annotated_types import Interval
+from typing import ClassVar, Literal
 
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLControl, KLEstimator, KLPlace, RatioLevel, Surrogate
-from alignkit.options import Natural, NonNegative, Positive, RolloutOptions, TrainingOptions
+from alignkit.options import (
+    Config,
+    EarlyStopOptions,
+    KLLimitOptions,
+    MovingReferenceOptions,
+    NonNegative,
+    Positive,
+    PtxOptions,
+    RolloutOptions,
+    TrainingOptions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutReferenceOptions(RolloutOptions):
-    """How an online algorithm is held to its reference, and whether the reference follows the policy."""
+class KLControlOptions(Config):
+    """Course of the KL's weight."""
 
     kl_controller: KLControl = "fixed"
     """Of the weight of the KL (kl_coef; beta where the algorithm has one). `adaptive` moves it by up to a fifth each
@@ -27,29 +35,14 @@ class RolloutReferenceOptions(RolloutOptions):
     kl_coef_end: NonNegative = 0.0
     """Where `linear` takes the weight."""
 
-    reference_refresh_every: Natural = 0
-    """The reference follows the policy after each so many optimisation steps; 0 leaves it where training started. With
-    LoRA this needs policy.reference = "copy"."""
-    reference_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """Share of its own weights that the reference keeps in a refresh (arXiv:2404.09656): 0 takes the policy's weights;
-    0.99 at each step is an exponential moving average. With LoRA the adapter's two factors are averaged."""
-    reference_max_kl: NonNegative = 0.0
-    """The reference does not follow while the last batch's KL to it, in nats a response, is above this, so that a
-    policy that has gone astray is not made the reference; 0 always follows."""
 
-    def check(self) -> None:
-        super().check()
-        changed = [name for name in ("reference_decay", "reference_max_kl") if getattr(self, name)]
-        if changed and not self.reference_refresh_every:
-            raise InputError(
-                "the reference stays where training started",
-                where=changed[0],
-                fix="set reference_refresh_every above 0, or leave this out",
-            )
+@dataclass(frozen=True, kw_only=True)
+class OnlineOptions(RolloutOptions, EarlyStopOptions, KLLimitOptions, PtxOptions, MovingReferenceOptions):
+    """Options of every algorithm on rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientOptions(RolloutReferenceOptions):
+class PolicyGradientOptions(OnlineOptions, KLControlOptions):
     """Rewards, KL to the reference, and the surrogate loss.
 
     Attributes:

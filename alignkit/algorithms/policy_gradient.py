@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 
+from alignkit.algorithms.online import OnlineAlgorithm
 from alignkit.algorithms.options import PolicyGradientOptions
 from alignkit.algorithms.passes import policy_logprobs
-from alignkit.interfaces import Feed, Metrics, Optimizer
 from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.ops.kl import kl_controller, kl_estimate
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Context, Policy, RewardSource
+    from alignkit.companions import Metrics
+    from alignkit.components import Context
+    from alignkit.interfaces import Policy, RewardSource
     from alignkit.options import Config
     from alignkit.outputs import PolicyOutput
 
@@ -50,7 +52,7 @@ def known(field: Known | None) -> Known:
     return field
 
 
-class PolicyGradient(Optimizer[OptionsT]):
+class PolicyGradient(OnlineAlgorithm[OptionsT]):
     """Base of online algorithms that climb the gradient of the expected reward.
 
     Attributes:
@@ -59,7 +61,6 @@ class PolicyGradient(Optimizer[OptionsT]):
     """
 
     Config: ClassVar[type[Config]] = PolicyGradientOptions
-    consumes = Feed.ROLLOUTS
     couples_responses = False
 
     def __init__(
@@ -156,11 +157,11 @@ class PolicyGradient(Optimizer[OptionsT]):
         """The surrogate, the KL where it is part of the loss, and the entropy bonus."""
         return self.policy_loss(batch, self.forward(batch))
 
-    def forward(self, batch: GroupBatch, *, values: bool = False) -> PolicyOutput:
-        """What `policy_loss` needs of the policy, in one pass."""
+    def forward(self, batch: GroupBatch, **more: Any) -> PolicyOutput:
+        """What `policy_loss` needs of the policy, in one pass, and `more` that `Policy.forward` can be asked for."""
         exact_kl = self.config.kl_place == "loss" and self.config.kl_estimator == "full"
         return self.policy.forward(
-            batch, entropy=self.config.ent_coef > 0, values=values, kl_to=self.reference if exact_kl else None
+            batch, entropy=self.config.ent_coef > 0, kl_to=self.reference if exact_kl else None, **more
         )
 
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:

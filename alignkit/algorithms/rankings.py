@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
     from alignkit.options import Config
 
 OfflineT = TypeVar("OfflineT", bound=OfflineOptions)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from alignkit.cli import plugins, preferences, samples, stages, version
-from alignkit.errors import PluginError
-from alignkit.plugins import COMMANDS_GROUP, describe_error
+from alignkit.errors import PluginError, describe_error
+from alignkit.plugins import COMMANDS_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

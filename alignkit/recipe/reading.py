@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import Problem, option_names
 from alignkit.errors import InputError, closest
+from alignkit.options import PtxOptions
+from alignkit.plugins import Part, read_component, read_options, select
 from alignkit.recipe.resolved import Resolved
 from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
-from alignkit.recipe.validation import Part, Problem, option_names, read_component, read_options, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +52,7 @@ class TableReader:
     def options(self, table: str) -> Config:
         """The options of one of alignkit's own tables; their defaults when something is wrong with them."""
         given = merged(self.recipe.tables.get(table, {}), self.recipe.override_table(table))
-        config, problems = read_options(self.registry, OPTION_TABLES[table], given, owner=f"table {table}")
+        config, problems = read_options(self.registry, OPTION_TABLES[table], given)
         self.errors += [self.recipe.error(table, problem) for problem in problems]
         return config or OPTION_TABLES[table]()
 
@@ -105,6 +107,7 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     parts = {table: part for table in recipe.component_tables() if (part := reader.component(table))}
     options = {table: reader.options(table) for table in OPTION_TABLES}
     reader.raise_problems()
-    if "ptx" in parts and not ("optimizer" in parts and getattr(parts["optimizer"].config, "ptx_coef", False)):
+    options_of_optimizer = parts["optimizer"].config if "optimizer" in parts else None
+    if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
         reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
     return Resolved(registry, parts, options, tuple(reader.notices), recipe.by_flag)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.recipe.validation import Problem
+    from alignkit.checking import Problem
 
     Key = tuple[str, ...]
 
@@ -68,7 +68,7 @@ class Recipe:
         if any(given == full[: len(given)] or full == given[: len(full)] for given, _ in self.overrides if key):
             return f"-o {'.'.join(full)}"
         flag = self.flags.get(table, "")
-        if flag and (key == ("plugin",) or (key == ("function",) and ":" in flag)):
+        if flag and (key == ("plugin",) or (len(key) == 1 and ":" in flag and full not in self.lines)):
             return f"--{table} {flag}"
         for length in range(len(key), -1, -1):
             for header in ((table, ALTERNATIVES, plugin), (table,)):

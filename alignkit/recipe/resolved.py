@@ -6,25 +6,27 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import tomli_w
 from pydantic import TypeAdapter
 
-from alignkit.errors import AlignkitError, InputError, PluginError
-from alignkit.interfaces import Context
-from alignkit.plugins import describe_error
+from alignkit.checking import looks_secret
+from alignkit.components import Context
+from alignkit.errors import InputError
+from alignkit.plugins import Part, build, build_from
 from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, ROLE_OF_TABLE
-from alignkit.recipe.validation import Part, looks_secret, read_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from alignkit.interfaces import Component, Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import CandidateOptions, ComponentSpec, Config, EvalOptions, RunOptions, Sampling
+    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.options import ComponentSpec, Config, Sampling
     from alignkit.plugins import Registry
+    from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
 
 
 _TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
@@ -97,10 +99,8 @@ class Resolved:
     def context(self, folder: Path | None = None) -> Context:
         """What components of this run may use, with `folder` for files of their own."""
 
-        def build(role: str, spec: ComponentSpec) -> Component[Any]:
-            return cast("Component[Any]", self.build_spec(role, spec, folder=folder))
-
         run = self.run
+        build = partial(self.build_spec, folder=folder)
         return Context(seed=run.seed, device=run.device, folder=folder, cache=run.cache_folder, build=build)
 
     def load(self, table: str) -> type[Any]:
@@ -124,31 +124,22 @@ class Resolved:
     @overload
     def build(self, table: str, **keywords: Any) -> Any: ...
 
-    def build(self, table: str, *, config: Config | None = None, folder: Path | None = None, **keywords: Any) -> Any:
+    def build(self, table: str, *, folder: Path | None = None, saved: Path | None = None, **keywords: Any) -> Any:
         """The component of a table (or of "reward.train"), its code imported now.
 
         Args:
-            config: options to use in place of the recipe's.
             folder: where the component may keep files of its own.
+            saved: a folder that the component, or what trains it, has written; it is loaded from there.
             keywords: passed to its class, as an Optimizer's policy and reward.
 
         Raises:
             PluginError: the plugin raised, or can't be imported.
         """
-        part = self.part(table)
-        return _build(replace(part, config=config or part.config), self.context(folder), keywords)
+        return build(self.part(table), self.context(folder), saved=saved, **keywords)
 
-    def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None, **keywords: Any) -> Any:
-        """The component of a spec (`{plugin = "name", ...}`), its options checked first; otherwise as `build`.
-
-        Raises:
-            InputError: the spec names no plugin, or has wrong options.
-        """
-        part, problems = read_component(self.registry, role, spec)
-        if part is None or problems:
-            said = "; ".join(f"{'.'.join(problem.key)} {problem.what}".strip() for problem in problems)
-            raise InputError(said, where=f"{role} {spec.get('plugin', '')}".strip(), fix=problems[0].fix)
-        return _build(part, self.context(folder), keywords)
+    def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None) -> Any:
+        """The component of a spec, as `alignkit.build_component`, for this run."""
+        return build_from(self.registry, role, spec, self.context(folder))
 
     def to_toml(self) -> str:
         """The whole recipe with all defaults, from which this run can be repeated; secrets are left out."""
@@ -176,17 +167,6 @@ class Resolved:
             )
             result[table] = {**plugin, **_plain(self.config(table))}
         return result
-
-
-def _build(part: Part, context: Context, keywords: Mapping[str, Any]) -> Component[Any]:
-    target = part.registration.load()
-    try:
-        return target(part.config, context, **keywords)
-    except AlignkitError:
-        raise
-    except Exception as error:
-        where = f"{part.registration.role} plugin {part.registration}"
-        raise PluginError(f"{where} could not be started: {describe_error(error)}") from error
 
 
 def _plain(config: Config) -> dict[str, Any]:

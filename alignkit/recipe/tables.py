@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignkit.options import CandidateOptions, Config, EvalOptions, RunOptions, Sampling
+from alignkit.options import Config, Sampling
+from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
 
 if TYPE_CHECKING:
     Key = tuple[str, ...]

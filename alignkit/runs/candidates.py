@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from alignkit.options import CandidateOptions
 from alignkit.preferences.similar import distinct
+from alignkit.recipe.options import CandidateOptions
 from alignkit.records import Group
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SEED_STEP = 7919
 
 
 class PolicySampler:
-    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Sampler`).
+    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Ask`).
 
     Args:
         load: makes the run's policy.

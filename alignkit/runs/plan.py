@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed
+from alignkit.interfaces import Feed, HasValues
+from alignkit.options import KLLimitOptions, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
@@ -62,7 +63,7 @@ def plan(resolved: Resolved) -> list[Stage]:
         _need(resolved, "reward", f"{names['optimizer']}, which learns from scored rollouts")
         if "prompts" not in names and "preferences" not in names:
             _need(resolved, "prompts", f"{names['optimizer']}, which samples responses to prompts")
-        if getattr(resolved.config("optimizer"), "ptx_coef", 0) and "demonstrations" not in names:
+        if wants_texts(resolved) and "demonstrations" not in names:
             _need(resolved, "ptx", "optimizer.ptx_coef, for texts to be kept likely (or [demonstrations])")
     if consumes is Feed.DEMONSTRATIONS:
         raise InputError(
@@ -74,6 +75,7 @@ def plan(resolved: Resolved) -> list[Stage]:
         stages += _alignment(resolved, consumes)
         stages.append(Stage("eval", "the policy against the one it started from"))
         _check_best_of(resolved)
+    _check_algorithms(resolved)
     if not stages:
         raise InputError(
             "nothing to do: the recipe has no [demonstrations], [preferences] or [optimizer] table",
@@ -132,6 +134,31 @@ def consumed_by(resolved: Resolved) -> Feed:
     """What the recipe's alignment algorithm learns from."""
     algorithm: type[Optimizer[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
     return algorithm.consumes
+
+
+def wants_texts(resolved: Resolved) -> bool:
+    """Whether the alignment algorithm keeps texts likely."""
+    options = resolved.config("optimizer")
+    return isinstance(options, PtxOptions) and options.ptx_coef > 0
+
+
+def _check_algorithms(resolved: Resolved) -> None:
+    for table in (REWARD_TRAINING, "optimizer", "sft"):
+        if table in resolved and "policy" in resolved.names:
+            _check_algorithm(resolved, table)
+
+
+def _check_algorithm(resolved: Resolved, table: str) -> None:
+    """Checks that an algorithm can work with the policy, and that what its options look at is there."""
+    algorithm, options, name = resolved.load(table), resolved.config(table), resolved.part(table).registration.name
+    if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
+        raise InputError(
+            f"{name} needs value heads or scorers, which the policy {resolved.names['policy']} can't carry",
+            where=table,
+            fix="choose an algorithm without a critic, or another policy",
+        )
+    if isinstance(options, KLLimitOptions) and options.max_kl and "kl" not in algorithm.reports:
+        raise InputError(f"{name} reports no KL to limit", where=f"{table}.max_kl", fix="leave it out")
 
 
 def _need(resolved: Resolved, table: str, who: str) -> None:

@@ -7,18 +7,22 @@ reference stays the policy that alignment started from, whose optimum all rounds
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import Feed, ForeignTrainer, PreferenceSource
+from alignkit.options import Config
+from alignkit.plugins import build
+from alignkit.preferences.ranking import ranked_by_scores
+from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from alignkit.interfaces import Context, Optimizer, PreferenceSource, RewardSource
-    from alignkit.recipe.resolved import Resolved
+    from collections.abc import Iterator
 
-LABELLER = "reward"
-"""The preference source that ranks by a reward source."""
+    from alignkit.components import Context
+    from alignkit.interfaces import Ask, Optimizer, RewardSource
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.records import Group
 
 
 def round_folder(number: int) -> str:
@@ -60,9 +64,8 @@ def check_rounds(resolved: Resolved) -> None:
             where="run.round_reference",
             fix='set it to "moved"',
         )
-    if "reward" in resolved.names:
-        resolved.registry.get("preferences", LABELLER)
-    elif "preferences" not in resolved.names or not resolved.load("preferences").samples:
+    samples = "preferences" in resolved.names and resolved.load("preferences").samples
+    if not samples and "reward" not in resolved.names:
         raise InputError(
             "no one ranks what the policy says in later rounds",
             where="run.rounds",
@@ -77,15 +80,26 @@ def ranker_text(resolved: Resolved) -> str:
     return f"from {resolved.names['preferences']}"
 
 
+class RankedByReward(PreferenceSource[Config]):
+    """Fresh responses, ranked by a reward source; prompts without two different scores are left out."""
+
+    samples = True
+
+    def __init__(self, reward: RewardSource[Any], count: int) -> None:
+        super().__init__()
+        self._reward, self._count = reward, count
+
+    def preferences(self, ask: Ask) -> Iterator[Group]:
+        drawn = [group.without_duplicates() for group in ask(ask.prompts, self._count)]
+        return iter(ranked_by_scores(drawn, checked_scores(self._reward, drawn), source="reward"))
+
+
 def ranker(resolved: Resolved, reward: RewardSource[Any] | None, context: Context) -> PreferenceSource[Any]:
-    """The source that samples and ranks: the labeller around the run's own reward, or else its [preferences]."""
-    if reward is None:
-        part = resolved.part("preferences")
-        return part.registration.load()(part.config, context)  # type: ignore[return-value]
-    labeller = resolved.registry.get("preferences", LABELLER)
-    make_options: Any = labeller.config
-    options = make_options(source={"plugin": resolved.names["reward"]}, k=resolved.run.round_samples)
-    return labeller.load()(options, replace(context, build=lambda _role, _spec: reward))  # type: ignore[return-value]
+    """The source that samples and ranks: by the run's own reward, or else its [preferences]."""
+    if reward is not None:
+        return RankedByReward(reward, resolved.run.round_samples)
+    source: PreferenceSource[Any] = build(resolved.part("preferences"), context)
+    return source
 
 
 def keep_reference(optimizer: Optimizer[Any], start: Any) -> None:

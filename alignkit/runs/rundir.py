@@ -17,9 +17,9 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import arguments_without_secrets
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
-from alignkit.recipe.validation import arguments_without_secrets
 from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
+from alignkit.recipe.tables import DEFAULT_PLUGIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +33,10 @@ def sample(
     """
     from alignkit.records import write_groups
 
-    spec = {"plugin": "dataset", "path": str(prompts), "columns": dict(columns or {})}
-    source: PreferenceSource[Any] = resolved.build_spec("preferences", spec)
-    asked = [group.prompt for group in source.preferences(NoSampler())]
+    reader = resolved.registry.get("preferences", DEFAULT_PLUGIN["prompts"])
+    options = cast("type[PreferenceSource[Any]]", reader.load()).options_of_file(prompts, columns or {})
+    source: PreferenceSource[Any] = resolved.build_spec("preferences", {"plugin": str(reader), **options})
+    asked = [group.prompt for group in source.preferences(NoPolicy())]
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")
     batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
@@ -61,7 +63,7 @@ def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> di
     return {"groups": len(scored), "scores": len(values), "abstained": abstained, "mean": mean, "out": str(out)}
 
 
-class NoSampler:
+class NoPolicy:
     """What a source of data on file is given where there is no policy to sample."""
 
     prompts: Sequence[Prompt] = ()

@@ -15,11 +15,12 @@ import torch
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
+from alignkit.plugins import blamed
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
 from alignkit.runs.candidates import PolicySampler
-from alignkit.runs.plan import consumed_by
+from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
 from alignkit.training.engine import planned_steps, train
@@ -46,6 +47,7 @@ class Stages:
         self._resume, self._force, self._is_main = resume, force, process_index() == 0
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
+        self._rankings: dict[int, list[Group]] = {}
         self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
         if resolved.run.threads:
             torch.set_num_threads(resolved.run.threads)
@@ -61,11 +63,12 @@ class Stages:
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
         """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
-        path = self._preferences_of(number)
         if self._is_main:
-            write_groups(path, self._fresh_preferences(number) if self._samples(number) else self._read("preferences"))
+            groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
+            write_groups(self._preferences_of(number), groups)
+            self._rankings[number] = groups
         barrier()
-        groups = list(read_groups(path))
+        groups = self._ranked(number)
         labels = sum(len(group.labels or ()) for group in groups)
         pairs = sum(len(group.preferred_pairs()) for group in groups)
         return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {})
@@ -87,9 +90,7 @@ class Stages:
         """Preferences or prompts and a reward -> policy/; a round's preferences -> its own, the last one's there."""
         policy = self._policy(self._start_of(number))
         if consumed_by(self._resolved) is not Feed.ROLLOUTS:
-            groups = list(read_groups(self._preferences_of(number)))
-            if not self._samples(number):
-                groups = self._preference_split[0]
+            groups = self._ranked(number) if self._samples(number) else self._preference_split[0]
             optimizer = self._build("optimizer", policy=policy)
             if number > 1 and self._resolved.run.round_reference == "kept":
                 keep_reference(optimizer, lambda: self._policy(self._start))
@@ -104,8 +105,8 @@ class Stages:
         feed = RolloutFeed(
             prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
         )
-        ptx = self._ptx_texts() if getattr(optimizer.config, "ptx_coef", 0) else []
-        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], ptx)
+        texts = self._texts() if wants_texts(self._resolved) else []
+        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], texts)
 
     def eval(self) -> dict[str, Any]:
         """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
@@ -152,6 +153,12 @@ class Stages:
     def _preferences_file(self) -> Path:
         return self._path / "preferences.jsonl"
 
+    def _ranked(self, number: int = 1) -> list[Group]:
+        """The preferences of a round, read once where this process has not made them."""
+        if number not in self._rankings:
+            self._rankings[number] = list(read_groups(self._preferences_of(number)))
+        return self._rankings[number]
+
     def _preferences_of(self, number: int) -> Path:
         return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
 
@@ -169,8 +176,9 @@ class Stages:
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
-        sampler = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
-        groups = list(source.preferences(sampler))
+        ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
+        with blamed(f"preferences {type(source).__name__}"):
+            groups = list(source.preferences(ask))
         if not groups:
             raise StoppedByCheck(f"round {number}: no two responses to any of {len(prompts)} prompts are ranked apart")
         self._reporter.note(f"preferences: {described(groups)}")
@@ -192,14 +200,8 @@ class Stages:
     def _build_spec(self, role: str, spec: ComponentSpec) -> Any:
         return self._resolved.context(self._path).build(role, spec)
 
-    def _build_from(self, table: str, folder: Path) -> Any:
-        """The component of a table, loaded from a folder of this run."""
-        part = self._resolved.parts[table]
-        moved = replace(part, config=replace(part.config, model=str(folder)))  # type: ignore[call-arg]
-        return replace(self._resolved, parts={**self._resolved.parts, table: moved}).build(table, folder=self._path)
-
     def _policy(self, folder: Path | None) -> Policy[Any]:
-        policy: Policy[Any] = self._build("policy") if folder is None else self._build_from("policy", folder)
+        policy: Policy[Any] = self._build("policy", saved=folder)
         said = policy.explain()
         if said and self._rundir.state.get("notes", {}).get("policy") != said:
             self._rundir.remember("policy", said)
@@ -215,7 +217,7 @@ class Stages:
             raise InputError(
                 "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
             )
-        trained: RewardSource[Any] = self._build_from("reward", folder)
+        trained: RewardSource[Any] = self._build("reward", saved=folder)
         return trained
 
     def _read(self, table: str) -> list[Group]:
@@ -231,8 +233,9 @@ class Stages:
         prompts = partial(getattr, self, "_prompts")
         resolved, other = self._resolved, partial(self._build_spec, "policy")
         load = partial(self._policy, self._start)
-        sampler = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
-        return list(source.preferences(sampler))
+        ask = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        with blamed(f"preferences {type(source).__name__}"):
+            return list(source.preferences(ask))
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
@@ -240,7 +243,7 @@ class Stages:
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
-            groups = list(read_groups(self._preferences_file)) if self._preferences_file.exists() else []
+            groups = self._ranked() if self._preferences_file.exists() else []
         return list({group.prompt.key: group.prompt for group in groups}.values())
 
     @cached_property
@@ -252,8 +255,7 @@ class Stages:
 
     @cached_property
     def _preference_split(self) -> tuple[list[Group], list[Group]]:
-        groups = list(read_groups(self._preferences_file))
-        return evaluation.split_by_prompt(groups, self._resolved.run.holdout, self._seed)
+        return evaluation.split_by_prompt(self._ranked(), self._resolved.run.holdout, self._seed)
 
     def _eval_prompts(self) -> list[Prompt]:
         if self._resolved.eval.prompts:
@@ -262,7 +264,7 @@ class Stages:
         held = self._prompt_split[1]
         return held or self._prompt_split[0]
 
-    def _ptx_texts(self) -> list[Group]:
+    def _texts(self) -> list[Group]:
         """The texts of [ptx] or else the demonstrations, without held-out prompts."""
         if "ptx" in self._resolved.names:
             groups = self._read("ptx")
@@ -283,7 +285,7 @@ class Stages:
         optimizer: Optimizer[Any],
         feed: BatchFeed,
         data: Sequence[Group],
-        ptx: Sequence[Group] = (),
+        texts: Sequence[Group] = (),
     ) -> dict[str, Any]:
         """Runs the engine, saves what was trained into `folder`, and returns the last metrics, and why it ended early
         where it did."""
@@ -312,8 +314,8 @@ class Stages:
                 on_notice=self._reporter.note,
                 resume=self._resume,
                 force=self._force,
-                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *ptx])}",
-                ptx=ptx,
+                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *texts])}",
+                texts=texts,
             )
         if self._is_main:
             optimizer.save(path)

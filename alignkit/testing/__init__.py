@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PolicyContract,
         PreferenceSourceContract,
         RewardSourceContract,
+        ValuesContract,
     )
     from alignkit.testing.installed import contracts_for
     from alignkit.testing.runner import run_contracts
@@ -36,6 +37,7 @@ __all__ = [
     "TinyReward",
     "TinyRewardOptions",
     "TinyScorer",
+    "ValuesContract",
     "adam_rounding",
     "assert_near",
     "contracts_for",

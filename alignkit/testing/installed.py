@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alignkit.interfaces import ForeignTrainer
-from alignkit.plugins import normalized
-from alignkit.recipe.validation import read_options
+from alignkit.interfaces import ForeignTrainer, HasValues
+from alignkit.plugins import normalized, read_options
 from alignkit.testing.contracts import (
     ComponentContract,
     OptimizerContract,
     PolicyContract,
     PreferenceSourceContract,
     RewardSourceContract,
+    ValuesContract,
 )
 
 if TYPE_CHECKING:
@@ -88,20 +88,15 @@ def _contract(
         component = registration.load()
     except Exception as error:
         return _single_test(name, _fails(str(error)))
-    if component.Config is not registration.config:
-        return _single_test(
-            name,
-            _fails(f"{registration} is registered with {registration.config.__name__}, its class has another Config"),
-        )
-    config, problems = read_options(registry, registration.config, options, owner=str(registration))
-    training = getattr(config, "training", None)
-    if training is not None and training() is not None:
+    config, problems = read_options(registry, registration.config, options)
+    if config is not None and config.training() is not None:
         return _single_test(name, _skips(f"{registration} must be trained first: test it in its own package"))
     if problems:
         keys = ", ".join(".".join(problem.key) for problem in problems)
         return _single_test(name, _skips(f"{registration} needs options ({keys}): test it in its own package"))
     own_loop = issubclass(component, ForeignTrainer)
-    contract = base or (ComponentContract if own_loop else CONTRACTS[registration.role])
+    own = ValuesContract if issubclass(component, HasValues) else CONTRACTS[registration.role]
+    contract = base or (ComponentContract if own_loop else own)
     return type(name, (contract,), {"component": component, "options": dict(options)})
 
 

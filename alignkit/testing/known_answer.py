@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.batch import GroupBatch
-from alignkit.interfaces import Context, RewardSource
+from alignkit.components import Context
+from alignkit.interfaces import RewardSource
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing.material import backward, trained_parameters

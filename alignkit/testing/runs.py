@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing.tiny import TinyPolicy, TinyReward, TinyRewardOptions
@@ -35,7 +35,7 @@ def online_run(
     kill_after: int = 0,
     resume: bool = False,
     letter: str = "a",
-    ptx: Sequence[Group] = (),
+    texts: Sequence[Group] = (),
     **options: Any,
 ) -> tuple[Any, list[Mapping[str, float]]]:
     """Trains a new tiny policy to say a letter; the algorithm and its log.
@@ -54,7 +54,7 @@ def online_run(
             raise KilledError
 
     feed = RolloutFeed(PROMPTS, policy, reward, sampling=Sampling(max_tokens=8), options=config, seed=5)
-    train(algorithm, feed, folder=folder, seed=5, on_step=on_step, resume=resume, ptx=ptx)
+    train(algorithm, feed, folder=folder, seed=5, on_step=on_step, resume=resume, texts=texts)
     return algorithm, log
 
 

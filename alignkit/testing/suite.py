@@ -6,8 +6,8 @@ import atexit
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from alignkit.checking import option_names
 from alignkit.plugins import registry
-from alignkit.recipe.validation import option_names
 from alignkit.testing import contracts_for, runner
 from alignkit.testing.installed import matches
 from alignkit.testing.tiny_hf import write_tiny_llama

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from alignkit.interfaces import Context, Policy, Scorer
+from alignkit.interfaces import HasValues, Policy, Scorer
 from alignkit.outputs import PolicyOutput, ScorerOutput
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
+    from alignkit.components import Context
     from alignkit.options import Sampling
     from alignkit.records import Group, Prompt
 
@@ -66,7 +67,7 @@ class TableScorer(_NoText, Scorer):
         self.bound = dict(modules)
 
 
-class TablePolicy(_NoText, Policy[Any]):
+class TablePolicy(_NoText, Policy[Any], HasValues):
     """Log-probabilities and values by token id; its entropy is that id.
 
     Args:
@@ -102,6 +103,10 @@ class TablePolicy(_NoText, Policy[Any]):
             entropy=batch.response_ids.float() if entropy else None,
             values=self.values.figures[batch.response_ids] if values else None,
         )
+
+    @classmethod
+    def load(cls, path: Path, config: Any, context: Context) -> TablePolicy:
+        raise NotImplementedError
 
     def reference(self) -> TablePolicy:
         return TablePolicy(self._reference, self._reference)

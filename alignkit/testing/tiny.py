@@ -9,16 +9,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from alignkit.batch import GroupBatch
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, Policy, RewardSource, Scorer
+from alignkit.interfaces import HasValues, Policy, RewardSource, Scorer
 from alignkit.options import Config, Count, Fraction
 from alignkit.outputs import PolicyOutput, ScorerOutput
 from alignkit.records import Group
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from alignkit.components import Context
     from alignkit.options import Sampling
     from alignkit.records import Prompt
 
@@ -141,15 +142,13 @@ class TinyScorer(Scorer):
         _save(path, self._network, self._options, {"kind": "scorer"})
 
 
-class TinyPolicy(Policy[TinyOptions]):
+class TinyPolicy(Policy[TinyOptions], HasValues):
     """A language model over characters.
 
     With `temperature=0` the likeliest token is taken and log-probabilities are those at temperature 1. `top_k`,
     `top_p`, `min_p` and `min_tokens` choose among tokens; log-probabilities stay those of the whole distribution.
     `repetition_penalty` and `stop` are refused.
     """
-
-    Config: ClassVar[type[Config]] = TinyOptions
 
     def __init__(
         self,
@@ -165,6 +164,10 @@ class TinyPolicy(Policy[TinyOptions]):
         self._text = TinyText(self.config)
         self._network = network
         self._wrapped: nn.Module = network
+
+    @classmethod
+    def load(cls, path: Path, config: TinyOptions, context: Context) -> TinyPolicy:
+        return cls(replace(config, model=str(path)), context)
 
     def _load(self, folder: Path) -> TinyLanguageModel:
         stored = _read_options(folder, "policy")
@@ -293,8 +296,6 @@ class TinyRewardOptions(Config):
 
 class TinyReward(RewardSource[TinyRewardOptions]):
     """The share of one letter among a response's characters, 0 for an empty response."""
-
-    Config: ClassVar[type[Config]] = TinyRewardOptions
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         return [[text.count(self.config.letter) / max(len(text), 1) for text in group.responses] for group in groups]

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
-from alignkit.algorithms.passes import pieces_in_order
 from alignkit.batch import GroupBatch, Totals
 from alignkit.errors import CheckpointError, InputError, StoppedByCheck
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
@@ -26,16 +25,15 @@ from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam
 from alignkit.training.memory import is_out_of_memory, token_budget
-from alignkit.training.ptx import PtxText
-from alignkit.training.reference import MovingReference
+from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
-from alignkit.training.stopping import RolloutWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Metrics, Optimizer
+    from alignkit.companions import Metrics
+    from alignkit.interfaces import Optimizer
     from alignkit.options import TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
@@ -73,21 +71,21 @@ def train(
     resume: bool = False,
     fingerprint: str = "",
     force: bool = False,
-    ptx: Sequence[Group] = (),
+    texts: Sequence[Group] = (),
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
     Args:
         folder: checkpoints go to `folder/checkpoints`.
         fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
-        ptx: texts of which each step takes some, where the options have a `ptx_coef`.
+        texts: what the algorithm's companions may keep likely.
 
     Raises:
         StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
-    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, ptx)
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, texts)
     if resume:
         engine.restore(force=force)
     with engine.signals.caught():
@@ -106,17 +104,15 @@ class Engine:
         on_step: LogStep,
         on_notice: Notice,
         fingerprint: str,
-        ptx: Sequence[Group],
+        texts: Sequence[Group],
     ) -> None:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
         self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
         self.options: TrainingOptions = optimizer.config
         self.position = Position()
         self.batch: GroupBatch | None = None
-        self.signals, self.watch = StopSignals(on_notice), RolloutWatch(optimizer)
-        coef, size = (getattr(self.options, name, 0) for name in ("ptx_coef", "ptx_batch_size"))
-        self.ptx = PtxText(ptx, optimizer.policy, coef=coef, size=size, seed=seed) if coef else None
-        self.reference = MovingReference(optimizer)
+        self.signals = StopSignals(on_notice)
+        self.companions = optimizer.companions(texts, seed)
         self._wrap()
         if self.options.max_tokens == "auto":
             optimizer.max_tokens, why = token_budget(self.wrapped.values(), self.accelerator.device)
@@ -150,10 +146,10 @@ class Engine:
         for index in range(self.position.batch, self.feed.num_batches):
             batch = self.batch if self.batch is not None else self._prepared(index)
             self.batch = batch
-            if self.watch.reason:
+            if self._reason:
                 self._end_early()
                 break
-            self._check_kl()
+            self._check_companions()
             schedule = list(self._schedule(index, batch.num_groups))
             for epoch_ends, chosen in schedule[self.position.minibatch :]:
                 step_start = time.perf_counter()
@@ -170,22 +166,20 @@ class Engine:
             self.batch = None
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
-        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self.watch.reason)
+        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
 
     def _prepared(self, index: int) -> GroupBatch:
         torch.manual_seed(_mixed(self.seed, index, -1))
         batch = self.feed.batch(index)
         with torch.no_grad():
             if not self.feed.repeatable:
-                figures = self.watch.observe(batch, self.position.step)
-                if self.watch.is_at_best(self.position.step):
-                    self._save_best()
+                figures = self._observed(batch)
                 batch = self.optimizer.prepare(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return batch
             # a resumed run prepares its data in the passes of the run it goes on with, so that they round alike
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
-            pieces = pieces_in_order(batch, self.first_max_tokens)
+            pieces = batch.pieces(self.first_max_tokens)
             prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
@@ -195,6 +189,16 @@ class Engine:
                 fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones, see docs/data.md",
             )
         return prepared
+
+    def _observed(self, batch: GroupBatch) -> dict[str, float]:
+        """What the reward and the companions say of rollouts; the weights are kept where they are the best."""
+        reward, step = self.optimizer.reward, self.position.step
+        figures = {} if reward is None else shared_figures(reward.figures(), batch.device)
+        for companion in self.companions:
+            figures |= companion.observe(batch, step)
+        if any(companion.is_best(step) for companion in self.companions):
+            self._save_best()
+        return figures
 
     def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
         """(last of its epoch, groups of this process) of every minibatch of a batch."""
@@ -217,10 +221,11 @@ class Engine:
         part = part.replace(totals=self._step_totals(part, empty=empty))
         with torch.no_grad():
             self.optimizer.begin_step(part)
-        text = self.ptx.batch(self.position.step) if self.ptx is not None else None
+        for companion in self.companions:
+            companion.begin_step(self.position.step)
         while True:
             try:
-                sums, norm = self._backward(part, text, weight=0.0 if empty else 1.0)
+                sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.optimizer.max_tokens <= 1:
@@ -239,17 +244,18 @@ class Engine:
         self.scheduler.step()
         self.adam.zero_grad()
         self.position.step += 1
-        return metrics | self.reference.after_step(self.position.step)
+        for companion in self.companions:
+            metrics |= companion.after_step(self.position.step)
+        return metrics
 
-    def _backward(
-        self, part: GroupBatch, text: GroupBatch | None, weight: float
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
         own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
-        # Texts come first: the last pass, in which gradients are shared, must run through every module.
-        texts = self.ptx.losses(text, self.optimizer.max_tokens) if self.ptx is not None else []
-        sums = {"ptx_loss": torch.zeros((), device=part.device)} if self.ptx is not None else {}
-        for number, (share, compute) in enumerate([*((1.0, compute) for compute in texts), *own], start=1 - len(texts)):
+        # Others' losses come first: the last pass, in which gradients are shared, must run through every module.
+        others = [(1.0, loss) for companion in self.companions for loss in companion.losses(self.optimizer.max_tokens)]
+        named = [name for companion in self.companions for name in companion.loss_figures]
+        sums = {name: torch.zeros((), device=part.device) for name in named}
+        for number, (share, compute) in enumerate([*others, *own], start=1 - len(others)):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
             with ExitStack() as unsynchronised:
                 if number < len(own):
@@ -279,21 +285,26 @@ class Engine:
                 "  fix: a lower learning_rate or max_grad_norm, or float32, then --resume --force"
             )
 
-    def _check_kl(self) -> None:
-        limit = getattr(self.options, "max_kl", 0.0)
-        kl = self.optimizer.batch_metrics.get("kl", 0.0)
-        if limit and kl > limit:
-            self.save()
-            raise StoppedByCheck(f"step {self.position.step}: the KL to the reference is {kl:.2f}, over {limit}")
+    @property
+    def _reason(self) -> str:
+        """Why the run is to end early; empty while it goes on."""
+        return next((companion.reason for companion in self.companions if companion.reason), "")
+
+    def _check_companions(self) -> None:
+        for companion in self.companions:
+            if why := companion.check(self.optimizer.batch_metrics):
+                self.save()
+                raise StoppedByCheck(f"step {self.position.step}: {why}")
 
     def _end_early(self) -> None:
         """Leaves the batch that was sampled for nothing, and takes the weights that are to be saved."""
         self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
-        best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if self.watch.ends_at_best else None
+        at_best = any(companion.ends_at_best for companion in self.companions)
+        best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if at_best else None
         if best is not None:
             checkpoints.tensors_to_modules(checkpoints.load_tensors(best, "modules"), self._whole_modules())
         self.save()
-        self.on_notice(f"stopped after step {self.position.step}: {self.watch.reason}")
+        self.on_notice(f"stopped after step {self.position.step}: {self._reason}")
 
     def _save_best(self) -> None:
         barrier()
@@ -321,8 +332,7 @@ class Engine:
         if process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
             tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
-            if moved := self.reference.state_dict():
-                tensors["reference"] = moved
+            tensors |= {c.name: held for c in self.companions if (held := c.tensors())}
             if self.batch is not None and not self.feed.repeatable:
                 tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
             state = {
@@ -331,7 +341,7 @@ class Engine:
                 "scheduler": self.scheduler.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "batch_metrics": self.optimizer.batch_metrics,
-                "watch": self.watch.state_dict(),
+                "companions": {companion.name: companion.state_dict() for companion in self.companions},
                 "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
             }
             keep = self.options.keep_checkpoints
@@ -355,13 +365,14 @@ class Engine:
         self.scheduler.load_state_dict(state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
-        self.watch.load_state_dict(state["watch"])
         self.position = Position(**state["position"])
         asked, first, last = state["max_tokens"]
         if asked == self.options.max_tokens:
             self.first_max_tokens, self.optimizer.max_tokens = first, last
-        if (path / "reference.pt").exists():
-            self.reference.load_state_dict(checkpoints.load_tensors(path, "reference"))
+        for companion in self.companions:
+            companion.load_state_dict(state["companions"].get(companion.name, {}))
+            if (path / f"{companion.name}.pt").exists():
+                companion.load_tensors(checkpoints.load_tensors(path, companion.name))
         if (path / "batch.pt").exists():
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)

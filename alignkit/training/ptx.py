@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.batch import Totals
+from alignkit.companions import Companion
 from alignkit.errors import InputError
 from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics, Policy
+    from alignkit.companions import Metrics
+    from alignkit.interfaces import Policy
     from alignkit.records import Group
 
 
-class PtxText:
+class PtxText(Companion):
     """Texts of which every optimisation step takes some, chosen by (seed, step) alone.
 
     Args:
@@ -39,12 +41,20 @@ class PtxText:
         InputError: there are no texts, or some are rankings, labelled, or have nothing to learn.
     """
 
+    name = "ptx"
+    loss_figures = ("ptx_loss",)
+
     def __init__(self, groups: Sequence[Group], policy: Policy[Any], *, coef: float, size: int, seed: int) -> None:
         _check(groups)
         self._policy, self._coef, self._size, self._seed = policy, coef, size, seed
         encoded = policy.encode(groups)
         self._device = encoded.device
         self._texts = encoded.to("cpu")
+        self._batch: GroupBatch | None = None
+
+    def begin_step(self, step: int) -> None:
+        """Chooses the texts of a step, counted from 0."""
+        self._batch = self.batch(step)
 
     def batch(self, step: int) -> GroupBatch | None:
         """This process's texts of a step, counted from 0, with the step's totals; None where none are left for it."""
@@ -56,9 +66,9 @@ class PtxText:
         shared = float(mean_over_processes(tokens))
         return None if part is None else part.replace(totals=Totals(shared, math.nan, math.nan))
 
-    def losses(self, batch: GroupBatch | None, max_tokens: int) -> list[Callable[[], tuple[Tensor, Metrics]]]:
-        """What `Optimizer.loss` is for a micro-batch, for each micro-batch of the texts: their gradients add up."""
-        parts = batch.split(max_tokens, divisible=True) if batch is not None else []
+    def losses(self, max_tokens: int) -> list[Callable[[], tuple[Tensor, Metrics]]]:
+        """The negative log-likelihood of each micro-batch of the step's texts."""
+        parts = self._batch.split(max_tokens, divisible=True) if self._batch is not None else []
         return [partial(self._loss, part) for part in parts]
 
     def _loss(self, part: GroupBatch) -> tuple[Tensor, Metrics]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignkit.companions import Companion
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,46 +25,38 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.interfaces import Optimizer
+    from alignkit.options import MovingReferenceOptions
 
 
-class MovingReference:
-    """Moves an Optimizer's reference as its options say; does nothing where they don't.
-
-    Make it before the policy's modules are wrapped.
+class MovingReference(Companion):
+    """Moves a reference as the options say. Made before the policy's modules are wrapped.
 
     Raises:
         InputError: the reference shares the policy's weights, so that it can't be moved apart from them.
     """
 
-    def __init__(self, optimizer: Optimizer[Any]) -> None:
-        options = optimizer.config
-        self._optimizer = optimizer
-        self._every: int = getattr(options, "reference_refresh_every", 0) if optimizer.reference is not None else 0
-        self._modules: dict[str, nn.Module] = {}
-        self._frozen: dict[str, Tensor] = {}
-        self._averages: dict[str, Tensor] = {}
+    name = "reference"
+
+    def __init__(self, options: MovingReferenceOptions, optimizer: Optimizer[Any]) -> None:
+        assert optimizer.reference is not None
+        self._every, self._decay = options.reference_refresh_every, options.reference_decay
+        self._max_kl, self._optimizer = options.reference_max_kl, optimizer
         self._refreshes = 0
-        if not self._every or optimizer.reference is None:
-            return
-        self._decay: float = options.reference_decay
-        self._max_kl: float = options.reference_max_kl
         self._modules = dict(optimizer.policy.modules())
         kept = _named(optimizer.reference.modules())
         trained = {name: p for name, p in _named(self._modules).items() if p.requires_grad and name in kept}
-        self._frozen = {name: kept[name] for name in trained}
+        self._frozen: dict[str, Tensor] = {name: kept[name] for name in trained}
         if any(p is self._frozen[name] for name, p in trained.items()):
             raise InputError(
                 "the reference is the policy with its adapter off, and can't be moved",
                 where="optimizer.reference_refresh_every",
                 fix='set policy.reference = "copy", or leave the reference where it is',
             )
-        self._averages = {name: _exact(frozen.detach()) for name, frozen in self._frozen.items()}
+        self._averages: dict[str, Tensor] = {name: _exact(frozen.detach()) for name, frozen in self._frozen.items()}
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
         """Refreshes the reference where `step`, counted from 1, is due; the number of refreshes so far, to log."""
-        if not self._every:
-            return {}
         if step % self._every == 0 and self._allowed():
             trained = _named(self._modules)
             for name, average in self._averages.items():
@@ -80,17 +73,15 @@ class MovingReference:
         for name, average in self._averages.items():
             self._frozen[name].copy_(average)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, empty where the reference never moves."""
-        return {"refreshes": self._refreshes, "weights": self._averages} if self._every else {}
+    def tensors(self) -> dict[str, Any]:
+        return {"refreshes": self._refreshes, "weights": self._averages}
 
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave; nothing where the reference never moves."""
+    def load_tensors(self, tensors: Mapping[str, Any]) -> None:
         for name, average in self._averages.items():
-            average.copy_(state["weights"][name])
+            average.copy_(tensors["weights"][name])
         self._write()
-        self._refreshes = int(state["refreshes"])
+        self._refreshes = int(tensors["refreshes"])
 
 
 def _named(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import PluginError
+from alignkit.ops.distributed import mean_over_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import RewardSource
@@ -59,3 +60,10 @@ def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
     rewards = torch.tensor([value or 0.0 for value in flat], dtype=torch.float32, device=batch.device)
     scored = batch.replace(rewards=rewards)
     return scored if bool(kept.all()) else scored.select_responses(kept)
+
+
+def shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """The means over processes of figures of equal names."""
+    names = sorted(figures)
+    means = mean_over_processes(torch.tensor([figures[name] for name in names], device=device))
+    return dict(zip(names, means.tolist(), strict=True))

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.ops.distributed import mean_over_processes, sum_over_processes
-from alignkit.options import RolloutOptions, StopOptions
+from alignkit.companions import Companion
+from alignkit.ops.distributed import sum_over_processes
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Optimizer, RewardSource
+    from alignkit.components import Context
+    from alignkit.interfaces import RewardSource
+    from alignkit.options import StopOptions
 
 GOLD = "gold_reward"
 
@@ -57,32 +59,28 @@ def is_over_optimised(gold: Sequence[float], rewards: Sequence[float], *, window
     return golds[best] - golds[-1] > fall and learned[-1] > learned[best]
 
 
-class RolloutWatch:
+class RolloutWatch(Companion):
     """Follows the rewards of an online run, batch by batch.
 
     Attributes:
-        reason: why the run is to end, for people; empty while it goes on.
         best_step: optimisation steps done when gold's moving mean was at its best; None before it is known.
-        ends_at_best: whether the weights of that step are to be saved in place of the last ones.
     """
 
-    def __init__(self, optimizer: Optimizer[Any]) -> None:
-        options = optimizer.config
-        self._options = options.stop if isinstance(options, RolloutOptions) else StopOptions()
-        self._reward = optimizer.reward
-        spec = self._options.gold
-        self._gold: RewardSource[Any] | None = None if spec is None else optimizer.context.build("reward", spec)  # type: ignore[assignment]
+    name = "watch"
+
+    def __init__(self, options: StopOptions, context: Context) -> None:
+        self._options = options
+        spec = options.gold
+        self._gold: RewardSource[Any] | None = None if spec is None else context.build("reward", spec)  # type: ignore[assignment]
         self._rewards: list[float] = []
         self._golds: list[tuple[float, float]] = []
-        self.reason = ""
         self.best_step: int | None = None
-        self.ends_at_best = False
 
     def observe(self, batch: GroupBatch, step: int) -> dict[str, float]:
-        """Takes note of a batch of scored rollouts, as sampled after `step` optimisation steps; figures to log."""
+        """Follows the batch's rewards and gold's; `gold_reward`, where there is a gold reward."""
         if batch.rewards is None:
             return {}
-        figures = {} if self._reward is None else _shared_figures(self._reward.figures(), batch.device)
+        figures: dict[str, float] = {}
         reward = _shared_mean(batch.rewards.tolist(), batch.device)
         self._rewards.append(reward)
         self._check_plateau()
@@ -116,12 +114,11 @@ class RolloutWatch:
                 f"while the reward rose; the weights after step {self.best_step}, where it was best, are taken"
             )
 
-    def is_at_best(self, step: int) -> bool:
-        """Whether gold's moving mean is at its best now, after so many steps, so that the weights are worth keeping."""
+    def is_best(self, step: int) -> bool:
+        """Whether gold's moving mean is at its best now."""
         return self.best_step == step
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON types."""
         return {
             "rewards": self._rewards,
             "golds": self._golds,
@@ -131,7 +128,6 @@ class RolloutWatch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
         self._rewards = list(state["rewards"])
         self._golds = [(gold, reward) for gold, reward in state["golds"]]
         self.reason, self.best_step, self.ends_at_best = state["reason"], state["best_step"], state["ends_at_best"]
@@ -143,8 +139,15 @@ def _shared_mean(values: Sequence[float], device: torch.device) -> float:
     return total / count if count else math.nan
 
 
-def _shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """The means over processes of figures of equal names."""
-    names = sorted(figures)
-    means = mean_over_processes(torch.tensor([figures[name] for name in names], device=device))
-    return dict(zip(names, means.tolist(), strict=True))
+class KLLimit(Companion):
+    """Stops a run whose KL to the reference has passed a limit, in nats a response."""
+
+    name = "kl_limit"
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def check(self, figures: Mapping[str, float]) -> str:
+        """Why the run must stop, by the last batch's `kl`."""
+        kl = figures["kl"]
+        return f"the KL to the reference is {kl:.2f}, over {self._limit}" if kl > self._limit else ""

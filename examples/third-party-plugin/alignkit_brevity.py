@@ -28,8 +28,6 @@ class BrevityOptions(Config):
 class BrevityReward(RewardSource[BrevityOptions]):
     """Minus the distance to the wanted number of words, as a share of it."""
 
-    Config = BrevityOptions
-
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         return [[self._score_one(response) for response in group.responses] for group in groups]
 

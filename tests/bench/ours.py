@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignkit.algorithms.passes import policy_logprobs
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.plugins import registry
 from alignkit.training.engine import epoch_order, train

@@ -7,6 +7,7 @@ from alignkit.testing.contracts.optimizer import OptimizerContract
 from alignkit.testing.contracts.policy import PolicyContract
 from alignkit.testing.contracts.preferences import PreferenceSourceContract
 from alignkit.testing.contracts.reward import RewardSourceContract
+from alignkit.testing.contracts.values import ValuesContract
 
 __all__ = [
     "ComponentContract",
@@ -14,4 +15,5 @@ __all__ = [
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "ValuesContract",
 ]

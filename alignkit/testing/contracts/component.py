@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from pydantic import TypeAdapter
 
-from alignkit.interfaces import Component, Context
+from alignkit.checking import option_names
+from alignkit.components import Component, Context
 from alignkit.options import Config
-from alignkit.plugins import registry
+from alignkit.plugins import read_options, registry
 from alignkit.recipe.describe import field_docs
-from alignkit.recipe.validation import option_names, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ class ComponentContract:
 
     def test_unknown_options_are_refused(self) -> None:
         given = {**self.options, "no_such_option": 1}
-        _, problems = read_options(registry(), self.component.Config, given, owner=self.component.__name__)
+        _, problems = read_options(registry(), self.component.Config, given)
         assert [problem.key for problem in problems] == [("no_such_option",)]
 
     def test_options_survive_a_round_trip(self) -> None:
@@ -73,7 +73,7 @@ class ComponentContract:
 
 
 def _read(config: type[Config], values: Mapping[str, Any]) -> Config:
-    instance, problems = read_options(registry(), config, values, owner=config.__name__)
+    instance, problems = read_options(registry(), config, values)
     if instance is None or problems:
         pytest.fail("; ".join(f"{'.'.join(p.key)}: {p.what}" for p in problems))
     return instance

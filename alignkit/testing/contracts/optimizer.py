@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.batch import GroupBatch, Totals
-from alignkit.interfaces import Context, Feed, Optimizer, Policy, RewardSource
+from alignkit.components import Context
+from alignkit.interfaces import Feed, Optimizer, Policy, RewardSource
 from alignkit.testing.contracts.component import SEED, ComponentContract
 from alignkit.testing.material import (
     CountingModule,

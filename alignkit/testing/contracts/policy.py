@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from alignkit.batch import GroupBatch
-from alignkit.errors import InputError
-from alignkit.interfaces import Model, Policy, Scorer
+from alignkit.interfaces import Policy
 from alignkit.options import Sampling
 from alignkit.testing.contracts.component import ComponentContract
 from alignkit.testing.material import (
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from alignkit.interfaces import Model
+
 
 SAMPLING = Sampling(max_tokens=12, temperature=0.8)
 
@@ -39,11 +39,6 @@ class PolicyContract(ComponentContract):
 
     `make` must give equal policies at every call, in float32.
     """
-
-    def reload(self, path: Path) -> Policy[Any]:
-        """The policy that `save` wrote; by default the option `model` names the folder."""
-        config = dataclasses.replace(self.config(), model=str(path))
-        return self.component(config, self.context())  # type: ignore[return-value]
 
     def independent_logprobs(self, policy: Any, batch: GroupBatch) -> Tensor | None:
         """[R] log-probabilities worked out without the policy's `forward` (response by response); None if it can't."""
@@ -90,7 +85,7 @@ class PolicyContract(ComponentContract):
         assert bool((output.entropy >= 0).all())
         plain = policy.forward(batch)
         assert (plain.entropy, plain.hidden, plain.values) == (None, None, None)
-        _assert_close(policy, plain.logprobs, output.logprobs)
+        assert_close(policy, plain.logprobs, output.logprobs)
 
     def test_forward_equals_an_independent_computation(self) -> None:
         policy = self._policy()
@@ -100,17 +95,17 @@ class PolicyContract(ComponentContract):
             expected = self.independent_logprobs(policy, tempered)
             if expected is None:
                 pytest.skip("this contract brings no independent computation")
-            _assert_close(policy, policy.forward(tempered).logprobs, expected)
+            assert_close(policy, policy.forward(tempered).logprobs, expected)
 
     def test_forward_does_not_depend_on_neighbours(self) -> None:
         policy = self._policy()
         batch = policy.encode(groups())
+        together = policy.forward(batch).logprobs
         alone = [policy.forward(batch.select([g])).logprobs for g in range(batch.num_groups)]
-        _assert_close(policy, torch.cat(alone), policy.forward(batch).logprobs)
-        for s in range(batch.num_responses):
-            only = torch.arange(batch.num_responses) == s
-            one = policy.forward(batch.select_responses(only)).logprobs
-            _assert_close(policy, one, policy.forward(batch).logprobs[batch.response_index == s])
+        assert_close(policy, torch.cat(alone), together)
+        only = [torch.arange(batch.num_responses) == s for s in range(batch.num_responses)]
+        single = [policy.forward(batch.select_responses(one)).logprobs for one in only]
+        assert_close(policy, torch.cat(single), together)
 
     def test_a_token_is_predicted_from_its_prompt_and_the_tokens_before_it(self) -> None:
         policy = self._policy()
@@ -121,7 +116,7 @@ class PolicyContract(ComponentContract):
         ids = batch.response_ids.clone()
         ids[place] = next(token for token in ids.tolist() if token not in (int(ids[place]), _stop_token(batch)))
         after = policy.forward(batch.replace(response_ids=ids)).logprobs
-        bound = _bound(policy, before)
+        bound = largest_rounding(policy, before)
         changed = ((after - before).abs() > bound).nonzero()[:, 0].tolist()
         assert place in changed
         assert place + 1 in changed, "a token does not see the one before it"
@@ -150,7 +145,7 @@ class PolicyContract(ComponentContract):
         assert torch.equal(first, policy.forward(batch).logprobs)
         for module in policy.modules().values():
             module.eval()
-        _assert_close(policy, policy.forward(batch).logprobs, first)
+        assert_close(policy, policy.forward(batch).logprobs, first)
 
     def test_rollouts_are_whole_or_cut_off_at_the_limit(self) -> None:
         policy = self._policy()
@@ -178,7 +173,7 @@ class PolicyContract(ComponentContract):
         batch = policy.generate(prompts(), n=3, sampling=SAMPLING, seed=0)
         assert batch.logprobs is not None
         assert not batch.logprobs.requires_grad
-        _assert_close(policy, batch.logprobs, policy.forward(batch).logprobs)
+        assert_close(policy, batch.logprobs, policy.forward(batch).logprobs)
 
     def test_rollouts_follow_the_distribution(self) -> None:
         policy, count = self._policy(), 400
@@ -220,7 +215,7 @@ class PolicyContract(ComponentContract):
         batch = policy.encode(groups())
         before = reference.forward(batch).logprobs
         assert not before.requires_grad
-        _assert_close(policy, before, policy.forward(batch).logprobs)
+        assert_close(policy, before, policy.forward(batch).logprobs)
         nudge(policy.modules())
         assert torch.equal(reference.forward(batch).logprobs, before), "the reference moves with the policy"
         assert not torch.allclose(policy.forward(batch).logprobs, before, atol=1e-3)
@@ -237,95 +232,20 @@ class PolicyContract(ComponentContract):
         policy = self._policy()
         nudge(policy.modules())
         policy.save(tmp_path / "policy")
-        loaded = self.reload(tmp_path / "policy")
+        loaded = type(policy).load(tmp_path / "policy", self.config(), self.context())
         batch, again = policy.encode(groups()), loaded.encode(groups())
         assert torch.equal(batch.prompt_ids, again.prompt_ids)
         assert torch.equal(batch.response_ids, again.response_ids)
-        _assert_close(policy, loaded.forward(again).logprobs, policy.forward(batch).logprobs)
+        assert_close(policy, loaded.forward(again).logprobs, policy.forward(batch).logprobs)
 
     def test_forward_runs_through_bound_modules_once(self) -> None:
         policy = self._policy()
-        policy.add_value_head()
         wrapped = {name: CountingModule(module) for name, module in policy.modules().items()}
         batch = policy.encode(groups())
         before = policy.forward(batch).logprobs
         policy.bind(wrapped)
-        output = policy.forward(batch, entropy=True, hidden=True, values=True)
-        _assert_close(policy, output.logprobs, before)
+        assert_close(policy, policy.forward(batch, entropy=True, hidden=True).logprobs, before)
         assert sum(module.calls for module in wrapped.values()) == 1
-
-    def test_the_value_head_is_zero_at_the_start_and_can_be_trained(self) -> None:
-        policy = self._policy()
-        batch = policy.encode(groups())
-        before = policy.forward(batch).logprobs
-        policy.add_value_head()
-        output = policy.forward(batch, values=True)
-        assert output.values is not None
-        assert output.values.shape == (batch.num_tokens,)
-        assert not output.values.any()
-        _assert_close(policy, output.logprobs, before)
-        clear_gradients(policy.modules())
-        backward((output.values - 1).square().sum())
-        gradients = [parameter.grad for parameter in trained_parameters(policy.modules()).values()]
-        assert any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-
-    def test_a_value_is_read_where_its_token_is_predicted(self) -> None:
-        policy = self._policy()
-        policy.add_value_head()
-        nudge(policy.modules())
-        batch = policy.encode(groups())
-        values = policy.forward(batch, values=True).values
-        other = policy.forward(_with_other_last_tokens(batch), values=True).values
-        assert values is not None
-        assert other is not None
-        _assert_close(policy, values, other)
-
-    def test_a_new_scorer_is_zero_and_has_a_trunk_of_its_own(self) -> None:
-        policy = self._policy()
-        batch = policy.encode(groups())
-        before = policy.forward(batch).logprobs
-        scorer = policy.scorer()
-        output = scorer.forward(batch)
-        assert output.scores.shape == (batch.num_responses,)
-        assert output.values.shape == (batch.num_tokens,)
-        assert not output.scores.any()
-        assert not output.values.any()
-        nudge(scorer.modules())
-        assert bool(scorer.forward(batch).scores.any())
-        assert torch.equal(policy.forward(batch).logprobs, before), "the scorer trains the policy's trunk"
-
-    def test_a_score_is_read_at_the_last_token_and_values_before_each(self) -> None:
-        scorer, batch = self._trained_scorer()
-        output, other = scorer.forward(batch), scorer.forward(_with_other_last_tokens(batch))
-        _assert_close(scorer, output.values, other.values)
-        assert bool(((output.scores - other.scores).abs() > _bound(scorer, output.scores)).all()), (
-            "the last token makes no difference"
-        )
-
-    def test_a_score_does_not_depend_on_neighbours(self) -> None:
-        scorer, batch = self._trained_scorer()
-        alone = [scorer.forward(batch.select([g])) for g in range(batch.num_groups)]
-        _assert_close(scorer, torch.cat([output.scores for output in alone]), scorer.forward(batch).scores)
-        _assert_close(scorer, torch.cat([output.values for output in alone]), scorer.forward(batch).values)
-
-    def test_a_saved_scorer_loads_again(self, tmp_path: Path) -> None:
-        scorer, batch = self._trained_scorer()
-        scorer.save(tmp_path / "scorer")
-        loaded = self.component.load_scorer(tmp_path / "scorer", self.context())  # type: ignore[attr-defined]
-        again: GroupBatch = loaded.encode(groups())
-        assert torch.equal(again.response_ids, batch.response_ids)
-        _assert_close(scorer, loaded.forward(again).scores, scorer.forward(batch).scores)
-
-    def test_a_policy_is_refused_as_a_scorer(self, tmp_path: Path) -> None:
-        self._policy().save(tmp_path / "policy")
-        with pytest.raises(InputError):
-            self.component.load_scorer(tmp_path / "policy", self.context())  # type: ignore[attr-defined]
-
-    def _trained_scorer(self) -> tuple[Scorer, GroupBatch]:
-        scorer = self._policy().scorer()
-        assert isinstance(scorer, Model)
-        nudge(scorer.modules())
-        return scorer, scorer.encode(groups())
 
 
 def _stop_token(batch: GroupBatch) -> int:
@@ -333,21 +253,22 @@ def _stop_token(batch: GroupBatch) -> int:
     return int(batch.response_ids[batch.last_token[0]])
 
 
-def _with_other_last_tokens(batch: GroupBatch) -> GroupBatch:
+def with_other_last_tokens(batch: GroupBatch) -> GroupBatch:
     """Each response with its first token in the place of its last."""
     ids = batch.response_ids.clone()
     ids[batch.last_token] = batch.response_ids[batch.first_token]
     return batch.replace(response_ids=ids)
 
 
-def _bound(model: Model, logprobs: Tensor) -> float:
-    """The largest difference of two of the model's figures that rounding explains."""
-    return rounding(_terms(model, logprobs), scale=float(logprobs.detach().abs().max()))
+def assert_close(model: Model, found: Tensor, expected: Tensor) -> None:
+    """Fails where figures of the model differ by more than rounding."""
+    assert_near(found, expected, terms=_terms(model, expected))
+
+
+def largest_rounding(model: Model, figures: Tensor) -> float:
+    """How far two computations of the model's figures may be apart."""
+    return rounding(_terms(model, figures), scale=float(figures.detach().abs().max()))
 
 
 def _terms(model: Model, figures: Tensor) -> int:
-    return terms_of_network(model.modules(), figures.numel())
-
-
-def _assert_close(model: Model, found: Tensor, expected: Tensor) -> None:
-    assert_near(found, expected, terms=_terms(model, expected))
+    return terms_of_network(model.modules(), tokens=figures.numel())

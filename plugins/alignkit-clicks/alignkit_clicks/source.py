@@ -9,21 +9,21 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit_clicks.options import ClicksOptions
-from alignkit_clicks.position_bias import Fit, Impression, fit
 from alignkit_data.messages import content_of, text_of
 from alignkit_data.readers import local_rows
 
 from alignkit.errors import InputError
 from alignkit.interfaces import PreferenceSource
 from alignkit.records import Group, Prompt
+from alignkit_clicks.options import ClicksOptions
+from alignkit_clicks.position_bias import Fit, Impression, fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from alignkit_data.readers import Row
 
-    from alignkit.interfaces import Sampler
+    from alignkit.interfaces import Ask
 
 LONG = ("impression", "prompt", "response", "position", "clicked")
 WIDE = ("prompt", "responses", "choice")
@@ -67,10 +67,8 @@ class Clicks(PreferenceSource[ClicksOptions]):
     """One ranked group a prompt, of the responses with enough evidence, in the order of the log. Read at the first
     use."""
 
-    Config = ClicksOptions
-
-    def preferences(self, sampler: Sampler | None = None) -> Iterator[Group]:
-        """The groups; the sampler isn't used.
+    def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
+        """The groups; nothing is asked for.
 
         Raises:
             InputError: the log can't be read, or its position bias can't be estimated.

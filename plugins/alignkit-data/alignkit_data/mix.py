@@ -15,7 +15,8 @@ from alignkit_data.options import MixOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alignkit.interfaces import Context, Sampler
+    from alignkit.components import Context
+    from alignkit.interfaces import Ask
     from alignkit.records import Group, Prompt
 
 Content = tuple[str, frozenset[str]]
@@ -25,7 +26,6 @@ FIELD = "mix"
 class Mix(PreferenceSource[MixOptions]):
     """Groups of several sources, each with the source that its ranks come from in `meta.mix`."""
 
-    Config = MixOptions
     samples = True
 
     def __init__(self, config: MixOptions, context: Context | None = None) -> None:
@@ -35,18 +35,18 @@ class Mix(PreferenceSource[MixOptions]):
         ]
         self._said: list[str] = []
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """The groups. By shares: each in turn from the source that is furthest behind its share. By doubt: those of the
         AIs in their order, people's verdicts in place of theirs where there are any, then what only people have."""
         self._said = []
-        return self._shared(sampler) if self.config.rule == "shares" else iter(self._escalated(sampler))
+        return self._shared(ask) if self.config.rule == "shares" else iter(self._escalated(ask))
 
     def explain(self) -> str:
         return "\n".join(self._said)
 
-    def _shared(self, sampler: Sampler) -> Iterator[Group]:
+    def _shared(self, ask: Ask) -> Iterator[Group]:
         names, config = self.config.names, self.config
-        groups = [list(source.preferences(sampler)) for source in self._sources]
+        groups = [list(source.preferences(ask)) for source in self._sources]
         weights = config.weights or tuple(float(len(found)) or 1.0 for found in groups)
         taken = [0] * len(groups)
         while config.limit is None or sum(taken) < config.limit:
@@ -58,9 +58,9 @@ class Mix(PreferenceSource[MixOptions]):
         for name, used, found in zip(names, taken, groups, strict=True):
             self._said.append(f"{name}: {used} of {len(found)} groups")
 
-    def _escalated(self, sampler: Sampler) -> list[Group]:
+    def _escalated(self, ask: Ask) -> list[Group]:
         config, names = self.config, self.config.names
-        judged = _ensemble(self._sources[:-1], names[:-1], sampler)
+        judged = _ensemble(self._sources[:-1], names[:-1], ask)
         doubts = [_doubt(group, config) for group in judged]
         unsure = [index for index, doubt in enumerate(doubts) if doubt is not None]
         unsure.sort(key=lambda index: (-cast("float", doubts[index]), index))
@@ -87,7 +87,7 @@ class Mix(PreferenceSource[MixOptions]):
 
 @dataclass
 class Given:
-    """A sampler that gives what is there already: the responses of these groups."""
+    """Gives what is there already: the responses of these groups."""
 
     groups: list[Group]
 
@@ -103,11 +103,11 @@ class Given:
         return [groups.pop(0) if len(groups) > 1 else groups[0] for groups in given if groups]
 
 
-def _ensemble(sources: Sequence[PreferenceSource[Any]], names: Sequence[str], sampler: Sampler) -> list[Group]:
+def _ensemble(sources: Sequence[PreferenceSource[Any]], names: Sequence[str], ask: Ask) -> list[Group]:
     """The first source's groups, with the verdicts of the other sources on the same responses: they are given these to
     judge. The ranks are those of a Bradley-Terry fit to all verdicts where there are several sources."""
     first, *others = sources
-    groups = [_with_kind(group, names[0], "ai") for group in first.preferences(sampler)]
+    groups = [_with_kind(group, names[0], "ai") for group in first.preferences(ask)]
     for source, name in zip(others, names[1:], strict=True):
         said = {_content(group): group for group in source.preferences(Given(list(groups)))}
         groups = [

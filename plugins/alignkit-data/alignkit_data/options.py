@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from alignkit.errors import InputError
-from alignkit.options import ComponentSpec, Config, Count, Fraction, Natural, NonNegative, Positive
+from alignkit.options import Config, Count, Fraction, Natural, NonNegative, Positive, PreferencesSpec
 from alignkit.recipe.functions import check_function
 from alignkit_data.hub import hub_rows, is_hub_id
 from alignkit_data.loading import GroupMaker
@@ -103,8 +103,10 @@ class DatasetOptions(RowOptions):
 class FunctionOptions(RowOptions):
     """A Python function that yields groups or rows."""
 
+    takes_function: ClassVar[str] = "function"
+
     function: str
-    """`module:function`, called as `f(sampler, **args)`. It yields groups, or rows of any form that `dataset` reads."""
+    """`module:function`, called as `f(ask, **args)`. It yields groups, or rows of any form that `dataset` reads."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the function."""
 
@@ -129,7 +131,7 @@ class CandidatesOptions(Config):
 class MixOptions(Config):
     """Several sources: in shares, or AIs first and people for what the AIs are unsure of."""
 
-    sources: tuple[ComponentSpec, ...]
+    sources: tuple[PreferencesSpec, ...]
     """The sources, two or more: `[{plugin = "judge", ...}, {plugin = "dataset", path = "people.jsonl"}]`."""
     rule: Literal["shares", "unsure"] = "shares"
     """shares: groups of all sources, by weights. unsure: the last source is people, those before it are AIs, an
@@ -160,9 +162,6 @@ class MixOptions(Config):
         for name, given in (of_shares if self.rule == "unsure" else of_doubt).items():
             if given:
                 raise InputError(f'counts only under another rule than "{self.rule}"', where=name, fix="leave it out")
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        return [(f"sources.{index}", "preferences", spec) for index, spec in enumerate(self.sources)]
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,19 +17,33 @@ from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOpt
 from alignkit_data.readers import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from alignkit.interfaces import Sampler
+    from alignkit.interfaces import Ask
     from alignkit_data.loading import Detected
 
 
 class Dataset(PreferenceSource[DatasetOptions]):
     """Groups from files or the hub, in the order of the rows or a seeded one. Read once, at the first use."""
 
-    Config = DatasetOptions
+    @classmethod
+    def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
+        return {"path": str(path), "columns": dict(columns)}
 
-    def preferences(self, sampler: Sampler | None = None) -> Iterator[Group]:
-        """The groups; the sampler isn't used.
+    @classmethod
+    def of_file(cls, path: Path, columns: Mapping[str, str]) -> Dataset:
+        """The groups of a file, however many of its rows can't be used.
+
+        Raises:
+            InputError: naming the file, where it is missing or holds nothing that can be read.
+        """
+        try:
+            return cls(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))
+        except InputError as error:
+            raise InputError(error.what, where=str(path), fix=error.fix) from error
+
+    def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
+        """The groups; nothing is asked for.
 
         Raises:
             InputError: see `DatasetOptions.check`; here for all rows.
@@ -62,11 +76,9 @@ class Dataset(PreferenceSource[DatasetOptions]):
 
 
 class FunctionSource(PreferenceSource[FunctionOptions]):
-    """Groups that a function yields, given the sampler of the policy that a run is at."""
+    """Groups that a function yields, given `ask`, which samples the policy that a run is at."""
 
-    Config = FunctionOptions
-
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """The groups, as the function yields them.
 
         Raises:
@@ -76,7 +88,7 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
         config = self.config
         function = load_function(config.function)
         maker = config.maker(config.function)
-        for row in self._rows(lambda: function(sampler, **config.args)):
+        for row in self._rows(lambda: function(ask, **config.args)):
             if isinstance(row, Group):
                 maker.rows += 1
                 yield row
@@ -104,9 +116,8 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
 class Candidates(PreferenceSource[CandidatesOptions]):
     """Responses of the policy to the run's prompts, not ranked: for people to label, or for a judge elsewhere."""
 
-    Config = CandidatesOptions
     samples = True
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """A group a prompt."""
-        return iter(sampler(sampler.prompts, self.config.k))
+        return iter(ask(ask.prompts, self.config.k))

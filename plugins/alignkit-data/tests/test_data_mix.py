@@ -10,28 +10,29 @@ from alignkit_data.mix import Given, Mix
 from alignkit_data.options import MixOptions
 from alignkit_report.preferences import figures
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, PreferenceSource
+from alignkit.interfaces import PreferenceSource
 from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
 from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from alignkit.interfaces import ComponentSpec, Sampler
+    from alignkit.interfaces import Ask, ComponentSpec
 
 RANKS = {0: (0, 0), 1: (0, 1), 2: (1, 0), None: None}
 
 
 class Listed(PreferenceSource[Any]):
-    """A source that yields what it was given, or what it makes of the sampler's responses."""
+    """A source that yields what it was given, or what it makes of the responses that it asks for."""
 
-    def __init__(self, found: Sequence[Group] | Callable[[Sampler], Iterator[Group]]) -> None:
+    def __init__(self, found: Sequence[Group] | Callable[[Ask], Iterator[Group]]) -> None:
         super().__init__()
         self._found = found
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
-        return self._found(sampler) if callable(self._found) else iter(self._found)
+    def preferences(self, ask: Ask) -> Iterator[Group]:
+        return self._found(ask) if callable(self._found) else iter(self._found)
 
 
 def mix(sources: Sequence[Any], **options: Any) -> Mix:
@@ -87,9 +88,9 @@ def test_people_decide_what_the_judge_is_unsure_of() -> None:
     ]
     asked: list[str] = []
 
-    def people(sampler: Sampler) -> Iterator[Group]:
-        asked.extend(prompt.plain for prompt in sampler.prompts)
-        for group in sampler(sampler.prompts, 2):
+    def people(ask: Ask) -> Iterator[Group]:
+        asked.extend(prompt.plain for prompt in ask.prompts)
+        for group in ask(ask.prompts, 2):
             assert (group.ranks, group.meta) == (None, {})
             yield replace(group, ranks=(1, 0), source="anna")
 
@@ -168,8 +169,8 @@ def test_an_ensemble_is_given_the_same_responses_and_votes() -> None:
     """Two against one on p: a third of the verdicts disagree. All agree on q."""
     first = [of_judge("p", 1, 1), of_judge("q", 2, 2, ranks=2)]
 
-    def second(sampler: Sampler) -> Iterator[Group]:
-        for group in sampler(sampler.prompts, 5):
+    def second(ask: Ask) -> Iterator[Group]:
+        for group in ask(ask.prompts, 5):
             yield replace(group, ranks=(1, 0), source="other")
 
     strict = mix([first, second, []], rule="unsure", max_disagreement=0.3)
@@ -182,8 +183,8 @@ def test_an_ensemble_is_given_the_same_responses_and_votes() -> None:
 
 
 def test_what_is_given_twice_for_a_prompt_is_sampled_in_turn() -> None:
-    sampler = Given([pair("p", 1), pair("p", 1, ("c", "d"))])
-    assert [group.responses for group in sampler(sampler.prompts, 2)] == [("a", "b"), ("c", "d")]
+    ask = Given([pair("p", 1), pair("p", 1, ("c", "d"))])
+    assert [group.responses for group in ask(ask.prompts, 2)] == [("a", "b"), ("c", "d")]
 
 
 @pytest.mark.parametrize(

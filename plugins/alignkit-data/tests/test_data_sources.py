@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Sampler
+    from alignkit.interfaces import Ask
 
 
 def pair(number: int) -> dict[str, Any]:
@@ -196,25 +196,25 @@ class OneSampler:
 MODULE = """
 from dataclasses import replace
 
-def rank(sampler, k=2):
-    for group in sampler(sampler.prompts, k):
+def rank(ask, k=2):
+    for group in ask(ask.prompts, k):
         yield replace(group, ranks=tuple(range(k)))
 
-def rows(sampler):
+def rows(ask):
     return [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"prompt": "p", "chosen": "a", "rejected": "a"}]
 
-def nothing(sampler):
+def nothing(ask):
     return []
 
-def wrong(sampler):
+def wrong(ask):
     yield {"prompt": "p", "chosen": "a", "rejected": "b"}
     yield "text"
 
-def fails(sampler):
+def fails(ask):
     yield {"prompt": "p", "chosen": "a", "rejected": "b"}
     raise KeyError("label")
 
-def null(sampler):
+def null(ask):
     yield {"prompt": None}
 """
 
@@ -227,9 +227,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def from_function(function: str, sampler: Sampler | None = None, **options: Any) -> list[Group]:
+def from_function(function: str, ask: Ask | None = None, **options: Any) -> list[Group]:
     source = FunctionSource(FunctionOptions(function=function, **options))
-    return list(source.preferences(sampler or OneSampler()))
+    return list(source.preferences(ask or OneSampler()))
 
 
 class TestFunction:

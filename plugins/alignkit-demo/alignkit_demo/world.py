@@ -24,7 +24,7 @@ from alignkit_demo.phrases import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from alignkit.interfaces import Sampler
+    from alignkit.interfaces import Ask
 
 RESPONSES_PER_RANKING = 4
 ANNOTATOR_TEMPERATURE = 0.7
@@ -189,9 +189,9 @@ def rank(group: Group, annotator: str = "") -> Group:
     return replace(group, ranks=ranks, scores=None, source="simulated annotators")
 
 
-def annotate(sampler: Sampler) -> Iterator[Group]:
+def annotate(ask: Ask) -> Iterator[Group]:
     """Rankings of four fresh replies to every prompt of the run; of equal replies one is kept."""
-    for group in sampler(sampler.prompts, RESPONSES_PER_RANKING):
+    for group in ask(ask.prompts, RESPONSES_PER_RANKING):
         distinct = group.without_duplicates()
         if len(distinct.responses) > 1:
             yield rank(distinct)

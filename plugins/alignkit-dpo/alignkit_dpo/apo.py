@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import APODownOptions, APOZeroOptions
@@ -13,13 +13,9 @@ from alignkit_dpo.options import APODownOptions, APOZeroOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.options import Config
-
 
 class APOZero(PreferenceLoss[APOZeroOptions]):
     """Chosen up, rejected down."""
-
-    Config: ClassVar[type[Config]] = APOZeroOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         return (-self.implicit_rewards(chosen)).sigmoid() + self.implicit_rewards(rejected).sigmoid()
@@ -27,8 +23,6 @@ class APOZero(PreferenceLoss[APOZeroOptions]):
 
 class APODown(PreferenceLoss[APODownOptions]):
     """Both down, rejected further."""
-
-    Config: ClassVar[type[Config]] = APODownOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         return self.implicit_rewards(chosen).sigmoid() + (-self.leads(chosen, rejected)).sigmoid()

@@ -7,7 +7,7 @@ its micro-batches and processes share one beta; and no pairs are filtered out, w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit.algorithms.passes import policy_logprobs
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.options import Config
 
 LOWEST = 0.01
 """Share of beta that it never falls below: at zero and under it the loss would push nowhere, or backwards."""
@@ -30,7 +29,6 @@ LOWEST = 0.01
 class BetaDPO(PreferenceLoss[BetaDPOOptions]):
     """DPO whose beta follows how clearly the step's pairs are told apart."""
 
-    Config: ClassVar[type[Config]] = BetaDPOOptions
     _mean_lead = 0.0
     _scale = 1.0
 

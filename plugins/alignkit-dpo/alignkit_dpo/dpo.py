@@ -8,7 +8,7 @@ rankings of any K (see `base`), and rewards of other divergences than the revers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit.ops.ranking_losses import logistic_loss
@@ -17,13 +17,9 @@ from alignkit_dpo.options import DPOOptions, DPOPOptions, RDPOOptions, RobustDPO
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.options import Config
-
 
 class DPO(PreferenceLoss[DPOOptions]):
     """Direct preference optimisation."""
-
-    Config: ClassVar[type[Config]] = DPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         return logistic_loss(self.leads(chosen, rejected), self.config.label_smoothing)
@@ -31,8 +27,6 @@ class DPO(PreferenceLoss[DPOOptions]):
 
 class RobustDPO(PreferenceLoss[RobustDPOOptions]):
     """DPO whose expected loss under flipped preferences is that of the true ones."""
-
-    Config: ClassVar[type[Config]] = RobustDPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         leads, flipped = self.leads(chosen, rejected), self.config.label_smoothing
@@ -42,8 +36,6 @@ class RobustDPO(PreferenceLoss[RobustDPOOptions]):
 class DPOP(PreferenceLoss[DPOPOptions]):
     """DPO-positive."""
 
-    Config: ClassVar[type[Config]] = DPOPOptions
-
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         lost = (-self.implicit_rewards(chosen)).relu()
         return logistic_loss(self.leads(chosen, rejected) - self.config.penalty * lost)
@@ -51,8 +43,6 @@ class DPOP(PreferenceLoss[DPOPOptions]):
 
 class RDPO(PreferenceLoss[RDPOOptions]):
     """Length-regularised DPO."""
-
-    Config: ClassVar[type[Config]] = RDPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         longer = chosen.lengths - rejected.lengths

@@ -6,7 +6,7 @@ sums. SPPO's probabilities of winning are 1 and 0, as in TRL, where the paper as
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import IPOOptions, SPPOOptions
@@ -14,13 +14,9 @@ from alignkit_dpo.options import IPOOptions, SPPOOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.options import Config
-
 
 class IPO(PreferenceLoss[IPOOptions]):
     """Identity preference optimisation."""
-
-    Config: ClassVar[type[Config]] = IPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         better, worse = self.implicit_rewards(chosen), self.implicit_rewards(rejected)
@@ -30,8 +26,6 @@ class IPO(PreferenceLoss[IPOOptions]):
 
 class SPPO(PreferenceLoss[SPPOOptions]):
     """Self-play preference optimisation with certain wins."""
-
-    Config: ClassVar[type[Config]] = SPPOOptions
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         target = 1 / (2 * self.config.beta)

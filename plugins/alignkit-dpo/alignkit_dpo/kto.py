@@ -9,7 +9,7 @@ responses lends all of them; and rankings are taken as they are, without being w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
-    from alignkit.options import Config
+    from alignkit.companions import Metrics
     from alignkit.records import Group
 
 
 class KTO(OfflineLoss[KTOOptions]):
     """Kahneman-Tversky optimisation."""
 
-    Config: ClassVar[type[Config]] = KTOOptions
     consumes = Feed.LABELS
     couples_responses = False
     _baseline: Tensor | None = None

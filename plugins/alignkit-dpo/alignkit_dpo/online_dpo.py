@@ -8,12 +8,12 @@ beta may follow the KL that is measured, as kl_coef of a policy gradient does.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignkit.algorithms.online import OnlineAlgorithm
 from alignkit.algorithms.passes import policy_logprobs
-from alignkit.interfaces import Feed
 from alignkit.ops.divergences import derivative
 from alignkit.ops.kl import kl_controller
 from alignkit.ops.ranking_losses import ranks_of_scores, with_ordered_pairs
@@ -28,18 +28,13 @@ if TYPE_CHECKING:
 
     from alignkit.algorithms.rankings import ResponseLogprobs
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
+    from alignkit.companions import Metrics
     from alignkit.ops.kl import FixedKL
     from alignkit.ops.ranking_losses import Rankings
-    from alignkit.options import Config
 
 
-class OnlineDPO(DPO):
+class OnlineDPO(OnlineAlgorithm[OnlineDPOOptions], DPO):
     """DPO on ranked rollouts."""
-
-    Config: ClassVar[type[Config]] = OnlineDPOOptions
-    config: OnlineDPOOptions
-    consumes = Feed.ROLLOUTS
 
     _last_kl: tuple[float, ...] = ()
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit.algorithms.options import FDivergence, OfflineOptions, PreferenceOptions, RolloutReferenceOptions
+from alignkit.algorithms.options import FDivergence, KLControlOptions, OfflineOptions, OnlineOptions, PreferenceOptions
 from alignkit.errors import InputError
 from alignkit.options import Fraction, NonNegative, Positive
 
@@ -46,7 +46,7 @@ class DPOOptions(DivergenceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineDPOOptions(DPOOptions, RolloutReferenceOptions):
+class OnlineDPOOptions(DPOOptions, OnlineOptions, KLControlOptions):
     """DPO on pairs of rollouts that the reward source ranks (arXiv:2402.04792).
 
     Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x)), y_w and y_l sampled from pi
@@ -67,7 +67,7 @@ class OnlineDPOOptions(DPOOptions, RolloutReferenceOptions):
     def check(self) -> None:
         super().check()
         if self.kl_controller == "linear" and not self.kl_coef_end:
-            raise InputError("beta must stay above 0", where="kl_coef_end", fix="say where `linear` shall take beta")
+            raise InputError("beta must stay above 0", where="kl_coef_end", fix="set kl_coef_end above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ mean over its tokens, then over prompts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit.ops.ranking_losses import log_odds, logistic_loss
@@ -15,13 +15,10 @@ from alignkit_dpo.options import CPOOptions, ORPOOptions, SimPOOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.options import Config
-
 
 class CPO(PreferenceLoss[CPOOptions]):
     """Contrastive preference optimisation."""
 
-    Config: ClassVar[type[Config]] = CPOOptions
     uses_reference = False
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
@@ -34,7 +31,6 @@ class CPO(PreferenceLoss[CPOOptions]):
 class SimPO(PreferenceLoss[SimPOOptions]):
     """Simple preference optimisation."""
 
-    Config: ClassVar[type[Config]] = SimPOOptions
     uses_reference = False
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
@@ -47,7 +43,6 @@ class SimPO(PreferenceLoss[SimPOOptions]):
 class ORPO(PreferenceLoss[ORPOOptions]):
     """Odds ratio preference optimisation."""
 
-    Config: ClassVar[type[Config]] = ORPOOptions
     uses_reference = False
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:

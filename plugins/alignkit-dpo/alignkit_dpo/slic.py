@@ -6,7 +6,7 @@ loss divided by its margin, which is 1 / beta.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import SLiCOptions
@@ -14,14 +14,12 @@ from alignkit_dpo.options import SLiCOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.interfaces import Context, Policy, RewardSource
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Policy, RewardSource
 
 
 class SLiC(PreferenceLoss[SLiCOptions]):
     """Hinge loss on pairs."""
-
-    Config: ClassVar[type[Config]] = SLiCOptions
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ K = 2 both are the papers' own losses on pairs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.rankings import RankingLoss, ResponseLogprobs
 from alignkit.ops.ranking_losses import nca, plackett_luce, reverse_kl_to_best
@@ -17,13 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.ops.ranking_losses import Rankings
-    from alignkit.options import Config
 
 
 class ListDPO(RankingLoss[ListDPOOptions]):
     """DPO under Plackett-Luce."""
-
-    Config: ClassVar[type[Config]] = ListDPOOptions
 
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
         return plackett_luce(self.implicit_rewards(responses), rankings)
@@ -32,16 +29,12 @@ class ListDPO(RankingLoss[ListDPOOptions]):
 class EXO(RankingLoss[EXOOptions]):
     """Efficient exact optimisation."""
 
-    Config: ClassVar[type[Config]] = EXOOptions
-
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
         return reverse_kl_to_best(self.implicit_rewards(responses), rankings, self.config.label_smoothing)
 
 
 class NCA(RankingLoss[NCAOptions]):
     """Noise contrastive alignment."""
-
-    Config: ClassVar[type[Config]] = NCAOptions
 
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
         return nca(self.implicit_rewards(responses), rankings)

@@ -12,8 +12,8 @@ from alignkit_dpo.kto import KTO
 from alignkit_dpo.options import DPOOptions, KTOOptions
 
 from alignkit.algorithms import cached
+from alignkit.components import Context
 from alignkit.errors import StoppedByCheck
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy
 from alignkit.training.engine import train

@@ -13,8 +13,7 @@ from table_policy import WEIGHTS, TablePolicy, batch_of
 
 from alignkit.errors import InputError
 from alignkit.options import Sampling
-from alignkit.plugins import registry
-from alignkit.recipe.validation import read_component
+from alignkit.plugins import read_component, registry
 from alignkit.testing import OptimizerContract, TinyPolicy, near, terms_of_network
 from alignkit.testing.known_answer import (
     REWARD_OF_TOKEN,

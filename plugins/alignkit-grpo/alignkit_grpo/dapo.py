@@ -14,5 +14,3 @@ from alignkit_grpo.options import DAPOOptions
 
 class DAPO(CriticFree[DAPOOptions]):
     """Token-mean policy gradient with a higher upper clip, on groups whose rewards differ."""
-
-    Config = DAPOOptions

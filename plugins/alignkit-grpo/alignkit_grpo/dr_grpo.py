@@ -12,5 +12,3 @@ from alignkit_grpo.options import DrGRPOOptions
 
 class DrGRPO(CriticFree[DrGRPOOptions]):
     """Group-relative policy gradient without the divisions by length and by standard deviation."""
-
-    Config = DrGRPOOptions

@@ -13,5 +13,3 @@ from alignkit_grpo.options import GRPOOptions
 
 class GRPO(CriticFree[GRPOOptions]):
     """Clipped policy gradient on rewards that are normalised within each group."""
-
-    Config = GRPOOptions

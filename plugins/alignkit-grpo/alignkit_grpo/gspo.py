@@ -11,5 +11,3 @@ from alignkit_grpo.options import GSPOOptions
 
 class GSPO(CriticFree[GSPOOptions]):
     """Group-relative policy gradient whose ratio is that of the response."""
-
-    Config = GSPOOptions

@@ -8,7 +8,7 @@ often as it was sampled.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,13 +18,10 @@ from alignkit_grpo.options import RAFTOptions
 
 if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
-    from alignkit.options import Config
 
 
 class RAFT(PolicyGradient[RAFTOptions]):
     """Imitates the best of n."""
-
-    Config: ClassVar[type[Config]] = RAFTOptions
 
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
         """The winners, each token with an advantage of 1."""

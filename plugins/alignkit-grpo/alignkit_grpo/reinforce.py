@@ -13,5 +13,3 @@ from alignkit_grpo.options import REINFORCEOptions
 
 class REINFORCE(CriticFree[REINFORCEOptions]):
     """Policy gradient of whole responses against the average reward so far."""
-
-    Config = REINFORCEOptions

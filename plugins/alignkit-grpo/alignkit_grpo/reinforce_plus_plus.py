@@ -10,5 +10,3 @@ from alignkit_grpo.options import REINFORCEPlusPlusOptions
 
 class REINFORCEPlusPlus(CriticFree[REINFORCEPlusPlusOptions]):
     """Clipped policy gradient with advantages normalised over the batch."""
-
-    Config = REINFORCEPlusPlusOptions

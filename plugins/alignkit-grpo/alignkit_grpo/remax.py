@@ -12,5 +12,3 @@ from alignkit_grpo.options import ReMaxOptions
 
 class ReMax(CriticFree[ReMaxOptions]):
     """Policy gradient against the greedy response."""
-
-    Config = ReMaxOptions

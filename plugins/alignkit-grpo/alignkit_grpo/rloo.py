@@ -12,5 +12,3 @@ from alignkit_grpo.options import RLOOOptions
 
 class RLOO(CriticFree[RLOOOptions]):
     """Policy gradient of whole responses against the mean of the others of their group."""
-
-    Config = RLOOOptions

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from alignkit.batch import GroupBatch
-from alignkit.interfaces import Context, Policy
+from alignkit.interfaces import HasValues, Policy
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.linear_kl import Head
 from alignkit.outputs import PolicyOutput
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from alignkit.components import Context
     from alignkit.options import Sampling
     from alignkit.records import Prompt
 
@@ -43,14 +44,12 @@ MAX_ROWS = 512
 """Responses sampled side by side."""
 
 
-class HFPolicy(Policy[HFOptions]):
+class HFPolicy(Policy[HFOptions], HasValues):
     """A causal LM that is sampled, scored and trained.
 
     Args:
         parts: the module, encoder and tokenizer of a loaded policy; loaded as the options say where None.
     """
-
-    Config = HFOptions
 
     def __init__(
         self,
@@ -67,9 +66,13 @@ class HFPolicy(Policy[HFOptions]):
         self._adapter_on = True
         self._owner: HFPolicy | None = None
 
+    @classmethod
+    def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
+        """The policy in a folder that `save` or transformers wrote."""
+        return cls(replace(config, model=str(path)), context)
+
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
-        options.check()
         device = loading.pick_device(self.context.device)
         tokenizer = loading.load_tokenizer(
             options.model, revision=options.revision, trust_remote_code=options.trust_remote_code

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, Scorer
+from alignkit.interfaces import Scorer
 from alignkit.ops.distributed import num_processes
 from alignkit.outputs import ScorerOutput
 from alignkit_hf import loading, probe
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
+    from alignkit.components import Context
     from alignkit.records import Group
     from alignkit_hf.options import HFOptions
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from alignkit.interfaces import Feed, Metrics, Optimizer
+from alignkit.interfaces import Feed, Optimizer
 from alignkit_hf.options import SFTOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
+    from alignkit.companions import Metrics
 
 
 class SFT(Optimizer[SFTOptions]):
     """Minimises the negative log-probability of the response tokens."""
 
-    Config = SFTOptions
     consumes: ClassVar[Feed] = Feed.DEMONSTRATIONS
     couples_responses: ClassVar[bool] = False
 

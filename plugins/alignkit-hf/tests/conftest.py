@@ -15,7 +15,7 @@ from alignkit_hf.options import HFOptions
 from alignkit_hf.policy import HFPolicy
 from hf_tiny import build_model, build_tokenizer
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 
 
 class BuildFolder(Protocol):

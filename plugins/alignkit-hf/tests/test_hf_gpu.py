@@ -12,7 +12,7 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_hf.sft import SFT
 from hf_tiny import build_model, build_tokenizer, plain_logprobs, token_batch
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train

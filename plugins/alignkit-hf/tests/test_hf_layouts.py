@@ -16,6 +16,7 @@ from hf_tiny import assert_equal_figures, build_model, plain_logits, plain_logpr
 
 from alignkit.errors import InputError
 from alignkit.ops import attention
+from alignkit.ops.packed_layout import PackedLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,14 +136,14 @@ def test_a_model_that_packing_does_not_serve_falls_back_with_one_warning(
     assert_equal_figures(model, PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected)
 
 
-def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
+def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: Any) -> Tensor:
     """Every token sees all before it on the axis, other groups and responses too."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scale)
 
 
-def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
+def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: Any) -> Tensor:
     """Attention that is right but for its scale."""
     return attention.packed_attention(query * 1.1, key, value, layout, rule)
 
@@ -170,16 +171,16 @@ def test_the_probe_sees_a_wrong_window_even_in_small_random_weights(
     family: str, loud: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A packed attention that forgot the window must not pass, however little the attention does."""
-    monkeypatch.setattr(attention.PackedLayout, "visible", _visible_without_window)
+    monkeypatch.setattr(PackedLayout, "visible", _visible_without_window)
     monkeypatch.setattr(attention, "CALL_COST", 10**9)
     model = build_model(family, loud=loud, sliding_window=window)
     assert not probe.find_path(model, layout="auto", attention="auto").packed
 
 
-_VISIBLE = attention.PackedLayout.visible
+_VISIBLE = PackedLayout.visible
 
 
-def _visible_without_window(self: attention.PackedLayout, query: Tensor, key: Tensor, window: int | None) -> Tensor:
+def _visible_without_window(self: PackedLayout, query: Tensor, key: Tensor, window: int | None) -> Tensor:
     return _VISIBLE(self, query, key, None)
 
 

@@ -13,7 +13,7 @@ from alignkit_hf.policy import HFPolicy
 from hf_tiny import END, assert_equal_figures, build_model, plain_logprobs
 from torch import nn
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing import PolicyContract

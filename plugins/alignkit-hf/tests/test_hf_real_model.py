@@ -10,7 +10,7 @@ from alignkit_hf.options import HFOptions
 from alignkit_hf.policy import HFPolicy
 from hf_tiny import plain_logprobs
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing import assert_near, terms_of_network

@@ -13,8 +13,8 @@ from alignkit_hf.policy import HFPolicy
 from hf_tiny import END, assert_equal_figures
 from torch import nn
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from alignkit_hf.options import HFOptions, LoraOptions, SFTOptions
 from alignkit_hf.policy import HFPolicy
 from alignkit_hf.sft import SFT
 
+from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed

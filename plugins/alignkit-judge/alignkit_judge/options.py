@@ -6,17 +6,14 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
 from alignkit.errors import InputError
-from alignkit.options import ComponentSpec, Config, Count, Fraction, Natural, NonNegative, Positive, may_be_model
+from alignkit.options import Config, Count, Fraction, Natural, NonNegative, Positive, PreferencesSpec, may_be_model
 from alignkit_judge.rubrics import principles_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 OPENAI = "https://api.openai.com/v1"
 Protocol = Literal["pairwise", "listwise", "pointwise"]
@@ -195,7 +192,7 @@ class JudgePreferenceOptions(JudgeOptions):
     1 to 10."""
     orders: Literal["both", "one"] = "both"
     """Whether each question is asked in both orders, where disagreement is a tie, or in one drawn for each item."""
-    responses: ComponentSpec | None = None
+    responses: PreferencesSpec | None = None
     """Preference source whose responses are judged, its own ranks unseen; none: k fresh samples of the policy."""
     k: Annotated[int, Interval(ge=2, le=9)] = 2
     """Responses sampled for each prompt; duplicates are dropped."""
@@ -204,10 +201,6 @@ class JudgePreferenceOptions(JudgeOptions):
     share of their range."""
     abstentions: Literal["drop", "keep"] = "drop"
     """Whether groups on which the judge abstained are left out, or kept without ranks."""
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """The source of responses."""
-        return [("responses", "preferences", self.responses)] if self.responses is not None else []
 
 
 @dataclass(frozen=True, kw_only=True)

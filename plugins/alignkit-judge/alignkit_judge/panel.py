@@ -14,7 +14,7 @@ from alignkit_judge.questions import Answer, digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alignkit.interfaces import Context
+    from alignkit.components import Context
     from alignkit_judge.options import JudgeModel, JudgeOptions
     from alignkit_judge.questions import Question
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
 from alignkit.interfaces import PreferenceSource, RewardSource
@@ -21,8 +21,8 @@ from alignkit_judge.votes import Ballot, outcome, position_bias, position_counts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from alignkit.interfaces import Context, Sampler
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Ask
     from alignkit.records import Group
     from alignkit_judge.options import JudgeOptions
     from alignkit_judge.questions import Answer
@@ -61,7 +61,6 @@ class Asked:
 class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
     """Ranks responses as the judges say."""
 
-    Config: ClassVar[type[Config]] = JudgePreferenceOptions
     samples = True
 
     def __init__(self, config: JudgePreferenceOptions, context: Context | None = None) -> None:
@@ -73,7 +72,7 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         self.panel = Panel(config, self.context)
         self._said = ""
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """One ranked group a prompt, ties included, with the single verdicts in `meta.annotations`.
 
         Raises:
@@ -81,9 +80,9 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
             InputError: a judge can't be used, or abstained from everything.
         """
         if self._source is not None:
-            candidates = list(self._source.preferences(sampler))
+            candidates = list(self._source.preferences(ask))
         else:
-            candidates = sampler(sampler.prompts, self.config.k)
+            candidates = ask(ask.prompts, self.config.k)
         judged = self.judge(
             [group for group in (one.without_duplicates() for one in candidates) if len(group.responses) > 1]
         )
@@ -213,8 +212,6 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
 
 class JudgeReward(RewardSource[JudgeRewardOptions]):
     """Scores each response from 1 to 10."""
-
-    Config: ClassVar[type[Config]] = JudgeRewardOptions
 
     def __init__(self, config: JudgeRewardOptions, context: Context | None = None) -> None:
         super().__init__(config, context)

@@ -14,8 +14,8 @@ from alignkit_judge.templates import local_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 from alignkit.testing import PreferenceSourceContract, RewardSourceContract
 

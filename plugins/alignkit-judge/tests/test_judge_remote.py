@@ -22,8 +22,8 @@ from alignkit_judge.remote import retry_after
 from alignkit_judge.source import JudgeReward, JudgeSource
 from scripted_judge import ScriptedJudge
 
+from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Context
 from alignkit.records import Group, Prompt
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from alignkit_judge.options import JudgePreferenceOptions, RetryOptions
 from alignkit_judge.source import JudgeSource
 from transformers import AutoTokenizer
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.records import Group, Prompt
 from alignkit.testing.tiny_hf import write_tiny_llama
 

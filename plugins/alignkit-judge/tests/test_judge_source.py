@@ -15,8 +15,8 @@ from alignkit_judge.source import JudgeSource
 from scripted_judge import ScriptedJudge
 
 from alignkit import cli
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context
 from alignkit.plugins import registry
 from alignkit.preferences.annotations import annotations_of
 from alignkit.records import Group, Prompt, read_groups, write_groups

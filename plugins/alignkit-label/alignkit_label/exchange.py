@@ -12,6 +12,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignkit_data import Dataset
 from alignkit_data.export import to_trl_rows
 
 from alignkit.errors import InputError
@@ -78,17 +79,7 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
 
 
 def _of_dataset(path: Path, columns: Mapping[str, str]) -> list[Group]:
-    from alignkit.interfaces import Context
-    from alignkit.plugins import registry
-    from alignkit.recipe.validation import read_component
-    from alignkit.runs.single import NoSampler
-
-    spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
-    part, problems = read_component(registry(), "preferences", spec)
-    if part is None or problems:
-        raise InputError(problems[0].what, where=str(path), fix=problems[0].fix)
-    source: Any = part.registration.load()(part.config, Context())
-    return list(source.preferences(NoSampler()))
+    return Dataset.of_file(path, columns).groups()
 
 
 def _joined(groups: Iterable[Group]) -> list[Group]:

@@ -14,18 +14,17 @@ from alignkit_label.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alignkit.interfaces import Sampler
+    from alignkit.interfaces import Ask
     from alignkit.records import Group
 
 
 class Human(PreferenceSource[HumanOptions]):
     """Ranked groups of the items that are labelled. With `k`, fresh responses become items for the annotators first."""
 
-    Config = HumanOptions
     samples = True
     _said = ""
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """The groups, in the order of the items, with every verdict in `meta.annotations`. Nothing is waited for.
 
         Raises:
@@ -35,7 +34,7 @@ class Human(PreferenceSource[HumanOptions]):
         store = Store(Path(config.database))
         asked: set[str] | None = None
         if config.k:
-            fresh = [group.without_duplicates() for group in sampler(sampler.prompts, config.k)]
+            fresh = [group.without_duplicates() for group in ask(ask.prompts, config.k)]
             asked = set(store.add_items(group for group in fresh if len(group.responses) > 1))
         found = labelled(store, min_annotators=config.min_annotators, min_gold=config.min_gold)
         self._said = f"{config.database}: {found.summary}"

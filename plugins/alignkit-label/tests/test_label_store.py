@@ -16,7 +16,7 @@ from alignkit_label.source import Human
 from alignkit_label.store import Refused, Said, Store, item_id
 
 from alignkit import Group, InputError, Prompt
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.preferences.annotations import annotations_of
 from alignkit.runs.single import NoSampler
 

@@ -11,5 +11,3 @@ from alignkit_ppo.options import A2COptions
 
 class A2C(ActorCritic[A2COptions]):
     """Policy gradient of the log-probability, with a critic and an entropy bonus."""
-
-    Config = A2COptions

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit.algorithms.passes import pieces_in_order, scorer_outputs
+from alignkit.algorithms.passes import scorer_outputs
 from alignkit.algorithms.policy_gradient import PolicyGradient, known
 from alignkit.errors import InputError
+from alignkit.interfaces import require_values
 from alignkit.ops.advantages import explained_variance, gae, whiten
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.ops.surrogates import clipped_value_loss
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics, Scorer
+    from alignkit.companions import Metrics
+    from alignkit.interfaces import Scorer
     from alignkit.options import Config
 
 CRITIC, VALUE_HEAD = "critic", "value_head"
@@ -44,6 +46,8 @@ class ActorCritic(PolicyGradient[OptionsT]):
         batches: that have been prepared.
     """
 
+    needs_values = True
+
     Config: ClassVar[type[Config]] = ActorCriticOptions
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -53,14 +57,15 @@ class ActorCritic(PolicyGradient[OptionsT]):
         self._warned = False
 
     def _start_critic(self) -> Scorer | None:
+        policy = require_values(self.policy)
         if self.config.critic == "shared":
             if self.config.critic_layers:
-                self.policy.add_value_branch(self.config.critic_layers)
+                policy.add_value_branch(self.config.critic_layers)
             else:
-                self.policy.add_value_head()
+                policy.add_value_head()
             return None
         if self.config.critic == "policy":
-            return self.policy.scorer()
+            return policy.scorer()
         critic = None if self.reward is None else self.reward.start_critic()
         if critic is None:
             raise InputError(
@@ -135,13 +140,14 @@ class ActorCritic(PolicyGradient[OptionsT]):
         if self.critic is not None:
             critic = scorer_outputs(self.critic, batch, self.max_tokens)
             return batch.replace(values=critic.values.float()), critic.scores.float()
-        outputs = [self.policy.forward(piece, values=True) for piece in pieces_in_order(batch, self.max_tokens)]
+        policy = require_values(self.policy)
+        outputs = [policy.forward(piece, values=True) for piece in batch.pieces(self.max_tokens)]
         logprobs = torch.cat([output.logprobs for output in outputs])
         values = torch.cat([known(output.values) for output in outputs]).float()
         return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        output = self.forward(batch, values=self.critic is None)
+        output = self.forward(batch, **({"values": True} if self.critic is None else {}))
         values = known(output.values) if self.critic is None else self.critic.forward(batch).values
         loss, metrics = self.policy_loss(batch, output)
         loss = 0.0 * loss if self.warms_up else loss

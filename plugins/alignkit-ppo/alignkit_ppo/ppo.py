@@ -12,5 +12,3 @@ from alignkit_ppo.options import PPOOptions
 
 class PPO(ActorCritic[PPOOptions]):
     """Clipped policy gradient with a critic."""
-
-    Config = PPOOptions

@@ -7,7 +7,7 @@ steps a batch: with one the KL measured is 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit.algorithms.policy_gradient import known
 from alignkit.ops.kl import TargetKL, kl_estimate
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
-    from alignkit.options import Config
+    from alignkit.companions import Metrics
     from alignkit.outputs import PolicyOutput
 
 
 class PPOKL(ActorCritic[PPOKLOptions]):
     """Policy gradient with a critic, and a penalty on each update's KL."""
-
-    Config: ClassVar[type[Config]] = PPOKLOptions
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)

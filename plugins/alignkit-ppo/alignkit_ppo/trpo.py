@@ -12,7 +12,7 @@ process (not FSDP or ZeRO-3).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,13 +28,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.options import Config
 
 
 class TRPO(ActorCritic[TRPOOptions]):
     """Natural policy gradient within a trust region, with a critic of its own trunk."""
-
-    Config: ClassVar[type[Config]] = TRPOOptions
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)

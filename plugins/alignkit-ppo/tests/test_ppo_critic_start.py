@@ -9,7 +9,7 @@ import torch
 from alignkit_ppo.options import PPOOptions
 from alignkit_ppo.ppo import PPO
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing.tiny_hf import write_tiny_llama

@@ -9,8 +9,9 @@ import torch
 from alignkit_ppo.options import PPOOptions
 from alignkit_ppo.ppo import PPO
 
+from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.interfaces import Context, RewardSource, Scorer
+from alignkit.interfaces import RewardSource, Scorer
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing.tiny_hf import write_tiny_llama

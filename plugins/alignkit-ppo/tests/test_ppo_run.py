@@ -12,7 +12,7 @@ from alignkit_ppo.ppo import PPO
 from alignkit_ppo.ppo_kl import PPOKL
 from alignkit_ppo.trpo import TRPO
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing import TinyPolicy, TinyReward

@@ -12,7 +12,7 @@ from alignkit_ppo.ppo import PPO
 from alignkit_ppo.ppo_kl import PPOKL
 
 from alignkit.batch import GroupBatch
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyOptions, TinyPolicy, assert_near, terms_of_network

@@ -12,7 +12,7 @@ import pytest
 import torch
 from alignkit_ppo.trpo import TRPO
 
-from alignkit.interfaces import Context
+from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Prompt
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from alignkit_data import Dataset
 
 from alignkit.commands import AsJson, Columns, Quiet, column_names
-from alignkit.errors import InputError
 from alignkit_report.page import text, write_page
 from alignkit_report.preferences import figures
 
@@ -47,21 +47,6 @@ def report(
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[Group], str]:
-    """The groups of a file, and what was found in it.
-
-    Raises:
-        InputError: there is no such file, or it can't be read.
-    """
-    from alignkit.interfaces import Context
-    from alignkit.plugins import registry
-    from alignkit.recipe.validation import read_component
-    from alignkit.runs.single import NoSampler
-
-    spec = {"plugin": "dataset", "path": str(path), "columns": dict(columns), "max_bad_share": 1.0}
-    part, problems = read_component(registry(), "preferences", spec)
-    if part is None or problems:
-        problem = problems[0]
-        raise InputError(problem.what, where=str(path), fix=problem.fix)
-    source: Any = part.registration.load()(part.config, Context())
-    groups = list(source.preferences(NoSampler()))
-    return groups, source.explain()
+    """The groups of a file, and what was found in it. Raises InputError where there is no such file."""
+    source = Dataset.of_file(path, columns)
+    return source.groups(), source.explain()

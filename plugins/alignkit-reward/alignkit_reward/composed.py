@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from statistics import fmean, pstdev, pvariance
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from alignkit.interfaces import RewardSource
 from alignkit_reward.options import ComposedOptions, EnsembleOptions, SumOptions
@@ -19,8 +19,8 @@ from alignkit_reward.options import ComposedOptions, EnsembleOptions, SumOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignkit.interfaces import Context, Scorer
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Scorer
     from alignkit.records import Group
 
 OptionsT = TypeVar("OptionsT", bound=ComposedOptions)
@@ -61,8 +61,6 @@ class ComposedReward(RewardSource[OptionsT]):
 class SumReward(ComposedReward[SumOptions]):
     """Weighted sum of reward sources."""
 
-    Config: ClassVar[type[Config]] = SumOptions
-
     def __init__(self, config: SumOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
         self._weights = config.weights or (1.0,) * len(config.sources)
@@ -83,8 +81,6 @@ class SumReward(ComposedReward[SumOptions]):
 class EnsembleReward(ComposedReward[EnsembleOptions]):
     """What the members say together, less their doubt. How far apart they are on average is logged as
     `reward_spread`."""
-
-    Config: ClassVar[type[Config]] = EnsembleOptions
 
     def combined(self, parts: Sequence[float]) -> float:
         if self.config.combine == "minimum":

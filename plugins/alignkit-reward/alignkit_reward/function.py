@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import PluginError
 from alignkit.interfaces import RewardSource
@@ -21,8 +21,7 @@ from alignkit_reward.options import FunctionOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Context
-    from alignkit.options import Config
+    from alignkit.components import Context
     from alignkit.records import Group, Prompt
 
     Row = tuple[Prompt, str]
@@ -32,8 +31,6 @@ RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 class FunctionReward(RewardSource[FunctionOptions]):
     """A function of the user's, called once for all responses."""
-
-    Config: ClassVar[type[Config]] = FunctionOptions
 
     def __init__(self, config: FunctionOptions, context: Context | None = None) -> None:
         super().__init__(config, context)

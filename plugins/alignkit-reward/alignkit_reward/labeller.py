@@ -6,7 +6,6 @@ scores and sorting (Yellott 1977, J. Math. Psychol. 15): what annotators do who 
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from abc import abstractmethod
@@ -14,17 +13,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from alignkit.interfaces import PreferenceSource
+from alignkit.preferences.ranking import ranked_by_scores
 from alignkit_reward.options import LabellerOptions, RankingOptions, RulesLabellerOptions
 from alignkit_reward.rules import RulesReward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alignkit.interfaces import Context, RewardSource, Sampler
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Ask, RewardSource
     from alignkit.records import Group
-
-logger = logging.getLogger(__name__)
 
 
 OptionsT = TypeVar("OptionsT", bound=RankingOptions)
@@ -44,19 +42,11 @@ class Labeller(PreferenceSource[OptionsT]):
     def make_source(self) -> RewardSource[Any]:
         """The reward source that ranks."""
 
-    def preferences(self, sampler: Sampler) -> Iterator[Group]:
+    def preferences(self, ask: Ask) -> Iterator[Group]:
         """One ranked group a prompt, in the prompts' order; prompts without two different scores are left out."""
-        drawn = [group.without_duplicates() for group in sampler(sampler.prompts, self.config.k)]
-        left_out = 0
-        for group, scores in zip(drawn, self._source.score(drawn), strict=True):
-            known = [score for score in scores if score is not None]
-            if len(set(known)) < 2:
-                left_out += 1
-                continue
-            ranked = replace(group, scores=tuple(scores), source=self.name).ranked_by_scores()
-            yield self._with_noise(ranked) if self.config.temperature else ranked
-        if left_out:
-            logger.warning("%d of %d prompts left out: all their responses score the same", left_out, len(drawn))
+        drawn = [group.without_duplicates() for group in ask(ask.prompts, self.config.k)]
+        for group in ranked_by_scores(drawn, self._source.score(drawn), source=self.name):
+            yield self._with_noise(group) if self.config.temperature else group
 
     def _with_noise(self, group: Group) -> Group:
         draw = random.Random(f"{self.context.seed}/{group.prompt.key}")
@@ -69,7 +59,6 @@ class Labeller(PreferenceSource[OptionsT]):
 class RewardLabeller(Labeller[LabellerOptions]):
     """Ranks fresh responses by any reward source."""
 
-    Config: ClassVar[type[Config]] = LabellerOptions
     name = "reward"
 
     def make_source(self) -> RewardSource[Any]:
@@ -79,7 +68,6 @@ class RewardLabeller(Labeller[LabellerOptions]):
 class RulesLabeller(Labeller[RulesLabellerOptions]):
     """Ranks fresh responses by checkable rules."""
 
-    Config: ClassVar[type[Config]] = RulesLabellerOptions
     name = "rules"
 
     def make_source(self) -> RewardSource[Any]:

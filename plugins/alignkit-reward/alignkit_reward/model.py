@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from alignkit.algorithms.passes import scorer_outputs
 from alignkit.errors import InputError, PluginError
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.interfaces import Context, Scorer
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Scorer
     from alignkit.records import Group
 
 
@@ -33,8 +33,6 @@ class ModelReward(RewardSource[ModelOptions]):
         InputError: no model is given, or the folder holds none.
     """
 
-    Config: ClassVar[type[Config]] = ModelOptions
-
     def __init__(self, config: ModelOptions | None = None, context: Context | None = None) -> None:
         super().__init__(config, context)
         if not self.config.model:
@@ -43,6 +41,11 @@ class ModelReward(RewardSource[ModelOptions]):
         self._stored = StoredReward.read(self._folder)
         self._policy_class = load_policy_class(self._stored.policy, str(self._folder))
         self._scorer = self._load()
+
+    @classmethod
+    def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
+        """The reward model that was trained into a folder."""
+        return cls(replace(config, model=str(path)), context)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised by what `calibrate` measured.

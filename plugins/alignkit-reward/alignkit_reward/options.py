@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
 from alignkit.errors import InputError
-from alignkit.options import ComponentSpec, Config, Count, Natural, NonNegative, Positive, TrainingOptions, may_be_model
+from alignkit.options import (
+    ComponentSpec,
+    Config,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    RewardSpec,
+    TrainingOptions,
+    may_be_model,
+)
 from alignkit.recipe.functions import load_function
 
 RankingLoss = Literal["pairwise", "infonce", "plackett-luce"]
@@ -82,17 +92,16 @@ class ModelOptions(Config):
                 f"there is no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
             )
 
-    def training(self) -> tuple[str, Mapping[str, Any]] | None:
-        """(Optimizer, its options) that must run before this source can be built; None where a model is given."""
-        if self.model:
-            return None
-        options = {"plugin": OPTIMIZER_OF_LOSS[self.loss], **self.train}
-        return options.pop("plugin"), options
+    def training(self) -> ComponentSpec | None:
+        """The Optimizer of the loss; None where a model is given."""
+        return None if self.model else {"plugin": OPTIMIZER_OF_LOSS[self.loss], **self.train}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(Config):
     """A Python function with the signature of TRL's reward functions."""
+
+    takes_function: ClassVar[str] = "function"
 
     function: str
     """`module:function`, called as `f(prompts=..., completions=..., **columns)`; returns one float a completion."""
@@ -193,17 +202,13 @@ class RulesOptions(Config):
 class ComposedOptions(Config):
     """What sources that are made of others share."""
 
-    sources: tuple[ComponentSpec, ...]
+    sources: tuple[RewardSpec, ...]
     """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
 
     def check(self) -> None:
         """Raises InputError where there are no sources."""
         if not self.sources:
             raise InputError("is empty", where="sources", fix="name at least one reward source")
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """The sources."""
-        return [(f"sources.{i}", "reward", spec) for i, spec in enumerate(self.sources)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +235,7 @@ class EnsembleOptions(ComposedOptions):
     policies; `sources` names their folders.
     """
 
-    sources: tuple[ComponentSpec, ...]
+    sources: tuple[RewardSpec, ...]
     """The members: `[{plugin = "model", model = "run-1/reward"}, {plugin = "model", model = "run-2/reward"}]`."""
     combine: Literal["mean-spread", "minimum"] = "mean-spread"
     """`mean-spread` is the members' mean less spread_coef times how far apart they are, `minimum` the lowest score."""
@@ -263,12 +268,8 @@ class RankingOptions(Config):
 class LabellerOptions(RankingOptions):
     """Samples K responses to each prompt and ranks them by a reward source."""
 
-    source: ComponentSpec
+    source: RewardSpec
     """The reward source that ranks: `{plugin = "model", model = "runs/rm/reward"}`."""
-
-    def nested(self) -> Iterable[tuple[str, str, ComponentSpec]]:
-        """The source."""
-        return [("source", "reward", self.source)]
 
 
 @dataclass(frozen=True, kw_only=True)

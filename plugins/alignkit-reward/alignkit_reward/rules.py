@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import PluginError
 from alignkit.interfaces import RewardSource
@@ -14,8 +14,7 @@ from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRul
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from alignkit.interfaces import Context
-    from alignkit.options import Config
+    from alignkit.components import Context
     from alignkit.records import Group, Prompt
 
     Rule = Callable[[Prompt, str], float]
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 class RulesReward(RewardSource[RulesOptions]):
     """The weighted sum of length, keyword, pattern, JSON and answer rules."""
-
-    Config: ClassVar[type[Config]] = RulesOptions
 
     def __init__(self, config: RulesOptions, context: Context | None = None) -> None:
         super().__init__(config, context)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.interfaces import HasValues
 from alignkit.plugins import registry
 
 if TYPE_CHECKING:
@@ -62,9 +63,12 @@ def policy_name(policy: Policy[Any]) -> str:
     return target.__qualname__
 
 
-def load_policy_class(name: str, where: str) -> type[Policy[Any]]:
-    """The policy plugin's class. Raises InputError where it is not installed."""
+def load_policy_class(name: str, where: str) -> type[HasValues]:
+    """The policy plugin's class. Raises InputError where it is not installed, or knows no scorers."""
     try:
-        return registry().load("policy", name)  # type: ignore[return-value]
+        found = registry().load("policy", name)
     except InputError as error:
         raise InputError(f"needs a policy plugin: {error.what}", where=where, fix=error.fix) from error
+    if not issubclass(found, HasValues):
+        raise InputError(f"the policy plugin {name} knows no scorers", where=where, fix="train the reward model again")
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, Optimizer
+from alignkit.interfaces import Feed, Optimizer, require_values
 from alignkit.ops.ranking_losses import (
     Rankings,
     bradley_terry,
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Metrics
-    from alignkit.options import Config
+    from alignkit.companions import Metrics
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 
@@ -46,11 +45,12 @@ class RewardTraining(Optimizer[OptionsT]):
     """
 
     consumes = Feed.RANKINGS
+    needs_values = True
     loss_name: ClassVar[str]
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.scorer = self.policy.scorer()
+        self.scorer = require_values(self.policy).scorer()
         self._groups_without_order = 0
 
     @abstractmethod
@@ -92,7 +92,6 @@ class RewardTraining(Optimizer[OptionsT]):
 class BradleyTerry(RewardTraining[BradleyTerryOptions]):
     """All strictly ordered pairs of a ranking."""
 
-    Config: ClassVar[type[Config]] = BradleyTerryOptions
     loss_name = "pairwise"
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
@@ -125,7 +124,6 @@ class BradleyTerry(RewardTraining[BradleyTerryOptions]):
 class InfoNCE(RewardTraining[InfoNCEOptions]):
     """The best response against the rest."""
 
-    Config: ClassVar[type[Config]] = InfoNCEOptions
     loss_name = "infonce"
 
     def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:
@@ -135,7 +133,6 @@ class InfoNCE(RewardTraining[InfoNCEOptions]):
 class PlackettLuce(RewardTraining[PlackettLuceOptions]):
     """The whole ranking, partial and tied ones too."""
 
-    Config: ClassVar[type[Config]] = PlackettLuceOptions
     loss_name = "plackett-luce"
 
     def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:

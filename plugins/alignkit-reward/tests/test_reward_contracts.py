@@ -13,8 +13,7 @@ from alignkit_reward.rules import RulesReward
 from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
 
 from alignkit import Context
-from alignkit.plugins import Registration, registry
-from alignkit.recipe.validation import read_component
+from alignkit.plugins import Registration, read_component, registry
 from alignkit.testing import (
     OptimizerContract,
     PreferenceSourceContract,

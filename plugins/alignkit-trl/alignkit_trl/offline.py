@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alignkit_hf.modeling import PackedModel
 
     from alignkit.batch import GroupBatch
-    from alignkit.options import Config, Sampling
+    from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
     from alignkit.records import Group
     from alignkit_trl.bridge import OnStep
@@ -96,7 +96,6 @@ class OfflineTrainer(ForeignTrainer[OptionsT]):
 class TRLSFT(OfflineTrainer[TRLSFTOptions]):
     """Supervised fine-tuning."""
 
-    Config: ClassVar[type[Config]] = TRLSFTOptions
     consumes = Feed.DEMONSTRATIONS
     trainer = "SFTTrainer"
 
@@ -107,7 +106,6 @@ class TRLSFT(OfflineTrainer[TRLSFTOptions]):
 class TRLDPO(OfflineTrainer[TRLDPOOptions]):
     """Direct preference optimisation, and the other losses of TRL's DPOTrainer."""
 
-    Config: ClassVar[type[Config]] = TRLDPOOptions
     consumes = Feed.RANKINGS
     uses_reference = True
     trainer = "DPOTrainer"
@@ -123,7 +121,6 @@ class TRLDPO(OfflineTrainer[TRLDPOOptions]):
 class TRLKTO(OfflineTrainer[TRLKTOOptions]):
     """Kahneman-Tversky optimisation."""
 
-    Config: ClassVar[type[Config]] = TRLKTOOptions
     consumes = Feed.LABELS
     uses_reference = True
     trainer = "KTOTrainer"

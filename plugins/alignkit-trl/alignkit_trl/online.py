@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.interfaces import RewardSource
-    from alignkit.options import Config, Sampling
+    from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
     from alignkit.records import Prompt
     from alignkit_trl.bridge import OnStep
@@ -112,12 +112,10 @@ class RewardFunction:
 class TRLGRPO(OnlineTrainer[TRLGRPOOptions]):
     """Group relative policy optimisation."""
 
-    Config: ClassVar[type[Config]] = TRLGRPOOptions
     trainer = "GRPOTrainer"
 
 
 class TRLRLOO(OnlineTrainer[TRLRLOOOptions]):
     """REINFORCE leave-one-out."""
 
-    Config: ClassVar[type[Config]] = TRLRLOOOptions
     trainer = "RLOOTrainer"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Interval
 
 from alignkit.errors import InputError
-from alignkit.options import NonNegative, Positive, RolloutOptions, StopOptions, TrainingOptions
+from alignkit.options import NonNegative, Positive, RolloutOptions, TrainingOptions
 from alignkit_trl.fields import check_fields
 
 COMMON = {
@@ -65,8 +65,8 @@ class TRLOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TRLRolloutOptions(RolloutOptions):
-    """What TRL's trainers that sample share. Of the other options, max_tokens, save_every, keep_checkpoints and max_kl
-    do nothing."""
+    """What TRL's trainers that sample share. Of the other options, max_tokens, save_every and keep_checkpoints do
+    nothing."""
 
     trl_config: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]] = {"kl_coef": "beta", "clip_range": "epsilon"}
@@ -83,14 +83,8 @@ class TRLRolloutOptions(RolloutOptions):
     """Further fields of TRL's config class, under TRL's names: `args.scale_rewards = "none"`."""
 
     def check(self) -> None:
-        """Checks `args`, that nothing is asked for which TRL's loop has not, and that the minibatches of an iteration
-        are of one size, which TRL demands."""
+        """Checks `args`, and that the minibatches of an iteration are of one size, which TRL demands."""
         check_args(self)
-        for name, wanted in (("ptx_coef", self.ptx_coef > 0), ("stop", self.stop != StopOptions())):
-            if wanted:
-                raise InputError(
-                    "TRL's trainers don't know it", where=name, fix=f"leave it out, or use {self.compares_with}"
-                )
         if self.batch_size % min(self.minibatch_size, self.batch_size):
             raise InputError(
                 f"{self.batch_size} prompts can't be cut into minibatches of {self.minibatch_size}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from alignkit_reward.stored import StoredReward, policy_name
 
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
     from alignkit_hf.modeling import PackedModel
 
-    from alignkit.interfaces import Context, Policy, RewardSource
-    from alignkit.options import Config
+    from alignkit.components import Context
+    from alignkit.interfaces import Policy, RewardSource
     from alignkit.records import Group
 
 
 class TRLReward(OfflineTrainer[TRLRewardOptions]):
     """A Bradley-Terry reward model."""
 
-    Config: ClassVar[type[Config]] = TRLRewardOptions
     consumes = Feed.RANKINGS
     trainer = "RewardTrainer"
 

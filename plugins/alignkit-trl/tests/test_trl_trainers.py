@@ -15,8 +15,9 @@ from alignkit_trl.bridge import FixedRowOrder, RowOrder
 from alignkit_trl.online import RewardFunction
 
 from alignkit import Group, Prompt, write_groups
+from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Context, RewardSource
+from alignkit.interfaces import RewardSource
 from alignkit.options import Config, Sampling
 from alignkit.plugins import registry
 from alignkit.recipe.reading import resolve

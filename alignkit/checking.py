@@ -1,0 +1,212 @@
+"""What is wrong with options, in words: types and ranges by pydantic, then the rules of the class. Free of torch.
+
+A mistake reads the same in a recipe, behind `-o` and in Python; only the place in front of it differs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
+
+from alignkit.errors import InputError, PluginError, closest, describe_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+
+    Key = tuple[str, ...]
+
+_SECRET_WORD = "(?:api_?key|key|token|secret|password|passwd|authorization)"
+_SECRET = re.compile(rf"(?:^|[_-]){_SECRET_WORD}$", re.IGNORECASE)
+_SECRET_ARGUMENT = re.compile(rf"((?:^|[^a-z0-9]){_SECRET_WORD}[\"']?\s*=).*", re.IGNORECASE | re.DOTALL)
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+class HasRules(Protocol):
+    """Options with rules of their own."""
+
+    def check(self) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with options: the key path inside them, what, what to do, whether it is missing."""
+
+    key: Key
+    what: str
+    fix: str = ""
+    missing: bool = False
+
+    def under(self, *prefix: str) -> Problem:
+        """The same problem, seen from the options that hold these."""
+        return dataclasses.replace(self, key=(*prefix, *self.key))
+
+
+class OptionsError(InputError):
+    """Options that can't be used: all their `problems`, and the name of the options class."""
+
+    def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        errors = [InputError(p.what, where=f"{owner} {'.'.join(p.key)}".strip(), fix=p.fix) for p in problems]
+        if len(errors) == 1:
+            super().__init__(errors[0].what, where=errors[0].where, fix=errors[0].fix)
+        else:
+            super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
+
+
+def looks_secret(key: str) -> bool:
+    """Whether the value under this key must not be shown or stored."""
+    return _SECRET.search(key) is not None
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line in which whatever follows the name of a secret (`reward.api_key=`) is cut off."""
+    return [_SECRET_ARGUMENT.sub(r"\1...", argument) for argument in arguments]
+
+
+def option_names(config: type[Any]) -> list[str]:
+    """The options of a class, in order."""
+    return [field.name for field in dataclasses.fields(config) if field.init]
+
+
+def check_fields(options: Any) -> None:
+    """Checks every field of a dataclass against its annotation, and puts the value that was meant in its place.
+
+    Raises:
+        OptionsError: with every field that is wrong.
+        PluginError: the annotations can't be used.
+    """
+    from pydantic import ValidationError
+
+    problems: list[Problem] = []
+    config: Any = type(options)
+    for name, (adapter, inner) in _adapters(config).items():
+        given = getattr(options, name)
+        if inner is not None and isinstance(given, Mapping):
+            problems += [problem.under(name) for problem in unknown(inner, given)]
+        try:
+            meant = adapter.validate_python(given)
+        except ValidationError as error:
+            problems += [problem.under(name) for problem in _told(error.errors(), name, given)]
+        except OptionsError as error:
+            problems += [problem.under(name) for problem in error.problems]
+        except InputError as error:
+            problems.append(Problem((name,), error.what, error.fix))
+        else:
+            object.__setattr__(options, name, meant)
+    if problems:
+        raise OptionsError(type(options).__name__, problems)
+
+
+def check_rules(options: HasRules) -> None:
+    """Applies the class's own `check`. Raises OptionsError with what it found."""
+    try:
+        options.check()
+    except OptionsError:
+        raise
+    except InputError as error:
+        raise OptionsError(type(options).__name__, [_of_rule(error, type(options))]) from error
+    except (ValueError, TypeError) as error:
+        raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
+
+
+def unknown(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
+    """The options that the class doesn't know."""
+    known = option_names(config)
+    return [Problem((key,), "no such option", closest(key, known)) for key in options if key not in known]
+
+
+def missing(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
+    """The options that the class requires and that are not there."""
+    required = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.init and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    return [Problem((name,), "is required and not given", missing=True) for name in required if name not in options]
+
+
+@cache
+def _adapters(config: Any) -> dict[str, tuple[TypeAdapter[Any], type[Any] | None]]:
+    """What checks each option, and the dataclass that it may be given as a table of."""
+    from pydantic import TypeAdapter
+
+    try:
+        hints = get_type_hints(config, include_extras=True)
+        return {name: (TypeAdapter(hints[name]), _dataclass_in(hints[name])) for name in option_names(config)}
+    except Exception as error:
+        raise PluginError(f"the options class {config.__name__} is unusable: {describe_error(error)}") from error
+
+
+def _dataclass_in(hint: Any) -> type[Any] | None:
+    """The dataclass that an annotation is, or that its union has."""
+    candidates = [candidate for candidate in (hint, *get_args(hint)) if dataclasses.is_dataclass(candidate)]
+    return candidates[0] if candidates and isinstance(candidates[0], type) else None
+
+
+def _told(errors: list[ErrorDetails], name: str, given: Any) -> list[Problem]:
+    """One problem a key inside the option `name`: the branches of a union are told together."""
+    found: dict[Key, list[ErrorDetails]] = {}
+    for error in errors:
+        found.setdefault(_key_of(error["loc"], given), []).append(error)
+    return [
+        Problem(key, _sentence(key[-1] if key else name, told), missing=told[0]["type"] == "missing")
+        for key, told in found.items()
+    ]
+
+
+def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
+    """The part of pydantic's location that stands in the options; union branches and the like are left out."""
+    key: list[str] = []
+    for step in location:
+        missing = isinstance(options, Mapping) and step not in options
+        if missing and step != location[-1]:
+            break
+        try:
+            options = None if missing else options[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        key.append(str(step))
+    return tuple(key)
+
+
+def _sentence(name: str, errors: list[ErrorDetails]) -> str:
+    if errors[0]["type"] == "missing":
+        return "is required and not given"
+    expected = " or ".join(dict.fromkeys(map(_expectation, errors)))
+    value = "a value that is not shown" if looks_secret(name) else repr(errors[0]["input"])
+    return f"{expected}, found {value}"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _BOUNDS:
+        words, bound = _BOUNDS[kind]
+        return f"must be {words} {context[bound]:g}"
+    if kind == "path_type":
+        return "must be a path"
+    if kind == "dataclass_type":
+        return "must be a table of options"
+    if kind in ("value_error", "assertion_error"):
+        return str(context.get("error", error["msg"]))
+    return error["msg"].replace("Input should be", "must be", 1)
+
+
+def _of_rule(error: InputError, config: type[Any]) -> Problem:
+    """A class's own complaint; its `where` is an option, perhaps written with the table's name in front."""
+    path = tuple(error.where.split("."))
+    names = option_names(config)
+    for start in (0, 1):
+        if path[start : start + 1] and path[start] in names:
+            return Problem(path[start:], error.what, error.fix)
+    return Problem((), f"{error.where}: {error.what}" if error.where else error.what, error.fix)

@@ -1,0 +1,32 @@
+"""Rankings from scores."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.records import Group
+
+logger = logging.getLogger(__name__)
+
+
+def ranked_by_scores(groups: Sequence[Group], rows: Sequence[Sequence[float | None]], *, source: str) -> list[Group]:
+    """The groups with scores and the ranks that follow; those without two different scores are left out, and counted.
+
+    Args:
+        rows: a score for each response of each group; None for an abstention.
+        source: what the records say of who ranked them.
+    """
+    ranked = [
+        replace(group, scores=tuple(scores), source=source).ranked_by_scores()
+        for group, scores in zip(groups, rows, strict=True)
+        if len({score for score in scores if score is not None}) > 1
+    ]
+    if len(ranked) < len(groups):
+        dropped = len(groups) - len(ranked)
+        logger.warning("%d of %d prompts left out: all their responses score the same", dropped, len(groups))
+    return ranked
