@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 pytest.importorskip("trl")
 pytest.importorskip("alignkit_hf.policy")
 pytestmark = pytest.mark.filterwarnings("ignore")
-TOLERANCE = 1e-5
 PER_STEP = 4
 
 
@@ -92,13 +91,13 @@ def both(
 @pytest.mark.parametrize("k", [2, 4])
 def test_bradley_terry(policy: Policy[Any], tmp_path: Path, k: int) -> None:
     ours, theirs = both(policy, tmp_path, BradleyTerryOptions(), k=k)
-    ours.assert_equal_to(theirs, tolerance=TOLERANCE)
+    ours.assert_equal_to(theirs)
 
 
 def test_bradley_terry_with_margin_and_centring(policy: Policy[Any], tmp_path: Path) -> None:
     options = BradleyTerryOptions(margin=0.5, center_coef=0.05)
     ours, theirs = both(policy, tmp_path, options, center_rewards_coefficient=0.05, remove_unused_columns=False)
-    ours.assert_equal_to(theirs, tolerance=TOLERANCE)
+    ours.assert_equal_to(theirs)
 
 
 def test_trained_folder_scores_alike_in_transformers(policy: Policy[Any], tmp_path: Path) -> None:
