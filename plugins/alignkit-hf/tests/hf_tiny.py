@@ -52,6 +52,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("bloom", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3}),
     "mamba": ("mamba", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
+AMPLIFIERS = ("mixer.A_log", "mixer.conv1d.weight")
+"""Of Mamba. The one is the logarithm of its rates of decay, the other a factor of all four that are multiplied in its
+scan: made loud, they amplify every rounding by orders of magnitude."""
 TEXT = ("once upon a time there was a little dog who liked to play with the big red ball in the park " * 3).split()
 
 
@@ -81,15 +84,11 @@ def build_model(family: str, *, loud: float = 3.0, **changes: Any) -> Any:
         torch.manual_seed(1)
         config = transformers.AutoConfig.for_model(kind, **{**arguments, **changes})
         model = transformers.AutoModelForCausalLM.from_config(config)
-        # Mamba keeps the logarithm of its rates of decay: the cubes of these would amplify every rounding.
-        logarithms = [p for name, p in model.named_parameters() if name.endswith("A_log")]
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim >= 2 and not any(parameter is logarithm for logarithm in logarithms):
+            for name, parameter in model.named_parameters():
+                if parameter.ndim >= 2 and not name.endswith(AMPLIFIERS):
                     parameter.mul_(loud)
-                elif "bias" not in "".join(name for name, p in model.named_parameters() if p is parameter):
-                    continue
-                else:
+                elif parameter.ndim < 2 and "bias" in name:
                     parameter.normal_(std=0.1)
     return model.eval()
 

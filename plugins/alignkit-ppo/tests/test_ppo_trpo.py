@@ -270,12 +270,13 @@ def test_wrapped_modules_stand_aside_and_come_back() -> None:
 
 
 def test_finds_the_closed_form_optimum() -> None:
-    """In total variation: the reference is 0.23 away from the optimum, the trained policy 0.012."""
-    options = {"kl_coef": 0.5, "bootstrap_truncated": False, "missing_eos_penalty": 0.0, "trust_region": 0.02}
+    """In total variation: the reference is 0.23 away from the optimum, the trained policy at most 0.015. It cannot come
+    to rest there, since every update goes to the edge of the region: this is 0.016 wide."""
+    options = {"kl_coef": 0.5, "bootstrap_truncated": False, "missing_eos_penalty": 0.0, "trust_region": 0.0005}
     config = TRPO.Config(**options, damping=1e-3, whiten_advantages=False)
     algorithm = TRPO(config, policy=policy_of_four_tokens(), reward=ScoreOf(REWARD_OF_TOKEN.__getitem__))
     log = learn(algorithm, iterations=40, n=256, max_tokens=1, rate=0.02)
     target = optimum(token_distribution(algorithm.reference), 0.5)
     assert distance(token_distribution(algorithm.reference), target) > 0.2
-    assert distance(token_distribution(algorithm.policy), target) < 0.02
-    assert all(figures["trust_kl"] <= 0.02 for figures in log)
+    assert distance(token_distribution(algorithm.policy), target) < 0.03
+    assert all(figures["trust_kl"] <= 0.0005 for figures in log)
