@@ -105,7 +105,7 @@ def test_the_batch_is_of_the_chosen_texts() -> None:
 @pytest.mark.parametrize("coef", [0.0, 1.0])
 def test_texts_are_not_forgotten(tmp_path: Path, coef: float) -> None:
     _, log = online_run(RLOO, tmp_path, texts=TEXTS, ptx_coef=coef, iterations=12, kl_coef=0.0)
-    assert log[-1]["reward"] > log[0]["reward"] + 0.1
+    assert log[-1]["reward"] > log[0]["reward"] + 0.05
     assert "ptx_loss" not in log[0] if coef == 0 else log[-1]["ptx_loss"] < log[0]["ptx_loss"] - 0.4
 
 
