@@ -15,7 +15,7 @@ space := $(empty) $(empty)
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO ?= demo
 
-.PHONY: demo test test-slow mutants install lint docs bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers mutants install lint docs bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -25,6 +25,10 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m "slow and not gpu"
+
+test-trackers: install
+	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"
+	$(PYTEST) plugins/alignkit-report/tests/test_report_sinks.py
 
 install: $(STAMP)
 

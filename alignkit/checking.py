@@ -53,13 +53,15 @@ class Problem:
 
 
 class OptionsError(InputError):
-    """Options that can't be used: all their `problems`, and the name of the options class."""
+    """Options that can't be used, with all `problems`. `where` is the option, where there is only one problem; the
+    message names its class as well."""
 
     def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         errors = [InputError(p.what, where=f"{owner} {'.'.join(p.key)}".strip(), fix=p.fix) for p in problems]
         if len(errors) == 1:
             super().__init__(errors[0].what, where=errors[0].where, fix=errors[0].fix)
+            self.where = ".".join(problems[0].key)
         else:
             super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
@@ -92,8 +94,9 @@ def check_fields(options: Any) -> None:
     config: Any = type(options)
     for name, (adapter, inner) in _adapters(config).items():
         given = getattr(options, name)
-        if inner is not None and isinstance(given, Mapping):
-            problems += [problem.under(name) for problem in unknown(inner, given)]
+        if inner is not None and (found := _inside(inner, given)):
+            problems += [problem.under(name) for problem in found]
+            continue
         try:
             meant = adapter.validate_python(given)
         except ValidationError as error:
@@ -115,7 +118,9 @@ def check_rules(options: HasRules) -> None:
     except OptionsError:
         raise
     except InputError as error:
-        raise OptionsError(type(options).__name__, [_of_rule(error, type(options))]) from error
+        told = OptionsError(type(options).__name__, [_of_rule(error, type(options))])
+        told.what, told.where = error.what, error.where
+        raise told from error
     except (ValueError, TypeError) as error:
         raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
 
@@ -134,6 +139,21 @@ def missing(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
         if field.init and field.default is field.default_factory is dataclasses.MISSING
     ]
     return [Problem((name,), "is required and not given", missing=True) for name in required if name not in options]
+
+
+def _inside(config: type[Any], given: Any) -> list[Problem]:
+    """What is wrong with options that are given as a table, or as a list of tables."""
+    if isinstance(given, list | tuple):
+        return [p.under(str(place)) for place, item in enumerate(given) for p in _inside(config, item)]
+    if not isinstance(given, Mapping):
+        return []
+    problems = [*unknown(config, given), *missing(config, given)]
+    if not problems:
+        try:
+            config(**given)
+        except OptionsError as error:
+            return list(error.problems)
+    return problems
 
 
 @cache

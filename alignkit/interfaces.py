@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from alignkit.components import Component, ConfigT, Context
-from alignkit.errors import InputError
 from alignkit.options import Config, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
@@ -159,16 +158,6 @@ class HasValues(ABC):
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).
         """
-
-
-def require_values(policy: Policy[Any]) -> HasValues:
-    """The policy, which can carry value heads and scorers. Raises InputError where it can't."""
-    if not isinstance(policy, HasValues):
-        raise InputError(
-            f"{type(policy).__name__} can't carry value heads or scorers",
-            fix="choose an algorithm without a critic, or another policy",
-        )
-    return policy
 
 
 class RewardSource(Component[ConfigT]):

@@ -143,6 +143,7 @@ class TrainingOptions(Config):
     """Newest checkpoints that are kept."""
 
     def check(self) -> None:
+        super().check()
         if self.adam == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("8bit needs bitsandbytes", where="adam", fix="pip install bitsandbytes (CUDA only)")
         if self.adam == "8bit" and not has_nvidia_driver():

@@ -20,7 +20,7 @@ from rich.table import Table
 from support_judge import make_judge
 
 from alignkit import Group, cli, read_groups
-from alignkit.preferences.annotations import annotations_of
+from alignkit.preferences import annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from alignkit import Config, RewardSource, hookimpl
 
-ALIGNKIT_INTERFACE = 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class BrevityOptions(Config):
@@ -20,4 +18,4 @@ class Brevity(RewardSource[BrevityOptions]):
 
 @hookimpl
 def register_reward_sources(register):
-    register("brevity", Brevity, config=BrevityOptions)
+    register("brevity", Brevity)

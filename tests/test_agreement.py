@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha, most_frequent
+from alignkit.preferences.agreement import Share, krippendorff_alpha, most_frequent, raw_agreement
 
 
 def units(*rows: str) -> list[list[str | None]]:
@@ -37,7 +37,7 @@ def test_alpha_where_it_is_not_defined() -> None:
 def test_cohens_kappa_by_hand() -> None:
     """50 cases: both yes 20, both no 15, 5 and 10 apart. By chance 0.5 * 0.6 + 0.5 * 0.4 = 0.5; (0.7 - 0.5) / 0.5."""
     cases = [("y", "y")] * 20 + [("y", "n")] * 5 + [("n", "y")] * 10 + [("n", "n")] * 15
-    found = agreement(cases)
+    found = raw_agreement(cases)
     assert found is not None
     assert (found.n, found.observed, found.kappa) == (50, 0.7, pytest.approx(0.4, abs=1e-12))
 
@@ -47,14 +47,14 @@ def test_kappa_of_three_verdicts_by_hand() -> None:
     (4 * 4 + 4 * 3 + 2 * 3) / 100."""
     table = [[3, 1, 0], [1, 2, 1], [0, 0, 2]]
     cases = [(i, j) for i, row in enumerate(table) for j, count in enumerate(row) for _ in range(count)]
-    found = agreement(cases)
+    found = raw_agreement(cases)
     assert found is not None
     assert found.kappa == pytest.approx((0.7 - 0.34) / 0.66, abs=1e-12)
 
 
 def test_agreement_where_nothing_can_be_said() -> None:
-    assert agreement([]) is None
-    found = agreement([(1, 1), (1, 1)])
+    assert raw_agreement([]) is None
+    found = raw_agreement([(1, 1), (1, 1)])
     assert found is not None
     assert (found.observed, found.kappa) == (1.0, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ class Calls(list[dict[str, Any]]):
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, recipe_file: Path, fake_plugin: Path) -> Calls:
     made = Calls()
-    monkeypatch.setattr("alignkit.runs.run.run", made.run)
+    monkeypatch.setattr("alignkit.runs.run.run_recipe", made.run)
     return made
 
 
@@ -204,7 +205,7 @@ def test_exit_codes_of_what_happens_in_a_run(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("alignkit.runs.run.run", fail)
+    monkeypatch.setattr("alignkit.runs.run.run_recipe", fail)
     assert cli.run(["run", "recipe.toml", "--quiet"]) == code
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -301,7 +302,7 @@ def test_sample_passes_file_count_and_columns(
 
 def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plugins", "list"]) == 0
-    assert "optimizer  push      fake-plugin" in capsys.readouterr().out
+    assert re.search(r"^optimizer +push +fake-plugin +PushOptions", capsys.readouterr().out, re.MULTILINE)
     assert cli.run(["plugins", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {"role": "reward", "name": "given", "distribution": "fake-plugin"} in listed["plugins"]

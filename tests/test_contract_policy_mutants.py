@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from alignkit import Group, GroupBatch, PolicyOutput, Sampling, ScorerOutput
-from alignkit.testing import PolicyContract, TinyPolicy, TinyScorer
+from alignkit.testing import TinyPolicy, TinyScorer, ValuesContract
 from alignkit.testing.failing import contract_of, failing
 from alignkit.testing.material import nudge
 
@@ -253,4 +253,4 @@ MUTANTS = [
 
 @pytest.mark.parametrize(("component", "test"), MUTANTS)
 def test_a_broken_policy_fails(component: type[Any], test: str, tmp_path: Path) -> None:
-    assert failing(contract_of(PolicyContract, component), tmp_path, test)
+    assert failing(contract_of(ValuesContract, component), tmp_path, test)

@@ -187,7 +187,7 @@ def test_what_cannot_be_tested_says_why() -> None:
     contracts = contracts_for(found)
     with pytest.raises(pytest.fail.Exception, match="Absent"):
         contracts["Test_reward_a_stranger_missing"]().test_it_can_be_used()
-    with pytest.raises(pytest.fail.Exception, match="another Config"):
+    with pytest.raises(pytest.fail.Exception, match="takes TinyRewardOptions, but is registered with OtherOptions"):
         contracts["Test_reward_a_stranger_mixed_up"]().test_it_can_be_used()
     with pytest.raises(pytest.fail.Exception, match="a-dead-one: ImportError: gone"):
         contracts["TestPlugin_dead"]().test_it_can_be_used()

@@ -62,5 +62,5 @@ def test_every_kind_of_option() -> None:
 
 def test_own_options_come_before_inherited_ones() -> None:
     keys = [option.key for option in describe(RolloutOptions)]
-    assert keys.index("max_kl") < keys.index("learning_rate")
+    assert keys.index("group_size") < keys.index("learning_rate")
     assert all(option.help for option in describe(RolloutOptions))

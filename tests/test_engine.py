@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
 from alignkit.errors import AlignkitError, CheckpointError, InputError, Interrupted, StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer
-from alignkit.options import RolloutOptions, Sampling, TrainingOptions
+from alignkit.options import Sampling, TrainingOptions
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy, TinyReward, adam_rounding, near, terms_of_network
 from alignkit.training import checkpoint as checkpoints
@@ -50,14 +51,13 @@ class Likelihood(Optimizer[TrainingOptions]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforceOptions(RolloutOptions):
+class ReinforceOptions(OnlineOptions):
     """No further options."""
 
 
-class Reinforce(Optimizer[ReinforceOptions]):
+class Reinforce(OnlineAlgorithm[ReinforceOptions]):
     """Reward-weighted likelihood with state of its own, to see that it survives a kill."""
 
-    consumes = Feed.ROLLOUTS
     couples_responses = False
     baseline = 0.0
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignkit import errors, options
+from alignkit.checking import OptionsError
 from alignkit.errors import InputError, closest
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_ranges(kind: Any, accepted: list[float], refused: list[float]) -> None:
         (options.TrainingOptions, {"minibatch_size": 0}),
         (options.TrainingOptions, {"max_tokens": 0}),
         (options.RolloutOptions, {"group_size": 0}),
-        (options.RolloutOptions, {"max_kl": -1}),
+        (options.KLLimitOptions, {"max_kl": -1}),
         (options.Sampling, {"temperature": -0.1}),
         (options.Sampling, {"top_p": 0}),
         (options.Sampling, {"top_p": 1.1}),
@@ -101,11 +102,32 @@ def test_ranges(kind: Any, accepted: list[float], refused: list[float]) -> None:
     ],
 )
 def test_options_out_of_range_are_refused(kind: type[options.Config], bad: dict[str, Any]) -> None:
-    adapter = TypeAdapter(kind)
-    assert adapter.validate_python({}) == kind()
-    with pytest.raises(ValidationError) as error:
-        adapter.validate_python(bad)
-    assert {problem["loc"][:1] for problem in error.value.errors()} == {tuple(bad)}
+    [(name, value)] = bad.items()
+    with pytest.raises(OptionsError, match=f"{kind.__name__} {name}: must be .*, found {value!r}") as error:
+        kind(**bad)
+    assert [problem.key for problem in error.value.problems] == [(name,)]
+    assert error.value.exit_code == 2
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(OptionsError) as error:
+        options.RolloutOptions(n_epochs=0, learning_rate=-1, group_size="many")  # type: ignore[arg-type]
+    assert str(error.value).splitlines() == [
+        "3 things are wrong:",
+        "RolloutOptions learning_rate: must be at least 0, found -1",
+        "RolloutOptions n_epochs: must be at least 1, found 0",
+        "RolloutOptions group_size: must be a valid integer, unable to parse string as an integer, found 'many'",
+    ]
+
+
+def test_options_made_in_python_hold_what_was_meant() -> None:
+    made = options.EarlyStopOptions(stop={"plateau": 3})  # type: ignore[arg-type]
+    assert made.stop == options.StopOptions(plateau=3)
+    assert options.Sampling(stop=["a"]).stop == ("a",)  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match=r"EarlyStopOptions stop\.plataeu: no such option"):
+        options.EarlyStopOptions(stop={"plataeu": 3})  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="StopOptions plateau_delta: counts only together with plateau"):
+        options.StopOptions(plateau_delta=0.1)
 
 
 def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +153,8 @@ def test_options_are_frozen_and_keyword_only() -> None:
         options.Sampling(3)  # type: ignore[misc]
 
 
-def test_options_need_no_check_and_hold_no_components_unless_they_say_so() -> None:
-    config = options.TrainingOptions()
-    config.check()
-    assert tuple(config.nested()) == ()
+def test_options_hold_no_components_unless_they_say_so() -> None:
+    assert tuple(options.specs_of(options.TrainingOptions())) == ()
+    spec = {"plugin": "length"}
+    held = options.EarlyStopOptions(stop=options.StopOptions(gold=spec))
+    assert list(options.specs_of(held)) == [("stop.gold", "reward", spec)]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
-from alignkit.options import Config, Count, RolloutOptions, TrainingOptions
+from alignkit.options import Config, Count, TrainingOptions
 from alignkit.plugins import Registration, Registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
@@ -19,13 +20,12 @@ from alignkit.records import Group, Prompt, read_groups
 from alignkit.runs import single
 from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
-from alignkit.runs.run import run as run_plan
+from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions
-from alignkit.training import engine
 from alignkit.training.ptx import PtxText
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
@@ -57,10 +57,8 @@ class Margin(Likelihood):
         return -batch.response_mean(torch.nn.functional.logsigmoid(sign * (logprobs + 20))), {}
 
 
-class Reinforce(Optimizer[RolloutOptions]):
+class Reinforce(OnlineAlgorithm[OnlineOptions]):
     """Reward-weighted likelihood."""
-
-    consumes = Feed.ROLLOUTS
 
     def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
         assert batch.rewards is not None
@@ -78,6 +76,10 @@ class LettersOptions(Config):
 
 class Letters(PreferenceSource[LettersOptions]):
     """Prompts with a fixed answer, or rankings of what the policy says."""
+
+    @classmethod
+    def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
+        return {}
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         if self.config.k == 1:
@@ -106,7 +108,7 @@ def tiny_registry() -> Registry:
         ("policy", "hf", TinyPolicy, TinyOptions),
         ("optimizer", "sft", Likelihood, TrainingOptions),
         ("optimizer", "margin", Margin, TrainingOptions),
-        ("optimizer", "reinforce", Reinforce, RolloutOptions),
+        ("optimizer", "reinforce", Reinforce, OnlineOptions),
         ("preferences", "letters", Letters, LettersOptions),
         ("reward", "tiny", TinyReward, TinyRewardOptions),
     ]
@@ -169,7 +171,7 @@ def test_a_missing_part_is_said_before_anything_starts(
     tmp_path: Path, optimizer: str, without: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        run_plan(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
+        run_recipe(resolved(tmp_path, optimizer, without=without), tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
@@ -194,7 +196,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
             given.extend(groups)
             super().__init__(groups, policy, **named)
 
-    monkeypatch.setattr(engine, "PtxText", Texts)
+    monkeypatch.setattr("alignkit.algorithms.online.PtxText", Texts)
     own = table == "ptx"
     recipe = resolved(
         tmp_path,
@@ -202,7 +204,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
         more='[ptx]\nplugin = "letters"' if own else "",
         options="\nptx_coef = 0.5",
     )
-    summary = run_plan(recipe, tmp_path / "out", reporter=Recorder())
+    summary = run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     held_out = {group.prompt.key for group in read_groups(tmp_path / "out" / "samples.jsonl")}
     assert len(given) == 16
     assert held_out and not held_out & {group.prompt.key for group in given}
@@ -220,14 +222,14 @@ def test_texts_that_are_not_used_are_told(tmp_path: Path) -> None:
 def test_ptx_without_texts_is_said_before_anything_starts(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, without=["demonstrations"], options="\nptx_coef = 0.5")
     with pytest.raises(InputError, match=r"no \[ptx\] table, needed by optimizer\.ptx_coef"):
-        run_plan(recipe, tmp_path / "out", reporter=Reporter())
+        run_recipe(recipe, tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
     recorder = Recorder()
     recipe = resolved(tmp_path, options="\nstop = {plateau = 1, plateau_delta = 9.0}")
-    summary = run_plan(recipe, tmp_path / "out", reporter=recorder)
+    summary = run_recipe(recipe, tmp_path / "out", reporter=recorder)
     assert summary["align"]["steps"] == 1
     assert summary["align"]["stopped"].startswith("the reward has reached a plateau")
     said = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["align"]
@@ -239,7 +241,7 @@ def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
 
 def test_the_gold_reward_is_a_component_of_the_recipe(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, options='\nstop = {gold = {plugin = "tiny", letter = "b"}}')
-    run_plan(recipe, tmp_path / "out", reporter=Recorder())
+    run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     records = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     golds = [record["gold_reward"] for record in records if record["stage"] == "policy"]
     assert len(golds) == 3
@@ -263,7 +265,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     watched = replace(part, registration=replace(part.registration, target=Watching))
     recipe = replace(recipe, parts={**recipe.parts, "optimizer": watched})
     out = tmp_path / "out"
-    summary = run_plan(recipe, out, reporter=Recorder())
+    summary = run_recipe(recipe, out, reporter=Recorder())
     assert summary["eval"]["prompts"] == 4
     assert summary["eval"]["start"]["kl"]["value"] == 0.0
     samples = list(read_groups(out / "samples.jsonl"))
@@ -282,7 +284,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
 def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_plan(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
+    whole = run_recipe(resolved(tmp_path), tmp_path / "whole", reporter=Reporter())
 
     calls = 0
     score = TinyReward.score
@@ -298,9 +300,9 @@ def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(TinyReward, "score", fail_third)
         with pytest.raises(PluginError, match="judge is gone"):
-            run_plan(resolved(tmp_path), out, reporter=Reporter())
+            run_recipe(resolved(tmp_path), out, reporter=Reporter())
     recorder = Recorder()
-    resumed = run_plan(resolved(tmp_path), out, resume=True, reporter=recorder)
+    resumed = run_recipe(resolved(tmp_path), out, resume=True, reporter=recorder)
     assert recorder.stages == ["align", "eval"]
     assert any("resumed after step" in note for note in recorder.notes)
     weights = [(path / "policy" / "model.safetensors").read_bytes() for path in (tmp_path / "whole", out)]
@@ -313,13 +315,13 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, "margin")
     for stage in ("sft", "preferences", "align", "eval", "eval"):
         recorder = Recorder()
-        run_plan(recipe, out, stages=[stage], reporter=recorder)
+        run_recipe(recipe, out, stages=[stage], reporter=recorder)
         assert recorder.stages == [stage]
     with pytest.raises(InputError, match="the stage align has been run here"):
-        run_plan(recipe, out, stages=["align"], reporter=Reporter())
-    run_plan(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
+        run_recipe(recipe, out, stages=["align"], reporter=Reporter())
+    run_recipe(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
     whole = tmp_path / "whole"
-    run_plan(recipe, whole, reporter=Reporter())
+    run_recipe(recipe, whole, reporter=Reporter())
     names = ("preferences.jsonl", "policy/model.safetensors")
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 

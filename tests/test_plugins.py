@@ -89,7 +89,7 @@ def test_a_broken_plugin_is_listed_with_its_error_and_the_others_work(
             reward_source(version=INTERFACE_VERSION + 1),
             f"needs plugin interface {INTERFACE_VERSION + 1}, this alignkit",
         ),
-        (reward_source().replace("ALIGNKIT_INTERFACE = 1", ""), "declares no ALIGNKIT_INTERFACE, this alignkit"),
+        (reward_source(version=0), "needs plugin interface 0, this alignkit"),
     ],
 )
 def test_another_interface_version_is_refused_alone(install_plugin: InstallPlugin, source: str, reason: str) -> None:
@@ -98,6 +98,11 @@ def test_another_interface_version_is_refused_alone(install_plugin: InstallPlugi
     assert [reason in b.error for b in registry().broken if b.distribution == "future-reward"] == [True]
     assert "good" in registry().names("reward")
     assert "steady" not in registry().names("reward")
+
+
+def test_a_plugin_that_declares_no_version_is_taken_for_the_first(install_plugin: InstallPlugin) -> None:
+    install_plugin("good-reward", reward_source("good").replace("ALIGNKIT_INTERFACE = 1", ""))
+    assert registry().get("reward", "good").distribution == "good-reward"
 
 
 def test_a_name_may_have_a_plus(install_plugin: InstallPlugin) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from alignkit.preferences.rank_fit import (
     bradley_terry,
     compared_together,
     intransitive_cycles,
-    plackett_luce,
     ranks_of,
     voted_ranks,
     wins_of,
@@ -46,24 +44,6 @@ def test_the_prior_keeps_a_clean_sweep_finite_and_in_order() -> None:
     strengths = bradley_terry(wins_of([(0, 1, 1.0), (0, 2, 1.0), (1, 2, 1.0)], 3))
     assert np.isfinite(strengths).all()
     assert ranks_of(strengths) == (0, 1, 2)
-
-
-def test_rankings_of_two_fit_as_comparisons_do() -> None:
-    rankings = [(0, 1), (0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)]
-    by_pairs = bradley_terry(wins_of([(a, b, 1.0) for a, b in rankings], 3))
-    np.testing.assert_allclose(plackett_luce(rankings, 3), by_pairs, atol=1e-6)
-
-
-def test_rankings_in_their_exact_proportions_give_their_strengths_back() -> None:
-    true = np.array([2.0, 1.0, 0.5, 0.25])
-    rankings = []
-    for order in permutations(range(4)):
-        chance = math.prod(true[order[place]] / true[list(order[place:])].sum() for place in range(4))
-        rankings += [order] * round(chance * 2000)
-    expected = np.log(true) - np.log(true).mean()
-    np.testing.assert_allclose(plackett_luce(rankings, 4, prior=0.0), expected, atol=0.01)
-    with pytest.raises(ValueError, match="no ranking"):
-        plackett_luce([(0, 0)], 2)
 
 
 def test_ranks_share_places_within_the_tolerance() -> None:

@@ -47,7 +47,7 @@ def follow(optimizer: Any, course: list[float], kl: list[float] | None = None) -
     """One weight of the reference after each step of a policy whose weights are those of the course."""
     set_to(optimizer, 0.0)
     optimizer.reference = optimizer.policy.reference()
-    moving, seen = MovingReference(optimizer), []
+    moving, seen = MovingReference(optimizer.config, optimizer), []
     for step, value in enumerate(course, start=1):
         optimizer.batch_metrics = {"kl": 0.0 if kl is None else kl[step - 1]}
         set_to(optimizer, value)
@@ -84,7 +84,7 @@ def test_short_weights_are_averaged_in_float32() -> None:
         policy.modules()["policy"].to(torch.bfloat16)
     set_to(optimizer, 1.0)
     optimizer.reference = optimizer.policy.reference()
-    moving = MovingReference(optimizer)
+    moving = MovingReference(optimizer.config, optimizer)
     set_to(optimizer, 2.0)
     for step in range(1, 101):
         moving.after_step(step)
@@ -94,10 +94,11 @@ def test_short_weights_are_averaged_in_float32() -> None:
 def test_a_fixed_reference_stays_and_costs_no_checkpoint() -> None:
     optimizer = algorithm()
     before = flat(optimizer.reference)
-    moving = MovingReference(optimizer)
+    companions = optimizer.companions((), seed=0)
+    assert not any(isinstance(companion, MovingReference) for companion in companions)
     set_to(optimizer, 1.0)
-    assert moving.after_step(1) == {}
-    assert moving.state_dict() == {}
+    assert all(not companion.after_step(1) for companion in companions)
+    assert all(not companion.tensors() for companion in companions)
     assert torch.equal(flat(optimizer.reference), before)
 
 
@@ -186,7 +187,7 @@ def test_a_reference_of_the_same_weights_is_refused() -> None:
     options = RLOO.Config(reference_refresh_every=1)
     optimizer = RLOO(options, policy=SharedReference(), reward=TinyReward())
     with pytest.raises(InputError, match=r'adapter off[\s\S]*policy.reference = "copy"'):
-        MovingReference(optimizer)
+        MovingReference(optimizer.config, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_log_probabilities_of_a_moved_reference_are_its_own() -> None:
     optimizer = algorithm(reference_refresh_every=1)
     batch = optimizer.policy.generate(PROMPTS, n=2, sampling=Sampling(max_tokens=6), seed=0)
     assert isinstance(batch, GroupBatch)
-    moving = MovingReference(optimizer)
+    moving = MovingReference(optimizer.config, optimizer)
     set_to(optimizer, 0.1)
     moving.after_step(1)
     found = optimizer.with_reference(batch).ref_logprobs

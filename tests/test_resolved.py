@@ -57,19 +57,22 @@ def test_a_component_that_fails_to_start_names_its_plugin(resolve: Resolve) -> N
         PluginError, match="reward plugin fake-plugin:faulty could not be started: RuntimeError: out of"
     ):
         resolve(None, flags={"reward": "faulty"}).build("reward")
-    with pytest.raises(InputError, match="reward given: value is required"):
+    with pytest.raises(InputError, match="reward given value: is required and not given"):
         resolve(None).build_spec("reward", {"plugin": "given"})
-    with pytest.raises(InputError, match="reward given: valeu no such option; value is required") as raised:
+    with pytest.raises(InputError) as raised:
         resolve(None).build_spec("reward", {"plugin": "given", "valeu": 1})
-    assert raised.value.fix == "did you mean 'value'?"
+    assert str(raised.value).splitlines() == [
+        "2 things are wrong:",
+        "reward given valeu: no such option",
+        "  fix: did you mean 'value'?",
+        "reward given value: is required and not given",
+    ]
 
 
 def test_the_context_tells_seed_device_and_folder(tmp_path: Path, resolve: Resolve) -> None:
     resolved = resolve(None, ["run.seed=7", "run.device=cpu", "reward.value=2"], {"reward": "given"})
     reward = resolved.build("reward", folder=tmp_path)
     assert (reward.context.seed, reward.context.device, reward.context.folder) == (7, "cpu", tmp_path)
-    other = resolved.build("reward", config=type(reward.config)(value=9.0))
-    assert other.config.value == 9.0
     assert resolved.context().build("reward", {"plugin": "given", "value": 3}).config.value == 3
 
 

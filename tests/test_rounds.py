@@ -26,7 +26,7 @@ from alignkit.runs.evaluation import split_by_prompt
 from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
 from alignkit.runs.rounds import round_seed
-from alignkit.runs.run import run as run_plan
+from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, assert_near, terms_of_network
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def test_the_plan_shows_the_rounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", [DPO, slow(KTO), slow(SimPO)])
 def test_a_round_ranks_what_the_policy_of_the_round_before_says(tmp_path: Path, algorithm: type[Any]) -> None:
     recipe, out, recorder = resolved(tmp_path, algorithm, rounds=2), tmp_path / "out", Recorder()
-    summary = run_plan(recipe, out, reporter=recorder)
+    summary = run_recipe(recipe, out, reporter=recorder)
     assert recorder.stages == ["sft", "preferences", "rounds/1/align", "rounds/2/preferences", "rounds/2/align", "eval"]
     found = [(g.prompt, g.responses, g.ranks) for g in read_groups(out / "rounds/2/preferences.jsonl")]
     expected = ranked_samples(stored(out / "rounds/1/policy"), 2, recipe)
@@ -158,7 +158,7 @@ def test_the_reference_of_a_round(tmp_path: Path, reference: str) -> None:
     out = tmp_path / "out"
     SEEN.clear()
     recipe = resolved(tmp_path, Watched, rounds=2, round_reference=reference)
-    summary = run_plan(recipe, out, reporter=Reporter())
+    summary = run_recipe(recipe, out, reporter=Reporter())
     first = summary["rounds/1/align"]["steps"]
     assert first > 0
     assert len(SEEN) == first + summary["rounds/2/align"]["steps"]
@@ -175,7 +175,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     options = {"rounds": 2, "round_reference": "kept"}
-    summary = run_plan(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
+    summary = run_recipe(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
     calls, last = 0, 1 if where == "ranking" else summary["rounds/1/align"]["steps"] + 3
     patched, name = (TinyReward, "score") if where == "ranking" else (DPO, "loss")
     original = getattr(patched, name)
@@ -191,11 +191,11 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(patched, name, cut_off)
         with pytest.raises(PluginError):
-            run_plan(resolved(tmp_path, **options), out, reporter=Reporter())
+            run_recipe(resolved(tmp_path, **options), out, reporter=Reporter())
     assert (out / "rounds/2/preferences.jsonl").exists() == (where == "training")
     assert not (out / "policy").exists()
     recorder = Recorder()
-    run_plan(resolved(tmp_path, **options), out, resume=True, reporter=recorder)
+    run_recipe(resolved(tmp_path, **options), out, resume=True, reporter=recorder)
     ranking = ["rounds/2/preferences"] if where == "ranking" else []
     assert recorder.stages == [*ranking, "rounds/2/align", "eval"]
     assert any("resumed after step 2" in note for note in recorder.notes) == (where == "training")
@@ -205,7 +205,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
 def test_without_preferences_the_first_round_samples_too(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, IPO, without="preferences", rounds=2)
     out = tmp_path / "out"
-    run_plan(recipe, out, reporter=Reporter())
+    run_recipe(recipe, out, reporter=Reporter())
     found = [(g.prompt, g.responses, g.ranks) for g in read_groups(out / "preferences.jsonl")]
     assert found == [(g.prompt, g.responses, g.ranks) for g in ranked_samples(stored(out / "sft"), 1, recipe)]
     assert stored(out / "policy")
@@ -215,21 +215,21 @@ def test_without_preferences_the_first_round_samples_too(tmp_path: Path) -> None
 def test_align_alone_runs_all_rounds(tmp_path: Path) -> None:
     out, options = tmp_path / "out", {"rounds": 2}
     for stage in ("sft", "preferences"):
-        run_plan(resolved(tmp_path, **options), out, stages=[stage], reporter=Reporter())
+        run_recipe(resolved(tmp_path, **options), out, stages=[stage], reporter=Reporter())
     recorder = Recorder()
-    run_plan(resolved(tmp_path, **options), out, stages=["align"], reporter=recorder)
+    run_recipe(resolved(tmp_path, **options), out, stages=["align"], reporter=recorder)
     assert recorder.stages == ["rounds/1/align", "rounds/2/preferences", "rounds/2/align"]
     with pytest.raises(InputError, match="rounds/1/align has been run here"):
-        run_plan(resolved(tmp_path, **options), out, stages=["align"], reporter=Reporter())
-    run_plan(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
+        run_recipe(resolved(tmp_path, **options), out, stages=["align"], reporter=Reporter())
+    run_recipe(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
     assert files(out) == files(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_overwriting_leaves_nothing_of_the_rounds(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run_plan(resolved(tmp_path, rounds=2), out, reporter=Reporter())
-    summary = run_plan(resolved(tmp_path), out, overwrite=True, reporter=Reporter())
+    run_recipe(resolved(tmp_path, rounds=2), out, reporter=Reporter())
+    summary = run_recipe(resolved(tmp_path), out, overwrite=True, reporter=Reporter())
     assert list(summary) == ["sft", "preferences", "align", "eval"]
     assert not (out / "rounds").exists()
 
@@ -249,7 +249,7 @@ def test_rounds_that_make_no_sense_are_refused_before_anything_starts(
 ) -> None:
     recipe = resolved(tmp_path, algorithm, without=without, rounds=2)
     with pytest.raises(InputError, match=message) as raised:
-        run_plan(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
+        run_recipe(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
     assert raised.value.where == where
     assert not (tmp_path / "out").exists()
 
@@ -262,7 +262,7 @@ def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
     part = replace(recipe.parts["prompts"], registration=registry.get("preferences", "reward"), config=config)
     recipe = replace(recipe, parts={**recipe.parts, "preferences": part})
     out = tmp_path / "out"
-    run_plan(recipe, out, reporter=Reporter())
+    run_recipe(recipe, out, reporter=Reporter())
     rounds = [list(read_groups(out / name)) for name in ("preferences.jsonl", "rounds/2/preferences.jsonl")]
     assert [len(groups) > 0 for groups in rounds] == [True, True]
     assert max(len(group.responses) for group in rounds[1]) == 4
@@ -271,7 +271,7 @@ def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
 def test_a_round_in_which_no_one_wins_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TinyReward, "score", lambda _self, groups: [[1.0] * len(g.responses) for g in groups])
     with pytest.raises(StoppedByCheck, match="round 2: no two responses to any of 16 prompts"):
-        run_plan(resolved(tmp_path, rounds=2), tmp_path / "out", reporter=Reporter())
+        run_recipe(resolved(tmp_path, rounds=2), tmp_path / "out", reporter=Reporter())
 
 
 def test_every_round_samples_with_a_seed_of_its_own() -> None:
@@ -283,7 +283,7 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     recipe = resolved(tmp_path)
     recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(samples=3, best_of=4)})
     out = tmp_path / "out"
-    report = run_plan(recipe, out, reporter=Reporter())["eval"]
+    report = run_recipe(recipe, out, reporter=Reporter())["eval"]
     names = ["start, best of 4", "policy, best of 4"]
     for plain, name in zip(("start", "policy"), names, strict=True):
         assert report[name]["reward"]["value"] > report[plain]["reward"]["value"]
@@ -306,4 +306,4 @@ def test_best_of_n_needs_a_reward(tmp_path: Path, stages: list[str] | None) -> N
     recipe = resolved(tmp_path, without="reward")
     recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(best_of=2)})
     with pytest.raises(InputError, match="no reward to choose the best by"):
-        run_plan(recipe, tmp_path / "out", stages=stages, reporter=Reporter())
+        run_recipe(recipe, tmp_path / "out", stages=stages, reporter=Reporter())

@@ -11,7 +11,7 @@ from alignkit_grpo.rloo import RLOO
 from alignkit.components import Context
 from alignkit.errors import InputError
 from alignkit.interfaces import RewardSource
-from alignkit.options import RolloutOptions, Sampling, StopOptions
+from alignkit.options import EarlyStopOptions, Sampling, StopOptions, specs_of
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.known_answer import ScoreOf
 from alignkit.testing.runs import PROMPTS, KilledError, weights
@@ -192,11 +192,10 @@ def test_a_policy_that_is_over_optimised_is_stopped_and_goes_on_bit_for_bit(tmp_
 
 
 def test_options_that_would_do_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^stop\.plateau_delta: "):
-        RolloutOptions(stop=StopOptions(plateau_delta=0.1)).check()
-    with pytest.raises(InputError, match=r"^stop\.gold_fall: "):
-        RolloutOptions(stop=StopOptions(gold_fall=0.1)).check()
+    with pytest.raises(InputError, match=r"^EarlyStopOptions stop\.plateau_delta: "):
+        EarlyStopOptions(stop={"plateau_delta": 0.1})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^StopOptions gold_fall: "):
+        StopOptions(gold_fall=0.1)
     stop = StopOptions(gold=GOLD, gold_fall=0.1, plateau=3, plateau_delta=0.1)
-    RolloutOptions(stop=stop).check()
-    assert list(RolloutOptions(stop=stop).nested()) == [("stop.gold", "reward", GOLD)]
-    assert list(RolloutOptions().nested()) == []
+    assert list(specs_of(EarlyStopOptions(stop=stop))) == [("stop.gold", "reward", GOLD)]
+    assert list(specs_of(EarlyStopOptions())) == []

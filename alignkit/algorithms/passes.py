@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignkit.errors import InputError
+from alignkit.interfaces import HasValues
 from alignkit.outputs import ScorerOutput
 
 if TYPE_CHECKING:
@@ -26,3 +28,13 @@ def scorer_outputs(scorer: Scorer, batch: GroupBatch, max_tokens: int) -> Scorer
     with torch.no_grad():
         parts = [scorer.forward(piece) for piece in batch.pieces(max_tokens)]
     return ScorerOutput(torch.cat([part.values for part in parts]), torch.cat([part.scores for part in parts]))
+
+
+def require_values(policy: Policy[Any]) -> HasValues:
+    """The policy, which can carry value heads and scorers. Raises InputError where it can't."""
+    if not isinstance(policy, HasValues):
+        raise InputError(
+            f"{type(policy).__name__} can't carry value heads or scorers",
+            fix="choose an algorithm without a critic, or another policy",
+        )
+    return policy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
+from alignkit.options import Config
 from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _has(role: str, name: str) -> bool:
 
 
 def _first_line(config: type[Any]) -> str:
-    return (inspect.getdoc(config) or "").partition("\n")[0]
+    return (config.__doc__ or "").partition("\n")[0] if config is not Config else ""
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -18,10 +18,10 @@ from alignkit.commands import (
     Resume,
     RewardName,
     column_names,
-    resolve,
     show,
 )
 from alignkit.errors import InputError
+from alignkit.recipe.reading import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def sample(
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = column_names(columns)
-    resolved = resolve(recipe, {"policy": policy}, options or (), reporter)
+    resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
     resolved.part("policy")
 
     def write() -> dict[str, Any]:
@@ -82,7 +82,7 @@ def score(
     from alignkit.runs.reporting import make_reporter
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
-    resolved = resolve(recipe, {"reward": reward}, options or (), reporter)
+    resolved = read_recipe(recipe, flags={"reward": reward}, overrides=options or (), note=reporter.note)
     resolved.part("reward")
     if "reward.train" in resolved:
         raise InputError(

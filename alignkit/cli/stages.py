@@ -21,10 +21,10 @@ from alignkit.commands import (
     Resume,
     RewardName,
     column_overrides,
-    resolve,
     show,
 )
 from alignkit.errors import InputError
+from alignkit.recipe.reading import read_recipe
 
 if TYPE_CHECKING:
     from alignkit.recipe.resolved import Resolved
@@ -100,7 +100,7 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         numbers = {"run.rounds": rounds, "eval.best_of": best_of, "candidates.count": sample}
         shorthands = [f"{key}={number}" for key, number in numbers.items() if number is not None]
         overrides = [*shorthands, *(options or ()), *column_overrides(data_table, columns)]
-        resolved = resolve(recipe, flags, overrides, reporter)
+        resolved = read_recipe(recipe, flags=flags, overrides=overrides, note=reporter.note)
         if sample and not ("preferences" in resolved.names and resolved.load("preferences").samples):
             raise InputError(
                 "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
@@ -111,13 +111,13 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
 
 
 def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
-    from alignkit.runs.run import run as run_plan
+    from alignkit.runs.run import run_recipe
 
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
     stages = None if name == "run" else [name]
     try:
-        result = run_plan(resolved, folder, stages=stages, reporter=reporter, **switches)
+        result = run_recipe(resolved, folder, stages=stages, reporter=reporter, **switches)
     finally:
         reporter.close()
     if to_file:

@@ -66,7 +66,7 @@ class Agreement:
         return {"n": self.n, "agreement": round(self.observed, 4), "kappa": kappa}
 
 
-def agreement(pairs: Iterable[tuple[Hashable, Hashable]]) -> Agreement | None:
+def raw_agreement(pairs: Iterable[tuple[Hashable, Hashable]]) -> Agreement | None:
     """Agreement of the verdicts of two annotators on the same cases; None without cases."""
     both = list(pairs)
     if not both:

@@ -1,7 +1,7 @@
-"""One ranking from comparisons and rankings of K responses: Bradley-Terry and Plackett-Luce fits, and contradictions.
+"""One ranking from comparisons of K responses: a Bradley-Terry fit, and contradictions.
 
-Both fits are the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, sections 2 and 5). What
-is different: a tie counts as half a win for each side, and a small prior (a rival of strength 1 against which everybody
+The fit takes the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, section 2). What is
+different: a tie counts as half a win for each side, and a small prior (a rival of strength 1 against which everybody
 wins and loses `prior` times, the gamma prior of Caron and Doucet 2012, arXiv:1011.1761, in effect) keeps strengths
 finite where somebody wins or loses everything. Free of torch.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from alignkit.preferences.annotations import FIRST, SECOND, TIE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 10_000
 TOLERANCE = 1e-9
+SAME_STRENGTH = 1e-6
+"""Log-strengths this close share a rank."""
 SHARE_OF_FIRST = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
 """How much of a comparison the first of two won, by verdict."""
 
@@ -67,46 +69,16 @@ def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
         strength = updated
         if moved < TOLERANCE:
             break
-    return _centred(strength)
+    logs: Floats = np.log(strength)
+    return logs - logs.mean() if len(logs) else logs
 
 
-def plackett_luce(rankings: Iterable[Sequence[int]], count: int, *, prior: float = 0.1) -> Floats:
-    """[K] log-strengths with mean 0 that make these rankings likeliest.
-
-    Args:
-        rankings: indices from the best to the worst; a ranking may leave responses out.
-        prior: as in `bradley_terry`.
-
-    Raises:
-        ValueError: a ranking holds an index twice, or one that is none of the K.
-    """
-    listed = [list(ranking) for ranking in rankings]
-    for ranking in listed:
-        if len(set(ranking)) != len(ranking) or not all(0 <= index < count for index in ranking):
-            raise ValueError(f"{ranking} is no ranking of {count} responses")
-    won = np.full(count, prior)
-    for ranking in listed:
-        won[ranking[:-1]] += 1
-    strength = np.ones(count)
-    for _ in range(MAX_STEPS):
-        chances = 2 * prior / (strength + 1)
-        for ranking in listed:
-            remaining = np.cumsum(strength[ranking][::-1])[::-1]
-            chances[ranking] += np.cumsum(np.append(1 / remaining[:-1], 0.0))
-        updated: Floats = won / chances
-        moved = np.abs(np.log(updated) - np.log(strength)).max(initial=0.0)
-        strength = updated
-        if moved < TOLERANCE:
-            break
-    return _centred(strength)
-
-
-def ranks_of(strengths: Floats, *, tolerance: float = 1e-6) -> tuple[int, ...]:
-    """Ranks from 0, the best; a response within `tolerance` of the one before it in the order ties with it."""
+def ranks_of(strengths: Floats) -> tuple[int, ...]:
+    """Ranks from 0, the best; a response within SAME_STRENGTH of the one before it in the order ties with it."""
     order = np.argsort(-strengths, kind="stable")
     ranks = [0] * len(strengths)
     for place, (before, index) in enumerate(pairwise(order), start=1):
-        ranks[index] = ranks[before] if strengths[before] - strengths[index] <= tolerance else place
+        ranks[index] = ranks[before] if strengths[before] - strengths[index] <= SAME_STRENGTH else place
     return tuple(ranks)
 
 
@@ -167,8 +139,3 @@ def _shortest_cycle(beats: NDArray[np.bool_], start: int) -> tuple[int, ...]:
                 came_from[following] = current
                 waiting.append(following)
     return ()
-
-
-def _centred(strength: Floats) -> Floats:
-    logs: Floats = np.log(strength)
-    return logs - logs.mean() if len(logs) else logs

@@ -58,8 +58,8 @@ class SimilarTexts:
             for run in runs(text):
                 self._having[run].append(text)
 
-    def match(self, text: str, near: float = NEAR) -> float:
-        """Likeness of the most similar text, 1.0 for an equal one; 0.0 where none is as near as `near`."""
+    def match(self, text: str) -> float:
+        """Likeness of the most similar text, 1.0 for an equal one; 0.0 where none is as near as NEAR."""
         if normalized(text) in self._texts:
             return 1.0
         mine = runs(text)
@@ -68,5 +68,5 @@ class SimilarTexts:
             having = self._having.get(run, ())
             if len(having) <= COMMON:
                 shared.update(having)
-        best = max((likeness(text, other) for other, count in shared.items() if count >= near * len(mine)), default=0.0)
-        return best if best >= near else 0.0
+        best = max((likeness(text, other) for other, count in shared.items() if count >= NEAR * len(mine)), default=0.0)
+        return best if best >= NEAR else 0.0

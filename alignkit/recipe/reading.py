@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 from alignkit.checking import Problem, option_names
 from alignkit.errors import InputError, closest
 from alignkit.options import PtxOptions
-from alignkit.plugins import Part, read_component, read_options, select
+from alignkit.plugins import Part, read_component, read_options, registry, select
+from alignkit.recipe.recipe import load_recipe
 from alignkit.recipe.resolved import Resolved
 from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from alignkit.options import Config
     from alignkit.plugins import Registration, Registry
     from alignkit.recipe.recipe import Recipe
+
+
+def _silent(_: str) -> None:
+    """Nobody is told."""
 
 
 class TableReader:
@@ -111,3 +117,20 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
         reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
     return Resolved(registry, parts, options, tuple(reader.notices), recipe.by_flag)
+
+
+def read_recipe(
+    path: Path | None, *, flags: Mapping[str, str], overrides: Sequence[str] = (), note: Callable[[str], None] = _silent
+) -> Resolved:
+    """The checked recipe of a file, flags (table -> plugin name) and overrides (`a.b=c`), with the installed plugins.
+
+    Args:
+        note: takes what the user should be told about how the recipe was read.
+
+    Raises:
+        InputError: with everything that is wrong.
+    """
+    resolved = resolve(load_recipe(path, flags=flags, overrides=overrides), registry())
+    for notice in resolved.notices:
+        note(notice)
+    return resolved

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.algorithms.passes import policy_logprobs
+from alignkit.interfaces import SCORING_TOKENS, Policy, RewardSource
 from alignkit.ops.rollouts import highest_of_groups
+from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,11 +41,8 @@ class Estimate:
     def to_json(self) -> dict[str, float]:
         return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4), "n": self.count}
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-
-def clustered_mean(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> Estimate:
+def clustered_mean(clusters: Mapping[str, Sequence[float]]) -> Estimate:
     """Mean of all values, with an interval from resampling whole clusters.
 
     Raises:
@@ -53,7 +52,7 @@ def clustered_mean(clusters: Mapping[str, Sequence[float]], seed: int = 0) -> Es
     count = sum(n for _, n in sums)
     if not count:
         raise ValueError("no values to average")
-    draw = random.Random(seed)
+    draw = random.Random(0)
     means = []
     for _ in range(RESAMPLES):
         chosen = draw.choices(sums, k=len(sums))
@@ -170,3 +169,24 @@ def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[l
     keys = sorted({group.prompt.key for group in groups}, key=digest)
     held = set(keys[: round(share * len(keys))])
     return [g for g in groups if g.prompt.key not in held], [g for g in groups if g.prompt.key in held]
+
+
+def compare_samples(
+    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
+) -> dict[str, Any]:
+    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
+    of `best_of` responses, the third and on, under each reward."""
+    report: dict[str, Any] = {name: {} for name in batches}
+    first, second, *choosing = batches
+    for name, batch in batches.items():
+        chosen_from = best_of if name in choosing else 1
+        report[name] = describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
+    for reward_name, reward in rewards.items():
+        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
+        keys = [group.prompt.key for group in batches[first].groups]
+        for name, rows in scores.items():
+            report[name][reward_name] = mean_score(rows, keys).to_json()
+        for name in (second, *choosing):
+            key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
+            report[key] = win_rate(scores[name], scores[first], keys).to_json()
+    return report

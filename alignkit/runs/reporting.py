@@ -30,12 +30,14 @@ FIGURES = (
 )
 """The figures that matter, the most telling first."""
 
+SHOWN = 5
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def figures_that_matter(record: Mapping[str, float], count: int = 5) -> dict[str, float]:
-    """The first `count` of FIGURES that the record has."""
-    return {name: record[name] for name in [name for name in FIGURES if name in record][:count]}
+def figures_that_matter(record: Mapping[str, float]) -> dict[str, float]:
+    """The first SHOWN of FIGURES that the record has."""
+    return {name: record[name] for name in [name for name in FIGURES if name in record][:SHOWN]}
 
 
 def figures_text(record: Mapping[str, float]) -> str:

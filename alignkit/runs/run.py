@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignkit.runs.rundir import RunDir
 
 
-def run(
+def run_recipe(
     resolved: Resolved,
     out: Path,
     *,
@@ -43,19 +43,21 @@ def run(
     from alignkit.ops.distributed import process_index, start_processes
     from alignkit.runs.report import write_report
     from alignkit.runs.rundir import RunDir
+    from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
 
     start_processes()
     alone = stages is not None
-    with RunDir(
+    opened = RunDir(
         out,
         recipe=resolved.to_toml(),
         digest=resolved.digest,
         resume=resume or alone,
         overwrite=overwrite and not alone,
         force=force or alone,
-    ) as rundir:
-        body = Stages(resolved, rundir, reporter, resume=resume, force=force)
+    )
+    with opened as rundir, open_sinks(resolved, out, reporter.note) as write_to_sinks:
+        body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
         for stage in chosen:
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
                 reporter.note(f"{stage.key}: done before, kept")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import SCORING_TOKENS, Feed, ForeignTrainer
+from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.recipe.tables import REWARD_TRAINING
@@ -28,7 +28,7 @@ from alignkit.training.feeds import OfflineFeed, RolloutFeed
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec
@@ -42,13 +42,22 @@ if TYPE_CHECKING:
 class Stages:
     """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
 
-    def __init__(self, resolved: Resolved, rundir: RunDir, reporter: Reporter, *, resume: bool, force: bool) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        rundir: RunDir,
+        reporter: Reporter,
+        write_to_sinks: Callable[[Mapping[str, Any]], None],
+        *,
+        resume: bool,
+        force: bool,
+    ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
+        self._write_to_sinks = write_to_sinks
         self._resume, self._force, self._is_main = resume, force, process_index() == 0
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._rankings: dict[int, list[Group]] = {}
-        self._sinks = [self._build_spec("metrics", spec) for spec in resolved.run.metrics]
         if resolved.run.threads:
             torch.set_num_threads(resolved.run.threads)
 
@@ -134,7 +143,7 @@ class Stages:
                 many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
                 scores = checked_scores(rewards["reward"], many.groups)
                 batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
-        report = compare(batches, rewards, reference=start, best_of=options.best_of)
+        report = evaluation.compare_samples(batches, rewards, reference=start, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
@@ -296,8 +305,7 @@ class Stages:
             if not self._is_main:
                 return
             self._metrics.write(folder, record)
-            for sink in self._sinks:
-                sink.write({"stage": folder, **record})
+            self._write_to_sinks({"stage": folder, **record})
             self._reporter.step(record)
 
         if isinstance(optimizer, ForeignTrainer):
@@ -353,24 +361,3 @@ def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_o
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
         "held_out": held_out,
     }
-
-
-def compare(
-    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
-) -> dict[str, Any]:
-    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
-    of `best_of` responses, the third and on, under each reward."""
-    report: dict[str, Any] = {name: {} for name in batches}
-    first, second, *choosing = batches
-    for name, batch in batches.items():
-        chosen_from = best_of if name in choosing else 1
-        report[name] = evaluation.describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
-    for reward_name, reward in rewards.items():
-        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
-        keys = [group.prompt.key for group in batches[first].groups]
-        for name, rows in scores.items():
-            report[name][reward_name] = evaluation.mean_score(rows, keys).to_json()
-        for name in (second, *choosing):
-            key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            report[key] = evaluation.win_rate(scores[name], scores[first], keys).to_json()
-    return report

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from alignkit import ComponentSpec, Config, Feed, InputError, Optimizer, RewardSource, TrainingOptions, hookimpl
-from alignkit.options import Count, NonNegative
+from alignkit import Config, Feed, InputError, Optimizer, RewardSource, TrainingOptions, hookimpl
+from alignkit.options import Count, NonNegative, RewardSpec
 
 ALIGNKIT_INTERFACE = 1
 
@@ -44,6 +44,8 @@ class GivenOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionOptions(Config):
+    takes_function: ClassVar[str] = "function"
+
     function: str
 
     def check(self):
@@ -53,10 +55,7 @@ class FunctionOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class BlendOptions(Config):
-    sources: tuple[ComponentSpec, ...] = ()
-
-    def nested(self):
-        return [(f"sources.{index}", "reward", spec) for index, spec in enumerate(self.sources)]
+    sources: tuple[RewardSpec, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class TrainedOptions(Config):
     train: dict = field(default_factory=dict)
 
     def training(self):
-        return None if self.model else ("pull", self.train)
+        return None if self.model else {"plugin": "pull", **self.train}
 
 
 class Source(RewardSource):

@@ -28,7 +28,7 @@ MATHEMATICS = (
     "alignkit/ops/advantages.py",
     "alignkit/ops/divergences.py",
     "alignkit/ops/kl.py",
-    "alignkit/ops/linear_kl.py",
+    "alignkit/ops/exact_kl.py",
     "alignkit/ops/logprobs.py",
     "alignkit/ops/natural_gradient.py",
     "alignkit/ops/ranking_losses.py",

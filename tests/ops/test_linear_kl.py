@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
-from alignkit.ops.linear_kl import Head, linear_kl
+from alignkit.ops.exact_kl import Head, linear_kl
 from alignkit.ops.logprobs import LogitTransform
 from alignkit.testing import rounding
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from alignkit_brevity import BrevityOptions, BrevityReward
 
 from alignkit import Group, Prompt

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from alignkit.errors import InputError
-from alignkit.options import Config, Count, NonNegative, Positive
+from alignkit import Config, Count, InputError, NonNegative, Positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit_data.messages import content_of, text_of
 from alignkit_data.readers import local_rows
 
-from alignkit.errors import InputError
-from alignkit.interfaces import PreferenceSource
-from alignkit.records import Group, Prompt
+from alignkit import Group, InputError, PreferenceSource, Prompt
 from alignkit_clicks.options import ClicksOptions
 from alignkit_clicks.position_bias import Fit, Impression, fit
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
     from alignkit_data.readers import Row
 
-    from alignkit.interfaces import Ask
+    from alignkit import Ask
 
 LONG = ("impression", "prompt", "response", "position", "clicked")
 WIDE = ("prompt", "responses", "choice")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.hookspecs import hookimpl
+from alignkit import hookimpl
 from alignkit_data.export import to_trl_rows, write_parquet
 from alignkit_data.loading import Detected
 from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions, MixOptions
 from alignkit_data.source import Dataset, FunctionSource
 
 if TYPE_CHECKING:
-    from alignkit.hookspecs import Register
+    from alignkit import Register
 
 ALIGNKIT_INTERFACE = 1
 

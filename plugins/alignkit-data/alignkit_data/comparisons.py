@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from alignkit.preferences.annotations import FIRST, SECOND, TIE
-from alignkit.preferences.rank_fit import (
+from alignkit.preferences import (
+    FIRST,
+    SECOND,
     SHARE_OF_FIRST,
+    TIE,
     bradley_terry,
     compared_together,
     intransitive_cycles,

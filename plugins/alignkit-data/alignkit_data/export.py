@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from alignkit.records import Group
+    from alignkit import Group
 
 TRLForm = Literal["pairs", "best-worst", "labels", "demonstrations"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit.preferences.annotations import RANKS_OF_VERDICT, Annotation, with_annotations
-from alignkit.records import Group, Prompt
+from alignkit import Group, Prompt
+from alignkit.preferences import RANKS_OF_VERDICT, Annotation, with_annotations
 from alignkit_data.comparisons import checked_verdict, fitted_ranks, ranks_of_comparisons
 from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
 

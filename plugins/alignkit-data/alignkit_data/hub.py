@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from alignkit.errors import InputError
+from alignkit import InputError
 from alignkit_data.readers import Row, choose_split, plain
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
-from alignkit.records import Group, Prompt
+from alignkit import Group, InputError, Prompt, closest
 from alignkit_data.forms import FORMS, Form, detected_form, fitted_comparisons, missing_columns
 from alignkit_data.messages import Unusable, filled_template
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignkit.records import Message
+    from alignkit import Message
 
 Content = str | list[dict[str, Any]]
 """A text or a list of messages."""

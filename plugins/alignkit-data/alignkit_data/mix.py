@@ -7,17 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.interfaces import PreferenceSource
-from alignkit.preferences.annotations import Kind, annotations_of, with_annotations
-from alignkit.preferences.rank_fit import voted_ranks
+from alignkit import PreferenceSource
+from alignkit.preferences import Kind, annotations_of, voted_ranks, with_annotations
 from alignkit_data.options import MixOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Ask
-    from alignkit.records import Group, Prompt
+    from alignkit import Ask, Context, Group, Prompt
 
 Content = tuple[str, frozenset[str]]
 FIELD = "mix"

@@ -9,9 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from alignkit.errors import InputError
-from alignkit.options import Config, Count, Fraction, Natural, NonNegative, Positive, PreferencesSpec
-from alignkit.recipe.functions import check_function
+from alignkit import (
+    Config,
+    Count,
+    Fraction,
+    InputError,
+    Natural,
+    NonNegative,
+    Positive,
+    PreferencesSpec,
+    check_function,
+)
 from alignkit_data.hub import hub_rows, is_hub_id
 from alignkit_data.loading import GroupMaker
 from alignkit_data.readers import Row, local_rows

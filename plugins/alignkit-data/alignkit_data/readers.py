@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
+from alignkit import InputError, closest
 from alignkit_data.messages import kind
 
 if TYPE_CHECKING:

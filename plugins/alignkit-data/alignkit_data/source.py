@@ -8,10 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import AlignkitError, InputError, PluginError
-from alignkit.interfaces import PreferenceSource
-from alignkit.recipe.functions import load_function
-from alignkit.records import Group
+from alignkit import AlignkitError, Group, InputError, PluginError, PreferenceSource, load_function
 from alignkit_data.messages import kind
 from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions
 from alignkit_data.readers import Row
@@ -19,7 +16,7 @@ from alignkit_data.readers import Row
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from alignkit.interfaces import Ask
+    from alignkit import Ask
     from alignkit_data.loading import Detected
 
 

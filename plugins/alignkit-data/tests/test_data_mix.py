@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alignkit_data.mix import Given, Mix
 from alignkit_data.options import MixOptions
-from alignkit_report.preferences import figures
+from alignkit_report.figures import figures
 
 from alignkit.components import Context
 from alignkit.errors import InputError

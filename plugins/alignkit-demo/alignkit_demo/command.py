@@ -29,7 +29,7 @@ def demo(
 
     Its world is a support desk in which the true reward of every reply is known, so the learned one can be checked.
     """
-    from alignkit.runs.reporting import make_reporter
+    from alignkit.commands import make_reporter
     from alignkit_demo.comparison import compare as run_comparison
     from alignkit_demo.demo import SUMMARY, run_demo
     from alignkit_demo.table import show_comparison, show_table

@@ -15,14 +15,14 @@ import tomllib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
+from alignkit import InputError, closest
 from alignkit_demo.demo import COMPARISON
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.runs.reporting import Reporter
+    from alignkit.commands import Reporter
 
 RESULTS = "comparison.json"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from alignkit.records import Prompt
+    from alignkit import Prompt
 
 NOTES_SHARE = 0.35
 """Share of the raw text that is product notes rather than conversations."""

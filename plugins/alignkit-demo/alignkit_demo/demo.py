@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from alignkit.errors import InputError
-from alignkit.plugins import registry
-from alignkit.recipe import reading
-from alignkit.recipe.recipe import load_recipe
-from alignkit.runs.run import run as run_plan
+from alignkit import InputError
+from alignkit.commands import read_recipe, run_recipe
 from alignkit_demo.data import Sizes, write_data
 from alignkit_demo.measures import measure
 from alignkit_demo.model import save_untrained_model, train_tokenizer
@@ -27,8 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+    from alignkit.commands import Reporter, Resolved
 
 SUMMARY, COMPARISON = "summary.json", "comparison.toml"
 PLACEHOLDER = "demo"
@@ -75,7 +71,7 @@ def run_demo(
     said = {}
     for name in RUNS:
         resolved = resolve(folder, name, overrides)
-        said[name] = run_plan(resolved, folder / name, reporter=reporter, overwrite=overwrite)
+        said[name] = run_recipe(resolved, folder / name, reporter=reporter, overwrite=overwrite)
     summary = measure(folder, resolved, said)
     summary |= {"seed": seed, "seconds": round(time.perf_counter() - start, 1)}
     (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -119,4 +115,4 @@ def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:
     name, flags = RUNS[run]
     tables = tomllib.loads((folder / name).read_text(encoding="utf-8"))
     fitting = [override for override in overrides if override.partition(".")[0] in tables]
-    return reading.resolve(load_recipe(folder / name, flags=flags, overrides=fitting), registry())
+    return read_recipe(folder / name, flags=flags, overrides=fitting)

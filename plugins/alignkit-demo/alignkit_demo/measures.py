@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.records import read_groups
-from alignkit.runs.evaluation import Estimate, ranking_accuracy, split_by_prompt
-from alignkit.runs.stages import compare
-from alignkit.training.scores import checked_scores
+from alignkit import read_groups
+from alignkit.algorithms import checked_scores
+from alignkit.commands import Estimate, compare_samples, ranking_accuracy, split_by_prompt
 from alignkit_demo.world import gold, liking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Policy, RewardSource
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group, Prompt
+    from alignkit import Group, Policy, Prompt, RewardSource
+    from alignkit.commands import Resolved
 
     Stages = Mapping[str, Any]
 
@@ -77,8 +75,7 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
     """The base model against the SFT policy, as the eval stage compares two policies, and its replies."""
     options, context = resolved.eval, resolved.context()
     sft: Policy[Any] = resolved.build("policy")
-    config = replace(resolved.config("policy"), model=str(folder / "pretraining" / "sft"))
-    base: Policy[Any] = resolved.build("policy", config=config)
+    base: Policy[Any] = resolved.build("policy", saved=folder / "pretraining" / "sft")
     source = cast("Any", context.build("preferences", options.prompts or {}))
     prompts: list[Prompt] = [group.prompt for group in source.preferences(None)][: options.count]
     batches = {
@@ -86,7 +83,7 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
         for name, policy in (("start", sft), ("policy", base))
     }
     rewards = {name: cast("RewardSource[Any]", context.build("reward", spec)) for name, spec in options.rewards.items()}
-    report = compare(batches, {"reward": resolved.build("reward"), **rewards}, reference=sft)
+    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, reference=sft)
     return report, list(batches["policy"].groups)
 
 

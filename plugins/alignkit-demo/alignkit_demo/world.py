@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from alignkit.records import Group, Prompt
+from alignkit import Group, Prompt
 from alignkit_demo import phrases
 from alignkit_demo.phrases import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from alignkit.interfaces import Ask
+    from alignkit import Ask
 
 RESPONSES_PER_RANKING = 4
 ANNOTATOR_TEMPERATURE = 0.7

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import APODownOptions, APOZeroOptions
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit.algorithms.passes import policy_logprobs
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
-from alignkit.ops.distributed import mean_over_processes
-from alignkit.ops.ranking_losses import Rankings, logistic_loss
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs, policy_logprobs
+from alignkit.ops import Rankings, logistic_loss, mean_over_processes
 from alignkit_dpo.options import BetaDPOOptions
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
+    from alignkit import GroupBatch
 
 LOWEST = 0.01
 """Share of beta that it never falls below: at zero and under it the loss would push nowhere, or backwards."""

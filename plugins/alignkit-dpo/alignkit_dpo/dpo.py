@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
-from alignkit.ops.ranking_losses import logistic_loss
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
+from alignkit.ops import logistic_loss
 from alignkit_dpo.options import DPOOptions, DPOPOptions, RDPOOptions, RobustDPOOptions
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import IPOOptions, SPPOOptions
 
 if TYPE_CHECKING:

@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.algorithms.passes import policy_logprobs
-from alignkit.algorithms.rankings import OfflineLoss
-from alignkit.errors import InputError
-from alignkit.interfaces import Feed
-from alignkit.ops.distributed import mean_over_processes
+from alignkit import Feed, InputError
+from alignkit.algorithms import OfflineLoss, policy_logprobs
+from alignkit.ops import mean_over_processes
 from alignkit_dpo.options import KTOOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
-    from alignkit.records import Group
+    from alignkit import Group, GroupBatch, Metrics
 
 
 class KTO(OfflineLoss[KTOOptions]):

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.algorithms.online import OnlineAlgorithm
-from alignkit.algorithms.passes import policy_logprobs
-from alignkit.ops.divergences import derivative
-from alignkit.ops.kl import kl_controller
-from alignkit.ops.ranking_losses import ranks_of_scores, with_ordered_pairs
-from alignkit.ops.rollouts import highest_of_groups, rollout_figures
+from alignkit.algorithms import OnlineAlgorithm, policy_logprobs
+from alignkit.ops import (
+    derivative,
+    highest_of_groups,
+    kl_controller,
+    ranks_of_scores,
+    rollout_figures,
+    with_ordered_pairs,
+)
 from alignkit_dpo.dpo import DPO
 from alignkit_dpo.options import OnlineDPOOptions
 
@@ -26,11 +29,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.algorithms.rankings import ResponseLogprobs
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
-    from alignkit.ops.kl import FixedKL
-    from alignkit.ops.ranking_losses import Rankings
+    from alignkit import GroupBatch, Metrics
+    from alignkit.algorithms import ResponseLogprobs
+    from alignkit.ops import FixedKL, Rankings
 
 
 class OnlineDPO(OnlineAlgorithm[OnlineDPOOptions], DPO):

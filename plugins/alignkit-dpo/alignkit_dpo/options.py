@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit.algorithms.options import FDivergence, KLControlOptions, OfflineOptions, OnlineOptions, PreferenceOptions
-from alignkit.errors import InputError
-from alignkit.options import Fraction, NonNegative, Positive
+from alignkit import Fraction, InputError, NonNegative, Positive
+from alignkit.algorithms import FDivergence, KLControlOptions, OfflineOptions, OnlineOptions, PreferenceOptions
 
 FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
-from alignkit.ops.ranking_losses import log_odds, logistic_loss
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
+from alignkit.ops import log_odds, logistic_loss
 from alignkit_dpo.options import CPOOptions, ORPOOptions, SimPOOptions
 
 if TYPE_CHECKING:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
+from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import SLiCOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Policy, RewardSource
+    from alignkit import Context, Policy, RewardSource
 
 
 class SLiC(PreferenceLoss[SLiCOptions]):

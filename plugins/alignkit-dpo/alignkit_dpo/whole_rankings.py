@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.rankings import RankingLoss, ResponseLogprobs
-from alignkit.ops.ranking_losses import nca, plackett_luce, reverse_kl_to_best
+from alignkit.algorithms import RankingLoss, ResponseLogprobs
+from alignkit.ops import nca, plackett_luce, reverse_kl_to_best
 from alignkit_dpo.options import EXOOptions, ListDPOOptions, NCAOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.ops.ranking_losses import Rankings
+    from alignkit.ops import Rankings
 
 
 class ListDPO(RankingLoss[ListDPOOptions]):

@@ -13,7 +13,7 @@ from alignkit import Group, GroupBatch, Policy, PolicyOutput, Prompt
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignkit import Optimizer, Scorer
+    from alignkit import Optimizer
 
 WEIGHTS = (1, 2, 5)  # exp(reward) of the three responses
 REFERENCE = (0.5, 0.2, 0.3)
@@ -28,7 +28,7 @@ class TablePolicy(Policy[Any]):
         self.table.logits = nn.Parameter(torch.tensor(probabilities, dtype=torch.float64).log())
 
     def forward(
-        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, values: bool = False
+        self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, kl_to: Policy[Any] | None = None
     ) -> PolicyOutput:
         return PolicyOutput(self.logits.log_softmax(-1)[batch.response_ids])
 
@@ -52,14 +52,8 @@ class TablePolicy(Policy[Any]):
     def generate(self, *args: Any, **kwargs: Any) -> GroupBatch:
         raise NotImplementedError
 
-    def add_value_head(self) -> None:
-        raise NotImplementedError
-
-    def scorer(self) -> Scorer:
-        raise NotImplementedError
-
     @classmethod
-    def load_scorer(cls, *args: Any) -> Scorer:
+    def load(cls, *args: Any) -> TablePolicy:
         raise NotImplementedError
 
     def bind(self, modules: Mapping[str, nn.Module]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.hookspecs import hookimpl
+from alignkit import hookimpl
 from alignkit_grpo import options
 
 if TYPE_CHECKING:
-    from alignkit.hookspecs import Register
+    from alignkit import Register
 
 ALIGNKIT_INTERFACE = 1
 

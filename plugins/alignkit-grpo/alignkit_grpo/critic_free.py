@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit.algorithms.policy_gradient import PolicyGradient, known
-from alignkit.ops.advantages import (
-    RunningMoments,
-    group_mean,
-    group_std,
-    leave_one_out_mean,
-    moments,
-    rewards_to_go,
-    whiten,
-)
+from alignkit.algorithms import PolicyGradient, known
+from alignkit.ops import RunningMoments, group_mean, group_std, leave_one_out_mean, moments, rewards_to_go, whiten
 from alignkit_grpo.greedy import greedy_rollouts
 from alignkit_grpo.options import CriticFreeOptions
 
@@ -28,8 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
-    from alignkit.options import Config
+    from alignkit import Config, GroupBatch
 
 OptionsT = TypeVar("OptionsT", bound=CriticFreeOptions)
 STD_EPSILON = 1e-4

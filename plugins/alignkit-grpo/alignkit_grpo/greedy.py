@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.algorithms.policy_gradient import known
-from alignkit.options import Sampling
-from alignkit.training.scores import checked_scores
+from alignkit import Sampling
+from alignkit.algorithms import checked_scores, known
 
 if TYPE_CHECKING:
-    from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Policy, RewardSource
+    from alignkit import GroupBatch, Policy, RewardSource
 
 
 def greedy_rollouts(policy: Policy[Any], reward: RewardSource[Any] | None, batch: GroupBatch) -> GroupBatch:

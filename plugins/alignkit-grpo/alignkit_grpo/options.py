@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
-from alignkit.algorithms.options import PolicyGradientOptions
-from alignkit.errors import InputError
-from alignkit.ops.choices import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
-from alignkit.options import Count, Fraction, NonNegative, Positive
+from alignkit import Count, Fraction, InputError, NonNegative, Positive
+from alignkit.algorithms import PolicyGradientOptions
+from alignkit.ops import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
 
 Baseline = Literal["none", "running", "group", "leave-one-out", "greedy"]
 Credit = Literal["response", "token"]

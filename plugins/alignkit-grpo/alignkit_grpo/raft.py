@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.algorithms.policy_gradient import PolicyGradient, known
-from alignkit.ops.rollouts import highest_of_groups
+from alignkit.algorithms import PolicyGradient, known
+from alignkit.ops import highest_of_groups
 from alignkit_grpo.options import RAFTOptions
 
 if TYPE_CHECKING:
-    from alignkit.batch import GroupBatch
+    from alignkit import GroupBatch
 
 
 class RAFT(PolicyGradient[RAFTOptions]):

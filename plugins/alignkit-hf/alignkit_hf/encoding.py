@@ -9,15 +9,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from alignkit.batch import GroupBatch
-from alignkit.errors import InputError
+from alignkit import GroupBatch, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import torch
 
-    from alignkit.records import Group, Prompt
+    from alignkit import Group, Prompt
 
 logger = logging.getLogger(__name__)
 

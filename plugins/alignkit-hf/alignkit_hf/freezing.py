@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from alignkit.errors import InputError
+from alignkit import InputError
 
 if TYPE_CHECKING:
     from alignkit_hf.options import HFOptions

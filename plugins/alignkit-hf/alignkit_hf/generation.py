@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from alignkit.ops.attention import AttentionRule, packed_attention, padded_index, score_weights, working_dtype
-from alignkit.ops.packed_layout import PackedLayout
+from alignkit.ops import AttentionRule, PackedLayout, packed_attention, padded_index, score_weights, working_dtype
 from alignkit_hf.prepacked import prepacked
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from alignkit.errors import InputError
+from alignkit import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from alignkit.ops.linear_kl import Head
-from alignkit.ops.logprobs import LogitTransform, linear_logprobs
-from alignkit.ops.packed_layout import PackedLayout
+from alignkit.ops import Head, LogitTransform, PackedLayout, linear_logprobs
 from alignkit_hf.attention import PackedKernel
 from alignkit_hf.trunk import TrunkModel
 from alignkit_hf.value_branch import ValueBranch
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit.batch import GroupBatch
+    from alignkit import GroupBatch
     from alignkit_hf.reference_kl import ReferenceStates
     from alignkit_hf.value_branch import Call
 

@@ -9,8 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from alignkit.errors import InputError
-from alignkit.options import Config, Natural, NonNegative, Positive, TrainingOptions, has_nvidia_driver, may_be_model
+from alignkit import (
+    Config,
+    InputError,
+    Natural,
+    NonNegative,
+    Positive,
+    TrainingOptions,
+    has_nvidia_driver,
+    may_be_model,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from alignkit.batch import GroupBatch
-from alignkit.interfaces import HasValues, Policy
-from alignkit.ops.digests import digest_of_tensors
-from alignkit.ops.linear_kl import Head
-from alignkit.outputs import PolicyOutput
-from alignkit.records import Group
+from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
+from alignkit.ops import Head, digest_of_tensors
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
@@ -34,9 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit.components import Context
-    from alignkit.options import Sampling
-    from alignkit.records import Prompt
+    from alignkit import Context, Prompt, Sampling
 
 CACHE_BYTES = 512 * 2**20
 """Keys and values that sampling holds at a time on a CPU; a CUDA device gives a third of its free memory."""

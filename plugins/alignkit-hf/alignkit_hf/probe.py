@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.batch import GroupBatch
-from alignkit.errors import InputError
-from alignkit.ops.packed_layout import PackedLayout
-from alignkit.records import Group, Prompt
+from alignkit import Group, GroupBatch, InputError, Prompt
+from alignkit.ops import PackedLayout
 from alignkit_hf.attention import NAME, PackedKernel
 from alignkit_hf.modeling import PackedModel, Path
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit.ops.attention import AttentionRule
+    from alignkit.ops import AttentionRule
 
 logger = logging.getLogger(__name__)
 

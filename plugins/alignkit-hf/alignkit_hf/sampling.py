@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.options import Sampling
+    from alignkit import Sampling
 
 BLOCK = 128
 DIRECT_VOCABULARY = 8192

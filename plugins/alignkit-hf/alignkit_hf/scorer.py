@@ -14,10 +14,8 @@ import torch
 import transformers
 from torch import nn
 
-from alignkit.errors import InputError
-from alignkit.interfaces import Scorer
-from alignkit.ops.distributed import num_processes
-from alignkit.outputs import ScorerOutput
+from alignkit import InputError, Scorer, ScorerOutput
+from alignkit.ops import num_processes
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.freezing import freeze, frozen_parameters
@@ -28,9 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.batch import GroupBatch
-    from alignkit.components import Context
-    from alignkit.records import Group
+    from alignkit import Context, Group, GroupBatch
     from alignkit_hf.options import HFOptions
 
 HEAD = "score"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from alignkit.interfaces import Feed, Optimizer
+from alignkit import Feed, Optimizer
 from alignkit_hf.options import SFTOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
+    from alignkit import GroupBatch, Metrics
 
 
 class SFT(Optimizer[SFTOptions]):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from alignkit.errors import InputError
+from alignkit import InputError
 from alignkit_hf.freezing import layers_of
 
 if TYPE_CHECKING:

@@ -15,8 +15,12 @@ from alignkit_hf.options import LoraOptions
 from hf_tiny import assert_equal_figures, build_model, plain_logits, plain_logprobs, token_batch
 
 from alignkit.errors import InputError
+<<<<<<< HEAD
 from alignkit.ops import attention
 from alignkit.ops.packed_layout import PackedLayout
+=======
+from alignkit.ops import PackedLayout, attention
+>>>>>>> main
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,8 @@ import pytest
 import torch
 from alignkit_hf.options import LoraOptions
 
-from alignkit.algorithms.options import RolloutReferenceOptions
+from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
 from alignkit.errors import InputError
-from alignkit.interfaces import Optimizer
 from alignkit.testing.material import groups, nudge
 from alignkit.training.reference import MovingReference
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 LORA = LoraOptions(r=2)
 
 
-class Held(Optimizer[RolloutReferenceOptions]):
+class Held(OnlineAlgorithm[OnlineOptions]):
     """Does nothing but to have a reference."""
 
     uses_reference = True
@@ -35,14 +34,14 @@ class Held(Optimizer[RolloutReferenceOptions]):
 
 
 def held(policy: HFPolicy) -> Held:
-    return Held(RolloutReferenceOptions(reference_refresh_every=2), policy=policy)
+    return Held(OnlineOptions(reference_refresh_every=2), policy=policy)
 
 
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA], ids=["full", "lora"])
 def test_a_copy_follows(load_policy: LoadPolicy, lora: LoraOptions) -> None:
     policy = load_policy(lora=lora, reference="copy")
     optimizer = held(policy)
-    moving, batch = MovingReference(optimizer), policy.encode(groups())
+    moving, batch = MovingReference(optimizer.config, optimizer), policy.encode(groups())
     assert optimizer.reference is not None
     nudge(policy.modules())
     moving.after_step(1)
@@ -56,5 +55,5 @@ def test_a_copy_follows(load_policy: LoadPolicy, lora: LoraOptions) -> None:
 def test_the_base_of_an_adapter_cannot_follow(load_policy: LoadPolicy) -> None:
     optimizer = held(load_policy(lora=LORA))
     with pytest.raises(InputError, match="adapter off") as raised:
-        MovingReference(optimizer)
+        MovingReference(optimizer.config, optimizer)
     assert raised.value.where == "optimizer.reference_refresh_every"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from alignkit.errors import InputError
+from alignkit import InputError
 from alignkit_judge.questions import HIGHEST, LOWEST, Answer, digest
 from alignkit_judge.templates import ANSWER, local_text
 

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
-from alignkit.errors import InputError
-from alignkit.options import Config, Count, Fraction, Natural, NonNegative, Positive, PreferencesSpec, may_be_model
+from alignkit import Config, Count, Fraction, InputError, Natural, NonNegative, Positive, PreferencesSpec, may_be_model
 from alignkit_judge.rubrics import principles_of
 
 OPENAI = "https://api.openai.com/v1"

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from alignkit.errors import StoppedByCheck
+from alignkit import StoppedByCheck
 from alignkit_judge.budget import Budget, BudgetSpent
 from alignkit_judge.cache import VerdictCache
 from alignkit_judge.questions import Answer, digest
@@ -14,7 +14,7 @@ from alignkit_judge.questions import Answer, digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alignkit.components import Context
+    from alignkit import Context
     from alignkit_judge.options import JudgeModel, JudgeOptions
     from alignkit_judge.questions import Question
 

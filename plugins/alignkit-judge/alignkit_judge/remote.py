@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from alignkit.errors import InputError, StoppedByCheck
+from alignkit import InputError, StoppedByCheck
 from alignkit_judge.budget import Budget, BudgetSpent, Usage
 from alignkit_judge.options import OPENAI
 from alignkit_judge.questions import Answer

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.errors import InputError
+from alignkit import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,9 +9,8 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
-from alignkit.errors import InputError
-from alignkit.interfaces import PreferenceSource, RewardSource
-from alignkit.preferences.annotations import with_annotations
+from alignkit import InputError, PreferenceSource, RewardSource
+from alignkit.preferences import with_annotations
 from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
 from alignkit_judge.panel import Panel
 from alignkit_judge.questions import Question
@@ -21,9 +20,7 @@ from alignkit_judge.votes import Ballot, outcome, position_bias, position_counts
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Ask
-    from alignkit.records import Group
+    from alignkit import Ask, Context, Group
     from alignkit_judge.options import JudgeOptions
     from alignkit_judge.questions import Answer
     from alignkit_judge.votes import Outcome

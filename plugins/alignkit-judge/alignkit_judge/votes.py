@@ -12,14 +12,15 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from alignkit.preferences.annotations import Annotation
-from alignkit.preferences.rank_fit import bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit.preferences import Annotation, bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
 from alignkit_judge.questions import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from alignkit.preferences.rank_fit import Floats
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 Pair = tuple[int, int]
 Vote = int | None
@@ -174,7 +175,7 @@ def _ranks(verdicts: Mapping[Pair, int], count: int) -> dict[int, int]:
     return dict(zip(members, ranks, strict=True))
 
 
-def _wins(verdicts: Mapping[Pair, int], count: int) -> Floats:
+def _wins(verdicts: Mapping[Pair, int], count: int) -> NDArray[np.float64]:
     return wins_of([(i, j, (1 + vote) / 2) for (i, j), vote in verdicts.items()], count)
 
 

@@ -22,6 +22,7 @@ from alignkit_judge.remote import retry_after
 from alignkit_judge.source import JudgeReward, JudgeSource
 from scripted_judge import ScriptedJudge
 
+from alignkit import OptionsError
 from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.records import Group, Prompt
@@ -268,19 +269,19 @@ def test_no_key_is_sent_to_other_servers(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"model": "m"}, "key_env"),
         ({"model": "/no/such/folder", "backend": "local"}, "model"),
         ({"model": "m", "base_url": "http://h/v1", "samples": 3}, "samples"),
-        ({"model": "m", "base_url": "http://h/v1", "budget": BudgetOptions(money=1)}, "budget.money"),
+        ({"model": "m", "base_url": "http://h/v1", "budget": {"money": 1}}, "budget.money"),
         ({"model": "m", "base_url": "http://h/v1", "constitution": "/no/file"}, "constitution"),
-        ({"model": "m", "judges": (JudgeModel(model="n", base_url="http://h/v1"),)}, "model"),
-        ({"judges": (JudgeModel(model="n", base_url="h"),)}, "judges.0.base_url"),
+        ({"model": "m", "judges": [{"model": "n", "base_url": "http://h/v1"}]}, "model"),
+        ({"judges": [{"model": "n", "base_url": "h"}]}, "judges.0.base_url"),
     ],
 )
 def test_options_that_cannot_work_are_refused(
     options: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(InputError) as refused:
-        JudgePreferenceOptions(**options).check()
-    assert refused.value.where == where
+    with pytest.raises(OptionsError) as refused:
+        JudgePreferenceOptions(**options)
+    assert [".".join(problem.key) for problem in refused.value.problems] == [where]
     assert refused.value.fix
     assert KEY not in str(refused.value)
 

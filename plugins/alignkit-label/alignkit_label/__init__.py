@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.hookspecs import hookimpl
+from alignkit import hookimpl
 from alignkit_label.options import HumanOptions
 from alignkit_label.store import Store
 
 if TYPE_CHECKING:
-    from alignkit.hookspecs import Register
+    from alignkit import Register
 
 ALIGNKIT_INTERFACE = 1
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from alignkit import InputError
 from alignkit.commands import AsJson, Columns, column_names, show
-from alignkit.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alignkit.records import Group
+    from alignkit import Group
     from alignkit_label.store import Said, Store
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def export(
 @app.command()
 def agreement(database: Database, as_json: AsJson = False) -> None:
     """Say how far the annotators agree: raw, Cohen's kappa of every two, Krippendorff's alpha; position bias; gold."""
-    from alignkit_report.preferences import figures
+    from alignkit_report.figures import figures
 
     from alignkit_label.records import gold_shares, labelled
 
@@ -163,7 +163,7 @@ def _text(path: Path) -> str:
 
 def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
     """What the groups' annotations, or their ranks alone, say of the store's items."""
-    from alignkit.preferences.annotations import annotations_of
+    from alignkit.preferences import annotations_of
     from alignkit_label.store import Said, item_id
 
     items = {item.id: item.group for item in store.items()}

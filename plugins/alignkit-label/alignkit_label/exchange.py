@@ -12,12 +12,10 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit_data import Dataset
-from alignkit_data.export import to_trl_rows
+from alignkit_data import Dataset, to_trl_rows
 
-from alignkit.errors import InputError
-from alignkit.preferences.annotations import Annotation, annotations_of, with_annotations
-from alignkit.records import Group, Prompt
+from alignkit import Group, InputError, Prompt
+from alignkit.preferences import Annotation, annotations_of, with_annotations
 from alignkit_label.store import without_gaps
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
         raise InputError("no such file", where=str(path), fix="check the path")
     foreign = _foreign(path)
     if foreign is None:
-        return _joined(_of_dataset(path, columns))
+        return _joined(Dataset.of_file(path, columns).groups())
     convert, rows = foreign
     found = []
     for number, row in enumerate(rows, start=1):
@@ -76,10 +74,6 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     return len(listed)
-
-
-def _of_dataset(path: Path, columns: Mapping[str, str]) -> list[Group]:
-    return Dataset.of_file(path, columns).groups()
 
 
 def _joined(groups: Iterable[Group]) -> list[Group]:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from alignkit.errors import InputError
-from alignkit.options import Config, Count, Fraction
+from alignkit import Config, Count, Fraction, InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,12 @@ from itertools import permutations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from alignkit.preferences.agreement import Share
-from alignkit.preferences.annotations import Annotation, with_annotations
-from alignkit.preferences.rank_fit import voted_ranks
+from alignkit.preferences import Annotation, Share, voted_ranks, with_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from alignkit.records import Group
+    from alignkit import Group
     from alignkit_label.store import Item, Said, Store
 
 SOURCE, ALL_BAD = "human", "all bad"

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from alignkit.errors import InputError
+from alignkit import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from alignkit.errors import InputError
+from alignkit import InputError
 from alignkit_label.store import Refused, Said, Store
 
 if TYPE_CHECKING:

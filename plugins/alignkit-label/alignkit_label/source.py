@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.errors import InputError
-from alignkit.interfaces import PreferenceSource
+from alignkit import InputError, PreferenceSource
 from alignkit_label.options import HumanOptions
 from alignkit_label.records import labelled
 from alignkit_label.store import Store
@@ -14,8 +13,7 @@ from alignkit_label.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alignkit.interfaces import Ask
-    from alignkit.records import Group
+    from alignkit import Ask, Group
 
 
 class Human(PreferenceSource[HumanOptions]):

@@ -15,8 +15,8 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from alignkit.errors import InputError
-from alignkit.records import FIELD, Group
+from alignkit import Group, InputError
+from alignkit.preferences import FIELD
 from alignkit_label.schema import connected, make_file, now, transaction
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from alignkit_label.store import Refused, Said, Store, item_id
 from alignkit import Group, InputError, Prompt
 from alignkit.components import Context
 from alignkit.preferences.annotations import annotations_of
-from alignkit.runs.single import NoSampler
+from alignkit.runs.single import NoPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,10 +265,10 @@ def test_the_source_waits_for_nothing_and_says_what_is_missing(store: Store) -> 
     store.add_items([pair(1), pair(2), pair(3)])
     source = Human(HumanOptions(database=str(store.path)), Context())
     with pytest.raises(InputError, match="0 of 3 items labelled, 3 missing"):
-        list(source.preferences(NoSampler()))
+        list(source.preferences(NoPolicy()))
     prefer_good(store, "anna", "write 1")
     prefer_good(store, "anna", "write 2")
-    groups = list(source.preferences(NoSampler()))
+    groups = list(source.preferences(NoPolicy()))
     assert [(group.prompt.text, group.ranks, group.source) for group in groups] == [
         ("question 1", (0, 1), "human"),
         ("question 2", (0, 1), "human"),

@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit.algorithms.passes import scorer_outputs
-from alignkit.algorithms.policy_gradient import PolicyGradient, known
-from alignkit.errors import InputError
-from alignkit.interfaces import require_values
-from alignkit.ops.advantages import explained_variance, gae, whiten
-from alignkit.ops.distributed import sum_over_processes
-from alignkit.ops.surrogates import clipped_value_loss
+from alignkit import InputError
+from alignkit.algorithms import PolicyGradient, known, require_values, scorer_outputs
+from alignkit.ops import clipped_value_loss, explained_variance, gae, sum_over_processes, whiten
 from alignkit_ppo.options import ActorCriticOptions
 
 if TYPE_CHECKING:
@@ -27,10 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
-    from alignkit.interfaces import Scorer
-    from alignkit.options import Config
+    from alignkit import Config, GroupBatch, Metrics, Scorer
 
 CRITIC, VALUE_HEAD = "critic", "value_head"
 FEW_FINISHED = 0.1

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
-from alignkit.algorithms.options import PolicyGradientOptions
-from alignkit.errors import InputError
-from alignkit.ops.choices import Surrogate
-from alignkit.options import Count, Fraction, Natural, NonNegative, Positive
+from alignkit import Count, Fraction, InputError, Natural, NonNegative, Positive
+from alignkit.algorithms import PolicyGradientOptions
+from alignkit.ops import Surrogate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit.algorithms.policy_gradient import known
-from alignkit.ops.kl import TargetKL, kl_estimate
+from alignkit.algorithms import known
+from alignkit.ops import TargetKL, kl_estimate
 from alignkit_ppo.actor_critic import ActorCritic
 from alignkit_ppo.options import PPOKLOptions
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
-    from alignkit.outputs import PolicyOutput
+    from alignkit import GroupBatch, Metrics, PolicyOutput
 
 
 class PPOKL(ActorCritic[PPOKLOptions]):

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.ops.distributed import mean_over_processes
-from alignkit.ops.kl import kl_estimate
-from alignkit.ops.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
+from alignkit.ops import assign, conjugate_gradient, directional_derivative, flattened, kl_estimate, mean_over_processes
 from alignkit_ppo.actor_critic import ActorCritic
 from alignkit_ppo.options import TRPOOptions
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit.batch import GroupBatch
+    from alignkit import GroupBatch
 
 
 class TRPO(ActorCritic[TRPOOptions]):

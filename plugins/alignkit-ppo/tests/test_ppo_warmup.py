@@ -50,8 +50,8 @@ def course(component: type[Any], folder: Path, **options: Any) -> tuple[list[Any
     ("component", "options"),
     [
         (PPO, {"critic": "shared", "n_epochs": 1}),
-        (PPO, {"critic": "policy", "n_epochs": 1, "ptx_coef": 0.5, "ptx": TEXTS, "ent_coef": 0.1}),
-        (PPO, {"critic": "shared", "n_epochs": 1, "ptx_coef": 0.5, "ptx": TEXTS, "kl_place": "loss"}),
+        (PPO, {"critic": "policy", "n_epochs": 1, "ptx_coef": 0.5, "texts": TEXTS, "ent_coef": 0.1}),
+        (PPO, {"critic": "shared", "n_epochs": 1, "ptx_coef": 0.5, "texts": TEXTS, "kl_place": "loss"}),
         (PPOKL, {"critic": "shared", "n_epochs": 1}),
         (A2C, {"critic": "policy"}),
         (TRPO, {"critic": "policy"}),

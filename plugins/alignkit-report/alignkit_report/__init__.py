@@ -1,1 +1,23 @@
-"""What a file of preferences is worth: the command `alignkit preferences report`. Importing it imports no torch."""
+"""Reports on files of preferences, and receivers of a run's metrics. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignkit import hookimpl
+from alignkit_report.options import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions
+
+if TYPE_CHECKING:
+    from alignkit import Register
+
+ALIGNKIT_INTERFACE = 1
+
+__all__ = ["MlflowOptions", "TensorBoardOptions", "TrackioOptions", "WandbOptions"]
+
+
+@hookimpl
+def register_metric_sinks(register: Register) -> None:
+    register("tensorboard", "alignkit_report.sinks:TensorBoard", config=TensorBoardOptions)
+    register("wandb", "alignkit_report.sinks:Wandb", config=WandbOptions)
+    register("mlflow", "alignkit_report.sinks:Mlflow", config=MlflowOptions)
+    register("trackio", "alignkit_report.sinks:Trackio", config=TrackioOptions)

@@ -10,13 +10,11 @@ import typer
 from alignkit_data import Dataset
 
 from alignkit.commands import AsJson, Columns, Quiet, column_names
-from alignkit_report.page import text, write_page
-from alignkit_report.preferences import figures
+from alignkit_report.figures import figures
+from alignkit_report.tables import text, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from alignkit.records import Group
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Preferences in any form that `dataset` reads.")]
 HeldOut = Annotated[
@@ -36,8 +34,9 @@ def report(
 ) -> None:
     """Say what a file of preferences is worth: agreement, AI against people, bias, contradictions, leaks, cost."""
     renamed = column_names(columns)
-    groups, said = _read(file, renamed)
-    found = figures(groups, _read(held_out, renamed)[0] if held_out else ())
+    data = _read(file, renamed)
+    found = figures(data.groups(), _read(held_out, renamed).groups() if held_out else ())
+    said = data.explain()
     if html:
         write_page(html, f"Preferences: {file.name}", found)
     if as_json:
@@ -46,7 +45,5 @@ def report(
     print(text(found) if quiet else f"{said}\n\n{text(found)}")
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[Group], str]:
-    """The groups of a file, and what was found in it. Raises InputError where there is no such file."""
-    source = Dataset.of_file(path, columns)
-    return source.groups(), source.explain()
+def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
+    return Dataset.of_file(path, columns)

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from alignkit.errors import InputError
-from alignkit.preferences.agreement import most_frequent
-from alignkit.preferences.annotations import FIRST, SECOND, TIE, annotations_of
+from alignkit import InputError
+from alignkit.preferences import FIRST, SECOND, TIE, annotations_of, most_frequent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from alignkit.preferences.annotations import Annotation, Kind
-    from alignkit.records import Group
+    from alignkit import Group
+    from alignkit.preferences import Annotation, Kind
 
 FLIPPED = {None: None, TIE: TIE, FIRST: SECOND, SECOND: FIRST}
 """A verdict, or a place, seen with the two responses exchanged."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignkit_report.preferences import figures, length_bias
+from alignkit_report.figures import figures, length_bias
 from alignkit_report.verdicts import collect
 
 from alignkit import cli
@@ -16,7 +16,7 @@ from alignkit.errors import InputError
 from alignkit.preferences.annotations import Annotation, with_annotations
 from alignkit.records import Group, Prompt, write_groups
 
-PANDALM = Path(__file__).resolve().parents[2] / "shared" / "data" / "pandalm_pairs_human_ai.jsonl.gz"
+PANDALM = Path(__file__).resolve().parents[4] / "shared" / "data" / "pandalm_pairs_human_ai.jsonl.gz"
 RANKS = {0: (0, 0), 1: (0, 1), 2: (1, 0), None: None}
 ORDERS = {"12": (0, 1), "21": (1, 0)}
 

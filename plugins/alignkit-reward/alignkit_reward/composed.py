@@ -13,15 +13,13 @@ from abc import abstractmethod
 from statistics import fmean, pstdev, pvariance
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from alignkit.interfaces import RewardSource
+from alignkit import RewardSource
 from alignkit_reward.options import ComposedOptions, EnsembleOptions, SumOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Scorer
-    from alignkit.records import Group
+    from alignkit import Context, Group, Scorer
 
 OptionsT = TypeVar("OptionsT", bound=ComposedOptions)
 

@@ -13,16 +13,13 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import PluginError
-from alignkit.interfaces import RewardSource
-from alignkit.recipe.functions import load_function
+from alignkit import PluginError, RewardSource, load_function
 from alignkit_reward.options import FunctionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.components import Context
-    from alignkit.records import Group, Prompt
+    from alignkit import Context, Group, Prompt
 
     Row = tuple[Prompt, str]
 

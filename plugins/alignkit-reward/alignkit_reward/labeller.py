@@ -12,17 +12,15 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from alignkit.interfaces import PreferenceSource
-from alignkit.preferences.ranking import ranked_by_scores
+from alignkit import PreferenceSource
+from alignkit.preferences import ranked_by_scores
 from alignkit_reward.options import LabellerOptions, RankingOptions, RulesLabellerOptions
 from alignkit_reward.rules import RulesReward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Ask, RewardSource
-    from alignkit.records import Group
+    from alignkit import Ask, Context, Group, RewardSource
 
 
 OptionsT = TypeVar("OptionsT", bound=RankingOptions)

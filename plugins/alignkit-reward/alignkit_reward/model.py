@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignkit.algorithms.passes import scorer_outputs
-from alignkit.errors import InputError, PluginError
-from alignkit.interfaces import RewardSource
+from alignkit import InputError, PluginError, RewardSource
+from alignkit.algorithms import scorer_outputs
 from alignkit_reward.options import ModelOptions
 from alignkit_reward.stored import StoredReward, load_policy_class
 
@@ -21,9 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Scorer
-    from alignkit.records import Group
+    from alignkit import Context, Group, Scorer
 
 
 class ModelReward(RewardSource[ModelOptions]):

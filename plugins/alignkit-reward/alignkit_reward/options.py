@@ -10,19 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit.errors import InputError
-from alignkit.options import (
+from alignkit import (
     ComponentSpec,
     Config,
     Count,
+    InputError,
     Natural,
     NonNegative,
     Positive,
     RewardSpec,
     TrainingOptions,
+    load_function,
     may_be_model,
 )
-from alignkit.recipe.functions import load_function
 
 RankingLoss = Literal["pairwise", "infonce", "plackett-luce"]
 OPTIMIZER_OF_LOSS = {"pairwise": "bradley-terry", "infonce": "infonce", "plackett-luce": "plackett-luce"}

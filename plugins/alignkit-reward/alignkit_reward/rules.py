@@ -7,15 +7,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import PluginError
-from alignkit.interfaces import RewardSource
+from alignkit import PluginError, RewardSource
 from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRule, RulesOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from alignkit.components import Context
-    from alignkit.records import Group, Prompt
+    from alignkit import Context, Group, Prompt
 
     Rule = Callable[[Prompt, str], float]
 

@@ -6,14 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
-from alignkit.interfaces import HasValues
-from alignkit.plugins import registry
+from alignkit import HasValues, InputError, registry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alignkit.interfaces import Policy
+    from alignkit import Policy
 
 FILE = "alignkit.json"
 

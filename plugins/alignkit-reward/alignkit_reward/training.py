@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit.errors import InputError
-from alignkit.interfaces import Feed, Optimizer, require_values
-from alignkit.ops.ranking_losses import (
-    Rankings,
-    bradley_terry,
-    infonce,
-    pair_accuracy,
-    plackett_luce,
-    with_ordered_pairs,
-)
-from alignkit.options import TrainingOptions
+from alignkit import Feed, InputError, Optimizer, TrainingOptions
+from alignkit.algorithms import require_values
+from alignkit.ops import Rankings, bradley_terry, infonce, pair_accuracy, plackett_luce, with_ordered_pairs
 from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, PlackettLuceOptions
 from alignkit_reward.stored import StoredReward, policy_name
 
@@ -31,8 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
+    from alignkit import GroupBatch, Metrics
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 

@@ -20,8 +20,13 @@ from alignkit_reward.options import (
 
 from alignkit import Context, Group, InputError, Prompt, RewardSource
 from alignkit.interfaces import Feed, Optimizer
+<<<<<<< HEAD
 from alignkit.options import RolloutOptions, Sampling
 from alignkit.testing import TinyPolicy, assert_near, near
+=======
+from alignkit.options import RolloutOptions, Sampling, specs_of
+from alignkit.testing import TinyPolicy
+>>>>>>> main
 from alignkit.testing.material import FixedSampler
 from alignkit.training.engine import train
 from alignkit.training.feeds import RolloutFeed
@@ -215,11 +220,11 @@ def test_members_figures_reach_the_log_of_a_run(tmp_path: Path) -> None:
 
 def test_specs_are_checked() -> None:
     spec = {"plugin": "lookup"}
-    assert list(SumOptions(sources=(spec, spec)).nested()) == [
+    assert list(specs_of(SumOptions(sources=(spec, spec)))) == [
         ("sources.0", "reward", spec),
         ("sources.1", "reward", spec),
     ]
-    assert list(LabellerOptions(source=spec).nested()) == [("source", "reward", spec)]
+    assert list(specs_of(LabellerOptions(source=spec))) == [("source", "reward", spec)]
     with pytest.raises(InputError, match="weights: 1 weights for 2 sources"):
         SumOptions(sources=(spec, spec), weights=(1.0,)).check()
     with pytest.raises(InputError, match="sources: is empty"):

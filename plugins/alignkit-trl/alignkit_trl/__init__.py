@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignkit.hookspecs import hookimpl
+from alignkit import hookimpl
 from alignkit_trl.options import (
     TRLDPOOptions,
     TRLGRPOOptions,
@@ -15,7 +15,7 @@ from alignkit_trl.options import (
 )
 
 if TYPE_CHECKING:
-    from alignkit.hookspecs import Register
+    from alignkit import Register
 
 ALIGNKIT_INTERFACE = 1
 

@@ -21,10 +21,9 @@ from alignkit_hf.policy import HFPolicy
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 
-from alignkit.errors import InputError, StoppedByCheck
-from alignkit.ops.distributed import num_processes
-from alignkit.outputs import TrainResult
-from alignkit.training.engine import epoch_order
+from alignkit import InputError, StoppedByCheck, TrainResult
+from alignkit.algorithms import epoch_order
+from alignkit.ops import num_processes
 from alignkit_trl.fields import config_fields
 from alignkit_trl.options import COMMON
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from alignkit_hf.modeling import PackedModel
     from torch import nn
 
-    from alignkit.interfaces import Policy
+    from alignkit import Policy
     from alignkit_trl.options import TRLOptions, TRLRolloutOptions
 
     OnStep = Callable[[dict[str, float]], None]

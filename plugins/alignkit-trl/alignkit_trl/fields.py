@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
+from alignkit import InputError, closest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit import Feed, ForeignTrainer, InputError
 from alignkit_trl.bridge import FixedRowOrder, RowOrder, common_arguments, hf_policy, own_tokenizer, run_trainer
 from alignkit_trl.options import TRLDPOOptions, TRLKTOOptions, TRLOptions, TRLSFTOptions
 
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 
     from alignkit_hf.modeling import PackedModel
 
-    from alignkit.batch import GroupBatch
-    from alignkit.options import Sampling
-    from alignkit.outputs import TrainResult
-    from alignkit.records import Group
+    from alignkit import Group, GroupBatch, Sampling, TrainResult
     from alignkit_trl.bridge import OnStep
 
 OptionsT = TypeVar("OptionsT", bound=TRLOptions)

@@ -10,10 +10,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer
-from alignkit.records import Group
-from alignkit.training.scores import checked_scores
+from alignkit import Feed, ForeignTrainer, Group, InputError
+from alignkit.algorithms import checked_scores
 from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_trainer
 from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
 
@@ -21,10 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import RewardSource
-    from alignkit.options import Sampling
-    from alignkit.outputs import TrainResult
-    from alignkit.records import Prompt
+    from alignkit import Prompt, RewardSource, Sampling, TrainResult
     from alignkit_trl.bridge import OnStep
 
 OptionsT = TypeVar("OptionsT", bound=TRLRolloutOptions)

@@ -8,8 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit.errors import InputError
-from alignkit.options import NonNegative, Positive, RolloutOptions, TrainingOptions
+from alignkit import InputError, NonNegative, Positive, RolloutOptions, TrainingOptions
 from alignkit_trl.fields import check_fields
 
 COMMON = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit_reward.stored import StoredReward, policy_name
 
-from alignkit.interfaces import Feed
+from alignkit import Feed
 from alignkit_trl.bridge import own_tokenizer
 from alignkit_trl.offline import OfflineTrainer
 from alignkit_trl.options import TRLRewardOptions
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from alignkit_hf.modeling import PackedModel
 
-    from alignkit.components import Context
-    from alignkit.interfaces import Policy, RewardSource
-    from alignkit.records import Group
+    from alignkit import Context, Group, Policy, RewardSource
 
 
 class TRLReward(OfflineTrainer[TRLRewardOptions]):

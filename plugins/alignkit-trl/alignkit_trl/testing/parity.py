@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Optimizer
+    from alignkit import GroupBatch, Optimizer
 
 LEARNING_RATE = 5e-4
 BETAS = (0.9, 0.999)

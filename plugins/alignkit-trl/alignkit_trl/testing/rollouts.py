@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.batch import GroupBatch
-from alignkit.records import Group, Prompt
+from alignkit import Group, GroupBatch, Prompt
 from alignkit_trl.testing.parity import adam_steps, trl_steps
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from alignkit.interfaces import Optimizer
+    from alignkit import Optimizer
 
 STOP, LIMIT = 0, 12
 """The stop token of `alignkit.testing.tiny_hf`, and the longest response of these rollouts."""

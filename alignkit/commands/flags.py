@@ -1,4 +1,4 @@
-"""What the commands share: their options, how a recipe is read, how a result is shown."""
+"""What the commands share: their options, how a recipe is read, how a result is shown, as text or as a page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from alignkit.runs.reporting import is_first_process
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
 
 Recipe = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Everything in it can also be given by flags.")
@@ -60,18 +58,6 @@ def column_names(columns: Sequence[str] | None) -> dict[str, str]:
 def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
     """`--columns old=new` as overrides of a data table. Raises what `column_names` raises."""
     return [f"{table}.columns.{json.dumps(old)}={json.dumps(new)}" for old, new in column_names(columns).items()]
-
-
-def resolve(recipe: Path | None, flags: Mapping[str, str], overrides: Sequence[str], reporter: Reporter) -> Resolved:
-    """The checked recipe; its notices go to the reporter."""
-    from alignkit.plugins import registry
-    from alignkit.recipe import reading
-    from alignkit.recipe.recipe import load_recipe
-
-    resolved = reading.resolve(load_recipe(recipe, flags=flags, overrides=overrides), registry())
-    for notice in resolved.notices:
-        reporter.note(notice)
-    return resolved
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:

@@ -10,19 +10,26 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from alignkit.preferences import (
+    FIRST,
+    SECOND,
+    SHARE_OF_FIRST,
+    TIE,
+    Share,
+    SimilarTexts,
+    intransitive_cycles,
+    krippendorff_alpha,
+    normalized,
+    raw_agreement,
+    wins_of,
+)
 from alignkit_report.verdicts import FLIPPED, collect
-
-from alignkit.preferences.agreement import Share, agreement, krippendorff_alpha
-from alignkit.preferences.annotations import FIRST, SECOND, TIE
-from alignkit.preferences.rank_fit import intransitive_cycles, wins_of
-from alignkit.preferences.similar import SimilarTexts, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from alignkit import Group
     from alignkit_report.verdicts import Unit, Verdicts
-
-    from alignkit.records import Group
 
     Figures = dict[str, Any]
 
@@ -94,7 +101,7 @@ def agreement_figures(verdicts: Verdicts) -> Figures:
     people, machines = verdicts.of_kind("human"), verdicts.of_kind("ai")
     between = []
     for one, other in combinations(verdicts.kinds, 2):
-        found = agreement(_both(verdicts.units, one, other))
+        found = raw_agreement(_both(verdicts.units, one, other))
         if found is not None:
             between.append({"annotators": [one, other], **found.to_json()})
     against = {name: _against_people(verdicts.units, name, people) for name in machines}
@@ -119,10 +126,10 @@ def _against_people(units: Iterable[Unit], name: str, people: Sequence[str]) -> 
     """An AI against the people's majority: on all pairs, and where neither calls a tie; with the table of both."""
     found = [(unit.majority(people), unit.settled(name)) for unit in units]
     both = [(a, b) for a, b in found if a is not None and b is not None]
-    whole = agreement(both)
+    whole = raw_agreement(both)
     if whole is None:
         return None
-    decided = agreement((a, b) for a, b in both if TIE not in (a, b))
+    decided = raw_agreement((a, b) for a, b in both if TIE not in (a, b))
     table = Counter(both)
     rows = [[table[a, b] for b in (FIRST, SECOND, TIE)] for a in (FIRST, SECOND, TIE)]
     return {**whole.to_json(), "without_ties": decided.to_json() if decided else None, "people_by_ai": rows}
@@ -216,7 +223,7 @@ def _circles(units: Iterable[Unit], name: str) -> tuple[int, int]:
     for unit in units:
         verdict = unit.settled(name)
         if verdict is not None:
-            by_prompt[unit.prompt].append((*unit.responses, {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}[verdict]))
+            by_prompt[unit.prompt].append((*unit.responses, SHARE_OF_FIRST[verdict]))
     rankings = circles = 0
     for compared in by_prompt.values():
         places = {text: place for place, text in enumerate(dict.fromkeys(t for pair in compared for t in pair[:2]))}

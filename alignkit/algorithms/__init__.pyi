@@ -1,0 +1,60 @@
+from ..training.engine import (
+    epoch_order as epoch_order,
+)
+from ..training.scores import (
+    checked_scores as checked_scores,
+)
+from ..training.scores import (
+    score_groups as score_groups,
+)
+from .cached import (
+    cached_logprobs as cached_logprobs,
+)
+from .online import (
+    OnlineAlgorithm as OnlineAlgorithm,
+)
+from .options import (
+    FDivergence as FDivergence,
+)
+from .options import (
+    KLControlOptions as KLControlOptions,
+)
+from .options import (
+    OfflineOptions as OfflineOptions,
+)
+from .options import (
+    OnlineOptions as OnlineOptions,
+)
+from .options import (
+    PolicyGradientOptions as PolicyGradientOptions,
+)
+from .options import (
+    PreferenceOptions as PreferenceOptions,
+)
+from .passes import (
+    policy_logprobs as policy_logprobs,
+)
+from .passes import (
+    require_values as require_values,
+)
+from .passes import (
+    scorer_outputs as scorer_outputs,
+)
+from .policy_gradient import (
+    PolicyGradient as PolicyGradient,
+)
+from .policy_gradient import (
+    known as known,
+)
+from .rankings import (
+    OfflineLoss as OfflineLoss,
+)
+from .rankings import (
+    PreferenceLoss as PreferenceLoss,
+)
+from .rankings import (
+    RankingLoss as RankingLoss,
+)
+from .rankings import (
+    ResponseLogprobs as ResponseLogprobs,
+)

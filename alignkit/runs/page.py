@@ -1,0 +1,26 @@
+"""HTML pages that need nothing from the network, from Jinja templates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(path: Path, template: Path, **values: Any) -> Path:
+    """Renders a template to `path`. It may extend `page.html` (title, style, body) and import the macro `table` from
+    `tables.html`. Values are escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(environment.get_template(template.name).render(values), encoding="utf-8")
+    return path

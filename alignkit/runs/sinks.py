@@ -1,0 +1,75 @@
+"""The receivers of a run's metrics beside metrics.jsonl: built, written to and closed in the main process only."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import PluginError, describe_error
+from alignkit.ops.distributed import process_index
+from alignkit.training.signals import terminated_cleanly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from alignkit.interfaces import MetricSink
+    from alignkit.recipe.resolved import Resolved
+
+    Write = Callable[[Mapping[str, Any]], None]
+
+
+@contextmanager
+def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None]) -> Iterator[Write]:
+    """Yields a function that hands a record to each sink of `run.metrics`. Closes each sink once, however the run ends.
+
+    Args:
+        folder: the run directory.
+        on_notice: is told of a sink that can't be closed, where another error is raised.
+
+    Raises:
+        PluginError: a sink raised; the message names its plugin.
+    """
+    specs = resolved.run.metrics if process_index() == 0 else ()
+    sinks: dict[str, MetricSink[Any]] = {}
+
+    def write(record: Mapping[str, Any]) -> None:
+        for key, sink in sinks.items():
+            with _attributed(key, "write"):
+                sink.write(record)
+
+    with terminated_cleanly() if specs else nullcontext():
+        try:
+            for index, spec in enumerate(specs):
+                key = f"run.metrics.{index}: plugin {resolved.registry.get('metrics', spec['plugin'])}"
+                sinks[key] = resolved.build_spec("metrics", spec, folder=folder)
+            yield write
+        except BaseException:
+            for failure in _close(sinks):
+                on_notice(str(failure))
+            raise
+        failures = _close(sinks)
+        for failure in failures[1:]:
+            on_notice(str(failure))
+        if failures:
+            raise failures[0]
+
+
+def _close(sinks: Mapping[str, MetricSink[Any]]) -> list[PluginError]:
+    """Closes all of them; returns what went wrong."""
+    failures = []
+    for key, sink in sinks.items():
+        try:
+            with _attributed(key, "close"):
+                sink.close()
+        except PluginError as failure:
+            failures.append(failure)
+    return failures
+
+
+@contextmanager
+def _attributed(key: str, method: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise PluginError(f"{key}: {method}() failed: {describe_error(error)}") from error

@@ -1,0 +1,150 @@
+"""Receivers of a run's metrics, through accelerate's classes for experiment trackers."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from contextlib import ExitStack, redirect_stdout
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from accelerate import PartialState, tracking
+
+from alignkit import MetricSink
+from alignkit_report.options import (
+    MlflowOptions,
+    TensorBoardOptions,
+    TrackerOptions,
+    TrackioOptions,
+    WandbOptions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alignkit import Context
+
+OptionsT = TypeVar("OptionsT", bound=TrackerOptions)
+
+
+class TrackerSink(MetricSink[OptionsT]):
+    """Writes each figure as `stage/figure` at its step, so that stages, which all count from 1, stay apart.
+
+    The tracker starts with the first record, not before: then the engine has settled on a device, which accelerate
+    would otherwise choose here, and a run that trains nothing leaves nothing behind. What a tracker prints goes to
+    stderr, because stdout is for results.
+    """
+
+    def __init__(self, config: OptionsT | None = None, context: Context | None = None) -> None:
+        super().__init__(config, context)
+        self._folder = (self.context.folder or Path()).resolve()
+        self._name = self.config.name or self._folder.name
+        self._tracker: Any = None
+        self._ends = ExitStack()
+
+    @abstractmethod
+    def make(self, ends: ExitStack) -> Any:
+        """accelerate's tracker, not started yet.
+
+        Args:
+            ends: takes what has to be undone once the tracker has ended.
+        """
+
+    def log(self, values: Mapping[str, float], stage: str, step: int) -> None:
+        """Hands figures to the tracker, which has started."""
+        self._tracker.log(values, step=step)
+
+    def finish(self) -> None:
+        """Ends the tracker, which has started."""
+        self._tracker.finish()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        stage, step = record["stage"], record["step"]
+        figures = {name: value for name, value in record.items() if isinstance(value, Real) and name != "step"}
+        PartialState()  # accelerate's trackers ask it for this process's rank, and trl may have reset it
+        with redirect_stdout(sys.stderr):
+            if self._tracker is None:
+                self._start()
+            self.log({f"{stage}/{name}": float(value) for name, value in figures.items()}, stage, step)
+
+    def close(self) -> None:
+        with redirect_stdout(sys.stderr):
+            self._ends.close()
+
+    def _start(self) -> None:
+        with ExitStack() as ends:
+            tracker = self.make(ends)
+            tracker.start()
+            self._tracker = tracker
+            ends.callback(self.finish)
+            self._ends = ends.pop_all()
+
+
+class TensorBoard(TrackerSink[TensorBoardOptions]):
+    """Event files."""
+
+    Config = TensorBoardOptions
+
+    def make(self, ends: ExitStack) -> Any:
+        folder = self.config.folder
+        if not folder:
+            return tracking.TensorBoardTracker("tensorboard", self._folder)
+        return tracking.TensorBoardTracker(self._name, Path(folder).expanduser())
+
+
+class Wandb(TrackerSink[WandbOptions]):
+    """Weights & Biases. It drops figures of a step that is behind another one's, so each stage has a step of its own
+    there, `stage/step`, as the axis of its figures. It would also keep the command line, in which keys may stand."""
+
+    Config = WandbOptions
+
+    def make(self, ends: ExitStack) -> Any:
+        self._stages: set[str] = set()
+        return tracking.WandBTracker(
+            self.config.project,
+            name=self._name,
+            dir=str(self._folder),
+            mode=self.config.effective_mode,
+            settings={"console": "off", "x_disable_meta": True},
+        )
+
+    def log(self, values: Mapping[str, float], stage: str, step: int) -> None:
+        axis = f"{stage}/step"
+        if stage not in self._stages:
+            self._stages.add(stage)
+            self._tracker.tracker.define_metric(f"{stage}/*", step_metric=axis)
+        self._tracker.log({**values, axis: step})
+
+
+class Mlflow(TrackerSink[MlflowOptions]):
+    """MLflow. Its store is a setting of the whole process, so the one that was set before is set again at the end."""
+
+    Config = MlflowOptions
+
+    def make(self, ends: ExitStack) -> Any:
+        import mlflow
+
+        uri, artifacts = self.config.tracking_uri, None
+        if self.config.is_local:
+            folder = self._folder / "mlflow"
+            folder.mkdir(parents=True, exist_ok=True)
+            uri, artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+        if uri:
+            ends.callback(mlflow.set_tracking_uri, mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None)
+            mlflow.set_tracking_uri(uri)
+        return tracking.MLflowTracker(self.config.project, logging_dir=artifacts, run_name=self._name)
+
+
+class Trackio(TrackerSink[TrackioOptions]):
+    """trackio. A run that accelerate ends stays trackio's current one, which would end once more at exit."""
+
+    Config = TrackioOptions
+
+    def make(self, ends: ExitStack) -> Any:
+        return tracking.TrackioTracker(self.config.project, name=self._name, space_id=self.config.space or None)
+
+    def finish(self) -> None:
+        import trackio
+
+        trackio.finish()

@@ -1,0 +1,119 @@
+"""The figures of `alignkit preferences report` for people: tables, as text or as a page with plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.commands import write_page as write_html
+from alignkit_report.figures import LENGTH_RATIOS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Figures = Mapping[str, Any]
+    Table = tuple[str, str, Sequence[str], Sequence[Sequence[Any]]]
+
+NO_HEAD = ("", "")
+ANNOTATOR_HEAD = ("annotator", "kind", "pairs", "first", "second", "ties", "abstained", "seconds")
+POSITION = (
+    "How often the response that was shown first wins, where the order is known: 0.5 without a bias if both orders are"
+    " as frequent; and how often one pair gets the same verdict in both orders."
+)
+CONTRADICTIONS = (
+    "Pairs that one annotator judged more than once; and prompts with three or more responses whose verdicts run in a"
+    " circle."
+)
+CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "in a circle")
+
+
+def text(figures: Figures) -> str:
+    """The figures as aligned columns under headings."""
+    parts = []
+    for title, said, head, rows in tables(figures):
+        cells = [[str(cell) for cell in row] for row in ([head, *rows] if any(head) else rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+        parts.append("\n".join([title, *([said] if said else []), *(f"  {line}" for line in lines)]))
+    return "\n\n".join(parts)
+
+
+def write_page(path: Path, title: str, figures: Figures) -> None:
+    """Writes the tables with their plots as one HTML page, which needs nothing from the network."""
+    first, *_, last = bounds = [f"{bound:g}" for bound in LENGTH_RATIOS]
+    write_html(
+        path,
+        Path(__file__).with_name("preferences.html"),
+        title=title,
+        figures=figures,
+        tables=tables(figures),
+        length_bins=[f"< {first}", *(f"to {bound}" for bound in bounds[1:]), f"> {last}"],
+        share_text=_share,
+    )
+
+
+def tables(figures: Figures) -> list[Table]:
+    """(title, explanation, head, rows) of every table; those without rows are left out."""
+    annotators = [(name, *map(_shown, said.values())) for name, said in figures["annotators"].items()]
+    positions = [
+        (name, _share(said["first_wins"]), said["ties"], _share(said["both_orders_agree"]))
+        for name, said in figures["position"].items()
+        if said
+    ]
+    lengths = [(name, _share(said["longer_wins"])) for name, said in figures["length"].items() if said]
+    contradictions = [
+        (name, *said.values())
+        for name, said in figures["contradictions"].items()
+        if said["repeated_pairs"] or said["rankings"]
+    ]
+    leaks = _named(figures["leakage"] or {})
+    found: list[Table] = [
+        ("Counts", "", NO_HEAD, _named(figures["counts"])),
+        ("Annotators", "Verdicts on pairs; seconds are the mean of a record.", ANNOTATOR_HEAD, annotators),
+        *_agreement(figures["agreement"]),
+        ("Position", POSITION, ("annotator", "first wins", "ties", "same in both orders"), positions),
+        ("Length", "How often the longer response wins, by characters.", ("by", "longer wins"), lengths),
+        ("Contradictions", CONTRADICTIONS, CONTRADICTION_HEAD, contradictions),
+        ("Duplicates", "Equal but for case, space and punctuation.", NO_HEAD, _named(figures["duplicates"])),
+        ("Leakage", "Held-out prompts and responses that the file holds.", NO_HEAD, leaks),
+        ("Cost", "", NO_HEAD, _named(figures["cost"])),
+    ]
+    return [table for table in found if table[-1]]
+
+
+def _agreement(agreement: Figures) -> list[Table]:
+    head = ("", "", "pairs", "agreement", "kappa")
+    between = [(*row["annotators"], *_triple(row)) for row in agreement["between"]]
+    against = [
+        (name, which, *_triple(said))
+        for name, row in agreement["ai_against_people"].items()
+        for which, said in (("all", row), ("without ties", row["without_ties"]))
+        if said
+    ]
+    alphas = {name: _shown(agreement[name]) for name in ("alpha_people", "alpha_all") if agreement[name] is not None}
+    alpha = "Krippendorff's alpha, nominal, of the verdicts 1, 2 and tie."
+    return [
+        ("Agreement", "Cohen's kappa of the verdicts 1, 2 and tie.", head, between),
+        ("AI against people", "The people's most frequent verdict on each pair.", head, against),
+        ("Alpha", alpha, NO_HEAD, _named(alphas)),
+    ]
+
+
+def _triple(row: Figures) -> tuple[Any, ...]:
+    return row["n"], _shown(row["agreement"]), _shown(row["kappa"])
+
+
+def _named(figures: Figures) -> list[Sequence[Any]]:
+    return [(name.replace("_", " "), _listed(value)) for name, value in figures.items()]
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(f"{key}: {count}" for key, count in value.items()) if isinstance(value, dict) else value
+
+
+def _shown(value: Any) -> Any:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else value
+
+
+def _share(share: Figures | None) -> str:
+    return f"{share['value']:.3f} [{share['low']:.3f}, {share['high']:.3f}], n = {share['n']}" if share else ""

@@ -1,0 +1,110 @@
+"""Strangers' packages, from `pip install` to a finished PPO run: seven lines; a policy without an option `model`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignkit import Group, Prompt, write_groups
+from alignkit.testing.tiny_hf import write_tiny_llama
+
+FAKES = Path(__file__).parent / "fakes"
+SEVEN_LINES = """\
+from alignkit import RewardSource, hookimpl
+class Short(RewardSource):
+    def score(self, groups):
+        return [[-float(len(text)) for text in group.responses] for group in groups]
+@hookimpl
+def register_reward_sources(register):
+    register("short", Short)
+"""
+PROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "{name}"
+version = "1.0"
+[project.entry-points.alignkit]
+{name} = "{name}"
+[tool.setuptools]
+py-modules = ["{name}"]
+"""
+OPTIONS = [
+    "-o", "policy.checkpoint={model}", "-o", "sampling.max_tokens=6", "-o", "optimizer.iterations=2",
+    "-o", "optimizer.batch_size=4", "-o", "optimizer.minibatch_size=4", "-o", "eval.count=4", "-o", "run.device=cpu",
+    "-o", "prompts.path={prompts}",
+]  # fmt: skip
+
+
+def alignkit(*arguments: str, site: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both packages, installed by pip into a folder of their own."""
+    folder = tmp_path_factory.mktemp("strangers")
+    sources = {"short": SEVEN_LINES, "wrapped": (FAKES / "wrapped.py").read_text(encoding="utf-8")}
+    for name, source in sources.items():
+        (folder / name).mkdir()
+        (folder / name / f"{name}.py").write_text(source, encoding="utf-8")
+        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+    pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
+    ran = alignkit(*pip, "--target", str(folder / "site"), *(str(folder / name) for name in sources), site=folder)
+    assert ran.returncode == 0, ran.stderr
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`-o` of a run of seconds, on a tiny model and its prompts."""
+    folder = tmp_path_factory.mktemp("data")
+    model = write_tiny_llama(folder / "model")
+    write_groups(folder / "prompts.jsonl", [Group(Prompt.of(f"Say {n}."), ("",)) for n in range(8)])
+    return [option.format(model=model, prompts=folder / "prompts.jsonl") for option in OPTIONS]
+
+
+def test_seven_lines_are_a_reward(site: Path, options: list[str], tmp_path: Path) -> None:
+    assert len(SEVEN_LINES.splitlines()) == 7
+    words = ["--policy", "wrapped", "--reward", "short", "--optimizer", "ppo", *options]
+    ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    said = json.loads(ran.stdout)
+    assert said["align"]["steps"] == 8
+    assert said["eval"]["policy"]["reward"]["value"] < 0
+    assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
+
+
+def test_a_policy_and_a_reward_without_an_option_called_model(site: Path, options: list[str], tmp_path: Path) -> None:
+    pairs = [Group(Prompt.of(f"Say {n}."), ("yes", "no"), ranks=(0, 1)) for n in range(12)]
+    write_groups(tmp_path / "pairs.jsonl", pairs)
+    sft = [Group(Prompt.of(f"Say {n}."), ("yes",)) for n in range(8)]
+    write_groups(tmp_path / "sft.jsonl", sft)
+    words = ["--policy", "wrapped", "--reward", "learned", "--optimizer", "ppo", *options]
+    words += [
+        "-o",
+        f"demonstrations.path={tmp_path / 'sft.jsonl'}",
+        "-o",
+        f"preferences.path={tmp_path / 'pairs.jsonl'}",
+    ]
+    ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    said = json.loads(ran.stdout)
+    assert {"sft", "preferences", "reward", "align", "eval"} <= said.keys()
+    assert said["reward"]["steps"] > 0
+    recipe = (tmp_path / "run" / "recipe.toml").read_text()
+    assert "checkpoint = " in recipe
+
+
+def test_their_checks_pass(site: Path) -> None:
+    for name in ("short", "learned"):
+        ran = alignkit("alignkit", "plugins", "check", name, site=site)
+        assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-500:]
