@@ -104,7 +104,16 @@ from .options import (
     Fraction as Fraction,
 )
 from .options import (
+    IterationOptions as IterationOptions,
+)
+from .options import (
     KLLimitOptions as KLLimitOptions,
+)
+from .options import (
+    LearningOptions as LearningOptions,
+)
+from .options import (
+    LoopOptions as LoopOptions,
 )
 from .options import (
     MetricsSpec as MetricsSpec,

@@ -81,6 +81,17 @@ def option_names(config: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(config) if field.init]
 
 
+def differing(options: Any, names: Sequence[str]) -> list[str]:
+    """Those of the named options that are not at the default of their class."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    return [name for name in names if getattr(options, name) != default_of(fields[name])]
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """An option's default; dataclasses.MISSING where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def check_fields(options: Any) -> None:
     """Checks every field of a dataclass against its annotation, and puts the value that was meant in its place.
 

@@ -318,6 +318,8 @@ def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) ->
         "type": "float >= 0",
         "default": "0.05",
         "help": "Weight of the KL, at least 0.",
+        "group": "",
+        "matters": False,
     }
     assert cli.run(["plugins", "show", "puss"]) == 2
     assert "did you mean 'push'?" in capsys.readouterr().err

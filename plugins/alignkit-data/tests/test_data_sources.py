@@ -1,4 +1,4 @@
-"""The two sources as a run uses them: order, limits, counts, early checks."""
+"""The sources `dataset` and `function` as a run uses them: order, limits, counts, early checks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prompts(source: Dataset) -> list[str | None]:
 
 
 def refusal(path: Path, **options: Any) -> InputError:
-    """The one error that both the check before the start and the reading itself raise."""
+    """The error that both the early check and the reading itself raise."""
     with pytest.raises(InputError) as early:
         DatasetOptions(path=str(path), **options).check()
     with pytest.raises(InputError) as late:
@@ -173,7 +173,11 @@ class TestDataset:
         with pytest.raises(InputError, match=f"{CHECKED_ROWS} of {CHECKED_ROWS} rows can't be used"):
             DatasetOptions(path=str(path)).check()
 
+<<<<<<< HEAD
+    def test_the_check_imports_no_torch(self, path: Path) -> None:
+=======
     def test_the_check_imports_nothing_heavy(self, path: Path) -> None:
+>>>>>>> main
         write(path, [*map(pair, range(2000)), NULL])
         script = (
             "import sys\nfrom alignkit.errors import InputError\nfrom alignkit_data import DatasetOptions\n"
@@ -182,9 +186,13 @@ class TestDataset:
             "print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+<<<<<<< HEAD
+        assert done.stdout.startswith(f"{path}:2001: chosen is null, expected text or messages\n  fix: ")
+=======
         assert done.stdout.startswith(
             f"DatasetOptions: {path}:2001: chosen is null, expected text or messages\n  fix: "
         )
+>>>>>>> main
         assert done.stdout.endswith("set()\n")
 
 
@@ -250,7 +258,7 @@ class TestFunction:
         ("name", "message"),
         [
             ("nothing", "{0}:nothing: the data set is empty"),
-            ("wrong", "{0}:wrong, row 2: text was yielded"),
+            ("wrong", "{0}:wrong, row 2: the function yielded text"),
             ("null", "{0}:null, row 1: prompt is null"),
         ],
     )
