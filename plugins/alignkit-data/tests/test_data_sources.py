@@ -173,11 +173,7 @@ class TestDataset:
         with pytest.raises(InputError, match=f"{CHECKED_ROWS} of {CHECKED_ROWS} rows can't be used"):
             DatasetOptions(path=str(path)).check()
 
-<<<<<<< HEAD
-    def test_the_check_imports_no_torch(self, path: Path) -> None:
-=======
     def test_the_check_imports_nothing_heavy(self, path: Path) -> None:
->>>>>>> main
         write(path, [*map(pair, range(2000)), NULL])
         script = (
             "import sys\nfrom alignkit.errors import InputError\nfrom alignkit_data import DatasetOptions\n"
@@ -186,13 +182,9 @@ class TestDataset:
             "print({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-<<<<<<< HEAD
-        assert done.stdout.startswith(f"{path}:2001: chosen is null, expected text or messages\n  fix: ")
-=======
         assert done.stdout.startswith(
             f"DatasetOptions: {path}:2001: chosen is null, expected text or messages\n  fix: "
         )
->>>>>>> main
         assert done.stdout.endswith("set()\n")
 
 

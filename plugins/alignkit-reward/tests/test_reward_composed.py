@@ -20,13 +20,8 @@ from alignkit_reward.options import (
 
 from alignkit import Context, Group, InputError, Prompt, RewardSource
 from alignkit.interfaces import Feed, Optimizer
-<<<<<<< HEAD
-from alignkit.options import RolloutOptions, Sampling
-from alignkit.testing import TinyPolicy, assert_near, near
-=======
 from alignkit.options import RolloutOptions, Sampling, specs_of
-from alignkit.testing import TinyPolicy
->>>>>>> main
+from alignkit.testing import TinyPolicy, assert_near, near
 from alignkit.testing.material import FixedSampler
 from alignkit.training.engine import train
 from alignkit.training.feeds import RolloutFeed

@@ -25,13 +25,8 @@ from alignkit.plugins import registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.runs.reporting import Reporter
-<<<<<<< HEAD
-from alignkit.runs.run import run as run_plan
-from alignkit.testing import TinyPolicy, TinyReward, assert_near, terms_of_network
-=======
 from alignkit.runs.run import run_recipe
-from alignkit.testing import TinyPolicy, TinyReward
->>>>>>> main
+from alignkit.testing import TinyPolicy, TinyReward, assert_near, terms_of_network
 from alignkit.testing.tiny_hf import write_tiny_llama
 from alignkit.training.engine import epoch_order, train
 from alignkit.training.feeds import OfflineFeed
