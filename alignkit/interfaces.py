@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from alignkit.components import Component, ConfigT, Context
-from alignkit.options import Config, Sampling, TrainingOptions
+from alignkit.options import Config, LearningOptions, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,10 +227,11 @@ class Feed(Enum):
     ROLLOUTS = "rollouts"
 
 
-OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
+LearningT = TypeVar("LearningT", bound=LearningOptions)
+TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 
-class Algorithm(Component[ConfigT]):
+class Algorithm(Component[LearningT]):
     """What the role `optimizer` asks of every algorithm, with the engine's loop (`Optimizer`) or one of its own.
 
     Attributes:
@@ -241,7 +242,7 @@ class Algorithm(Component[ConfigT]):
         needs_values: whether it puts value heads or scorers on the policy (`HasValues`).
     """
 
-    Config: ClassVar[type[Config]] = TrainingOptions
+    Config: ClassVar[type[Config]] = LearningOptions
     consumes: ClassVar[Feed]
     uses_reference: bool = False
     reports: ClassVar[frozenset[str]] = frozenset()
@@ -249,7 +250,7 @@ class Algorithm(Component[ConfigT]):
 
     def __init__(
         self,
-        config: ConfigT | None = None,
+        config: LearningT | None = None,
         context: Context | None = None,
         *,
         policy: Policy[Any],
@@ -264,7 +265,7 @@ class Algorithm(Component[ConfigT]):
         self.policy.save(path)
 
 
-class Optimizer(Algorithm[OptionsT]):
+class Optimizer(Algorithm[TrainingT]):
     """An alignment algorithm: what happens to a batch once, and the loss of a micro-batch. The engine does the rest.
 
     Attributes:
@@ -274,11 +275,12 @@ class Optimizer(Algorithm[OptionsT]):
         batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps.
     """
 
+    Config: ClassVar[type[Config]] = TrainingOptions
     couples_responses: ClassVar[bool] = True
 
     def __init__(
         self,
-        config: OptionsT | None = None,
+        config: TrainingT | None = None,
         context: Context | None = None,
         *,
         policy: Policy[Any],
@@ -357,7 +359,7 @@ class Optimizer(Algorithm[OptionsT]):
         """Takes back what `state_dict` gave."""
 
 
-class ForeignTrainer(Algorithm[ConfigT]):
+class ForeignTrainer(Algorithm[LearningT]):
     """An algorithm that brings its own loop, such as another library's trainer.
 
     The pipeline brings what it `consumes`, and calls `save` when it has run. How it keeps its reference and its
