@@ -168,7 +168,7 @@ def test_run_in_json(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(said.out)["align"]["steps"] == 3
     (note,) = map(json.loads, said.err.splitlines())
     assert note["event"] == "note"
-    assert "kl_coef, limits: left out" in note["text"]
+    assert "kl_coef, limits: ignored" in note["text"]
     assert type(calls[0]["reporter"]) is JsonReporter
     assert calls[0]["out"] == Path("runs/recipe")
 

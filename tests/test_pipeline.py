@@ -214,7 +214,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
 def test_texts_that_are_not_used_are_told(tmp_path: Path) -> None:
     table = '[ptx]\nplugin = "letters"'
     (notice,) = resolved(tmp_path, more=table).notices
-    assert notice.startswith("[ptx] is not used: optimizer.ptx_coef is 0")
+    assert notice.startswith("[ptx] is ignored: optimizer.ptx_coef is 0")
     assert resolved(tmp_path, more=table, options="\nptx_coef = 0.5").notices == ()
     assert resolved(tmp_path, "margin", more=table).notices[-1] == notice
 

@@ -159,12 +159,12 @@ def test_default_recipe_name_options(
         ({"options": {"optimizer.beta": -1}}, 'options["optimizer.beta"]', "must be more than 0, found -1"),
         ({"options": {"optimizer.beta": "[1]"}}, 'options["optimizer.beta"]', "must be a valid number"),
         ({"options": {"policy.model": "12"}}, 'options["policy.model"]', "'12' is neither a folder"),
-        ({"options": {3: 1}}, 'options["3"]', "'3' names no option of a table"),
-        ({"options": {"beta": 1}}, 'options["beta"]', "'beta' names no option of a table"),
+        ({"options": {3: 1}}, 'options["3"]', "'3' is not table.option"),
+        ({"options": {"beta": 1}}, 'options["beta"]', "'beta' is not table.option"),
         ({"options": {"optimiser.beta": 1}}, 'options["optimiser.beta"]', "a recipe has no table 'optimiser'"),
         ({"options": ["optimizer.beta=1"]}, "options", "list is no mapping"),
         ({"optimizer": "nobody"}, 'optimizer="nobody"', "no optimizer plugin 'nobody'"),
-        ({"optimizer": DPO}, "optimizer", "is neither the name of a plugin nor a function"),
+        ({"optimizer": DPO}, "optimizer", "is neither a plugin name nor a function"),
         ({"reward": lambda prompts: []}, "reward", "a recipe can't name the function"),
         ({"recipe": {"optimizer": {"plugin": "dpo", "beta": -2}}}, "optimizer.beta", "must be more than 0, found -2"),
         ({"recipe": {"optimiser": {}}}, "optimiser", "a recipe has no table"),
@@ -187,7 +187,7 @@ def test_mistakes_in_a_run_are_raised_before_anything_starts(
 def test_a_missing_option_is_asked_for_in_the_users_words() -> None:
     with pytest.raises(InputError) as raised:
         alignkit.run(optimizer="ppo", reward="function", progress=False)
-    assert 'options["reward.function"]=VALUE, or in the recipe' in str(raised.value)
+    assert 'set options["reward.function"]=VALUE, or set it in the recipe' in str(raised.value)
 
 
 def test_the_same_mistake_reads_the_same_on_the_command_line(
