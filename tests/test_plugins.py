@@ -113,7 +113,7 @@ def test_a_name_may_have_a_plus(install_plugin: InstallPlugin) -> None:
 def test_strangers_that_share_a_name_must_be_told_apart(install_plugin: InstallPlugin) -> None:
     install_plugin("first-stranger", reward_source())
     install_plugin("second-stranger", reward_source())
-    with pytest.raises(InputError, match="several packages .* first-stranger, second-stranger") as raised:
+    with pytest.raises(InputError, match=r"several packages .* first-stranger, second-stranger") as raised:
         registry().get("reward", "steady")
     assert raised.value.fix == "choose first-stranger:steady or second-stranger:steady"
     assert registry().get("reward", "second-stranger:steady").distribution == "second-stranger"

@@ -93,7 +93,7 @@ def test_a_run_is_opened_wherever_its_data_has_gone(
         assert saved(opened.policy(), tmp_path / "again") == weights(dpo.path / "policy")
     finally:
         kept.rename(folder / "pairs.jsonl")
-    with pytest.raises(InputError, match="there is no run here"):
+    with pytest.raises(InputError, match="this directory holds no run"):
         Run.open(tmp_path)
 
 
@@ -107,11 +107,11 @@ def test_what_a_notebook_shows_is_escaped(tmp_path: Path, dpo: Run) -> None:
     odd.mkdir()
     (odd / "run.json").write_text('{"stages": {}}')
     empty = Run.open(odd)
-    assert repr(empty).endswith("<b>&': no stage has ended)")
+    assert repr(empty).endswith("<b>&': no stage is done)")
     assert "&lt;b&gt;&amp;" in empty._repr_html_()
     assert "<b>" not in empty._repr_html_()
     assert (empty.metrics, empty.samples) == ([], [])
-    with pytest.raises(InputError, match="no stage of this run has trained a policy"):
+    with pytest.raises(InputError, match="this run has not trained a policy"):
         empty.policy()
 
 
@@ -131,7 +131,7 @@ def test_stages_alone_a_trained_reward_and_the_policy_of_sft(folder: Path, table
     assert "accuracy" in run.summary["reward"]
     by_hand = alignkit.build_component("reward", {"plugin": "model", "model": str(out / "reward")})
     assert Run.open(out).reward().score(PAIRS) == run.reward().score(PAIRS) == by_hand.score(PAIRS)
-    with pytest.raises(InputError, match="the stage sft has been run here"):
+    with pytest.raises(InputError, match="stage sft has already run here"):
         alignkit.run(recipe, stages="sft", out=out, progress=False)
 
 
@@ -162,7 +162,7 @@ def test_default_recipe_name_options(
         ({"options": {3: 1}}, 'options["3"]', "'3' is not table.option"),
         ({"options": {"beta": 1}}, 'options["beta"]', "'beta' is not table.option"),
         ({"options": {"optimiser.beta": 1}}, 'options["optimiser.beta"]', "a recipe has no table 'optimiser'"),
-        ({"options": ["optimizer.beta=1"]}, "options", "list is no mapping"),
+        ({"options": ["optimizer.beta=1"]}, "options", "list is not a mapping"),
         ({"optimizer": "nobody"}, 'optimizer="nobody"', "no optimizer plugin 'nobody'"),
         ({"optimizer": DPO}, "optimizer", "is neither a plugin name nor a function"),
         ({"reward": lambda prompts: []}, "reward", "a recipe can't name the function"),
@@ -170,8 +170,8 @@ def test_default_recipe_name_options(
         ({"recipe": {"optimiser": {}}}, "optimiser", "a recipe has no table"),
         ({"recipe": {"policy": "hf"}}, "policy", "must be a table"),
         ({"recipe": "none.toml"}, "none.toml", "no such recipe"),
-        ({"recipe": 3}, "recipe", "int is no recipe"),
-        ({"stages": ["alin"]}, "stages", "there is no stage 'alin'"),
+        ({"recipe": 3}, "recipe", "int is not a recipe"),
+        ({"stages": ["alin"]}, "stages", "no stage 'alin'"),
     ],
 )
 def test_mistakes_in_a_run_are_raised_before_anything_starts(

@@ -1,4 +1,4 @@
-"""`alignkit run` and a command for each of its stages: one signature, for they differ only in what they run."""
+"""`alignkit run` and a command per stage, all with the same flags."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from alignkit.runs.reporting import Reporter
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
+    Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on with --resume although the recipe has changed.")]
+Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
 Rounds = Annotated[
     int | None,
     typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning: run.rounds.", show_default=False
+        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
     ),
 ]
 BestOf = Annotated[
     int | None,
     typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples: eval.best_of.", show_default=False
+        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
     ),
 ]
 Sample = Annotated[
@@ -53,18 +53,18 @@ Sample = Annotated[
     typer.Option(
         "--sample",
         metavar="K",
-        help="Responses to each prompt for a labeller to rank: candidates.count.",
+        help="Responses per prompt for a labeller to rank (candidates.count).",
         show_default=False,
     ),
 ]
 
 COMMANDS = {
-    "run": "Run the stages that a recipe needs: sft, preferences, reward, align, eval.",
+    "run": "Run the stages a recipe needs: sft, preferences, reward, align, eval.",
     "sft": "Fine-tune the policy on demonstrations, into DIR/sft.",
-    "preferences": "Read or make preferences, into DIR/preferences.jsonl; or --out FILE.jsonl.",
+    "preferences": "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
     "reward": "Train the reward model on the preferences, into DIR/reward.",
     "align": "Align the policy, into DIR/policy.",
-    "eval": "Measure the aligned policy against the one it started from.",
+    "eval": "Measure the aligned policy against the initial one.",
 }
 
 
@@ -105,7 +105,9 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
         resolved = read_recipe(recipe, flags=flags, overrides=overrides, note=reporter.note)
         if sample and not ("preferences" in resolved.names and resolved.load("preferences").samples):
             raise InputError(
-                "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
+                "needs a source that samples responses",
+                where="--sample",
+                fix="--preferences judge, or drop --sample",
             )
         target = out or default_folder(recipe)
         switches = {"resume": resume, "overwrite": overwrite, "force": force}
