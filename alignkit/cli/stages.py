@@ -107,7 +107,7 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
             raise InputError(
                 "needs a source that samples responses",
                 where="--sample",
-                fix="--preferences judge, or drop --sample",
+                fix="--preferences judge, or candidates (unranked)",
             )
         target = out or default_folder(recipe)
         switches = {"resume": resume, "overwrite": overwrite, "force": force}

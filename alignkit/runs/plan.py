@@ -176,4 +176,6 @@ def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: st
 
 def _need(resolved: Resolved, table: str, who: str) -> None:
     if table not in resolved.names:
-        raise InputError(f"no table [{table}], needed by {who}", where=table, fix=f"add [{table}] or --{table} NAME")
+        raise InputError(
+            f"no table [{table}], needed by {who}", where=table, fix=f"add [{table}], or -o {table}.plugin=NAME"
+        )

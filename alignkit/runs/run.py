@@ -82,7 +82,7 @@ def _make_room(rundir: RunDir, stage: str, *, overwrite: bool) -> None:
             raise InputError(
                 f"stage {stage} has already run here",
                 where=str(rundir.path),
-                fix="--resume, --overwrite or another --out",
+                fix="use --resume, --overwrite or another --out",
             )
         rundir.clear(stage)
     barrier()
