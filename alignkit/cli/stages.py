@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from alignkit.runs.reporting import Reporter
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
+    Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on with --resume although the recipe has changed.")]
+Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
 Rounds = Annotated[
     int | None,
     typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning: run.rounds.", show_default=False
+        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
     ),
 ]
 BestOf = Annotated[
     int | None,
     typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples: eval.best_of.", show_default=False
+        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
     ),
 ]
 Sample = Annotated[
@@ -57,7 +57,7 @@ Sample = Annotated[
     typer.Option(
         "--sample",
         metavar="K",
-        help="Responses to each prompt for a labeller to rank: candidates.count.",
+        help="Responses per prompt for a labeller to rank (candidates.count).",
         show_default=False,
     ),
 ]
@@ -102,19 +102,19 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command("Run the stages that a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
+    "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
         "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN}, "demonstrations"
     ),
     "preferences": Command(
-        "Read or make preferences, into DIR/preferences.jsonl; or --out FILE.jsonl.",
+        "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN}),
     "align": Command(
         "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN}
     ),
-    "eval": Command("Measure the aligned policy against the one it started from.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
 }
 
 
