@@ -149,9 +149,8 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
         note=reporter.note,
     )
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
-        raise InputError(
-            "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
-        )
+        fix = "--preferences judge, or candidates (unranked)"
+        raise InputError("needs a source that samples responses", where="--sample", fix=fix)
     out = given["out"] or default_folder(given["recipe"])
     switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     show(_run(resolved, name, out, switches, reporter), given["as_json"])
