@@ -304,9 +304,9 @@ def test_warns_once_when_hardly_anything_finishes(caplog: pytest.LogCaptureFixtu
 
 
 def test_an_unscored_or_unprepared_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="rewards is missing: score and prepare"):
         ppo().prepare(rollouts().replace(rewards=None))
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="advantages is missing"):
         ppo().loss(rollouts())
 
 
