@@ -59,6 +59,7 @@ def test_a_second_ctrl_c_is_that_of_python_and_not_the_end_of_the_process(folder
             os.kill(os.getpid(), signal.SIGINT)
             return super().score(groups)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     before = [signal.getsignal(number) for number in SIGNALS]
     grpo = GRPO(GRPOOptions(**ONLINE), policy=a_policy(folder), reward=Twice())
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +109,7 @@ def test_training_by_hand_is_resumed_bit_for_bit(folder: Path, tmp_path: Path) -
 
     whole, part = tmp_path / "whole", tmp_path / "part"
     alignkit.train(algorithm(Letters()), PROMPTS, sampling=sampling, out=whole, progress=False)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(PluginError):
         alignkit.train(algorithm(Gone()), PROMPTS, sampling=sampling, out=part, progress=False)
     with pytest.raises(InputError, match="this folder is not empty"):
         alignkit.train(algorithm(Letters()), PROMPTS, sampling=sampling, out=part, progress=False)
@@ -218,7 +219,7 @@ def made(folder: Path) -> dict[str, Any]:
         ("grpo", PROMPTS, {"sampling": Sampling(top_k=3)}, "sampling", "full distribution"),
         ("bare", PROMPTS, {}, "reward", "GRPO needs a reward to score rollouts"),
         (DPO, PAIRS, {}, "optimizer", "DPO is not an algorithm with a policy"),
-        ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is no algorithm"),
+        ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is not an algorithm with a policy"),
         ("dpo", [*PAIRS, UNRANKED], {}, "the training data", "1 of 13 records have no ranks"),
         ("dpo", [TIED], {}, "the training data", "none of the 1 records has anything to learn"),
     ],

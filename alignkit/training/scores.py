@@ -10,6 +10,7 @@ import torch
 
 from alignkit.errors import PluginError
 from alignkit.ops.distributed import mean_over_processes
+from alignkit.plugins import blamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,8 @@ def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[l
         PluginError: the source returned anything else; the message names it and the group.
     """
     name = type(reward).__name__
-    scores = reward.score(groups)
+    with blamed(f"reward {name}", "score() failed"):
+        scores = reward.score(groups)
     if len(scores) != len(groups):
         raise PluginError(f"reward {name}: {len(scores)} lists of scores for {len(groups)} groups")
     for number, (row, group) in enumerate(zip(scores, groups, strict=True)):

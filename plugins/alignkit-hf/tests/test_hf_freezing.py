@@ -47,7 +47,7 @@ def engine_after(policy: HFPolicy, folder: Path, steps: int = 2) -> Engine:
     options = SFTOptions(learning_rate=0.01, minibatch_size=2, n_epochs=steps, weight_decay=0.1)
     feed = OfflineFeed(GROUPS, policy)
     nothing: Any = lambda _: None  # noqa: E731
-    engine = Engine(SFT(options, policy=policy), feed, folder / "checkpoints", 0, nothing, nothing, "", ())
+    engine = Engine(SFT(options, policy=policy), feed, folder / "checkpoints", 0, nothing, nothing, "", True, ())
     engine.run()
     return engine
 
