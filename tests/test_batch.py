@@ -137,11 +137,11 @@ def test_from_ids_refuses_what_does_not_fit() -> None:
     group = Group(Prompt.of("p"), ("a", "b"))
     with pytest.raises(ValueError, match="stop token"):
         GroupBatch.from_ids([[1]], [[[2], []]], [group])
-    with pytest.raises(ValueError, match="don't fit"):
+    with pytest.raises(ValueError, match="don't match"):
         GroupBatch.from_ids([[1]], [[[2]]], [group])
-    with pytest.raises(ValueError, match="don't fit"):
+    with pytest.raises(ValueError, match="don't match"):
         GroupBatch.from_ids([[1], [2]], [[[2], [3]]], [group])
-    with pytest.raises(ValueError, match="don't fit"):
+    with pytest.raises(ValueError, match="don't match"):
         GroupBatch.from_ids([[1]], [[[2], [3]], [[4]]], [group])
     with pytest.raises(ValueError, match="1 finished flags for 2 responses"):
         GroupBatch.from_ids([[1]], [[[2], [3]]], [group], finished=[True])

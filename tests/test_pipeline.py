@@ -160,9 +160,9 @@ def test_the_plan_follows_from_what_the_algorithm_consumes(
 @pytest.mark.parametrize(
     ("optimizer", "without", "message"),
     [
-        ("reinforce", ["reward"], r"no \[reward\] table.*reinforce"),
-        ("reinforce", ["prompts", "preferences"], r"no \[prompts\] table"),
-        ("margin", ["preferences"], r"no \[preferences\] table"),
+        ("reinforce", ["reward"], r"no table \[reward\].*reinforce"),
+        ("reinforce", ["prompts", "preferences"], r"no table \[prompts\]"),
+        ("margin", ["preferences"], r"no table \[preferences\]"),
         ("sft", [], "learns from demonstrations"),
         ("margin", ["optimizer", "preferences", "demonstrations"], "nothing to do"),
     ],

@@ -218,7 +218,7 @@ def made(folder: Path) -> dict[str, Any]:
         ("grpo", PROMPTS, {"sampling": Sampling(top_k=3)}, "sampling", "full distribution"),
         ("bare", PROMPTS, {}, "reward", "GRPO needs a reward to score rollouts"),
         (DPO, PAIRS, {}, "optimizer", "DPO is not an algorithm with a policy"),
-        ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is no algorithm"),
+        ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is not an algorithm"),
         ("dpo", [*PAIRS, UNRANKED], {}, "the training data", "1 of 13 records have no ranks"),
         ("dpo", [TIED], {}, "the training data", "none of the 1 records has anything to learn"),
     ],
