@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from alignkit.components import Component, ConfigT, Context
-from alignkit.options import Config, Sampling, TrainingOptions
+from alignkit.options import Config, LearningOptions, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,10 +227,11 @@ class Feed(Enum):
     ROLLOUTS = "rollouts"
 
 
-OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
+LearningT = TypeVar("LearningT", bound=LearningOptions)
+TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 
-class Algorithm(Component[ConfigT]):
+class Algorithm(Component[LearningT]):
     """Base of the role `optimizer`: algorithms with the engine's loop (`Optimizer`) or their own (`ForeignTrainer`).
 
     Attributes:
@@ -241,7 +242,7 @@ class Algorithm(Component[ConfigT]):
         needs_values: whether it adds value heads or scorers to the policy (`HasValues`).
     """
 
-    Config: ClassVar[type[Config]] = TrainingOptions
+    Config: ClassVar[type[Config]] = LearningOptions
     consumes: ClassVar[Feed]
     uses_reference: bool = False
     reports: ClassVar[frozenset[str]] = frozenset()
@@ -249,7 +250,7 @@ class Algorithm(Component[ConfigT]):
 
     def __init__(
         self,
-        config: ConfigT | None = None,
+        config: LearningT | None = None,
         context: Context | None = None,
         *,
         policy: Policy[Any],
@@ -264,7 +265,7 @@ class Algorithm(Component[ConfigT]):
         self.policy.save(path)
 
 
-class Optimizer(Algorithm[OptionsT]):
+class Optimizer(Algorithm[TrainingT]):
     """An alignment algorithm: it prepares batches and computes losses; the engine does the rest.
 
     Attributes:
@@ -274,11 +275,12 @@ class Optimizer(Algorithm[OptionsT]):
         batch_metrics: figures of the last batch passed to `prepare`, logged with each of its steps.
     """
 
+    Config: ClassVar[type[Config]] = TrainingOptions
     couples_responses: ClassVar[bool] = True
 
     def __init__(
         self,
-        config: OptionsT | None = None,
+        config: TrainingT | None = None,
         context: Context | None = None,
         *,
         policy: Policy[Any],
@@ -358,7 +360,7 @@ class Optimizer(Algorithm[OptionsT]):
         """Restores what `state_dict` returned."""
 
 
-class ForeignTrainer(Algorithm[ConfigT]):
+class ForeignTrainer(Algorithm[LearningT]):
     """An algorithm with its own loop, such as another library's trainer.
 
     The pipeline provides what it `consumes` and calls `save` after `run`. Its reference and checkpoints are its own

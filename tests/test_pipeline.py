@@ -12,7 +12,7 @@ import torch
 from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
-from alignkit.options import Config, Count, TrainingOptions
+from alignkit.options import Config, Count, PtxOptions, TrainingOptions
 from alignkit.plugins import Registration, Registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
@@ -57,7 +57,12 @@ class Margin(Likelihood):
         return -batch.response_mean(torch.nn.functional.logsigmoid(sign * (logprobs + 20))), {}
 
 
-class Reinforce(OnlineAlgorithm[OnlineOptions]):
+@dataclass(frozen=True, kw_only=True)
+class ReinforceOptions(PtxOptions, OnlineOptions):
+    """No further options."""
+
+
+class Reinforce(OnlineAlgorithm[ReinforceOptions]):
     """Reward-weighted likelihood."""
 
     def loss(self, batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
@@ -108,7 +113,7 @@ def tiny_registry() -> Registry:
         ("policy", "hf", TinyPolicy, TinyOptions),
         ("optimizer", "sft", Likelihood, TrainingOptions),
         ("optimizer", "margin", Margin, TrainingOptions),
-        ("optimizer", "reinforce", Reinforce, OnlineOptions),
+        ("optimizer", "reinforce", Reinforce, ReinforceOptions),
         ("preferences", "letters", Letters, LettersOptions),
         ("reward", "tiny", TinyReward, TinyRewardOptions),
     ]

@@ -6,13 +6,12 @@ import dataclasses
 import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
-from alignkit.options import Config
 from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folde
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
     """List the installed plugins by role, and broken ones with the reason."""
+    from alignkit.recipe.describe import first_line
+
     found = registry()
     ordered = [r for role in ROLES for r in sorted(found.registrations, key=lambda r: r.name) if r.role == role]
     commands = sorted({point.name: _distribution(point) for point in entry_points(group=COMMANDS_GROUP)}.items())
@@ -40,7 +41,7 @@ def list_plugins(as_json: AsJson = False) -> None:
         named = [{"name": name, "distribution": distribution} for name, distribution in commands]
         show({"plugins": plugins, "commands": named, "broken": list(map(dataclasses.asdict, found.broken))}, True)
         return
-    lines = [(r.role, found.spelled(r), r.distribution, _first_line(r.config)) for r in ordered]
+    lines = [(r.role, found.spelled(r), r.distribution, first_line(r.config)) for r in ordered]
     lines += [("command", name, distribution, "") for name, distribution in commands]
     lines += [("broken", b.name, b.distribution, b.error) for b in found.broken]
     print("\n".join(_aligned(lines)))
@@ -98,10 +99,6 @@ def _distribution(point: EntryPoint) -> str:
 
 def _has(role: str, name: str) -> bool:
     return any(name in (r.name, str(r)) for r in registry().registrations if r.role == role)
-
-
-def _first_line(config: type[Any]) -> str:
-    return (config.__doc__ or "").partition("\n")[0] if config is not Config else ""
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alignkit.checking import default_of
+from alignkit.options import Config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,12 +57,23 @@ SECTIONS = ("Formula", "Paper", "Use it when")
 """The sections of an Optimizer's docstring, each `Name: text` up to the next one or an empty line (docs/plugins.md)."""
 
 
+def _docstring(config: type[Any]) -> str:
+    """A class's own docstring; dataclasses write a signature where there is none."""
+    text = inspect.cleandoc(config.__doc__ or "")
+    return "" if config is Config or text.startswith(f"{config.__name__}(") else text
+
+
+def first_line(config: type[Any]) -> str:
+    """The first line of a class's own docstring."""
+    return _docstring(config).partition("\n")[0]
+
+
 def plugin_text(config: type[Any]) -> PluginText:
     """The parts of an options class's own docstring; empty if it has none."""
     sections: dict[str, list[str]] = {}
     paragraphs: list[list[str]] = [[]]
     target = paragraphs[0]
-    for line in inspect.cleandoc(config.__doc__ or "").splitlines():
+    for line in _docstring(config).splitlines():
         name, colon, text = line.partition(":")
         if not line:
             target = []
@@ -100,9 +112,8 @@ def groups_of(config: type[Any]) -> list[type[Any]]:
 
 
 def heading(group: type[Any]) -> str:
-    """The heading of a group: the first line of its docstring."""
-    said = inspect.cleandoc(group.__doc__ or "").partition("\n")[0].removesuffix(".")
-    return group.__name__ if said.startswith(f"{group.__name__}(") else said
+    """What a group is called: the first line of its docstring."""
+    return first_line(group).removesuffix(".") or group.__name__
 
 
 def _owners(config: type[Any]) -> dict[str, type[Any]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from alignkit.companions import Metrics
     from alignkit.interfaces import Optimizer
-    from alignkit.options import TrainingOptions
+    from alignkit.options import LearningOptions, TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
 
@@ -390,7 +390,7 @@ def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[i
     return order
 
 
-def planned_steps(feed: BatchFeed, options: TrainingOptions) -> int:
+def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
     """Optimisation steps of a whole run, if no batch ends early."""
     size = max(1, options.minibatch_size // num_processes())
     return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
-    from alignkit.options import RolloutOptions, Sampling
+    from alignkit.options import IterationOptions, Sampling
     from alignkit.records import Group, Prompt
 
 
@@ -69,7 +69,7 @@ class RolloutFeed:
         reward: RewardSource[Any],
         *,
         sampling: Sampling,
-        options: RolloutOptions,
+        options: IterationOptions,
         seed: int,
     ) -> None:
         if not prompts:

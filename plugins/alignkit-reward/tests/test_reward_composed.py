@@ -173,7 +173,7 @@ def test_an_ensemble_passes_on_calibration_and_finds_a_critic() -> None:
 
 def test_an_ensembles_options_are_checked() -> None:
     spec = {"plugin": "lookup"}
-    with pytest.raises(InputError, match="sources: one member always agrees"):
+    with pytest.raises(InputError, match="sources: an ensemble needs at least two members"):
         EnsembleOptions(sources=(spec,)).check()
     with pytest.raises(InputError, match="sources: is empty"):
         EnsembleOptions(sources=()).check()
