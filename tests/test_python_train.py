@@ -34,7 +34,7 @@ from python_material import (
 )
 
 import alignkit
-from alignkit import Group, InputError, Interrupted, Prompt, RewardSource, Sampling
+from alignkit import Group, InputError, Interrupted, PluginError, Prompt, RewardSource, Sampling
 from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.options import KLLimitOptions, TrainingOptions
 from alignkit.outputs import TrainResult
@@ -109,7 +109,7 @@ def test_training_by_hand_is_resumed_bit_for_bit(folder: Path, tmp_path: Path) -
 
     whole, part = tmp_path / "whole", tmp_path / "part"
     alignkit.train(algorithm(Letters()), PROMPTS, sampling=sampling, out=whole, progress=False)
-    with pytest.raises(PluginError):
+    with pytest.raises(PluginError, match="judge is gone"):
         alignkit.train(algorithm(Gone()), PROMPTS, sampling=sampling, out=part, progress=False)
     with pytest.raises(InputError, match="this folder is not empty"):
         alignkit.train(algorithm(Letters()), PROMPTS, sampling=sampling, out=part, progress=False)
