@@ -178,7 +178,7 @@ def test_an_ensembles_options_are_checked() -> None:
     with pytest.raises(InputError, match="sources: is empty"):
         EnsembleOptions(sources=()).check()
     for changed in ({"spread_coef": 2.0}, {"spread": "variance"}):
-        with pytest.raises(InputError, match=f"{next(iter(changed))}: the minimum has no spread"):
+        with pytest.raises(InputError, match=f"{next(iter(changed))}: has no effect without combine = 'mean-spread'"):
             EnsembleOptions(sources=(spec, spec), combine="minimum", **changed).check()  # type: ignore[arg-type]
 
 
