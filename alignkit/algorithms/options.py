@@ -91,7 +91,7 @@ class KLOptions(Config):
                 fix="set kl_place = 'loss' and kl_importance = false, or choose another estimator",
             )
         if self.kl_importance and self.kl_place == "reward":
-            raise InputError("does nothing with kl_place = 'reward'", where="kl_importance", fix="leave it out")
+            raise InputError("has no effect with kl_place = 'reward'", where="kl_importance", fix="leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
