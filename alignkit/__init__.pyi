@@ -104,7 +104,16 @@ from .options import (
     Fraction as Fraction,
 )
 from .options import (
+    IterationOptions as IterationOptions,
+)
+from .options import (
     KLLimitOptions as KLLimitOptions,
+)
+from .options import (
+    LearningOptions as LearningOptions,
+)
+from .options import (
+    LoopOptions as LoopOptions,
 )
 from .options import (
     MetricsSpec as MetricsSpec,
@@ -192,4 +201,13 @@ from .records import (
 )
 from .records import (
     write_groups as write_groups,
+)
+from .runs.api import (
+    run as run,
+)
+from .runs.api import (
+    train as train,
+)
+from .runs.results import (
+    Run as Run,
 )

@@ -81,6 +81,17 @@ def option_names(config: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(config) if field.init]
 
 
+def differing(options: Any, names: Sequence[str]) -> list[str]:
+    """Those of the named options that are not at the default of their class."""
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    return [name for name in names if getattr(options, name) != default_of(fields[name])]
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """An option's default; dataclasses.MISSING where it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def check_fields(options: Any) -> None:
     """Checks every field of a dataclass against its annotation, and puts the value that was meant in its place.
 
@@ -94,8 +105,9 @@ def check_fields(options: Any) -> None:
     config: Any = type(options)
     for name, (adapter, inner) in _adapters(config).items():
         given = getattr(options, name)
-        if inner is not None and isinstance(given, Mapping):
-            problems += [problem.under(name) for problem in unknown(inner, given)]
+        if inner is not None and (found := _inside(inner, given)):
+            problems += [problem.under(name) for problem in found]
+            continue
         try:
             meant = adapter.validate_python(given)
         except ValidationError as error:
@@ -138,6 +150,21 @@ def missing(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
         if field.init and field.default is field.default_factory is dataclasses.MISSING
     ]
     return [Problem((name,), "is required and not given", missing=True) for name in required if name not in options]
+
+
+def _inside(config: type[Any], given: Any) -> list[Problem]:
+    """What is wrong with options that are given as a table, or as a list of tables."""
+    if isinstance(given, list | tuple):
+        return [p.under(str(place)) for place, item in enumerate(given) for p in _inside(config, item)]
+    if not isinstance(given, Mapping):
+        return []
+    problems = [*unknown(config, given), *missing(config, given)]
+    if not problems:
+        try:
+            config(**given)
+        except OptionsError as error:
+            return list(error.problems)
+    return problems
 
 
 @cache

@@ -230,7 +230,7 @@ class Feed(Enum):
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 
 
-class Algorithm(Component[OptionsT]):
+class Algorithm(Component[ConfigT]):
     """What the role `optimizer` asks of every algorithm, with the engine's loop (`Optimizer`) or one of its own.
 
     Attributes:
@@ -249,7 +249,7 @@ class Algorithm(Component[OptionsT]):
 
     def __init__(
         self,
-        config: OptionsT | None = None,
+        config: ConfigT | None = None,
         context: Context | None = None,
         *,
         policy: Policy[Any],
@@ -357,7 +357,7 @@ class Optimizer(Algorithm[OptionsT]):
         """Takes back what `state_dict` gave."""
 
 
-class ForeignTrainer(Algorithm[OptionsT]):
+class ForeignTrainer(Algorithm[ConfigT]):
     """An algorithm that brings its own loop, such as another library's trainer.
 
     The pipeline brings what it `consumes`, and calls `save` when it has run. How it keeps its reference and its

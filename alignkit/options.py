@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_
 
 from annotated_types import Ge, Gt, Interval, Le
 
-from alignkit.checking import check_fields, check_rules, option_names
+from alignkit.checking import check_fields, check_rules, differing, option_names
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Config:
         compares_with: another plugin of the same role, whose settings in `[table.for.NAME]` of a recipe count for this
             one too, as far as it knows them.
         takes_function: the option that `--role module:function` sets, where this plugin is the one for functions.
+        matters: the options to look at first, at most twelve; the class that first defines an option is its group, and
+            the first line of that class's docstring the group's heading.
 
     Raises:
         OptionsError: naming every option that is wrong.
@@ -59,6 +61,7 @@ class Config:
 
     compares_with: ClassVar[str] = ""
     takes_function: ClassVar[str] = ""
+    matters: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,9 +70,25 @@ class Config:
     def check(self) -> None:
         """Checks what types and ranges can't say, before any model loads (a file is there, two options agree).
 
+        Classes are composed of groups, so an override calls `super().check()` first.
+
         Raises:
             InputError: with the option's name in `where`, relative to this class.
         """
+
+    def counts_only_with(self, setting: str, holds: bool, *names: str) -> None:
+        """For `check`: refuses options that were changed although nothing reads them.
+
+        Args:
+            setting: what makes them count, as one would write it: "plateau above 0".
+            holds: whether it is set.
+
+        Raises:
+            InputError: it is not, and one of the options differs from its default.
+        """
+        idle = [] if holds else differing(self, names)
+        if idle:
+            raise InputError(f"counts only with {setting}", where=idle[0], fix=f"set {setting}, or leave it out")
 
     def training(self) -> ComponentSpec | None:
         """The Optimizer that must train the component before it is there; None where nothing has to."""
@@ -113,8 +132,8 @@ def has_nvidia_driver() -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(Config):
-    """Options that every Optimizer has: how the one training loop of the engine runs it."""
+class LearningOptions(Config):
+    """Learning."""
 
     learning_rate: NonNegative = 1e-5
     """Peak learning rate of AdamW."""
@@ -126,14 +145,20 @@ class TrainingOptions(Config):
     """Decoupled weight decay of AdamW."""
     adam_beta2: Fraction = 0.99
     """Decay of AdamW's second moment."""
-    adam: Literal["torch", "8bit"] = "torch"
-    """8bit keeps AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and bitsandbytes."""
     max_grad_norm: Positive = 1.0
     """The gradient is scaled down to this Euclidean norm."""
     n_epochs: Count = 1
     """Passes over each batch: over the data set for offline algorithms, over the rollouts for online ones."""
     minibatch_size: Count = 16
     """Groups (a prompt with its responses) in one optimisation step, over all processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions(Config):
+    """Memory and checkpoints."""
+
+    adam: Literal["torch", "8bit"] = "torch"
+    """8bit keeps AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and bitsandbytes."""
     max_tokens: Count | Literal["auto"] = "auto"
     """Token budget of one micro-batch; halved when memory runs out. It never changes the gradient. auto: from the
     memory that is free at the start and an estimate of what a token takes, at most 16384 on a CPU, 32768 on CUDA."""
@@ -143,10 +168,37 @@ class TrainingOptions(Config):
     """Newest checkpoints that are kept."""
 
     def check(self) -> None:
+        super().check()
         if self.adam == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
             raise InputError("8bit needs bitsandbytes", where="adam", fix="pip install bitsandbytes (CUDA only)")
         if self.adam == "8bit" and not has_nvidia_driver():
             raise InputError("8bit needs a CUDA device", where="adam", fix='set adam = "torch"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(LearningOptions, LoopOptions):
+    """What every Optimizer has."""
+
+    matters: ClassVar[tuple[str, ...]] = ("learning_rate", "n_epochs", "minibatch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterationOptions(Config):
+    """Rollouts."""
+
+    iterations: Count = 100
+    """Rounds of sampling, scoring and optimising."""
+    batch_size: Count = 32
+    """Prompts sampled in each iteration, over all processes."""
+    group_size: Count = 1
+    """Responses sampled for each prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutOptions(IterationOptions, TrainingOptions):
+    """What every Optimizer on rollouts has."""
+
+    matters: ClassVar[tuple[str, ...]] = ("learning_rate", "iterations", "batch_size", "group_size", "minibatch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,24 +221,9 @@ class StopOptions(Config):
     """Batches in the moving means of gold and of the reward."""
 
     def check(self) -> None:
-        if self.plateau_delta and not self.plateau:
-            raise InputError(
-                "counts only together with plateau", where="plateau_delta", fix="set plateau, or leave it out"
-            )
-        if self.gold_fall and self.gold is None:
-            raise InputError("there is no gold reward to fall", where="gold_fall", fix="name a reward source as gold")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutOptions(TrainingOptions):
-    """Rollouts."""
-
-    iterations: Count = 100
-    """Rounds of sampling, scoring and optimising."""
-    batch_size: Count = 32
-    """Prompts sampled in each iteration, over all processes."""
-    group_size: Count = 1
-    """Responses sampled for each prompt."""
+        super().check()
+        self.counts_only_with("plateau above 0", self.plateau > 0, "plateau_delta")
+        self.counts_only_with("gold", self.gold is not None, "gold_fall", "gold_window")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +236,7 @@ class EarlyStopOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class KLLimitOptions(Config):
-    """Limit of the KL, for algorithms that report `kl`."""
+    """Limit of the KL."""
 
     max_kl: NonNegative = 0.0
     """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
@@ -214,6 +251,10 @@ class PtxOptions(Config):
     the loss, against forgetting (PPO-ptx, arXiv:2203.02155, eq. 2); 0 leaves it out."""
     ptx_batch_size: Count = 16
     """Texts, over all processes, in the ptx part of each optimisation step."""
+
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("ptx_coef above 0", self.ptx_coef > 0, "ptx_batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,13 +273,8 @@ class MovingReferenceOptions(Config):
 
     def check(self) -> None:
         super().check()
-        changed = [name for name in ("reference_decay", "reference_max_kl") if getattr(self, name)]
-        if changed and not self.reference_refresh_every:
-            raise InputError(
-                "the reference stays where training started",
-                where=changed[0],
-                fix="set reference_refresh_every above 0, or leave this out",
-            )
+        moves = self.reference_refresh_every > 0
+        self.counts_only_with("reference_refresh_every above 0", moves, "reference_decay", "reference_max_kl")
 
 
 @dataclass(frozen=True, kw_only=True)

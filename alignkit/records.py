@@ -197,8 +197,9 @@ def read_groups(path: Path | str) -> Iterator[Group]:
                 ) from error
 
 
-def write_groups(path: Path, groups: Iterable[Group]) -> int:
+def write_groups(path: Path | str, groups: Iterable[Group]) -> int:
     """Writes one JSON record a line, whole or not at all; returns how many."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     count = 0

@@ -16,15 +16,15 @@ import os
 import re
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit_demo.table import comparison_cells
 
 from alignkit.interfaces import Feed, Optimizer
-from alignkit.options import TrainingOptions
 from alignkit.plugins import FIRST_PARTY, Registration, registry
-from alignkit.recipe.describe import OptionHelp, describe, plugin_text
+from alignkit.recipe.describe import OptionHelp, describe, groups_of, heading, plugin_text, sections
 from alignkit.recipe.tables import OPTION_TABLES
 
 if TYPE_CHECKING:
@@ -114,29 +114,28 @@ def options_page() -> str:
         parts += [f"## {title}\n"] if found else []
         for plugin in found:
             parts += [f"### `{plugin.name}`\n", plugin_text(plugin.config).summary + "\n"]
-            parts += [f"From {plugin.distribution}.\n", *_options(describe(plugin.config))]
+            parts.append(f"From {plugin.distribution}.\n")
+            for heads, rows in sections(plugin.config).items():
+                parts += [f"{heads}:\n" if heads else "", *_options(rows)]
     return "\n".join(parts)
 
 
 def algorithms_page() -> str:
-    """Every Optimizer, by what it learns from, after a table of all; then the options that several share."""
+    """Every Optimizer, by what it learns from, after a table of all; then the groups of options that several share."""
     loaded = {plugin: plugin.load() for plugin in _plugins("optimizer")}
     algorithms = {plugin: target for plugin, target in loaded.items() if issubclass(target, Optimizer)}
     ordered = [plugin for feed in FEEDS for plugin, target in algorithms.items() if target.consumes is feed]
     parts = [NOTE, "# Algorithms\n", ALGORITHMS, *_index({plugin: algorithms[plugin] for plugin in ordered})]
     parts += [*_comparison(), *_optima()]
-    anchors = _anchors(ordered)
-    links = {plugin.config: f"[{plugin.name}](#{anchors[plugin]})" for plugin in ordered}
     for feed, title in FEEDS.items():
         chosen = [plugin for plugin in ordered if algorithms[plugin].consumes is feed]
         parts += [f"## {title}\n"] if chosen else []
         for plugin in chosen:
-            parts += _algorithm(plugin, _reference(plugin, algorithms[plugin]), links)
-    shared = {base: None for plugin in ordered for base in _ancestors(plugin.config) if base not in links}
-    parts.append("## Options that several share\n")
-    for base in shared:
-        said = plugin_text(base).summary
-        parts += [f"### {base.__name__}\n", f"{said}\n", *_own_options(base, links)]
+            parts += _algorithm(plugin, _reference(plugin, algorithms[plugin]))
+    shared = {group: None for plugin in ordered for group in groups_of(plugin.config) if group is not plugin.config}
+    parts.append("## Groups of options\n")
+    for group in shared:
+        parts += [f"### {heading(group)}\n", *_options(_of_group(group, group))]
     return "\n".join(parts)
 
 
@@ -193,7 +192,7 @@ def _reference(plugin: Registration, target: type[Optimizer[Any]]) -> str:
     return "where kl_coef > 0" if by_options else "yes" if target.uses_reference else "no"
 
 
-def _algorithm(plugin: Registration, reference: str, links: Mapping[type[Any], str]) -> list[str]:
+def _algorithm(plugin: Registration, reference: str) -> list[str]:
     text = plugin_text(plugin.config)
     parts = [f"### `{plugin.name}`\n", f"{text.summary}\n"]
     if formula := text.sections.get("Formula"):
@@ -203,21 +202,28 @@ def _algorithm(plugin: Registration, reference: str, links: Mapping[type[Any], s
             parts.append(f"{name}: {said}\n")
     more = [f"{text.more}\n"] if text.more else []
     about = f"Reference policy: {reference}. From {plugin.distribution}.\n"
-    return [*parts, *more, about, *_own_options(plugin.config, links)]
+    return [*parts, *more, about, *_options_of(plugin.config)]
 
 
-def _own_options(config: type[Any], links: Mapping[type[Any], str]) -> list[str]:
-    """The options that a class has or changes, and where the others stand."""
-    ancestors = _ancestors(config)[1:]
-    inherited = describe(ancestors[0]) if ancestors else []
-    own = [row for row in describe(config) if row not in inherited]
-    parents = [links.get(base, f"[{base.__name__}](#{base.__name__.lower()})") for base in ancestors]
-    return [*_options(own), *([f"And the options of {', '.join(parents)}.\n"] if parents else [])]
+def _options_of(config: type[Any]) -> list[str]:
+    """What matters first, the options that a class has or changes, and the groups in which the others stand."""
+    groups = [group for group in groups_of(config) if group is not config]
+    unchanged = [row for group in groups for row in _of_group(group, group)]
+    own = [row for row in _of_group(config, *groups_of(config)) if row not in unchanged]
+    links = [f"[{heading(group)}](#{_slug(heading(group))})" for group in groups]
+    first = ", ".join(f"`{key}`" for key in config.matters)
+    return [f"What matters first: {first}.\n", *_options(own), f"Groups: {', '.join(links)}.\n"]
 
 
-def _ancestors(config: type[Any]) -> list[type[Any]]:
-    """The class and those it derives from, down to TrainingOptions."""
-    return [base for base in config.__mro__ if issubclass(base, TrainingOptions)]
+def _of_group(config: type[Any], *groups: type[Any]) -> list[OptionHelp]:
+    """The options of some groups as a class has them, without what it says of their order."""
+    titles = {"", *map(heading, groups)}
+    return [replace(row, group="", matters=False) for row in describe(config) if row.group in titles]
+
+
+def _slug(title: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def _anchors(plugins: Sequence[Registration]) -> dict[Registration, str]:
@@ -225,7 +231,7 @@ def _anchors(plugins: Sequence[Registration]) -> dict[Registration, str]:
     seen: dict[str, int] = {}
     anchors = {}
     for plugin in plugins:
-        slug = re.sub(r"[^\w -]", "", plugin.name)
+        slug = _slug(plugin.name)
         anchors[plugin] = slug if slug not in seen else f"{slug}-{seen[slug]}"
         seen[slug] = seen.get(slug, 0) + 1
     return anchors

@@ -7,7 +7,6 @@ KL to the SFT policy, and wins against it.
 
 from __future__ import annotations
 
-import json
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from support_judge import make_judge
 
-from alignkit import Group, cli, read_groups
+import alignkit
+from alignkit import Group, Run, read_groups
 from alignkit.preferences import annotations_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
 RECIPE = Path(__file__).with_name("ai-vs-human.toml")
 PRICE = 0.50
@@ -51,28 +51,27 @@ class Row:
     seconds: float
 
 
-def compare(out: Path, options: Sequence[str] = ()) -> list[Row]:
-    """Runs all kinds of rankings into folders of `out`, each with `options` as its `-o` flags."""
+def compare(out: Path, options: Mapping[str, Any] | None = None) -> list[Row]:
+    """Runs all kinds of rankings into folders of `out`, each with these options."""
     budget = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["preferences"]["for"]["mix"]["budget"]
-    few = ("preferences.plugin=dataset", f"preferences.path={out / 'people/preferences.jsonl'}")
-    kinds = {
-        "AI": ("ai", ()),
-        "people": ("people", ("preferences.plugin=function",)),
-        "both": ("mixed", ("preferences.plugin=mix",)),
-        "few people": ("few", (*few, f"preferences.limit={budget}")),
+    few = {"path": out / "people/preferences.jsonl", "limit": budget}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "AI": ("ai", {}),
+        "people": ("people", {"plugin": "function"}),
+        "both": ("mixed", {"plugin": "mix"}),
+        "few people": ("few", {"plugin": "dataset", **few}),
     }
     rows = []
-    for name, (folder, flags) in kinds.items():
-        words = [word for option in (*flags, *options) for word in ("-o", option)]
-        if code := cli.run(["run", str(RECIPE), *words, "--out", str(out / folder), "--overwrite"]):
-            sys.exit(code)
-        rows.append(_row(name, out / folder))
+    for name, (folder, preferences) in kinds.items():
+        chosen = {f"preferences.{key}": value for key, value in preferences.items()}
+        run = alignkit.run(RECIPE, options={**chosen, **(options or {})}, out=out / folder, overwrite=True)
+        rows.append(_row(name, run))
     return rows
 
 
-def _row(name: str, run: Path) -> Row:
-    stages: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
-    groups = list(read_groups(run / "preferences.jsonl"))
+def _row(name: str, run: Run) -> Row:
+    stages = run.summary
+    groups = list(read_groups(run.path / "preferences.jsonl"))
     kinds = [{one.kind for one in annotations_of(group)} for group in groups]
     people = sum(kind != {"ai"} for kind in kinds)
     policy = stages["eval"]["policy"]
@@ -113,4 +112,4 @@ def show(rows: Iterable[Row]) -> None:
 if __name__ == "__main__":
     if not Path("demo/judge/config.json").exists():
         make_judge(Path("demo/judge"))
-    show(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ai-vs-human"), sys.argv[2:]))
+    show(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ai-vs-human")))

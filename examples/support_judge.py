@@ -23,7 +23,7 @@ from alignkit_judge.templates import ANSWER, local_text
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from alignkit import cli
+import alignkit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ GARBLED = 0.25
 LONGEST = 512
 PIECES = Regex(r"\n|[0-9a-f]{16}|[^.?!\n]+?(?=[0-9a-f]{16})|[^.?!\n]+[.?!]?")
 """No token crosses the end of a sentence or a nonce, so that most sentences of this world are one or two tokens."""
-TRAINING = ("sft.learning_rate=4e-3", "sft.minibatch_size=32", "sft.weight_decay=0.01")
+TRAINING = {"sft.learning_rate": 4e-3, "sft.minibatch_size": 32, "sft.weight_decay": 0.01}
 
 
 def ratings(count: int, random: Random) -> Iterator[tuple[str, str]]:
@@ -118,14 +118,12 @@ def cut(question: str, score: str) -> tuple[str, str]:
 
 
 def learn(model: Path, rows: list[tuple[str, str]], out: Path) -> Path:
-    """The folder of the model after `alignkit sft` on (prompt, completion)."""
+    """The folder of the model after fine-tuning on (prompt, completion)."""
     data = out.with_suffix(".jsonl")
     lines = (json.dumps({"prompt": prompt, "completion": completion}) + "\n" for prompt, completion in rows)
     data.write_text("".join(lines), encoding="utf-8")
-    given = [f"policy.model={model}", f"demonstrations.path={data}", *TRAINING]
-    if code := cli.run(["sft", *(word for option in given for word in ("-o", option)), "--out", str(out)]):
-        sys.exit(code)
-    return out / "sft"
+    options = {"policy.model": model, "demonstrations.path": data, **TRAINING}
+    return alignkit.run(options=options, stages="sft", out=out).path / "sft"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -301,7 +302,7 @@ def test_sample_passes_file_count_and_columns(
 
 def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plugins", "list"]) == 0
-    assert "optimizer  push      fake-plugin" in capsys.readouterr().out
+    assert re.search(r"^optimizer +push +fake-plugin +PushOptions", capsys.readouterr().out, re.MULTILINE)
     assert cli.run(["plugins", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert {"role": "reward", "name": "given", "distribution": "fake-plugin"} in listed["plugins"]
@@ -317,6 +318,8 @@ def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) ->
         "type": "float >= 0",
         "default": "0.05",
         "help": "Weight of the KL, at least 0.",
+        "group": "",
+        "matters": False,
     }
     assert cli.run(["plugins", "show", "puss"]) == 2
     assert "did you mean 'push'?" in capsys.readouterr().err

@@ -44,7 +44,7 @@ class Nudge(ForeignTrainer[TrainingOptions]):
         on_step: Callable[[dict[str, float]], None],
     ) -> TrainResult:
         SEEN.append({"groups": list(groups), "sampling": sampling, "folder": folder, "seed": seed})
-        for module in self.modules().values():
+        for module in self.policy.modules().values():
             for parameter in module.parameters():
                 parameter.data.add_(0.01)
         for step in (1, 2):

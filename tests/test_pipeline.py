@@ -22,7 +22,6 @@ from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
 from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions
-from alignkit.training import engine
 from alignkit.training.ptx import PtxText
 
 if TYPE_CHECKING:
@@ -197,7 +196,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
             given.extend(groups)
             super().__init__(groups, policy, **named)
 
-    monkeypatch.setattr(engine, "PtxText", Texts)
+    monkeypatch.setattr("alignkit.algorithms.online.PtxText", Texts)
     own = table == "ptx"
     recipe = resolved(
         tmp_path,

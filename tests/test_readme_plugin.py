@@ -41,7 +41,7 @@ def test_in_python() -> None:
     made: dict[str, Any] = runpy.run_path(str(SOURCE))
     assert made["Brevity"]().score([GROUP]) == [[-0.8, -0.9]]
     assert made["Brevity"](made["BrevityOptions"](words=4)).score([GROUP]) == [[0.0, -0.5]]
-    with pytest.raises(OptionsError, match="BrevityOptions words: must be a valid integer, .*, found 'four'"):
+    with pytest.raises(OptionsError, match=r"BrevityOptions words: must be a valid integer, .*, found 'four'"):
         made["BrevityOptions"](words="four")
 
 
@@ -49,7 +49,7 @@ def test_in_python() -> None:
 def test_by_its_name_in_python() -> None:
     assert build_component("reward", "brevity").score([GROUP]) == [[-0.8, -0.9]]
     assert build_component("reward", {"plugin": "brevity", "words": 4}).score([GROUP]) == [[0.0, -0.5]]
-    with pytest.raises(OptionsError, match="reward brevity wrods: no such option\n  fix: did you mean 'words'?"):
+    with pytest.raises(OptionsError, match="reward brevity wrods: no such option\n  fix: did you mean 'words'"):
         build_component("reward", {"plugin": "brevity", "wrods": 4})
 
 

@@ -17,7 +17,7 @@ from alignkit.interfaces import MetricSink
 from alignkit.options import Config
 from alignkit.plugins import Registration, Registry
 from alignkit.runs import sinks as sinks_module
-from alignkit.runs.run import run as run_plan
+from alignkit.runs.run import run_recipe
 from alignkit.runs.sinks import open_sinks
 from alignkit.testing import TinyReward
 
@@ -82,7 +82,7 @@ def calls(kind: str) -> list[str]:
 
 def test_each_is_given_every_step_and_closed_once(tmp_path: Path) -> None:
     recipe = with_sinks(resolved(tmp_path), {}, {"name": "b"})
-    run_plan(recipe, tmp_path / "out", reporter=Recorder())
+    run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     assert CALLS[:2] == [("a start", "out"), ("b start", "out")]
     assert CALLS[-2:] == [("a close", None), ("b close", None)]
     written = [(value["stage"], value["step"]) for name, value in CALLS if name == "b write"]
@@ -96,14 +96,14 @@ def test_a_sink_that_cannot_write_ends_the_run_under_its_name(tmp_path: Path) ->
     with pytest.raises(
         PluginError, match=r"run\.metrics\.1: plugin stranger:noted: write\(\) failed: .* no write today"
     ):
-        run_plan(recipe, tmp_path / "out", reporter=Recorder())
+        run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     assert calls("close") == ["b close", "a close"]
 
 
 def test_a_sink_that_cannot_be_closed_is_said_after_the_rest_is_closed_and_the_run_is_done(tmp_path: Path) -> None:
     recorder, recipe = Recorder(), with_sinks(resolved(tmp_path), {"fails": "close"}, {"name": "b", "fails": "close"})
     with pytest.raises(PluginError, match=r"run\.metrics\.0: plugin stranger:noted: close\(\) failed"):
-        run_plan(recipe, tmp_path / "out", reporter=recorder)
+        run_recipe(recipe, tmp_path / "out", reporter=recorder)
     assert calls("close") == ["a close", "b close"]
     assert "run.metrics.1: plugin stranger:noted: close() failed" in recorder.notes[-1]
     assert (tmp_path / "out" / "report.html").is_file()
@@ -117,7 +117,7 @@ def test_a_failing_close_does_not_hide_what_ended_the_run(tmp_path: Path, monkey
     recorder = Recorder()
     recipe = with_sinks(resolved(tmp_path), {"fails": "close"}, {"name": "b"})
     with pytest.raises(Exception, match="the reward is gone"):
-        run_plan(recipe, tmp_path / "out", reporter=recorder)
+        run_recipe(recipe, tmp_path / "out", reporter=recorder)
     assert calls("close") == ["a close", "b close"]
     assert [note for note in recorder.notes if "stranger:noted: close() failed: ValueError: no close today" in note]
 
@@ -125,7 +125,7 @@ def test_a_failing_close_does_not_hide_what_ended_the_run(tmp_path: Path, monkey
 def test_a_sink_that_cannot_start_closes_those_that_have(tmp_path: Path) -> None:
     recipe = with_sinks(resolved(tmp_path), {"name": "b"}, {"fails": "start"})
     with pytest.raises(PluginError, match=r"plugin stranger:noted could not be started: .* no start today"):
-        run_plan(recipe, tmp_path / "out", reporter=Recorder())
+        run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     assert [name for name, _ in CALLS] == ["b start", "a start", "b close"]
 
 
@@ -138,7 +138,7 @@ def test_a_signal_in_training_closes_them(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(TinyReward, "score", interrupted)
     with pytest.raises(Interrupted):
-        run_plan(with_sinks(resolved(tmp_path), {}), tmp_path / "out", reporter=Recorder())
+        run_recipe(with_sinks(resolved(tmp_path), {}), tmp_path / "out", reporter=Recorder())
     assert calls("close") == ["a close"]
 
 

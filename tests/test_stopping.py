@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_grpo.rloo import RLOO
+from alignkit_grpo.members import RLOO
 
 from alignkit.components import Context
 from alignkit.errors import InputError

@@ -1,4 +1,4 @@
-"""Packages of strangers, from `pip install` to a finished PPO run: seven lines, and a policy without an option `model`."""
+"""Strangers' packages, from `pip install` to a finished PPO run: seven lines; a policy without an option `model`."""
 
 from __future__ import annotations
 

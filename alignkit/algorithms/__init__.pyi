@@ -11,16 +11,31 @@ from .cached import (
     cached_logprobs as cached_logprobs,
 )
 from .online import (
+    HeldAlgorithm as HeldAlgorithm,
+)
+from .online import (
     OnlineAlgorithm as OnlineAlgorithm,
+)
+from .options import (
+    ClippedOptions as ClippedOptions,
 )
 from .options import (
     FDivergence as FDivergence,
 )
 from .options import (
+    HeldOptions as HeldOptions,
+)
+from .options import (
     KLControlOptions as KLControlOptions,
 )
 from .options import (
+    KLOptions as KLOptions,
+)
+from .options import (
     OfflineOptions as OfflineOptions,
+)
+from .options import (
+    OnePassOptions as OnePassOptions,
 )
 from .options import (
     OnlineOptions as OnlineOptions,
@@ -29,7 +44,16 @@ from .options import (
     PolicyGradientOptions as PolicyGradientOptions,
 )
 from .options import (
+    PolicyLossOptions as PolicyLossOptions,
+)
+from .options import (
     PreferenceOptions as PreferenceOptions,
+)
+from .options import (
+    RatioOptions as RatioOptions,
+)
+from .options import (
+    RewardOptions as RewardOptions,
 )
 from .passes import (
     policy_logprobs as policy_logprobs,
@@ -39,6 +63,9 @@ from .passes import (
 )
 from .passes import (
     scorer_outputs as scorer_outputs,
+)
+from .policy_gradient import (
+    ClippedPolicyGradient as ClippedPolicyGradient,
 )
 from .policy_gradient import (
     PolicyGradient as PolicyGradient,

@@ -1,23 +1,35 @@
-"""What every algorithm on rollouts has: an early end, a limit of the KL, texts in the loss, a moving reference."""
+"""What algorithms on rollouts have: an early end, a limit of the KL, texts in the loss, a moving reference; and the
+weight of the KL, which may follow the KL that is measured.
+
+A batch never changes its own weight: the controller hears of a batch when the next one is prepared.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from alignkit.algorithms.options import OnlineOptions
+import torch
+
+from alignkit.algorithms.options import HeldOptions, OnlineOptions
+from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Feed, Optimizer
+from alignkit.ops.kl import kl_controller
+from alignkit.ops.rollouts import rollout_figures
+from alignkit.options import PtxOptions
 from alignkit.training.ptx import PtxText
 from alignkit.training.reference import MovingReference
 from alignkit.training.stopping import KLLimit, RolloutWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from alignkit.batch import GroupBatch
     from alignkit.companions import Companion
     from alignkit.options import Config
     from alignkit.records import Group
 
 OnlineT = TypeVar("OnlineT", bound=OnlineOptions)
+HeldT = TypeVar("HeldT", bound=HeldOptions)
 
 
 class OnlineAlgorithm(Optimizer[OnlineT]):
@@ -33,9 +45,71 @@ class OnlineAlgorithm(Optimizer[OnlineT]):
         found: list[Companion] = [RolloutWatch(options.stop, self.context)]
         if options.max_kl:
             found.append(KLLimit(options.max_kl))
-        if options.ptx_coef:
+        if isinstance(options, PtxOptions) and options.ptx_coef:
             coef, size = options.ptx_coef, options.ptx_batch_size
             found.append(PtxText(texts, self.policy, coef=coef, size=size, seed=seed))
         if options.reference_refresh_every and self.reference is not None:
             found.append(MovingReference(options, self))
         return found
+
+
+class HeldAlgorithm(OnlineAlgorithm[HeldT]):
+    """Base of those that are held to a reference by a weighted KL.
+
+    Attributes:
+        kl_controller: gives the weight, `coef`.
+        kl_weight_name: of the figure that says it.
+    """
+
+    Config: ClassVar[type[Config]] = HeldOptions
+    kl_weight_name: ClassVar[str] = "kl_coef"
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        options = self.config
+        self.kl_controller = kl_controller(
+            options.kl_controller,
+            options.kl_weight,
+            target=options.kl_target,
+            horizon=options.kl_horizon,
+            end=options.kl_coef_end,
+        )
+        self._last_kl: list[float] = []
+
+    @torch.no_grad()
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """Adds logprobs and, where there is a reference, ref_logprobs, all [R].
+
+        Raises:
+            ValueError: the batch has no rewards.
+        """
+        if self._last_kl:
+            self.kl_controller.update(*self._last_kl)
+        return self.with_reference(self.with_logprobs(batch))
+
+    def with_reference(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with `ref_logprobs`, where there is a reference."""
+        if self.reference is None:
+            return batch
+        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
+
+    def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with `logprobs`: the sampler's, or where there are none those of the policy as it is now."""
+        if batch.logprobs is not None:
+            return batch
+        return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
+
+    def observe(self, batch: GroupBatch, **more: float) -> None:
+        """Sets the figures of a batch, and keeps its KL for the controller."""
+        figures, responses = rollout_figures(batch)
+        self.batch_metrics = {**figures, **more}
+        if "kl" in figures:
+            self._last_kl = [figures["kl"], responses]
+            self.batch_metrics[self.kl_weight_name] = self.kl_controller.coef
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl_controller": self.kl_controller.state_dict(), "last_kl": self._last_kl}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kl_controller.load_state_dict(state["kl_controller"])
+        self._last_kl = list(state["last_kl"])

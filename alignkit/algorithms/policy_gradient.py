@@ -1,8 +1,9 @@
-"""What policy gradients share: rewards, the KL to the reference, the surrogate loss, and the figures of a batch.
+"""What policy gradients share: rewards, the loss of the policy, and the figures of a batch.
 
 The score is paid at a response's last token, and the KL at every token where it is part of the reward, as in Ouyang et
-al., arXiv:2203.02155. An algorithm defines `with_advantages`, from these parts, and adds to `loss` what else it has. A
-batch never changes its own KL coefficient: the controller hears of a batch when the next one is prepared.
+al., arXiv:2203.02155. An algorithm defines `with_advantages`, from these parts, and adds to `loss` what else it has. It
+takes one pass over its rollouts unless its `surrogate` corrects for the steps already taken, as that of
+`ClippedPolicyGradient` does.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 
-from alignkit.algorithms.online import OnlineAlgorithm
-from alignkit.algorithms.options import PolicyGradientOptions
-from alignkit.algorithms.passes import policy_logprobs
+from alignkit.algorithms.online import HeldAlgorithm
+from alignkit.algorithms.options import ClippedOptions, PolicyGradientOptions
 from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.distributed import sum_over_processes
-from alignkit.ops.kl import kl_controller, kl_estimate
-from alignkit.ops.rollouts import rollout_figures
+from alignkit.ops.kl import kl_estimate
 from alignkit.ops.surrogates import (
     aggregate,
     clipped_policy_loss,
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
     from alignkit.companions import Metrics
     from alignkit.components import Context
-    from alignkit.interfaces import Policy, RewardSource
     from alignkit.options import Config
     from alignkit.outputs import PolicyOutput
 
 OptionsT = TypeVar("OptionsT", bound=PolicyGradientOptions)
+ClippedT = TypeVar("ClippedT", bound=ClippedOptions)
 Known = TypeVar("Known")
 
 
@@ -52,37 +51,21 @@ def known(field: Known | None) -> Known:
     return field
 
 
-class PolicyGradient(OnlineAlgorithm[OptionsT]):
+class PolicyGradient(HeldAlgorithm[OptionsT]):
     """Base of online algorithms that climb the gradient of the expected reward.
 
     Attributes:
-        kl_controller: gives the coefficient of the KL to the reference, `coef`.
         reward_moments: of all scores seen so far.
     """
 
     Config: ClassVar[type[Config]] = PolicyGradientOptions
     couples_responses = False
 
-    def __init__(
-        self,
-        config: OptionsT | None = None,
-        context: Context | None = None,
-        *,
-        policy: Policy[Any],
-        reward: RewardSource[Any] | None = None,
-    ) -> None:
+    def __init__(self, config: OptionsT | None = None, context: Context | None = None, **parts: Any) -> None:
         config = config if config is not None else cast("OptionsT", self.Config())
         self.uses_reference = config.needs_reference
-        super().__init__(config, context, policy=policy, reward=reward)
-        self.kl_controller = kl_controller(
-            config.kl_controller,
-            config.kl_coef,
-            target=config.kl_target,
-            horizon=config.kl_horizon,
-            end=config.kl_coef_end,
-        )
+        super().__init__(config, context, **parts)
         self.reward_moments = RunningMoments()
-        self._last_kl: list[float] = []
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
@@ -91,25 +74,11 @@ class PolicyGradient(OnlineAlgorithm[OptionsT]):
         Raises:
             ValueError: the batch has no rewards.
         """
-        if self._last_kl:
-            self.kl_controller.update(*self._last_kl)
-        return self.with_advantages(self.with_reference(self.with_logprobs(batch)))
+        return self.with_advantages(super().prepare(batch))
 
     @abstractmethod
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
         """The batch with `advantages` [R]. Calls `observe`."""
-
-    def with_reference(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with `ref_logprobs`, where there is a reference."""
-        if self.reference is None:
-            return batch
-        return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
-
-    def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with `logprobs`: the sampler's, or where there are none those of the policy as it is now."""
-        if batch.logprobs is not None:
-            return batch
-        return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
 
     def shaped_scores(self, batch: GroupBatch) -> Tensor:
         """[S] the batch's scores, which the running moments take note of, as `shaped`."""
@@ -133,14 +102,6 @@ class PolicyGradient(OnlineAlgorithm[OptionsT]):
             kl = kl_estimate(known(batch.logprobs), batch.ref_logprobs, options.kl_estimator)
             rewards = -self.kl_controller.coef * kl
         return rewards.index_add(0, batch.last_token, scores - options.missing_eos_penalty * ~batch.finished)
-
-    def observe(self, batch: GroupBatch, **more: float) -> None:
-        """Sets the figures of a batch, and keeps its KL for the controller."""
-        figures, responses = rollout_figures(batch)
-        self.batch_metrics = {**figures, **more}
-        if "kl" in figures:
-            self._last_kl = [figures["kl"], responses]
-            self.batch_metrics["kl_coef"] = self.kl_controller.coef
 
     def only(self, batch: GroupBatch, kept: Tensor) -> GroupBatch:
         """The responses of a batch with advantages that `kept` [S] says are trained on; observes all of it.
@@ -167,16 +128,13 @@ class PolicyGradient(OnlineAlgorithm[OptionsT]):
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:
         """The loss of the policy from what it says of a batch with `logprobs` and `advantages`."""
         options, old_logprobs = self.config, known(batch.logprobs)
-        log_ratio = pooled_log_ratio(output.logprobs - old_logprobs, batch, options.ratio_level)
-        policy_loss = self._aggregate(batch, self._surrogate(batch, output.logprobs, log_ratio))
+        log_ratio = self.log_ratio(batch, output.logprobs)
+        policy_loss = self._aggregate(batch, self.surrogate(batch, output.logprobs, log_ratio))
         loss = policy_loss
-        deviation = log_ratio.detach().expm1()
-        high = options.clip_range_high or options.clip_range
         metrics: Metrics = {
             "policy_loss": policy_loss.detach(),
             "approx_kl": batch.token_mean(kl_estimate(old_logprobs, output.logprobs.detach(), "k3")),
-            "clip_fraction": batch.token_mean(((deviation > high) | (deviation < -options.clip_range)).float()),
-            "ratio_deviation": batch.token_mean(deviation.abs()),
+            **self.ratio_figures(batch, log_ratio.detach().expm1()),
         }
         if options.kl_place == "loss" and batch.ref_logprobs is not None:
             kl = output.kl
@@ -189,24 +147,17 @@ class PolicyGradient(OnlineAlgorithm[OptionsT]):
             loss = loss - options.ent_coef * batch.token_mean(known(output.entropy))
         return loss, metrics
 
-    def _surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
-        """[R] the loss of each token."""
-        options, advantages = self.config, known(batch.advantages)
-        high = options.clip_range_high or options.clip_range
-        if options.surrogate == "clip":
-            losses = clipped_policy_loss(
-                log_ratio, advantages, options.clip_range, clip_range_high=high, dual_clip=options.dual_clip
-            )
-        elif options.surrogate == "ratio":
-            losses = -advantages * log_ratio.exp()
-        elif options.surrogate == "truncated":
-            losses = truncated_policy_loss(log_ratio, advantages, logprobs, 1 + high)
-        else:
-            losses = -advantages * logprobs
-        if options.off_policy_kl:
-            moved = logprobs - known(batch.logprobs)
-            losses = losses * off_policy_mask(moved, advantages, batch, options.off_policy_kl)
-        return losses
+    def log_ratio(self, batch: GroupBatch, logprobs: Tensor) -> Tensor:
+        """[R] log of the probability ratio to the policy that sampled, of what an action is: each token."""
+        return logprobs - known(batch.logprobs)
+
+    def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
+        """[R] the loss of each token: without a correction for the steps already taken."""
+        return -known(batch.advantages) * logprobs
+
+    def ratio_figures(self, batch: GroupBatch, deviation: Tensor) -> Metrics:
+        """Figures of how far the ratio is from 1, [R]."""
+        return {"ratio_deviation": batch.token_mean(deviation.abs())}
 
     def _aggregate(self, batch: GroupBatch, x: Tensor) -> Tensor:
         length = self.config.loss_length or batch.response_limit
@@ -218,13 +169,34 @@ class PolicyGradient(OnlineAlgorithm[OptionsT]):
         return not self.config.stop_kl or metrics["approx_kl"] <= self.config.stop_kl
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "kl_controller": self.kl_controller.state_dict(),
-            "last_kl": self._last_kl,
-            "rewards": self.reward_moments.state_dict(),
-        }
+        return {**super().state_dict(), "rewards": self.reward_moments.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.kl_controller.load_state_dict(state["kl_controller"])
-        self._last_kl = list(state["last_kl"])
+        super().load_state_dict(state)
         self.reward_moments.load_state_dict(state["rewards"])
+
+
+class ClippedPolicyGradient(PolicyGradient[ClippedT]):
+    """Base of those that correct for several steps on the same rollouts by a ratio, as far as it may go."""
+
+    Config: ClassVar[type[Config]] = ClippedOptions
+
+    def log_ratio(self, batch: GroupBatch, logprobs: Tensor) -> Tensor:
+        return pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
+
+    def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
+        options, advantages = self.config, known(batch.advantages)
+        if options.surrogate == "clip":
+            low, high = options.clip_range, options.upper_clip_range
+            losses = clipped_policy_loss(log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip)
+        else:
+            losses = truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
+        if options.off_policy_kl:
+            moved = logprobs - known(batch.logprobs)
+            losses = losses * off_policy_mask(moved, advantages, batch, options.off_policy_kl)
+        return losses
+
+    def ratio_figures(self, batch: GroupBatch, deviation: Tensor) -> Metrics:
+        options = self.config
+        outside = (deviation > options.upper_clip_range) | (deviation < -options.clip_range)
+        return {**super().ratio_figures(batch, deviation), "clip_fraction": batch.token_mean(outside.float())}

@@ -48,7 +48,7 @@ def list_plugins(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_plugin(name: Name, as_json: AsJson = False) -> None:
-    """Show the options of a plugin: type, default, help."""
+    """Show the options of a plugin: those that matter first, then all others by group, with type, default and help."""
     from alignkit.recipe.describe import describe
 
     found = registry()
@@ -110,14 +110,16 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _described(registration: Registration) -> list[str]:
-    from alignkit.recipe.describe import describe, plugin_text
+    from alignkit.recipe.describe import plugin_text, sections
 
     lines = [f"{registration.role} {registration.name} (from {registration.distribution})"]
     text = plugin_text(registration.config)
     for paragraph in (text.summary, text.more, *(f"{name}: {said}" for name, said in text.sections.items())):
         for line in paragraph.splitlines():
             lines += textwrap.wrap(line, 100, subsequent_indent="  ")
-    for option in describe(registration.config):
-        lines += ["", f"  {option.key}: {option.type} = {option.default}"]
-        lines += textwrap.wrap(option.help, 100, initial_indent="      ", subsequent_indent="      ")
+    for title, options in sections(registration.config).items():
+        lines += ["", title] if title else []
+        for option in options:
+            lines += ["", f"  {option.key}: {option.type} = {option.default}"]
+            lines += textwrap.wrap(option.help, 100, initial_indent="      ", subsequent_indent="      ")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ from alignkit.commands import (
 )
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
+from alignkit.runs.api import default_folder, run_resolved
 
 if TYPE_CHECKING:
     from alignkit.recipe.resolved import Resolved
@@ -105,21 +107,16 @@ def _add(app: typer.Typer, name: str, text: str) -> None:
             raise InputError(
                 "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
             )
-        target = out or Path("runs") / (recipe.stem if recipe else "run")
+        target = out or default_folder(recipe)
         switches = {"resume": resume, "overwrite": overwrite, "force": force}
         show(_run(resolved, name, target, switches, reporter), as_json)
 
 
 def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
-    from alignkit.runs.run import run_recipe
-
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
-    stages = None if name == "run" else [name]
-    try:
-        result = run_recipe(resolved, folder, stages=stages, reporter=reporter, **switches)
-    finally:
-        reporter.close()
+    with closing(reporter):
+        done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {"out": str(out), **result}
+    return {**done.summary, "out": str(out)}

@@ -7,6 +7,6 @@ from typing import Literal
 KLEstimator = Literal["k1", "k2", "k3", "full"]
 KLControl = Literal["fixed", "adaptive", "linear", "target"]
 KLPlace = Literal["reward", "loss"]
-Surrogate = Literal["clip", "ratio", "truncated", "logprob"]
+Surrogate = Literal["clip", "truncated"]
 RatioLevel = Literal["token", "sequence", "sequence-mean"]
 Aggregation = Literal["token", "response", "sum"]

@@ -30,7 +30,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
     Args:
         logprobs: [R] under the policy.
         ref_logprobs: [R] under the reference.
-        kind: k1, k2 or k3; `full` is not an estimate from samples, see `alignkit.ops.exact_kl`.
+        kind: k1, k2 or k3; `full` is not an estimate from samples, see `Policy.forward(kl_to=...)`.
 
     Returns:
         [R]

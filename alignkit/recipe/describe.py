@@ -13,20 +13,34 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from alignkit.checking import default_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FIRST, OWN = "What matters first", "Its own"
+"""Headings of the options to look at first, and of those that no group defines."""
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 @dataclass(frozen=True)
 class OptionHelp:
-    """One option: its key below the table, its type with the range, its default as TOML writes it, and its help."""
+    """One option.
+
+    Attributes:
+        key: below the table.
+        type: with the range.
+        default: as TOML writes it.
+        group: heading of the group that it is of; empty for the plugin's own.
+        matters: whether it is one to look at first.
+    """
 
     key: str
     type: str
     default: str
     help: str
+    group: str = ""
+    matters: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,18 +77,53 @@ def plugin_text(config: type[Any]) -> PluginText:
 
 
 def describe(config: type[Any]) -> list[OptionHelp]:
-    """The options of a class, its own before those that it inherits; nested ones as `lora.r`."""
-    fields = {field.name: field for field in dataclasses.fields(config) if field.init}
-    order = dict.fromkeys(name for base in config.__mro__ for name in inspect.get_annotations(base) if name in fields)
-    hints = get_type_hints(config, include_extras=True)
-    rows: list[OptionHelp] = []
-    for name in order:
-        hint, text = hints[name], field_docs(config).get(name, "")
-        rows.append(OptionHelp(name, type_text(hint), _default(fields[name]), text))
-        for nested in (hint, *get_args(hint)):
+    """The options of a class group by group, its own before those that it is composed of; nested ones as `lora.r`."""
+    rows = [row for group in groups_of(config) for row in _rows(config, group)]
+    return [dataclasses.replace(row, matters=row.key in config.matters) for row in rows]
+
+
+def sections(config: type[Any]) -> dict[str, list[OptionHelp]]:
+    """Heading -> options, each once: those to look at first, the plugin's own, then group by group.
+
+    One heading alone says nothing, and is empty.
+    """
+    options = {option.key: option for option in describe(config)}
+    found: dict[str, list[OptionHelp]] = {}
+    for option in (*(options.pop(key) for key in config.matters), *options.values()):
+        found.setdefault(FIRST if option.matters else option.group or OWN, []).append(option)
+    return found if len(found) > 1 else {"": [option for listed in found.values() for option in listed]}
+
+
+def groups_of(config: type[Any]) -> list[type[Any]]:
+    """The classes that options of a class are first defined in, in the order of its bases."""
+    return [base for base in config.__mro__ if base in _owners(config).values()]
+
+
+def heading(group: type[Any]) -> str:
+    """What a group is called: the first line of its docstring."""
+    said = inspect.cleandoc(group.__doc__ or "").partition("\n")[0].removesuffix(".")
+    return group.__name__ if said.startswith(f"{group.__name__}(") else said
+
+
+def _owners(config: type[Any]) -> dict[str, type[Any]]:
+    """Option -> the class that first defines it."""
+    names = {field.name for field in dataclasses.fields(config) if field.init}
+    return {name: base for base in config.__mro__ for name in inspect.get_annotations(base) if name in names}
+
+
+def _rows(config: type[Any], group: type[Any]) -> Iterator[OptionHelp]:
+    """The options of a group as a class has them: with its defaults, and what it says of them."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    hints, docs, owners = get_type_hints(config, include_extras=True), field_docs(config), _owners(config)
+    title = "" if group is config else heading(group)
+    for name in inspect.get_annotations(group):
+        if owners.get(name) is not group:
+            continue
+        yield OptionHelp(name, type_text(hints[name]), _default(fields[name]), docs.get(name, ""), title)
+        for nested in (hints[name], *get_args(hints[name])):
             if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-                rows += [dataclasses.replace(row, key=f"{name}.{row.key}") for row in describe(nested)]
-    return rows
+                for row in describe(nested):
+                    yield dataclasses.replace(row, key=f"{name}.{row.key}", group=title)
 
 
 def field_docs(config: type[Any]) -> dict[str, str]:
@@ -120,12 +169,9 @@ def _range(constraint: Any) -> str:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    elif field.default is dataclasses.MISSING:
+    value = default_of(field)
+    if value is dataclasses.MISSING:
         return "required"
-    else:
-        value = field.default
     if value is None:
         return "none"
     if isinstance(value, bool):

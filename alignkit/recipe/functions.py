@@ -45,6 +45,30 @@ def load_function(name: str, *, where: str = "function") -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def name_of_function(function: Callable[..., Any], *, where: str) -> str:
+    """`module:function`, under which `load_function` finds this function.
+
+    Args:
+        where: the option that takes it, for the error.
+
+    Raises:
+        InputError: nothing finds it by a name, as a lambda or a function inside another one.
+    """
+    shown = getattr(function, "__qualname__", type(function).__name__)
+    name = f"{function.__module__}:{shown}"
+    try:
+        found = load_function(name, where=where)
+    except InputError:
+        found = None
+    if found != function:
+        raise InputError(
+            f"a recipe can't name the function {shown}",
+            where=where,
+            fix="define it with `def` at the top level of a module, a script or a notebook",
+        )
+    return name
+
+
 def check_function(name: str, *, where: str = "function") -> None:
     """Raises the InputError that `load_function` would; for `Config.check`."""
     load_function(name, where=where)

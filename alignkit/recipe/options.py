@@ -79,8 +79,8 @@ class CandidateOptions(Config):
     """Responses sampled beyond the count, to take the places of near-duplicates."""
 
     def check(self) -> None:
-        if self.spare and not self.near_duplicate:
-            raise InputError("counts only together with near_duplicate", where="spare", fix="set near_duplicate")
+        super().check()
+        self.counts_only_with("near_duplicate above 0", self.near_duplicate > 0, "spare")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ class TableReader:
         left_out = [key for key in options if key not in known]
         if left_out:
             self.notices.append(
-                f"[{table}] of {self.recipe.path} is written for {stands or 'no plugin'}; "
+                f"[{table}] of {self.recipe.path or 'the recipe'} is written for {stands or 'no plugin'}; "
                 f"{registration.name} does not know {', '.join(left_out)}: left out"
             )
         return {key: value for key, value in options.items() if key in known}
@@ -130,7 +130,12 @@ def read_recipe(
     Raises:
         InputError: with everything that is wrong.
     """
-    resolved = resolve(load_recipe(path, flags=flags, overrides=overrides), registry())
+    return checked(load_recipe(path, flags=flags, overrides=overrides), note)
+
+
+def checked(recipe: Recipe, note: Callable[[str], None] = _silent) -> Resolved:
+    """As `read_recipe`, of a recipe that has been loaded."""
+    resolved = resolve(recipe, registry())
     for notice in resolved.notices:
         note(notice)
     return resolved

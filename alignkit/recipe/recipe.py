@@ -1,23 +1,27 @@
-"""Recipes: TOML tables by role, plugins picked by flags, anything set by `-o`; checked before torch is imported.
+"""Recipes: tables by role, plugins picked by flags, anything set by `-o`; checked before torch is imported.
 
-Precedence: default, recipe, flag, `-o`. One file may hold good settings for several plugins of a table: what stands in
-`[optimizer.for.dpo]` counts, on top of `[optimizer]`, when the plugin is dpo.
+The tables come from a TOML file or, in Python, from a mapping. Precedence: default, recipe, flag, `-o`. One recipe may
+hold good settings for several plugins of a table: what stands in `[optimizer.for.dpo]` counts, on top of `[optimizer]`,
+when the plugin is dpo.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
+from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
 from alignkit.recipe.toml_lines import key_lines, split_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from alignkit.checking import Problem
@@ -26,14 +30,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """How a user writes an option and the name of a plugin beside the recipe, for messages."""
+
+    option: str
+    flag: str
+
+    def of_option(self, key: Key) -> str:
+        """`-o optimizer.beta` or `options["optimizer.beta"]`."""
+        return self.option.format(key=".".join(key))
+
+    def of_flag(self, table: str, name: str) -> str:
+        """`--optimizer dpo` or `optimizer="dpo"`."""
+        return self.flag.format(table=table, name=name)
+
+
+COMMAND_LINE = Spelling("-o {key}", "--{table} {name}")
+PYTHON = Spelling('options["{key}"]', '{table}="{name}"')
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What a recipe file, flags and `-o` say, not checked yet.
+    """What a recipe, flags and `-o` say, not checked yet.
 
     Attributes:
-        tables: of the file.
+        path: of the file; None where the tables come from Python, or there are none.
+        tables: of the recipe.
         flags: table -> plugin name.
         overrides: (key path, value) of each `-o`, in order.
         lines: key path -> line of the file.
+        spelling: how the user has written flags and overrides.
     """
 
     path: Path | None = None
@@ -41,6 +67,7 @@ class Recipe:
     flags: Mapping[str, str] = field(default_factory=dict)
     overrides: Sequence[tuple[Key, Any]] = ()
     lines: Mapping[Key, int] = field(default_factory=dict)
+    spelling: Spelling = COMMAND_LINE
 
     @property
     def by_flag(self) -> frozenset[str]:
@@ -59,28 +86,29 @@ class Recipe:
         merged: dict[str, Any] = {}
         for key, value in self.overrides:
             if key[0] == table:
-                _set(merged, key[1:], value, where=f"-o {'.'.join(key)}")
+                _set(merged, key[1:], value, where=self.spelling.of_option(key))
         return merged
 
     def where(self, table: str, key: Key, plugin: str = "") -> str:
         """Where a user has said something: `recipe.toml:12 [optimizer] kl_coef` or `-o optimizer.kl_coef`."""
         full = (table, *key)
         if any(given == full[: len(given)] or full == given[: len(full)] for given, _ in self.overrides if key):
-            return f"-o {'.'.join(full)}"
+            return self.spelling.of_option(full)
         flag = self.flags.get(table, "")
         if flag and (key == ("plugin",) or (len(key) == 1 and ":" in flag and full not in self.lines)):
-            return f"--{table} {flag}"
+            return self.spelling.of_flag(table, flag)
         for length in range(len(key), -1, -1):
             for header in ((table, ALTERNATIVES, plugin), (table,)):
                 if line := self.lines.get((*header, *key[:length])):
                     return f"{self.path}:{line} [{'.'.join(header)}] {'.'.join(key)}".rstrip()
-        named = (f"-o {'.'.join(given)}" for given, _ in self.overrides if given[0] == table and not key)
+        named = (self.spelling.of_option(given) for given, _ in self.overrides if given[0] == table and not key)
         return next(named, ".".join(full))
 
     def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
         """A problem with a table's options as an error that says where."""
         alone = problem.missing and len(problem.key) == 1
-        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if alone else problem.fix
+        option = self.spelling.of_option((table, *problem.key))
+        fix = f"{option}=VALUE, or in the recipe" if alone else problem.fix
         return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=fix)
 
     def extend_import_path(self) -> None:
@@ -97,7 +125,36 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
     """
     tables, lines = _read_file(path) if path is not None else ({}, {})
     parsed = [_parse_override(text) for text in overrides]
-    recipe = Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines)
+    return _with_known_tables(Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines))
+
+
+def recipe_of(
+    source: Path | Mapping[str, Any] | None, *, flags: Mapping[str, Any], options: Mapping[str, Any]
+) -> Recipe:
+    """The recipe of a file or of tables, as Python gives it.
+
+    Args:
+        flags: table -> plugin name, or the function that is to be called.
+        options: dotted key -> value, as it is meant.
+
+    Raises:
+        InputError: as `load_recipe`, or a value can't stand in a recipe.
+    """
+    names = {table: _plugin_name(table, value) for table, value in flags.items() if value}
+    overrides = []
+    for dotted, value in options.items():
+        where = PYTHON.option.format(key=dotted)
+        key = _key_of(str(dotted), where, "write the key as table.option: optimizer.kl_coef")
+        overrides.append((key, _plain(value, where)))
+    if isinstance(source, Mapping):
+        tables = {str(table): _plain(value, str(table)) for table, value in source.items()}
+        return _with_known_tables(Recipe(None, tables, names, overrides, spelling=PYTHON))
+    tables, lines = _read_file(source) if source is not None else ({}, {})
+    return _with_known_tables(Recipe(source, tables, names, overrides, lines, PYTHON))
+
+
+def _with_known_tables(recipe: Recipe) -> Recipe:
+    """The recipe, checked for tables that there are not."""
     for table in _tables_named(recipe):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(
@@ -105,7 +162,7 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
                 where=recipe.where(table, ()),
                 fix=closest(table, [*ROLE_OF_TABLE, *OPTION_TABLES]),
             )
-        if not isinstance(tables.get(table, {}), dict):
+        if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
     return recipe
 
@@ -140,13 +197,17 @@ def _parse_override(text: str) -> tuple[Key, Any]:
     fix = "write it as table.option=value, as in optimizer.kl_coef=0.05"
     if not equals:
         raise InputError("has no '='", where=f"-o {text}", fix=fix)
+    return _key_of(dotted, f"-o {dotted}", fix), _parse_value(raw)
+
+
+def _key_of(dotted: str, where: str, fix: str) -> Key:
     try:
         key = split_key(dotted)
     except ValueError as error:
-        raise InputError(str(error), where=f"-o {dotted}", fix=fix) from error
+        raise InputError(str(error), where=where, fix=fix) from error
     if len(key) < 2:
-        raise InputError(f"{dotted!r} names no option of a table", where=f"-o {dotted}", fix=fix)
-    return key, _parse_value(raw)
+        raise InputError(f"{dotted!r} names no option of a table", where=where, fix=fix)
+    return key
 
 
 def _parse_value(raw: str) -> Any:
@@ -156,6 +217,28 @@ def _parse_value(raw: str) -> Any:
         return raw
     is_plain = value.keys() == {"value"} and isinstance(value["value"], bool | int | float | str | list | dict)
     return value["value"] if is_plain else raw
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value of Python as a recipe could hold it: paths as text, functions by their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, f"{where} {key}") for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, where) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return name_of_function(value, where=where) if callable(value) and not isinstance(value, type) else value
+
+
+def _plugin_name(table: str, value: Any) -> str:
+    name = _plain(value, table)
+    if not isinstance(name, str):
+        raise InputError(
+            f"{value!r} is neither the name of a plugin nor a function",
+            where=table,
+            fix="name a plugin; alignkit.train takes components that you have made",
+        )
+    return name
 
 
 def _set(table: dict[str, Any], key: Key, value: Any, *, where: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import ComponentSpec, Config, Sampling
+    from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
     from alignkit.plugins import Registry
     from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
 
@@ -157,7 +157,7 @@ class Resolved:
             noise = _RUN_NOISE if table == "run" else _TRAINING_NOISE if ROLE_OF_TABLE.get(table) == "optimizer" else ()
             for key in noise:
                 options.pop(key, None)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return _sha256(said)
 
     def _tables(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
         result = {}
@@ -167,6 +167,22 @@ class Resolved:
             )
             result[table] = {**plugin, **_plain(self.config(table))}
         return result
+
+
+def digest_of_training(config: TrainingOptions, *others: Config, **more: Any) -> str:
+    """sha256 of what influences a training, of options that were made in Python, as `Resolved.digest` is of a recipe's.
+
+    Args:
+        config: of the algorithm.
+        others: of its policy, its reward, the sampling.
+        more: anything else of JSON types.
+    """
+    own = {key: value for key, value in _plain(config).items() if key not in _TRAINING_NOISE}
+    return _sha256([type(config).__name__, own, [[type(other).__name__, _plain(other)] for other in others], more])
+
+
+def _sha256(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, closest
 from alignkit.interfaces import Feed, HasValues
 from alignkit.options import KLLimitOptions, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
@@ -14,7 +14,8 @@ from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Optimizer
+    from alignkit.interfaces import Algorithm
+    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
@@ -120,7 +121,14 @@ def _check_best_of(resolved: Resolved) -> None:
 
 
 def stages_alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
-    """The stages of these names; `align` is that of all rounds, with the preferences between them."""
+    """The stages of these names; `align` is that of all rounds, with the preferences between them.
+
+    Raises:
+        InputError: there is no such stage.
+    """
+    for name in names:
+        if name not in ORDER:
+            raise InputError(f"there is no stage {name!r}", where="stages", fix=closest(name, ORDER))
     if "eval" in names:
         _check_best_of(resolved)
     if "align" not in names or resolved.run.rounds == 1:
@@ -132,7 +140,7 @@ def stages_alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
 
 def consumed_by(resolved: Resolved) -> Feed:
     """What the recipe's alignment algorithm learns from."""
-    algorithm: type[Optimizer[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
+    algorithm: type[Algorithm[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
     return algorithm.consumes
 
 
@@ -157,6 +165,11 @@ def _check_algorithm(resolved: Resolved, table: str) -> None:
             where=table,
             fix="choose an algorithm without a critic, or another policy",
         )
+    check_kl_limit(algorithm, options, name=name, table=table)
+
+
+def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
+    """Refuses a limit of the KL where nobody reports it."""
     if isinstance(options, KLLimitOptions) and options.max_kl and "kl" not in algorithm.reports:
         raise InputError(f"{name} reports no KL to limit", where=f"{table}.max_kl", fix="leave it out")
 

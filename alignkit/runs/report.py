@@ -30,14 +30,25 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         stages=[(name, said.get("seconds", ""), said.get("steps", "")) for name, said in summary.items()],
         reward=reward if "accuracy" in reward else None,
         prompts=figures.get("prompts"),
-        policies=_policies(figures) if "policy" in figures else None,
+        policies=policies_table(figures) if "policy" in figures else None,
         samples=_samples(folder / "samples.jsonl"),
         curves=_curves(folder / "metrics.jsonl"),
         recipe=(folder / "recipe.toml").read_text(encoding="utf-8"),
     )
 
 
-def _policies(figures: Mapping[str, Any]) -> dict[str, Any]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a line that a kill cut off; none where there is no such file."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def policies_table(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The policies before and after, and the best of n of each, as columns; then what the one after wins."""
     columns = {
         name.replace("start", "before").replace("policy", "after"): said
@@ -64,8 +75,7 @@ def _samples(path: Path) -> list[Sequence[str]]:
 def _curves(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """(step, value) of every figure that matters, by stage and name."""
     curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
+    for record in read_metrics(path):
         for name in FIGURES:
             if name in record:
                 curves[record["stage"], name].append((record["step"], record[name]))

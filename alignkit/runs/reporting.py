@@ -1,6 +1,7 @@
 """What a run says while it runs: a progress bar, plain lines, JSON lines, or nothing. All of it on stderr.
 
-stdout is left to results, so that scripts can read them.
+stdout is left to results, so that scripts can read them. Only a notebook, which marks stderr as an error, is told on
+stdout.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 import time
+from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ FIGURES = (
 SHOWN = 5
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_UPDATES = 0.2
 
 
 def figures_that_matter(record: Mapping[str, float]) -> dict[str, float]:
@@ -177,16 +180,82 @@ class BarReporter(LineReporter):
                 self._progress.console.print(line.rstrip(), markup=False, highlight=False)
 
 
+class NotebookReporter(LineReporter):
+    """A bar in the output of a notebook's cell, replaced in place, and plain lines for the rest.
+
+    It needs nothing but the kernel, where rich needs ipywidgets in the kernel and in the front end.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._bar: Any = None
+        self._last: Mapping[str, float] = {}
+        self._first: tuple[int, float] | None = None
+
+    def start(self, stage: str, total: int) -> None:
+        from IPython.display import display
+
+        super().start(stage, total)
+        self._last, self._first = {}, None
+        self._bar = display(self._shown(), raw=True, display_id=True)
+
+    def step(self, record: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self._last = record
+        self._first = self._first or (int(record["step"]), now)
+        if now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_UPDATES
+            self._update()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._update()
+            self._bar = None
+
+    def _update(self) -> None:
+        self._bar.update(self._shown(), raw=True)
+
+    def _shown(self) -> dict[str, str]:
+        """The bar as the two kinds of text that a front end chooses from."""
+        number = int(self._last.get("step", 0))
+        words = f"{self._stage} {number}/{self._total}"
+        told = "  ".join(filter(None, (self._time_left(number), figures_text(self._last))))
+        bar = f'<progress value="{number}" max="{self._total}"></progress>'
+        html = f'<div>{bar} {escape(words)} <span style="white-space: pre">{escape(told)}</span></div>'
+        return {"text/plain": f"{words}  {told}".rstrip(), "text/html": html}
+
+    def _time_left(self, number: int) -> str:
+        """From the time that the steps after the first have taken, for the first one starts what is slow to start."""
+        if self._first is None or number <= self._first[0] or number >= self._total:
+            return ""
+        step, since = self._first
+        seconds = round((time.monotonic() - since) / (number - step) * (self._total - number))
+        minutes, seconds = divmod(seconds, 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, so that what a cell shows can be replaced."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
 def is_first_process() -> bool:
     """Whether this is the one process, or the first of several that `accelerate launch` has started."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def make_reporter(*, quiet: bool = False, json_lines: bool = False, stream: TextIO | None = None) -> Reporter:
-    """The reporter for this place: only the first of several processes speaks, and a bar needs a terminal."""
-    stream = stream or sys.stderr
+    """The reporter for this place: only the first of several processes speaks, and a bar needs a terminal or a
+    notebook."""
     if quiet or not is_first_process():
         return Reporter()
+    if stream is None and not json_lines and in_notebook():
+        return NotebookReporter(sys.stdout)
+    stream = stream or sys.stderr
     if json_lines:
         return JsonReporter(stream)
     return BarReporter(stream) if stream.isatty() else LineReporter(stream)

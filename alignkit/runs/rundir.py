@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.checking import arguments_without_secrets
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
+from alignkit.runs.report import read_metrics
 from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
@@ -160,17 +161,10 @@ class MetricsFile:
             file.write(line + "\n")
 
     def _drop(self, stage: str, first_step: float) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-            except ValueError:  # a line that a kill cut off
-                continue
-            if record["stage"] != stage or record["step"] < first_step:
-                kept.append(line)
-        write_synced(self._path, "".join(kept))
+        if self._path.exists():
+            records = read_metrics(self._path)
+            kept = [record for record in records if record["stage"] != stage or record["step"] < first_step]
+            write_synced(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _rounded(record: Mapping[str, float]) -> dict[str, float]:

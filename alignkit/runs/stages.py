@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -13,30 +11,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import Feed
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
+from alignkit.runs.algorithm import train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.plan import consumed_by, wants_texts
+from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.engine import planned_steps, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Prompt
     from alignkit.runs.reporting import Reporter
     from alignkit.runs.rundir import RunDir
-    from alignkit.training.feeds import BatchFeed
 
 
 class Stages:
@@ -68,7 +65,7 @@ class Stages:
             write_groups(self._path / "demonstrations.jsonl", groups)
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
-        return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
+        return {"demonstrations": len(groups), **self._train("sft", optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
         """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
@@ -87,7 +84,7 @@ class Stages:
         policy = self._policy(self._start)
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
-        summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
+        summary = self._train("reward", optimizer, train_groups)
         if self._is_main:
             source = self._reward_source()
             source.calibrate(self._calibration_groups(train_groups))
@@ -104,18 +101,13 @@ class Stages:
             if number > 1 and self._resolved.run.round_reference == "kept":
                 keep_reference(optimizer, lambda: self._policy(self._start))
             folder = f"{round_folder(number)}/policy" if number else "policy"
-            summary = self._train(folder, optimizer, OfflineFeed(groups, policy), groups)
+            summary = self._train(folder, optimizer, groups)
             if number and number == self._resolved.run.rounds and self._is_main:
                 optimizer.save(self._path / "policy")
             return summary
-        reward = self._reward_source()
-        prompts = self._prompt_split[0]
-        optimizer = self._build("optimizer", policy=policy, reward=reward)
-        feed = RolloutFeed(
-            prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
-        )
+        optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
         texts = self._texts() if wants_texts(self._resolved) else []
-        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], texts)
+        return self._train("policy", optimizer, self._prompt_split[0], texts)
 
     def eval(self) -> dict[str, Any]:
         """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
@@ -218,16 +210,7 @@ class Stages:
         return policy
 
     def _reward_source(self) -> RewardSource[Any]:
-        if REWARD_TRAINING not in self._resolved:
-            source: RewardSource[Any] = self._build("reward")
-            return source
-        folder = self._path / "reward"
-        if not folder.exists():
-            raise InputError(
-                "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
-            )
-        trained: RewardSource[Any] = self._build("reward", saved=folder)
-        return trained
+        return load_reward(self._resolved, self._path)
 
     def _read(self, table: str) -> list[Group]:
         """All groups of a table's source, with a note of what they look like."""
@@ -291,40 +274,32 @@ class Stages:
     def _train(
         self,
         folder: str,
-        optimizer: Optimizer[Any],
-        feed: BatchFeed,
-        data: Sequence[Group],
+        optimizer: Algorithm[Any],
+        data: Sequence[Group] | Sequence[Prompt],
         texts: Sequence[Group] = (),
     ) -> dict[str, Any]:
-        """Runs the engine, saves what was trained into `folder`, and returns the last metrics, and why it ended early
-        where it did."""
+        """Trains, saves what was trained into `folder`, and returns the last metrics, and why it ended early where it
+        did."""
         path = self._path / folder
-        self._reporter.start(folder, planned_steps(feed, optimizer.config))
 
-        def on_step(record: dict[str, float]) -> None:
-            if not self._is_main:
-                return
+        def write(record: Mapping[str, float]) -> None:
             self._metrics.write(folder, record)
             self._write_to_sinks({"stage": folder, **record})
-            self._reporter.step(record)
 
-        if isinstance(optimizer, ForeignTrainer):
-            result = optimizer.run(
-                data, sampling=self._resolved.sampling, folder=path, seed=self._seed, on_step=on_step
-            )
-        else:
-            result = train(
-                optimizer,
-                feed,
-                folder=path,
-                seed=self._seed,
-                on_step=on_step,
-                on_notice=self._reporter.note,
-                resume=self._resume,
-                force=self._force,
-                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *texts])}",
-                texts=texts,
-            )
+        result = train_algorithm(
+            optimizer,
+            data,
+            name=folder,
+            folder=path,
+            sampling=self._resolved.sampling,
+            seed=self._seed,
+            reporter=self._reporter,
+            write=write,
+            fingerprint=self._resolved.digest,
+            texts=texts,
+            resume=self._resume,
+            force=self._force,
+        )
         if self._is_main:
             optimizer.save(path)
         barrier()
@@ -340,14 +315,6 @@ def described(groups: Sequence[Group]) -> str:
     ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
     shown = " | ".join(response[:80] for response in sample.responses[:2])
     return f"{len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
-
-
-def digest_of(groups: Sequence[Group]) -> str:
-    """sha256 of the records, so that a run is never resumed on other data."""
-    digest = hashlib.sha256()
-    for group in groups:
-        digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:

@@ -71,12 +71,14 @@ def train(
     resume: bool = False,
     fingerprint: str = "",
     force: bool = False,
+    resumable: bool = True,
     texts: Sequence[Group] = (),
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
     Args:
         folder: checkpoints go to `folder/checkpoints`.
+        resumable: whether there are to be any, beside the best weights where the options ask for them.
         fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
         texts: what the algorithm's companions may keep likely.
 
@@ -85,7 +87,7 @@ def train(
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
-    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, texts)
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, resumable, texts)
     if resume:
         engine.restore(force=force)
     with engine.signals.caught():
@@ -104,10 +106,12 @@ class Engine:
         on_step: LogStep,
         on_notice: Notice,
         fingerprint: str,
+        resumable: bool,
         texts: Sequence[Group],
     ) -> None:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
-        self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
+        self.on_step, self.on_notice = on_step, on_notice
+        self.fingerprint, self.resumable = fingerprint, resumable
         self.options: TrainingOptions = optimizer.config
         self.position = Position()
         self.batch: GroupBatch | None = None
@@ -329,7 +333,7 @@ class Engine:
     def save(self) -> None:
         """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
         barrier()
-        if process_index() == 0:
+        if self.resumable and process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
             tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
             tensors |= {c.name: held for c in self.companions if (held := c.tensors())}

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after a checkpoint; a second one stops it at once."""
+"""SIGINT and SIGTERM end a run after a checkpoint; a second one does what it would do without alignkit."""
 
 from __future__ import annotations
 
@@ -47,9 +47,12 @@ class StopSignals:
 
         def request_stop(number: int, _frame: object) -> None:
             self.number = number
-            for each in previous:
-                signal.signal(each, signal.SIG_DFL)
+            give_back()
             self._on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+
+        def give_back() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
         try:
             previous = {number: signal.signal(number, request_stop) for number in NUMBERS}
@@ -59,8 +62,7 @@ class StopSignals:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            give_back()
 
     def raise_after(self, step: int) -> None:
         """Raises Interrupted where a signal has come; a checkpoint of this step is there."""
@@ -68,5 +70,5 @@ class StopSignals:
             raise Interrupted(
                 self.number,
                 f"stopped by {signal.Signals(self.number).name} after step {step}; "
-                "a checkpoint is saved, go on with --resume",
+                "a checkpoint is saved: go on with --resume (resume=True in Python)",
             )

@@ -165,12 +165,9 @@ class MixOptions(Config):
         if self.weights and len(self.weights) != len(self.sources):
             said = f"{len(self.weights)} weights for {len(self.sources)} sources"
             raise InputError(said, where="weights", fix="give one weight for each source")
-        of_shares = {"weights": bool(self.weights), "limit": self.limit is not None}
-        of_doubt = {"budget": self.budget is not None, "min_margin": self.min_margin > 0}
-        other, unused = ("shares", of_shares) if self.rule == "unsure" else ("unsure", of_doubt)
-        for name, given in unused.items():
-            if given:
-                raise InputError(f'needs rule = "{other}"', where=name, fix="leave it out, or change rule")
+        of_doubt = ("budget", "min_margin", "max_disagreement", "undecided")
+        self.counts_only_with("rule = 'shares'", self.rule == "shares", "weights", "limit")
+        self.counts_only_with("rule = 'unsure'", self.rule == "unsure", *of_doubt)
 
     @property
     def names(self) -> tuple[str, ...]:

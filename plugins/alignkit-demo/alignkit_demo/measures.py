@@ -75,8 +75,7 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
     """The base model against the SFT policy, as the eval stage compares two policies, and its replies."""
     options, context = resolved.eval, resolved.context()
     sft: Policy[Any] = resolved.build("policy")
-    config = replace(resolved.config("policy"), model=str(folder / "pretraining" / "sft"))
-    base: Policy[Any] = resolved.build("policy", config=config)
+    base: Policy[Any] = resolved.build("policy", saved=folder / "pretraining" / "sft")
     source = cast("Any", context.build("preferences", options.prompts or {}))
     prompts: list[Prompt] = [group.prompt for group in source.preferences(None)][: options.count]
     batches = {

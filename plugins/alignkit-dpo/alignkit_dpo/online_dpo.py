@@ -7,49 +7,27 @@ beta may follow the KL that is measured, as kl_coef of a policy gradient does.
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from alignkit.algorithms import OnlineAlgorithm, policy_logprobs
-from alignkit.ops import (
-    derivative,
-    highest_of_groups,
-    kl_controller,
-    ranks_of_scores,
-    rollout_figures,
-    with_ordered_pairs,
-)
+from alignkit.algorithms import HeldAlgorithm
+from alignkit.ops import derivative, highest_of_groups, ranks_of_scores, with_ordered_pairs
 from alignkit_dpo.dpo import DPO
 from alignkit_dpo.options import OnlineDPOOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from alignkit import GroupBatch, Metrics
     from alignkit.algorithms import ResponseLogprobs
-    from alignkit.ops import FixedKL, Rankings
+    from alignkit.ops import Rankings
 
 
-class OnlineDPO(OnlineAlgorithm[OnlineDPOOptions], DPO):
+class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
     """DPO on ranked rollouts."""
 
-    _last_kl: tuple[float, ...] = ()
-
-    @cached_property
-    def kl_controller(self) -> FixedKL:
-        """Gives beta, `coef`."""
-        options = self.config
-        return kl_controller(
-            options.kl_controller,
-            options.beta,
-            target=options.kl_target,
-            horizon=options.kl_horizon,
-            end=options.kl_coef_end,
-        )
+    kl_weight_name = "beta"
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         """The responses that are compared, with their ranks, and the reference's log-probabilities.
@@ -57,15 +35,8 @@ class OnlineDPO(OnlineAlgorithm[OnlineDPOOptions], DPO):
         Raises:
             ValueError: the batch has no rewards.
         """
-        if self._last_kl:
-            self.kl_controller.update(*self._last_kl)
-        if batch.logprobs is None:
-            batch = batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
-        assert self.reference is not None
-        batch = batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
-        figures, responses = rollout_figures(batch)
-        self._last_kl = (figures["kl"], responses)
-        self.batch_metrics = {**figures, "beta": self.kl_controller.coef}
+        batch = super().prepare(batch)
+        self.observe(batch)
         return self._compared(batch)
 
     def _compared(self, batch: GroupBatch) -> GroupBatch:
@@ -89,10 +60,3 @@ class OnlineDPO(OnlineAlgorithm[OnlineDPOOptions], DPO):
         metrics = super()._metrics(batch, rankings, responses)
         del metrics["reference_kl"]  # that of responses sampled from the reference; these are the policy's
         return metrics
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"kl_controller": self.kl_controller.state_dict(), "last_kl": list(self._last_kl)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.kl_controller.load_state_dict(state["kl_controller"])
-        self._last_kl = tuple(state["last_kl"])

@@ -6,19 +6,22 @@ In the formulas, r(y) is the implicit reward; that of another divergence where `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit import Fraction, InputError, NonNegative, Positive
-from alignkit.algorithms import FDivergence, KLControlOptions, OfflineOptions, OnlineOptions, PreferenceOptions
+from alignkit import Config, Fraction, InputError, NonNegative, Positive, PtxOptions, RolloutOptions
+from alignkit.algorithms import FDivergence, HeldOptions, OfflineOptions, PreferenceOptions
 
 FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceOptions(PreferenceOptions):
-    """Options of algorithms whose implicit reward can come from another divergence than the reverse KL."""
+    """Divergence from the reference.
+
+    What algorithms have whose implicit reward can come from another divergence than the reverse KL.
+    """
 
     f_divergence: FDivergence = "reverse-kl"
     """Divergence from the reference that is penalised (arXiv:2309.16240): `reverse-kl` as in DPO seeks modes,
@@ -30,9 +33,21 @@ class DivergenceOptions(PreferenceOptions):
     def divergence(self) -> tuple[FDivergence, float]:
         return self.f_divergence, self.f_alpha
 
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("f_divergence = 'alpha'", self.f_divergence == "alpha", "f_alpha")
+
 
 @dataclass(frozen=True, kw_only=True)
-class DPOOptions(DivergenceOptions):
+class LabelNoiseOptions(Config):
+    """Flipped preferences."""
+
+    label_smoothing: FlipProbability = 0.0
+    """Probability that a preference is recorded the wrong way round (conservative DPO)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOOptions(LabelNoiseOptions, DivergenceOptions):
     """Direct preference optimisation (arXiv:2305.18290).
 
     Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
@@ -40,12 +55,11 @@ class DPOOptions(DivergenceOptions):
     Use it when: there are pairs or rankings, and a stable loss without sampling is wanted. The first one to try.
     """
 
-    label_smoothing: FlipProbability = 0.0
-    """Probability that a preference is recorded the wrong way round (conservative DPO)."""
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing", "f_divergence")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineDPOOptions(DPOOptions, OnlineOptions, KLControlOptions):
+class OnlineDPOOptions(DPOOptions, PtxOptions, HeldOptions):
     """DPO on pairs of rollouts that the reward source ranks (arXiv:2402.04792).
 
     Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x)), y_w and y_l sampled from pi
@@ -55,6 +69,15 @@ class OnlineDPOOptions(DPOOptions, OnlineOptions, KLControlOptions):
         writes such responses. Simpler and steadier than a policy gradient, but it only knows who wins.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (
+        "beta",
+        *RolloutOptions.matters,
+        "n_epochs",
+        "pairs",
+        "missing_eos_penalty",
+        "kl_controller",
+    )
+
     group_size: Annotated[int, Ge(2)] = 2
     """Responses sampled for each prompt."""
     pairs: Literal["best-worst", "all"] = "best-worst"
@@ -63,14 +86,19 @@ class OnlineDPOOptions(DPOOptions, OnlineOptions, KLControlOptions):
     missing_eos_penalty: NonNegative = 0.0
     """Taken, before ranking, from the score of a response that was cut off at the length limit."""
 
+    @property
+    def kl_weight(self) -> float:
+        return self.beta
+
     def check(self) -> None:
         super().check()
+        self.counts_only_with("group_size above 2", self.group_size > 2, "pairs")
         if self.kl_controller == "linear" and not self.kl_coef_end:
             raise InputError("beta must stay above 0", where="kl_coef_end", fix="set kl_coef_end above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustDPOOptions(DivergenceOptions):
+class RobustDPOOptions(LabelNoiseOptions, DivergenceOptions):
     """Robust DPO: DPO whose loss is unbiased under flipped preferences (arXiv:2403.00409).
 
     Formula: (-(1 - e) * log sigmoid(r(y_w) - r(y_l)) + e * log sigmoid(r(y_l) - r(y_w))) / (1 - 2 * e),
@@ -78,6 +106,8 @@ class RobustDPOOptions(DivergenceOptions):
     Paper: Ray Chowdhury et al., arXiv:2403.00409, section 3.
     Use it when: a known share of the preferences is wrong, as with labels of a crowd or a weak judge.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing")
 
     label_smoothing: FlipProbability = 0.1
     """Probability that a preference is recorded the wrong way round."""
@@ -118,9 +148,15 @@ class SLiCOptions(DivergenceOptions):
     Use it when: pairs that are already told apart by a margin shall not move the policy any further.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "normalized")
+
     normalized: bool = True
     """Compare ratios to the reference. Without it, plain log-probabilities as in the first paper, whose regulariser is
     then `sft_weight`; no reference is held in memory."""
+
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("normalized = true", self.normalized, "f_divergence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +167,8 @@ class DPOPOptions(PreferenceOptions):
     Paper: Pal et al., arXiv:2402.13228, section 3.
     Use it when: chosen and rejected differ in few tokens (mathematics, edits), where DPO lowers both.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "penalty")
 
     penalty: NonNegative = 50.0
     """Weight of the reward that the chosen response has lost against the reference."""
@@ -146,6 +184,8 @@ class RDPOOptions(DivergenceOptions):
     Use it when: the longer response is usually the chosen one, and DPO makes the policy verbose.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "length_weight")
+
     length_weight: float = 0.01
     """Reward that a token is taken to be worth to the annotators, and that the policy shall not earn."""
 
@@ -160,10 +200,16 @@ class BetaDPOOptions(DivergenceOptions):
     Use it when: the quality of the pairs varies much, and no single beta fits. It costs another pass, without gradient.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "beta_gain", "momentum")
+
     beta_gain: NonNegative = 0.6
     """Share by which beta rises for each unit of reward that the step's mean lead is above its running mean."""
     momentum: Fraction = 0.9
     """Share of the running mean that each step keeps; it starts at 0."""
+
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("beta_gain above 0", self.beta_gain > 0, "momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +242,8 @@ class EXOOptions(DivergenceOptions):
     Paper: Ji et al., arXiv:2402.00856, eq. 16, which is K = 2.
     Use it when: the policy shall be concentrated on the best response, rather than cover all good ones as DPO does.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing")
 
     label_smoothing: Annotated[float, Interval(gt=0, lt=0.5)] = 0.001
     """Probability that one of the others is the best."""
@@ -250,6 +298,8 @@ class SimPOOptions(PreferenceOptions):
         policy back.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "margin")
+
     beta: Positive = 2.0
     """Scale of the mean log-probabilities that are compared."""
     margin: float = 1.0
@@ -283,6 +333,8 @@ class KTOOptions(OfflineOptions):
     Use it when: there are thumbs up and down rather than pairs, or one kind is much rarer. Rankings work too: what
         beats more than beats it is desirable.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*OfflineOptions.matters, "desirable_weight", "undesirable_weight")
 
     desirable_weight: NonNegative = 1.0
     """Weight of desirable responses. Where the kinds are unbalanced, the paper wants desirable_weight * desirable

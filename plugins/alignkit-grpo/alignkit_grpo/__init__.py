@@ -16,16 +16,12 @@ ALIGNKIT_INTERFACE = 1
 @hookimpl
 def register_optimizers(register: Register) -> None:
     """Registers the algorithms: one base with different options, and the imitation of the best."""
-    register("grpo", "alignkit_grpo.grpo:GRPO", config=options.GRPOOptions)
-    register("rloo", "alignkit_grpo.rloo:RLOO", config=options.RLOOOptions)
-    register("reinforce", "alignkit_grpo.reinforce:REINFORCE", config=options.REINFORCEOptions)
-    register("dr-grpo", "alignkit_grpo.dr_grpo:DrGRPO", config=options.DrGRPOOptions)
-    register("dapo", "alignkit_grpo.dapo:DAPO", config=options.DAPOOptions)
-    register("gspo", "alignkit_grpo.gspo:GSPO", config=options.GSPOOptions)
-    register(
-        "reinforce++",
-        "alignkit_grpo.reinforce_plus_plus:REINFORCEPlusPlus",
-        config=options.REINFORCEPlusPlusOptions,
-    )
-    register("remax", "alignkit_grpo.remax:ReMax", config=options.ReMaxOptions)
+    register("grpo", "alignkit_grpo.members:GRPO", config=options.GRPOOptions)
+    register("rloo", "alignkit_grpo.members:RLOO", config=options.RLOOOptions)
+    register("reinforce", "alignkit_grpo.members:REINFORCE", config=options.REINFORCEOptions)
+    register("dr-grpo", "alignkit_grpo.members:DrGRPO", config=options.DrGRPOOptions)
+    register("dapo", "alignkit_grpo.members:DAPO", config=options.DAPOOptions)
+    register("gspo", "alignkit_grpo.members:GSPO", config=options.GSPOOptions)
+    register("reinforce++", "alignkit_grpo.members:REINFORCEPlusPlus", config=options.REINFORCEPlusPlusOptions)
+    register("remax", "alignkit_grpo.members:ReMax", config=options.ReMaxOptions)
     register("raft", "alignkit_grpo.raft:RAFT", config=options.RAFTOptions)

@@ -1,5 +1,5 @@
-"""Options of the plugin's Optimizers. An algorithm is a choice of defaults; every option is open to each of them, and
-has its help where it is first defined."""
+"""Options of the plugin's Optimizers. An algorithm is a choice of defaults; an option has its help where it is first
+defined."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
-from alignkit import Count, Fraction, InputError, NonNegative, Positive
-from alignkit.algorithms import PolicyGradientOptions
-from alignkit.ops import Aggregation, KLEstimator, KLPlace, RatioLevel, Surrogate
+from alignkit import Config, Count, Fraction, InputError, NonNegative, Positive, PtxOptions
+from alignkit.algorithms import ClippedOptions, OnePassOptions, PolicyGradientOptions
+from alignkit.ops import Aggregation, KLEstimator, KLPlace, RatioLevel
 
 Baseline = Literal["none", "running", "group", "leave-one-out", "greedy"]
 Credit = Literal["response", "token"]
@@ -18,11 +18,9 @@ Normalization = Literal["none", "group", "batch", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticFreeOptions(PolicyGradientOptions):
-    """What every algorithm without a critic has: what a reward is held against, and which responses count."""
+class AdvantageOptions(Config):
+    """Advantages."""
 
-    group_size: Count = 8
-    """Responses sampled for each prompt."""
     baseline: Baseline = "group"
     """What a response's reward is held against: nothing, the mean of all rewards of earlier batches, the mean of its
     group, the mean of the others of its group, or the reward of the likeliest response to its prompt."""
@@ -32,6 +30,12 @@ class CriticFreeOptions(PolicyGradientOptions):
     credit: Credit = "response"
     """Whether a token answers for its whole response, or only for the rewards from it on (the KL of earlier tokens is
     left out; the baseline is then taken from the scores alone)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseOptions(Config):
+    """Responses that count."""
+
     truncated: Literal["keep", "drop"] = "keep"
     """Whether responses that were cut off at the length limit are trained on. They count in baselines either way."""
     overlong_penalty: NonNegative = 0.0
@@ -43,6 +47,18 @@ class CriticFreeOptions(PolicyGradientOptions):
 
     def check(self) -> None:
         super().check()
+        self.counts_only_with("overlong_penalty above 0", self.overlong_penalty > 0, "overlong_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFreeOptions(AdvantageOptions, ResponseOptions, PtxOptions, PolicyGradientOptions):
+    """What every algorithm without a critic has."""
+
+    group_size: Count = 8
+    """Responses sampled for each prompt."""
+
+    def check(self) -> None:
+        super().check()
         compares = self.baseline in ("group", "leave-one-out") or self.normalize_advantages == "group"
         if self.group_size == 1 and (compares or self.dynamic_sampling):
             raise InputError(
@@ -50,10 +66,16 @@ class CriticFreeOptions(PolicyGradientOptions):
                 where="group_size",
                 fix="at least 2, or another baseline, without dynamic_sampling and normalising by group",
             )
+        kl_in_reward = self.penalizes_kl and self.kl_place == "reward"
+        self.counts_only_with(
+            "kl_coef above 0 and kl_place = 'reward', or missing_eos_penalty",
+            kl_in_reward or self.missing_eos_penalty > 0,
+            "credit",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOOptions(CriticFreeOptions):
+class GRPOOptions(CriticFreeOptions, ClippedOptions):
     """Group relative policy optimisation (arXiv:2402.03300).
 
     Formula: mean over responses of the mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
@@ -65,6 +87,8 @@ class GRPOOptions(CriticFreeOptions):
         first choice for verifiable rewards.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "normalize_advantages", "aggregation")
+
     normalize_advantages: Normalization = "group"
     aggregation: Aggregation = "response"
     kl_coef: NonNegative = 0.04
@@ -74,7 +98,7 @@ class GRPOOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLOOOptions(CriticFreeOptions):
+class RLOOOptions(CriticFreeOptions, ClippedOptions):
     """REINFORCE leave-one-out (arXiv:2402.14740).
 
     Formula: -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(y|x) / pi_old(y|x) of the whole
@@ -90,7 +114,7 @@ class RLOOOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class REINFORCEOptions(CriticFreeOptions):
+class REINFORCEOptions(OnePassOptions, CriticFreeOptions):
     """REINFORCE with a baseline (Williams 1992; arXiv:2402.14740).
 
     Formula: -(R - b) * log pi(y|x), with R = score - kl_coef * log(pi_old(y|x) / pi_ref(y|x)) and b the mean of all R
@@ -99,14 +123,15 @@ class REINFORCEOptions(CriticFreeOptions):
     Use it when: the plainest unbiased policy gradient is wanted, with one response a prompt, or as a yardstick.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "baseline")
+
     group_size: Count = 1
     baseline: Baseline = "running"
-    surrogate: Surrogate = "logprob"
     aggregation: Aggregation = "sum"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrGRPOOptions(CriticFreeOptions):
+class DrGRPOOptions(CriticFreeOptions, ClippedOptions):
     """GRPO done right: without its biases of length and difficulty (arXiv:2503.20783).
 
     Formula: mean over responses of the sum over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
@@ -115,6 +140,8 @@ class DrGRPOOptions(CriticFreeOptions):
     Use it when: GRPO's responses grow longer without growing better, or prompts differ much in difficulty.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "loss_length")
+
     aggregation: Aggregation = "sum"
     loss_length: NonNegative = 0.0
     kl_coef: NonNegative = 0.0
@@ -122,7 +149,7 @@ class DrGRPOOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAPOOptions(CriticFreeOptions):
+class DAPOOptions(CriticFreeOptions, ClippedOptions):
     """Decoupled clip and dynamic sampling (arXiv:2503.14476).
 
     Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
@@ -131,6 +158,13 @@ class DAPOOptions(CriticFreeOptions):
     Paper: Yu et al., arXiv:2503.14476, eq. 8 to 13.
     Use it when: rewards are right or wrong and responses long, so that many groups say nothing and entropy would fall.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (
+        *ClippedOptions.matters,
+        "clip_range_high",
+        "overlong_penalty",
+        "dynamic_sampling",
+    )
 
     clip_range_high: NonNegative = 0.28
     normalize_advantages: Normalization = "group"
@@ -141,7 +175,7 @@ class DAPOOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSPOOptions(CriticFreeOptions):
+class GSPOOptions(CriticFreeOptions, ClippedOptions):
     """Group sequence policy optimisation (arXiv:2507.18071).
 
     Formula: mean over responses of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
@@ -149,6 +183,8 @@ class GSPOOptions(CriticFreeOptions):
     Paper: Zheng et al., arXiv:2507.18071, eq. 5 to 7.
     Use it when: GRPO is unstable over many steps a batch, as with mixtures of experts or long responses.
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "clip_range_high")
 
     ratio_level: RatioLevel = "sequence-mean"
     clip_range: Positive = 3e-4
@@ -160,7 +196,7 @@ class GSPOOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class REINFORCEPlusPlusOptions(CriticFreeOptions):
+class REINFORCEPlusPlusOptions(CriticFreeOptions, ClippedOptions):
     """REINFORCE with PPO's clip and advantages normalised over the batch (arXiv:2501.03262).
 
     Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(t) / pi_old(t) of
@@ -171,6 +207,8 @@ class REINFORCEPlusPlusOptions(CriticFreeOptions):
     Use it when: there is one response a prompt, and neither a critic nor a group to compare with.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "baseline")
+
     group_size: Count = 1
     baseline: Baseline = "none"
     credit: Credit = "token"
@@ -179,7 +217,7 @@ class REINFORCEPlusPlusOptions(CriticFreeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReMaxOptions(CriticFreeOptions):
+class ReMaxOptions(OnePassOptions, CriticFreeOptions):
     """REINFORCE against the reward of the likeliest response (arXiv:2310.10505).
 
     Formula: -sum over tokens of log pi(t) * (r - r_greedy - kl_coef * sum from t on of log(pi_old / pi_ref))
@@ -190,12 +228,11 @@ class ReMaxOptions(CriticFreeOptions):
     group_size: Count = 1
     baseline: Baseline = "greedy"
     credit: Credit = "token"
-    surrogate: Surrogate = "logprob"
     aggregation: Aggregation = "sum"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RAFTOptions(PolicyGradientOptions):
+class RAFTOptions(PtxOptions, PolicyGradientOptions):
     """Reward-ranked fine-tuning: the likelihood of the best of n rollouts (arXiv:2304.06767).
 
     Formula: mean over tokens of -log pi(t), over the winners: of each group the `winners` highest
@@ -206,7 +243,7 @@ class RAFTOptions(PolicyGradientOptions):
         group_size and a threshold, all right answers of a verifiable task are imitated.
     """
 
-    imitates: ClassVar[bool] = True
+    matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "n_epochs", "winners", "threshold")
 
     group_size: Annotated[int, Ge(2)] = 8
     """Responses sampled for each prompt."""
@@ -214,7 +251,6 @@ class RAFTOptions(PolicyGradientOptions):
     """Responses of each group that are trained on; of equal rewards the ones sampled first."""
     threshold: float | None = None
     """Lowest score, as the reward source gives it, that is trained on. Left out, all winners are."""
-    surrogate: Surrogate = "logprob"
     kl_coef: NonNegative = 0.0
 
     def check(self) -> None:
@@ -227,3 +263,7 @@ class RAFTOptions(PolicyGradientOptions):
                 where="winners",
                 fix="fewer than group_size, or set a threshold",
             )
+        ranked_by_more = self.penalizes_kl or self.missing_eos_penalty > 0 or self.reward_clip > 0
+        self.counts_only_with(
+            "kl_coef, missing_eos_penalty or reward_clip above 0", ranked_by_more, "normalize_rewards"
+        )

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit_grpo.dapo import DAPO
-from alignkit_grpo.dr_grpo import DrGRPO
-from alignkit_grpo.grpo import GRPO
-from alignkit_grpo.gspo import GSPO
-from alignkit_grpo.reinforce import REINFORCE
-from alignkit_grpo.reinforce_plus_plus import REINFORCEPlusPlus
-from alignkit_grpo.remax import ReMax
-from alignkit_grpo.rloo import RLOO
+from alignkit_grpo.members import DAPO, GRPO, GSPO, REINFORCE, RLOO, DrGRPO, REINFORCEPlusPlus, ReMax
 
 from alignkit.testing import OptimizerContract
 

@@ -10,12 +10,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from alignkit.ops import AttentionRule, attend, packed_attention
+from alignkit_hf.kernels.attention import AttentionRule, attend, packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from alignkit.ops import PackedLayout
+    from alignkit_hf.kernels.packed_layout import PackedLayout
 
 NAME = "alignkit"
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from alignkit.ops import AttentionRule, PackedLayout, packed_attention, padded_index, score_weights, working_dtype
+from alignkit_hf.kernels.attention import AttentionRule, packed_attention, padded_index, score_weights, working_dtype
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.prepacked import prepacked
 
 if TYPE_CHECKING:

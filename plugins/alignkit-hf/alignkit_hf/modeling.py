@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from alignkit.ops import Head, LogitTransform, PackedLayout, linear_logprobs
 from alignkit_hf.attention import PackedKernel
+from alignkit_hf.kernels.exact_kl import Head
+from alignkit_hf.kernels.logprobs import LogitTransform, linear_logprobs
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.trunk import TrunkModel
 from alignkit_hf.value_branch import ValueBranch
 

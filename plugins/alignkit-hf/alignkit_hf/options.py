@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from alignkit import (
     Config,
@@ -36,6 +36,19 @@ class LoraOptions(Config):
 @dataclass(frozen=True, kw_only=True)
 class HFOptions(Config):
     """Any transformers causal LM: full fine-tuning or LoRA, from a local folder or the hub. safetensors only."""
+
+    matters: ClassVar[tuple[str, ...]] = (
+        "model",
+        "dtype",
+        "weights",
+        "lora.r",
+        "freeze_layers",
+        "reference",
+        "quantize",
+        "max_length",
+        "chat_template",
+        "gradient_checkpointing",
+    )
 
     model: str = ""
     """Local folder or hub id. Required."""

@@ -11,12 +11,13 @@ import torch
 import transformers
 
 from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
-from alignkit.ops import Head, digest_of_tensors
+from alignkit.ops import digest_of_tensors
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
+from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit import Group, GroupBatch, InputError, Prompt
-from alignkit.ops import PackedLayout
 from alignkit_hf.attention import NAME, PackedKernel
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.modeling import PackedModel, Path
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit.ops import AttentionRule
+    from alignkit_hf.kernels.attention import AttentionRule
 
 logger = logging.getLogger(__name__)
 

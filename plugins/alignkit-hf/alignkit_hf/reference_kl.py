@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from alignkit.ops import Head, linear_kl
+from alignkit_hf.kernels.exact_kl import Head, linear_kl
 
 if TYPE_CHECKING:
     from torch import Tensor

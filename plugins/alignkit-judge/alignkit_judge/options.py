@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Interval
@@ -134,7 +134,20 @@ class BudgetOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions(JudgeModel):
-    """What the judge as preference source and the judge as reward have in common."""
+    """How judges are asked."""
+
+    matters: ClassVar[tuple[str, ...]] = (
+        "backend",
+        "model",
+        "base_url",
+        "key_env",
+        "judges",
+        "rubric",
+        "criterion",
+        "constitution",
+        "reasoning",
+        "budget.money",
+    )
 
     judges: tuple[JudgeModel, ...] = ()
     """Several judges that vote, each with its own options: `[{model = "a"}, {backend = "local", model = "b"}]`."""
@@ -189,6 +202,8 @@ class JudgeOptions(JudgeModel):
 @dataclass(frozen=True, kw_only=True)
 class JudgePreferenceOptions(JudgeOptions):
     """A language model ranks responses, sampled from the policy or taken from another source (arXiv:2306.05685)."""
+
+    matters: ClassVar[tuple[str, ...]] = ("protocol", "k", *JudgeOptions.matters)
 
     protocol: Protocol = "pairwise"
     """`pairwise` compares two at a time and fits a ranking; `listwise` ranks all at once; `pointwise` scores each from

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from alignkit.components import Context
 from alignkit.errors import InputError
 from alignkit.records import Group, Prompt
-from alignkit.testing import PreferenceSourceContract, RewardSourceContract
+from alignkit.testing import PreferenceSourceContract, RewardSourceContract, near
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +26,10 @@ PAIR = Question("pairwise", "p", ("a", "b"), "c")
 THREE = Question("listwise", "p", ("a", "b", "c"), "c")
 ANSWERS = "ABC0123456789"
 ONE = Question("pointwise", "p", ("a",), "c")
+
+
+TERMS = 2000
+"""Of the sums in a small model with a vocabulary of 512, there and back."""
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +111,17 @@ def test_probabilities_equal_the_models_own(model: Path) -> None:
     letters = following(local_text(PAIR) + "\nAnswer:")
     mass = letters["A"] + letters["B"] + letters["C"]
     expected = [(letters["A"] + letters["C"] / 2) / mass, (letters["B"] + letters["C"] / 2) / mass]
-    assert found[2].values == pytest.approx(expected, rel=1e-4)
+    assert found[2].values == near(expected, terms=TERMS)
     letters = following(local_text(THREE) + "\nAnswer:")
     mass = sum(letters[label] for label in "ABC")
-    assert found[1].values == pytest.approx([letters[label] / mass for label in "ABC"], rel=1e-4)
+    assert found[1].values == near([letters[label] / mass for label in "ABC"], terms=TERMS)
     for index in (0, 3):
         text = local_text(questions[index]) + "\nAnswer:"
         digits = following(text)
         ten = digits["1"] * following(text + "1")["0"]
         chances = {score: digits[str(score)] for score in range(1, 10)} | {1: digits["1"] - ten, 10: ten}
         score = sum(value * chance for value, chance in chances.items()) / sum(chances.values())
-        assert found[index].values == pytest.approx([score], rel=1e-4)
+        assert found[index].values == near([score], terms=TERMS)
 
 
 def test_verdicts_from_chances() -> None:
@@ -141,7 +145,7 @@ def test_reasoning_is_written_before_the_verdict_and_the_same_each_time(model: P
     together = dict(LocalJudge(judge, "cpu").answers(questions))
     alone = dict(LocalJudge(judge, "cpu").answers(questions[1:]))
     assert together[1].reasoning == alone[0].reasoning
-    assert together[1].values == pytest.approx(alone[0].values)
+    assert together[1].values == near(alone[0].values, terms=TERMS)
     assert together[0].reasoning != together[1].reasoning
 
 

@@ -22,6 +22,7 @@ from alignkit_judge.remote import retry_after
 from alignkit_judge.source import JudgeReward, JudgeSource
 from scripted_judge import ScriptedJudge
 
+from alignkit import OptionsError
 from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.records import Group, Prompt
@@ -278,9 +279,9 @@ def test_options_that_cannot_work_are_refused(
     options: dict[str, Any], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(InputError) as refused:
-        JudgePreferenceOptions(**options).check()
-    assert refused.value.where == where
+    with pytest.raises(OptionsError) as refused:
+        JudgePreferenceOptions(**options)
+    assert [".".join(problem.key) for problem in refused.value.problems] == [where]
     assert refused.value.fix
     assert KEY not in str(refused.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ class Person:
 def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
     browser: Any, store: Store, start_server: StartServer
 ) -> None:
+    start = time.monotonic()
     store.add_items(pairs(ITEMS))
     server = start_server(store.path, "anna", "ben")
     port = server.port
@@ -122,6 +124,7 @@ def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
         for person in people.values():
             if not person.done:
                 person.prefer_good()
+    passed = time.monotonic() - start
     found = labelled(store)
     assert (len(found.groups), found.missing) == (ITEMS, 0)
     said = store.said()
@@ -130,7 +133,7 @@ def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
     (skip,) = [one for one in said if one.verdict == "skip"]
     assert (skip.annotator, skip.reason) == ("ben", "the prompt is unclear: 12tbsu")
     assert sorted(group.ranks for group in found.groups if group.ranks) == [(0, 0)] * 2 + [(0, 1)] * (ITEMS - 2)
-    assert all(one.seconds is not None and one.seconds < 60 for one in said)
+    assert all(one.seconds is not None and 0 <= one.seconds < passed for one in said)
     assert all(person.problems == [] and person.page.title() == "Compare responses" for person in people.values())
 
 

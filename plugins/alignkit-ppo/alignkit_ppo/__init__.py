@@ -19,4 +19,4 @@ def register_optimizers(register: Register) -> None:
     register("ppo", "alignkit_ppo.ppo:PPO", config=PPOOptions)
     register("ppo-kl", "alignkit_ppo.ppo_kl:PPOKL", config=PPOKLOptions)
     register("trpo", "alignkit_ppo.trpo:TRPO", config=TRPOOptions)
-    register("a2c", "alignkit_ppo.a2c:A2C", config=A2COptions)
+    register("a2c", "alignkit_ppo.ppo:A2C", config=A2COptions)

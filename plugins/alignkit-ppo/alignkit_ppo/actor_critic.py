@@ -16,7 +16,7 @@ import torch
 from alignkit import InputError
 from alignkit.algorithms import PolicyGradient, known, require_values, scorer_outputs
 from alignkit.ops import clipped_value_loss, explained_variance, gae, sum_over_processes, whiten
-from alignkit_ppo.options import ActorCriticOptions
+from alignkit_ppo.options import ActorCriticOptions, SharedCriticOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,14 +50,14 @@ class ActorCritic(PolicyGradient[OptionsT]):
         self._warned = False
 
     def _start_critic(self) -> Scorer | None:
-        policy = require_values(self.policy)
-        if self.config.critic == "shared":
-            if self.config.critic_layers:
-                policy.add_value_branch(self.config.critic_layers)
+        policy, options = require_values(self.policy), self.config
+        if options.critic == "shared":
+            if isinstance(options, SharedCriticOptions) and options.critic_layers:
+                policy.add_value_branch(options.critic_layers)
             else:
                 policy.add_value_head()
             return None
-        if self.config.critic == "policy":
+        if options.critic == "policy":
             return policy.scorer()
         critic = None if self.reward is None else self.reward.start_critic()
         if critic is None:

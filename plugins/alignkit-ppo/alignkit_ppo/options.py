@@ -4,23 +4,18 @@ say where not."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Gt, Lt
 
-from alignkit import Count, Fraction, InputError, Natural, NonNegative, Positive
-from alignkit.algorithms import PolicyGradientOptions
-from alignkit.ops import Surrogate
+from alignkit import Config, Count, Fraction, Natural, NonNegative, Positive, PtxOptions
+from alignkit.algorithms import ClippedOptions, OnePassOptions, PolicyGradientOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorCriticOptions(PolicyGradientOptions):
-    """What every algorithm with a critic has."""
+class CriticOptions(Config):
+    """Critic."""
 
-    learning_rate: NonNegative = 3e-6
-    """Peak learning rate of AdamW."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Course of the learning rate after the warm-up, towards zero over the planned steps."""
     gamma: Fraction = 1.0
     """Discount factor of a token's reward for each token before it, 0 to 1."""
     gae_lambda: Fraction = 0.95
@@ -31,39 +26,49 @@ class ActorCriticOptions(PolicyGradientOptions):
     """The value counts up to this distance from the value before the update, in units of reward; 0 does not clip."""
     vf_coef: NonNegative = 0.1
     """Weight of the value loss."""
-
     critic: Literal["shared", "policy", "reward"] = "shared"
     """Where values come from: `shared` is a head on the policy's trunk, `policy` a model of its own that starts as a
     copy of the policy, `reward` one that starts as a copy of the reward model. Layers that policy.freeze_layers keeps
     are there once for the policy and a critic that starts from it."""
-    critic_layers: Natural = 0
-    """Of a `shared` critic: how many last layers, with the last norm, are its own, copies of the policy's at the start;
-    0 shares the whole trunk."""
     # The paper's critic is a copy of the reward model and needs no other rate; a head that starts at zero does.
     critic_lr_scale: NonNegative = 10.0
     """Factor on the learning rate for the critic: its head if `shared`, all of it otherwise."""
-
     critic_warmup: Natural = 0
     """Iterations at the start in which only the critic is trained, while the policy stays as it is, bit for bit."""
-
-    missing_eos_penalty: NonNegative = 1.0
-    """Reward taken from the last token of a response that was cut off at the length limit."""
     bootstrap_truncated: bool = True
     """A response that was cut off has not ended: the critic's value behind the cut stands in for its score, which is
     paid for finished responses only, or for all where none finishes. False takes the limit for the end."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class SharedCriticOptions(CriticOptions):
+    """Critic on the policy's trunk."""
+
+    critic_layers: Natural = 0
+    """Of a `shared` critic: how many last layers, with the last norm, are its own, copies of the policy's at the start;
+    0 shares the whole trunk."""
+
     def check(self) -> None:
         super().check()
-        if self.critic_layers and self.critic != "shared":
-            raise InputError(
-                "a critic that shares nothing has all layers to itself",
-                where="critic_layers",
-                fix="leave it out, or set critic to 'shared'",
-            )
+        self.counts_only_with("critic = 'shared'", self.critic == "shared", "critic_layers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOOptions(ActorCriticOptions):
+class ActorCriticOptions(CriticOptions, PolicyGradientOptions):
+    """What every algorithm with a critic has."""
+
+    matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "critic", "vf_coef")
+
+    learning_rate: NonNegative = 3e-6
+    """Peak learning rate of AdamW."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Course of the learning rate after the warm-up, towards zero over the planned steps."""
+    missing_eos_penalty: NonNegative = 1.0
+    """Reward taken from the last token of a response that was cut off at the length limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(SharedCriticOptions, PtxOptions, ActorCriticOptions, ClippedOptions):
     """Proximal policy optimisation with a critic, clipped (arXiv:1707.06347).
 
     Formula: -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A) + vf_coef * (V - R)^2 / 2 - ent_coef * H,
@@ -75,12 +80,20 @@ class PPOOptions(ActorCriticOptions):
         critic.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (
+        *ActorCriticOptions.matters,
+        "n_epochs",
+        "clip_range",
+        "gae_lambda",
+        "bootstrap_truncated",
+    )
+
     n_epochs: Count = 4
     """Passes over the rollouts of each iteration."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOKLOptions(ActorCriticOptions):
+class PPOKLOptions(SharedCriticOptions, PtxOptions, ActorCriticOptions):
     """Proximal policy optimisation with an adaptive KL penalty instead of the clip (arXiv:1707.06347).
 
     Formula: -w * A + penalty_coef * KL(pi_old, pi) + vf_coef * (V - R)^2 / 2, with w = pi(t) / pi_old(t) of each token
@@ -90,9 +103,16 @@ class PPOKLOptions(ActorCriticOptions):
     Use it when: updates shall be held to a size in nats rather than cut off at a ratio; PPO's clip is the usual choice.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (
+        *ActorCriticOptions.matters,
+        "n_epochs",
+        "penalty_target",
+        "gae_lambda",
+        "bootstrap_truncated",
+    )
+
     n_epochs: Count = 4
     """Passes over the rollouts of each iteration; with a single step there is no KL to hold."""
-    surrogate: Surrogate = "ratio"
     penalty_coef: Positive = 1.0
     """Weight of the KL from the policy that sampled, at the start."""
     penalty_target: Positive = 0.01
@@ -100,7 +120,7 @@ class PPOKLOptions(ActorCriticOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class A2COptions(ActorCriticOptions):
+class A2COptions(OnePassOptions, SharedCriticOptions, PtxOptions, ActorCriticOptions):
     """Advantage actor-critic, one gradient step a batch (arXiv:1602.01783).
 
     Formula: -A * log pi(t) + vf_coef * (V - R)^2 / 2 - ent_coef * H of each token t, with A = R - V and R the sum of
@@ -109,7 +129,8 @@ class A2COptions(ActorCriticOptions):
     Use it when: a critic is wanted without ratios and clips, or as a yardstick for PPO.
     """
 
-    surrogate: Surrogate = "logprob"
+    matters: ClassVar[tuple[str, ...]] = (*ActorCriticOptions.matters, "ent_coef", "bootstrap_truncated")
+
     gae_lambda: Fraction = 1.0
     whiten_advantages: bool = False
     clip_range_value: NonNegative = 0.0
@@ -127,7 +148,14 @@ class TRPOOptions(ActorCriticOptions):
     Use it when: each update's KL must be bounded for certain, at some ten times the cost of a gradient step.
     """
 
-    surrogate: Surrogate = "ratio"
+    matters: ClassVar[tuple[str, ...]] = (
+        *ActorCriticOptions.matters,
+        "trust_region",
+        "damping",
+        "cg_iterations",
+        "bootstrap_truncated",
+    )
+
     minibatch_size: Count = 32
     """Groups (a prompt with its responses) in one update, over all processes; an update wants the whole batch."""
     critic: Literal["policy", "reward"] = "policy"
@@ -143,12 +171,3 @@ class TRPOOptions(ActorCriticOptions):
     """Step lengths that are tried before the policy stays as it is."""
     line_search_decay: Annotated[float, Gt(0), Lt(1)] = 0.8
     """Length of each step that is tried, as a share of the one before."""
-
-    def check(self) -> None:
-        super().check()
-        if self.ptx_coef:
-            raise InputError(
-                "the line search holds a step to the surrogate, which knows nothing of texts",
-                where="ptx_coef",
-                fix="leave it out, or use ppo",
-            )

@@ -37,6 +37,9 @@ class PPOKL(ActorCritic[PPOKLOptions]):
         self.batch_metrics["penalty_coef"] = self.penalty.coef
         return prepared
 
+    def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
+        return -known(batch.advantages) * log_ratio.exp()
+
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:
         loss, metrics = super().policy_loss(batch, output)
         penalty = batch.token_mean(kl_estimate(known(batch.logprobs), output.logprobs, "k3"))

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.ops import assign, conjugate_gradient, directional_derivative, flattened, kl_estimate, mean_over_processes
+from alignkit.algorithms import known
+from alignkit.ops import kl_estimate, mean_over_processes
 from alignkit_ppo.actor_critic import ActorCritic
+from alignkit_ppo.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
 from alignkit_ppo.options import TRPOOptions
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ class TRPO(ActorCritic[TRPOOptions]):
     def bind(self, modules: Mapping[str, nn.Module]) -> None:
         super().bind(modules)
         self._wrapped = {name: modules[name] for name in self._bare}
+
+    def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
+        return -known(batch.advantages) * log_ratio.exp()
 
     def take_step(self, batch: GroupBatch) -> dict[str, float]:
         """Moves the policy. The wrapped modules stand aside: their hooks are for backward passes of the loss."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from alignkit_ppo.a2c import A2C
-from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo import A2C, PPO
 from alignkit_ppo.ppo_kl import PPOKL
 from alignkit_ppo.trpo import TRPO
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from alignkit_ppo.a2c import A2C
 from alignkit_ppo.options import PPOOptions
-from alignkit_ppo.ppo import PPO
+from alignkit_ppo.ppo import A2C, PPO
 from alignkit_ppo.ppo_kl import PPOKL
 from alignkit_ppo.trpo import TRPO
 

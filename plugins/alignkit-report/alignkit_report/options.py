@@ -18,7 +18,7 @@ def is_installed(package: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerOptions(Config):
-    """The common options of all trackers.
+    """Name in the tracker.
 
     Attributes:
         extra: the extra of this distribution that installs the tracker.
@@ -59,13 +59,12 @@ class TensorBoardOptions(TrackerOptions):
 
     def check(self) -> None:
         super().check()
-        if self.name and not self.folder:
-            raise InputError("has no effect without folder", where="name", fix="set folder, or leave name out")
+        self.counts_only_with("folder", bool(self.folder), "name")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectOptions(TrackerOptions):
-    """The common options of trackers that group runs by project."""
+    """Project in the tracker."""
 
     project: str = "alignkit"
     """Project (or experiment) of the run."""

@@ -38,6 +38,8 @@ class BradleyTerryOptions(TrainingOptions):
     Use it when: there are pairs, or rankings whose annotators compared two responses at a time. The usual choice.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*TrainingOptions.matters, "margin", "label_smoothing", "center_coef")
+
     margin: NonNegative = 0.0
     """Times the gap of the annotators' scores, by which the better response shall lead; needs groups with scores."""
     label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
@@ -54,6 +56,8 @@ class InfoNCEOptions(TrainingOptions):
     Paper: van den Oord et al., arXiv:1807.03748, eq. 4.
     Use it when: only the best of K responses is known, or only that one matters (best-of-n).
     """
+
+    matters: ClassVar[tuple[str, ...]] = (*TrainingOptions.matters, "temperature")
 
     temperature: Positive = 1.0
     """Scores are divided by it before the softmax."""
@@ -200,7 +204,7 @@ class RulesOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ComposedOptions(Config):
-    """What sources that are made of others share."""
+    """Sources."""
 
     sources: tuple[RewardSpec, ...]
     """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
@@ -249,14 +253,12 @@ class EnsembleOptions(ComposedOptions):
         super().check()
         if len(self.sources) < 2:
             raise InputError("one member always agrees with itself", where="sources", fix="name two or more")
-        changed = [name for name in ("spread_coef", "spread") if getattr(self, name) != getattr(EnsembleOptions, name)]
-        if self.combine == "minimum" and changed:
-            raise InputError("the minimum has no spread", where=changed[0], fix="leave it out")
+        self.counts_only_with("combine = 'mean-spread'", self.combine == "mean-spread", "spread_coef", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions(Config):
-    """What sources that sample and rank share."""
+    """Responses that are ranked."""
 
     k: Annotated[int, Ge(2)] = 4
     """Responses sampled for each prompt; duplicates are dropped."""

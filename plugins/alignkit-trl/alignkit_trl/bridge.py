@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from alignkit import Policy
-    from alignkit_trl.options import TRLOptions, TRLRolloutOptions
+    from alignkit_trl.options import TRLOptions
 
     OnStep = Callable[[dict[str, float]], None]
 
@@ -123,7 +123,7 @@ def own_tokenizer(policy: HFPolicy) -> Any:
 
 
 def common_arguments(
-    options: TRLOptions | TRLRolloutOptions, packed: PackedModel, folder: Path, seed: int, *, rows_per_step: int
+    options: TRLOptions, packed: PackedModel, folder: Path, seed: int, *, rows_per_step: int
 ) -> dict[str, Any]:
     """Arguments of TRL's config that follow from our options and the model; `args` goes on top."""
     local = max(1, rows_per_step // num_processes())

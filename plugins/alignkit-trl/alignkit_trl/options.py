@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Interval
 
-from alignkit import InputError, NonNegative, Positive, RolloutOptions, TrainingOptions
+from alignkit import InputError, IterationOptions, LearningOptions, NonNegative, Positive, RolloutOptions
 from alignkit_trl.fields import check_fields
 
 COMMON = {
@@ -48,27 +48,34 @@ ONLINE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRLOptions(TrainingOptions):
-    """What TRL's trainers share. Of the training options, max_tokens, save_every and keep_checkpoints do nothing."""
+class TRLOptions(LearningOptions):
+    """TRL's own.
 
+    What TRL's trainers share.
+    """
+
+    matters: ClassVar[tuple[str, ...]] = ("learning_rate", "n_epochs", "minibatch_size", "args")
     trl_config: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]] = {}
+    derived: ClassVar[Mapping[str, str]] = DERIVED
 
     args: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of TRL's config class, under TRL's names: `args.label_smoothing = 0.1`."""
 
     def check(self) -> None:
-        """Checks `args` against the fields of TRL's config class."""
-        check_args(self)
+        """Checks that `args` are fields of TRL's config class, and none that an option of ours sets."""
+        super().check()
+        ours = {trl: name for name, trl in (*COMMON.items(), *self.renamed.items())}
+        check_fields(self.trl_config, self.args, {**self.derived, **ours})
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRLRolloutOptions(RolloutOptions):
-    """What TRL's trainers that sample share. Of the other options, max_tokens, save_every and keep_checkpoints do
-    nothing."""
+class TRLRolloutOptions(TRLOptions, IterationOptions):
+    """What TRL's trainers that sample share."""
 
-    trl_config: ClassVar[str]
+    matters: ClassVar[tuple[str, ...]] = ("kl_coef", *RolloutOptions.matters, "n_epochs", "clip_range", "args")
     renamed: ClassVar[Mapping[str, str]] = {"kl_coef": "beta", "clip_range": "epsilon"}
+    derived: ClassVar[Mapping[str, str]] = {**DERIVED, **ONLINE}
 
     learning_rate: NonNegative = 1e-6
     """Peak learning rate of AdamW."""
@@ -82,22 +89,14 @@ class TRLRolloutOptions(RolloutOptions):
     """Further fields of TRL's config class, under TRL's names: `args.scale_rewards = "none"`."""
 
     def check(self) -> None:
-        """Checks `args`, and that the minibatches of an iteration are of one size, which TRL demands."""
-        check_args(self)
+        """Checks that the minibatches of an iteration are of one size, which TRL demands."""
+        super().check()
         if self.batch_size % min(self.minibatch_size, self.batch_size):
             raise InputError(
                 f"{self.batch_size} prompts can't be cut into minibatches of {self.minibatch_size}",
                 where="minibatch_size",
                 fix="a divisor of batch_size",
             )
-
-
-def check_args(options: TRLOptions | TRLRolloutOptions) -> None:
-    """Raises InputError where `args` are no fields of TRL's config, or fields that an option of ours sets."""
-    ours = DERIVED | {trl: name for name, trl in (*COMMON.items(), *options.renamed.items())}
-    if isinstance(options, RolloutOptions):
-        ours |= ONLINE
-    check_fields(options.trl_config, options.args, ours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +124,7 @@ class TRLRewardOptions(TRLOptions):
     Use it when: bradley-terry is to be held against TRL's on the same tokens.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*TRLOptions.matters, "center_coef")
     compares_with: ClassVar[str] = "bradley-terry"
     trl_config: ClassVar[str] = "RewardConfig"
     renamed: ClassVar[Mapping[str, str]] = {"center_coef": "center_rewards_coefficient"}
@@ -142,6 +142,7 @@ class TRLDPOOptions(TRLOptions):
     Use it when: dpo, ipo or another of the family is to be held against TRL's on the same tokens.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*TRLOptions.matters, "beta", "label_smoothing")
     compares_with: ClassVar[str] = "dpo"
     trl_config: ClassVar[str] = "DPOConfig"
     renamed: ClassVar[Mapping[str, str]] = {"beta": "beta", "label_smoothing": "label_smoothing"}
@@ -164,6 +165,7 @@ class TRLKTOOptions(TRLOptions):
     Use it when: kto is to be held against TRL's on the same tokens. Of a ranking, the best are desirable.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*TRLOptions.matters, "beta", "desirable_weight", "undesirable_weight")
     compares_with: ClassVar[str] = "kto"
     trl_config: ClassVar[str] = "KTOConfig"
     renamed: ClassVar[Mapping[str, str]] = {
@@ -192,6 +194,7 @@ class TRLGRPOOptions(TRLRolloutOptions):
     Use it when: grpo, dr-grpo, dapo or gspo is to be held against TRL's.
     """
 
+    matters: ClassVar[tuple[str, ...]] = (*TRLRolloutOptions.matters, "loss_type")
     compares_with: ClassVar[str] = "grpo"
     trl_config: ClassVar[str] = "GRPOConfig"
     renamed: ClassVar[Mapping[str, str]] = {**TRLRolloutOptions.renamed, "loss_type": "loss_type"}
