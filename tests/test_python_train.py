@@ -13,7 +13,7 @@ import pytest
 import torch
 from alignkit_dpo.dpo import DPO
 from alignkit_dpo.options import DPOOptions
-from alignkit_grpo.grpo import GRPO
+from alignkit_grpo.members import GRPO
 from alignkit_grpo.options import GRPOOptions
 from alignkit_ppo.options import PPOOptions
 from alignkit_ppo.ppo import PPO
