@@ -56,7 +56,7 @@ def test_every_kind_of_option() -> None:
         OptionHelp("sources", "list of table", "[]", ""),
         OptionHelp("either", "str | int", "3", ""),
         OptionHelp("columns", "table", "{}", ""),
-        OptionHelp("shared", "bool", "true", "Shared by all."),
+        OptionHelp("shared", "bool", "true", "Shared by all.", group="Base"),
     ]
 
 

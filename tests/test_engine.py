@@ -228,12 +228,12 @@ def test_data_of_which_nothing_is_left_are_an_error(tmp_path: Path) -> None:
             return batch.select([])
 
     policy = TinyPolicy()
-    with pytest.raises(InputError, match="none of the 12 records can be learned from"):
+    with pytest.raises(InputError, match="none of the 12 records has anything to learn"):
         train(Choosy(policy=policy), OfflineFeed(demonstrations(), policy), folder=tmp_path, seed=0)
 
 
 def test_the_kl_limit_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, over 6\.5"):
+    with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, above 6\.5"):
         online(tmp_path, max_kl=6.5)
 
 
@@ -252,7 +252,7 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> 
         Hungry(options, policy=policy), OfflineFeed(demonstrations(), policy), folder=tmp_path, seed=5,
         on_notice=notices.append,
     )  # fmt: skip
-    assert notices[0] == "out of memory: going on with max_tokens = 256"
+    assert notices[0] == "out of memory: continuing with max_tokens = 256"
     assert same_weights(weights(policy), weights(offline(tmp_path / "b")[0]), steps=9)
 
 
@@ -304,7 +304,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(AlignkitError, match=r"no room for a checkpoint of 4,000 bytes, .* are free"):
+    with pytest.raises(AlignkitError, match=r"no space for a checkpoint of 4,000 bytes, .* are free"):
         checkpoints.save_checkpoint(
             tmp_path / "checkpoints", 99, tensors={"modules": torch.zeros(1000)}, state={}, keep=2
         )
@@ -369,7 +369,7 @@ def test_rollouts_refuse_a_truncated_distribution() -> None:
         "stop": ("x",),
     }  # fmt: skip
     for name, value in distortions.items():
-        with pytest.raises(InputError, match=f"(?s)whole distribution.*leave out {name}$") as refused:
+        with pytest.raises(InputError, match=f"(?s)full distribution.*remove {name}$") as refused:
             RolloutFeed(
                 [Prompt(text="a")], policy, TinyReward(), sampling=Sampling(**{name: value}), options=options, seed=0
             )

@@ -117,9 +117,9 @@ def test_goes_on_bit_for_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        ([], "there are no texts"),
-        ([*TEXTS, Group(Prompt(text="p"), ("good", "bad"), ranks=(0, 1))], "rankings and labelled"),
-        ([Group(Prompt(text="p"), ("good",), labels=(True,))], "rankings and labelled"),
+        ([], "needs texts"),
+        ([*TEXTS, Group(Prompt(text="p"), ("good", "bad"), ranks=(0, 1))], "rankings and labels"),
+        ([Group(Prompt(text="p"), ("good",), labels=(True,))], "rankings and labels"),
         ([Group(Prompt(text="p"), ("",))], "some responses are empty"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_run_is_opened_wherever_its_data_has_gone(
         assert saved(opened.policy(), tmp_path / "again") == weights(dpo.path / "policy")
     finally:
         kept.rename(folder / "pairs.jsonl")
-    with pytest.raises(InputError, match="there is no run here"):
+    with pytest.raises(InputError, match="this directory holds no run"):
         Run.open(tmp_path)
 
 
@@ -107,11 +107,11 @@ def test_what_a_notebook_shows_is_escaped(tmp_path: Path, dpo: Run) -> None:
     odd.mkdir()
     (odd / "run.json").write_text('{"stages": {}}')
     empty = Run.open(odd)
-    assert repr(empty).endswith("<b>&': no stage has ended)")
+    assert repr(empty).endswith("<b>&': no stage is done)")
     assert "&lt;b&gt;&amp;" in empty._repr_html_()
     assert "<b>" not in empty._repr_html_()
     assert (empty.metrics, empty.samples) == ([], [])
-    with pytest.raises(InputError, match="no stage of this run has trained a policy"):
+    with pytest.raises(InputError, match="this run has not trained a policy"):
         empty.policy()
 
 
@@ -131,7 +131,7 @@ def test_stages_alone_a_trained_reward_and_the_policy_of_sft(folder: Path, table
     assert "accuracy" in run.summary["reward"]
     by_hand = alignkit.build_component("reward", {"plugin": "model", "model": str(out / "reward")})
     assert Run.open(out).reward().score(PAIRS) == run.reward().score(PAIRS) == by_hand.score(PAIRS)
-    with pytest.raises(InputError, match="the stage sft has been run here"):
+    with pytest.raises(InputError, match="stage sft has already run here"):
         alignkit.run(recipe, stages="sft", out=out, progress=False)
 
 
@@ -159,19 +159,19 @@ def test_default_recipe_name_options(
         ({"options": {"optimizer.beta": -1}}, 'options["optimizer.beta"]', "must be more than 0, found -1"),
         ({"options": {"optimizer.beta": "[1]"}}, 'options["optimizer.beta"]', "must be a valid number"),
         ({"options": {"policy.model": "12"}}, 'options["policy.model"]', "'12' is neither a folder"),
-        ({"options": {3: 1}}, 'options["3"]', "'3' names no option of a table"),
-        ({"options": {"beta": 1}}, 'options["beta"]', "'beta' names no option of a table"),
+        ({"options": {3: 1}}, 'options["3"]', "'3' is not table.option"),
+        ({"options": {"beta": 1}}, 'options["beta"]', "'beta' is not table.option"),
         ({"options": {"optimiser.beta": 1}}, 'options["optimiser.beta"]', "a recipe has no table 'optimiser'"),
-        ({"options": ["optimizer.beta=1"]}, "options", "list is no mapping"),
+        ({"options": ["optimizer.beta=1"]}, "options", "list is not a mapping"),
         ({"optimizer": "nobody"}, 'optimizer="nobody"', "no optimizer plugin 'nobody'"),
-        ({"optimizer": DPO}, "optimizer", "is neither the name of a plugin nor a function"),
+        ({"optimizer": DPO}, "optimizer", "is neither a plugin name nor a function"),
         ({"reward": lambda prompts: []}, "reward", "a recipe can't name the function"),
         ({"recipe": {"optimizer": {"plugin": "dpo", "beta": -2}}}, "optimizer.beta", "must be more than 0, found -2"),
         ({"recipe": {"optimiser": {}}}, "optimiser", "a recipe has no table"),
         ({"recipe": {"policy": "hf"}}, "policy", "must be a table"),
         ({"recipe": "none.toml"}, "none.toml", "no such recipe"),
-        ({"recipe": 3}, "recipe", "int is no recipe"),
-        ({"stages": ["alin"]}, "stages", "there is no stage 'alin'"),
+        ({"recipe": 3}, "recipe", "int is not a recipe"),
+        ({"stages": ["alin"]}, "stages", "no stage 'alin'"),
     ],
 )
 def test_mistakes_in_a_run_are_raised_before_anything_starts(
@@ -187,7 +187,7 @@ def test_mistakes_in_a_run_are_raised_before_anything_starts(
 def test_a_missing_option_is_asked_for_in_the_users_words() -> None:
     with pytest.raises(InputError) as raised:
         alignkit.run(optimizer="ppo", reward="function", progress=False)
-    assert 'options["reward.function"]=VALUE, or in the recipe' in str(raised.value)
+    assert 'set options["reward.function"]=VALUE, or set it in the recipe' in str(raised.value)
 
 
 def test_the_same_mistake_reads_the_same_on_the_command_line(

@@ -137,7 +137,7 @@ def test_without_out_nothing_stays_on_disk(folder: Path, tmp_path: Path, monkeyp
             return super().score(groups)
 
     grpo = GRPO(GRPOOptions(**ONLINE), policy=policy, reward=Looking())
-    with pytest.raises(Interrupted, match="stopped by SIGINT; the weights stay as they are now") as stopped:
+    with pytest.raises(Interrupted, match="stopped by SIGINT; the weights are from the last step") as stopped:
         alignkit.train(grpo, PROMPTS, sampling=Sampling(max_tokens=6), progress=False)
     assert stopped.value.exit_code == 130
     assert seen == [[], ["metrics.jsonl"]]
@@ -205,22 +205,22 @@ def made(folder: Path) -> dict[str, Any]:
         ("dpo", PROMPTS, {}, "data", "number 0 is a Prompt, not a Group: DPO learns from rankings"),
         ("dpo", [*PAIRS, {"prompt": "a"}], {}, "data", "number 12 is a dict, not a Group"),
         ("nudge", PROMPTS, {}, "data", "number 0 is a Prompt, not a Group: Nudge learns from rankings"),
-        ("grpo", "prompts.jsonl", {}, "data", "str is no list of Prompts"),
+        ("grpo", "prompts.jsonl", {}, "data", "str is not a list of Prompts"),
         ("grpo", ["say a"], {}, "data", "number 0 is a str, not a Prompt"),
-        ("grpo", [], {}, "data", "there are no prompts"),
-        ("dpo", [], {}, "data", "there are no groups"),
-        ("dpo", None, {}, "data", "NoneType is no list of Groups"),
+        ("grpo", [], {}, "data", "no prompts"),
+        ("dpo", [], {}, "data", "no groups"),
+        ("dpo", None, {}, "data", "NoneType is not a list of Groups"),
         ("dpo", PAIRS, {"texts": PROMPTS}, "texts", "number 0 is a Prompt, not a Group"),
-        ("dpo", PAIRS, {"texts": PAIRS}, "texts", "the texts would not be used"),
+        ("dpo", PAIRS, {"texts": PAIRS}, "texts", "have no effect without ptx_coef"),
         ("dpo", PAIRS, {"sampling": Sampling()}, "sampling", "DPO samples nothing"),
         ("limited", PAIRS, {}, "optimizer.max_kl", "Limited reports no KL to limit"),
-        ("dpo", PAIRS, {"resume": True}, "resume", "nothing to resume from"),
-        ("grpo", PROMPTS, {"sampling": Sampling(top_k=3)}, "sampling", "whole distribution"),
-        ("bare", PROMPTS, {}, "reward", "GRPO learns from scored rollouts"),
-        (DPO, PAIRS, {}, "optimizer", "DPO is no algorithm that holds a policy"),
+        ("dpo", PAIRS, {"resume": True}, "resume", "needs out, the folder"),
+        ("grpo", PROMPTS, {"sampling": Sampling(top_k=3)}, "sampling", "full distribution"),
+        ("bare", PROMPTS, {}, "reward", "GRPO needs a reward to score rollouts"),
+        (DPO, PAIRS, {}, "optimizer", "DPO is not an algorithm with a policy"),
         ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is no algorithm"),
-        ("dpo", [*PAIRS, UNRANKED], {}, "the training data", "1 of the 13 records have no ranks"),
-        ("dpo", [TIED], {}, "the training data", "none of the 1 records can be learned from"),
+        ("dpo", [*PAIRS, UNRANKED], {}, "the training data", "1 of 13 records have no ranks"),
+        ("dpo", [TIED], {}, "the training data", "none of the 1 records has anything to learn"),
     ],
 )
 def test_mistakes_in_training_by_hand(

@@ -1,4 +1,4 @@
-"""`alignkit plugins`: what is installed, its options, its contracts, and a new one to start from."""
+"""`alignkit plugins`: list plugins, show their options, check their contracts, start a new one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import dataclasses
 import textwrap
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
-from alignkit.options import Config
 from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
 
 if TYPE_CHECKING:
@@ -21,17 +20,19 @@ if TYPE_CHECKING:
 
     from alignkit.plugins import Registration
 
-app = typer.Typer(help="What is installed: list, show, check, new.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a plugin, or distribution:name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribution:name.")]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution; all without it.")]
-Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder in which the new one is put.")]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
+Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folder of the new plugin.")]
 
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins by role, and those that are broken, with the reason."""
+    """List the installed plugins by role, and broken ones with the reason."""
+    from alignkit.recipe.describe import first_line
+
     found = registry()
     ordered = [r for role in ROLES for r in sorted(found.registrations, key=lambda r: r.name) if r.role == role]
     commands = sorted({point.name: _distribution(point) for point in entry_points(group=COMMANDS_GROUP)}.items())
@@ -40,7 +41,7 @@ def list_plugins(as_json: AsJson = False) -> None:
         named = [{"name": name, "distribution": distribution} for name, distribution in commands]
         show({"plugins": plugins, "commands": named, "broken": list(map(dataclasses.asdict, found.broken))}, True)
         return
-    lines = [(r.role, found.spelled(r), r.distribution, _first_line(r.config)) for r in ordered]
+    lines = [(r.role, found.spelled(r), r.distribution, first_line(r.config)) for r in ordered]
     lines += [("command", name, distribution, "") for name, distribution in commands]
     lines += [("broken", b.name, b.distribution, b.error) for b in found.broken]
     print("\n".join(_aligned(lines)))
@@ -48,7 +49,7 @@ def list_plugins(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_plugin(name: Name, as_json: AsJson = False) -> None:
-    """Show the options of a plugin: those that matter first, then all others by group, with type, default and help."""
+    """Show the options of a plugin: those that matter first, then the others by group."""
     from alignkit.recipe.describe import describe
 
     found = registry()
@@ -68,7 +69,7 @@ def show_plugin(name: Name, as_json: AsJson = False) -> None:
 
 @app.command("check")
 def check(name: NameOrAll = None) -> None:
-    """Run the contract tests of a plugin, or of all that are installed."""
+    """Run the contract tests of one plugin, or of all."""
     try:
         import pytest  # noqa: F401
     except ImportError as error:
@@ -80,7 +81,7 @@ def check(name: NameOrAll = None) -> None:
 
 @app.command("new")
 def new(name: NewName, out: Parent = Path()) -> None:
-    """Make a new plugin: a distribution of one short file, with its contract test."""
+    """Create a plugin: a distribution with one short file and its contract test."""
     from alignkit.cli.scaffold import write_distribution
 
     folder = write_distribution(name, out)
@@ -98,10 +99,6 @@ def _distribution(point: EntryPoint) -> str:
 
 def _has(role: str, name: str) -> bool:
     return any(name in (r.name, str(r)) for r in registry().registrations if r.role == role)
-
-
-def _first_line(config: type[Any]) -> str:
-    return (config.__doc__ or "").partition("\n")[0] if config is not Config else ""
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

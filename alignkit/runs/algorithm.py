@@ -1,4 +1,4 @@
-"""Training one algorithm: the feed that it consumes, the loop, and the figures of each step."""
+"""Trains one algorithm: its feed, its loop, and the figures of each step."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def train_algorithm(
     force: bool = False,
     resumable: bool = True,
 ) -> TrainResult:
-    """Trains an algorithm's modules in place, by the engine's loop or by its own.
+    """Trains an algorithm's modules in place, with the engine's loop or its own.
 
     Args:
-        data: prompts for an algorithm on rollouts, groups for every other one.
-        name: what its steps are reported under.
-        folder: takes the checkpoints.
-        write: takes the figures of each step, in the first process only.
-        fingerprint: of everything but the data; a checkpoint of another one is refused, unless `force` is given.
-        texts: what an algorithm on rollouts may keep likely.
-        resumable: whether checkpoints are written.
+        data: prompts for algorithms on rollouts, groups for all others.
+        name: label of its steps in reports.
+        folder: for checkpoints.
+        write: receives the figures of each step, in the first process only.
+        fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
+        texts: for ptx.
+        resumable: whether to write checkpoints.
 
     Raises:
         InputError: the records don't fit the algorithm.
@@ -86,9 +86,9 @@ def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
     without = sum(group.ranks is None for group in groups)
     if without and algorithm.consumes is Feed.RANKINGS:
         raise InputError(
-            f"{without} of the {len(groups)} records have no ranks",
+            f"{without} of {len(groups)} records have no ranks",
             where="the training data",
-            fix=f"give {type(algorithm).__name__} rankings or pairs, see docs/data.md",
+            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
         )
 
 
@@ -100,7 +100,7 @@ def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, se
 
 
 def digest_of(groups: Sequence[Group]) -> str:
-    """sha256 of the records, so that a run is never resumed on other data."""
+    """Digest of the records, so that a run never resumes on other data."""
     digest = hashlib.sha256()
     for group in groups:
         digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())

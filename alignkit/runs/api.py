@@ -1,4 +1,4 @@
-"""alignkit in Python: `run` for a recipe, `train` for an algorithm that was put together by hand."""
+"""The Python API: `run` for a recipe, `train` for an algorithm built by hand."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ def run(
     force: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Runs the stages that a recipe needs, as the command `alignkit run` does.
+    """Runs the stages that a recipe needs, like the command `alignkit run`.
 
     Args:
         recipe: a TOML file, or its tables: `{"policy": {"model": "..."}, ...}`.
         policy, optimizer: the plugins of these tables.
-        preferences, reward: the same, or a function with the signature that `module:function` has.
-        options: any option by its dotted key, `{"optimizer.beta": 0.3}`; above the recipe and the plugins named here.
+        preferences, reward: the same, or a function like those named as `module:function`.
+        options: any option by its dotted key, `{"optimizer.beta": 0.3}`; they override the recipe.
         out: the run directory. [default: runs/ and the recipe's name]
-        stages: exactly these, or this one, with what earlier ones have left in `out`.
-        resume: goes on where an earlier run into `out` stopped.
-        overwrite: replaces what an earlier run has left in `out`.
-        force: resumes although the recipe has changed.
-        progress: whether to say what happens: a bar in a terminal or a notebook, else a line now and then.
+        stages: run exactly these, or this one, on what earlier ones left in `out`.
+        resume: continue an earlier run in `out`.
+        overwrite: replace an earlier run in `out`.
+        force: resume although the recipe has changed.
+        progress: show a bar in a terminal or a notebook, else a line now and then.
 
     Raises:
-        InputError: something is wrong with the recipe, or `out` is in use; nothing has started.
-        StoppedByCheck: a figure that must be finite is not, or the KL has passed its limit.
-        Interrupted: SIGINT or SIGTERM in a training, after a checkpoint.
+        InputError: the recipe is wrong, or `out` is in use; nothing has started.
+        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
+        Interrupted: SIGINT or SIGTERM during training, after a checkpoint.
         PluginError: a plugin failed; the message names it.
     """
     with closing(make_reporter(quiet=not progress)) as reporter:
@@ -78,7 +78,7 @@ def run(
 def run_resolved(
     resolved: Resolved, out: Path, *, stages: Sequence[str] | None, reporter: Reporter, **switches: bool
 ) -> Run:
-    """Runs a checked recipe; `run` and the command line both come here.
+    """Runs a checked recipe, for `run` and the command line.
 
     Args:
         switches: resume, overwrite, force.
@@ -89,7 +89,7 @@ def run_resolved(
 
 
 def default_folder(recipe: object) -> Path:
-    """The run directory of a recipe where none is given."""
+    """The default run directory of a recipe."""
     return Path("runs") / (recipe.stem if isinstance(recipe, Path) else "run")
 
 
@@ -99,7 +99,7 @@ def _source(recipe: object) -> Path | Mapping[str, Any] | None:
     if isinstance(recipe, str | os.PathLike):
         return Path(recipe).expanduser()
     raise InputError(
-        f"{type(recipe).__name__} is no recipe", where="recipe", fix="give the path of a TOML file, or its tables"
+        f"{type(recipe).__name__} is not a recipe", where="recipe", fix="give the path of a TOML file, or its tables"
     )
 
 
@@ -107,7 +107,7 @@ def _options(options: object) -> Mapping[str, Any]:
     if options is None or isinstance(options, Mapping):
         return options or {}
     raise InputError(
-        f"{type(options).__name__} is no mapping", where="options", fix='write options={"optimizer.kl_coef": 0.05}'
+        f"{type(options).__name__} is not a mapping", where="options", fix='write options={"optimizer.kl_coef": 0.05}'
     )
 
 
@@ -122,20 +122,20 @@ def train(
     progress: bool = True,
     resume: bool = False,
 ) -> TrainResult:
-    """Trains what an algorithm holds, in place: `train(PPO(PPOOptions(...), policy=policy, reward=reward), prompts)`.
+    """Trains an algorithm's policy, in place: `train(PPO(PPOOptions(...), policy=policy, reward=reward), prompts)`.
 
     Args:
-        optimizer: any algorithm, made from its class or by `build_component`.
-        data: what it `consumes`: prompts for rollouts, groups for everything else.
+        optimizer: an algorithm, made from its class or by `build_component`.
+        data: what it `consumes`: prompts for rollouts, else groups.
         sampling: how rollouts are sampled.
-        out: takes the checkpoints, metrics.jsonl and, at the end, what was trained. Without it nothing stays on disk.
-        seed: the order of the data and what is sampled follow from it.
-        texts: what `ptx_coef` keeps likely.
+        out: folder for checkpoints, metrics.jsonl and the trained model. Without it nothing stays on disk.
+        seed: of the data's order and of sampling.
+        texts: for `ptx_coef`.
         progress: as in `run`.
-        resume: goes on from the newest checkpoint in `out`.
+        resume: continue from the newest checkpoint in `out`.
 
     Raises:
-        InputError: the data, the options or `out` don't fit the algorithm; nothing has started.
+        InputError: the data, options or `out` don't fit; nothing has started.
         StoppedByCheck, Interrupted: as in `run`. Without `out` the weights stay as they are at that moment.
     """
     _check_algorithm(optimizer)
@@ -175,7 +175,9 @@ def train(
             if folder is not None:
                 raise
             number = error.exit_code - 128
-            said = f"stopped by {signal.Signals(number).name}; the weights stay as they are now, no checkpoint is kept"
+            said = (
+                f"stopped by {signal.Signals(number).name}; the weights are from the last step, no checkpoint is kept"
+            )
             raise Interrupted(number, said) from None
         if folder is not None and process_index() == 0:
             optimizer.save(folder)
@@ -190,29 +192,29 @@ def _check_algorithm(optimizer: object) -> None:
     if not isinstance(optimizer, Algorithm):
         made = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
         raise InputError(
-            f"{made} is no algorithm that holds a policy",
+            f"{made} is not an algorithm with a policy",
             where="optimizer",
-            fix="make one, as in PPO(PPOOptions(...), policy=policy, reward=reward); alignkit.run takes names",
+            fix="make one: PPO(PPOOptions(...), policy=policy, reward=reward); alignkit.run takes names",
         )
     name = type(optimizer).__name__
     if optimizer.consumes is Feed.ROLLOUTS and optimizer.reward is None:
-        raise InputError(f"{name} learns from scored rollouts", where="reward", fix=f"{name}(..., reward=reward)")
+        raise InputError(f"{name} needs a reward to score rollouts", where="reward", fix=f"{name}(..., reward=reward)")
     check_kl_limit(type(optimizer), optimizer.config, name=name, table="optimizer")
 
 
 def _data(optimizer: Algorithm[Any], data: object) -> list[Any]:
-    """The records, of the kind that the algorithm learns from."""
+    """The records, checked to be what the algorithm learns from."""
     wanted = Prompt if optimizer.consumes is Feed.ROLLOUTS else Group
     records = _records(data, wanted, "data", f": {type(optimizer).__name__} learns from {optimizer.consumes.value}")
     if not records:
-        raise InputError(f"there are no {wanted.__name__.lower()}s", where="data", fix="give at least one")
+        raise InputError(f"no {wanted.__name__.lower()}s", where="data", fix="give at least one")
     return records
 
 
 def _records(data: object, wanted: type[Any], where: str, why: str = "") -> list[Any]:
     if not isinstance(data, Iterable) or isinstance(data, str | Mapping):
         raise InputError(
-            f"{type(data).__name__} is no list of {wanted.__name__}s{why}", where=where, fix=_FIXES[wanted]
+            f"{type(data).__name__} is not a list of {wanted.__name__}s{why}", where=where, fix=_FIXES[wanted]
         )
     records = list(data)
     for number, record in enumerate(records):
@@ -223,24 +225,26 @@ def _records(data: object, wanted: type[Any], where: str, why: str = "") -> list
 
 
 _FIXES = {
-    Prompt: "Prompt.of(text) makes one of text or messages; [group.prompt for group in groups] takes those of groups",
-    Group: 'read_groups(path) reads them; Group(Prompt.of("Hi"), ("Hello!", "What?"), ranks=(0, 1)) makes one',
+    Prompt: "make one with Prompt.of(text or messages), or take [group.prompt for group in groups]",
+    Group: 'use read_groups(path), or make one: Group(Prompt.of("Hi"), ("Hello!", "What?"), ranks=(0, 1))',
 }
 
 
 def _check_use(optimizer: Algorithm[Any], sampling: Sampling | None, texts: Sequence[Group]) -> None:
-    """Refuses what the algorithm would take no notice of."""
+    """Refuses arguments that the algorithm would ignore."""
     name, options = type(optimizer).__name__, optimizer.config
     if sampling is not None and optimizer.consumes is not Feed.ROLLOUTS:
-        raise InputError(f"{name} samples nothing while it is trained", where="sampling", fix="leave it out")
+        raise InputError(f"{name} samples nothing during training", where="sampling", fix="leave it out")
     if texts and not (isinstance(options, PtxOptions) and options.ptx_coef):
         raise InputError(
-            "the texts would not be used", where="texts", fix="set ptx_coef, with an algorithm that has it, or none"
+            "have no effect without ptx_coef above 0",
+            where="texts",
+            fix="set ptx_coef (if the algorithm has it), or leave texts out",
         )
 
 
 def _check_folder(folder: Path | None, *, resume: bool) -> None:
     if resume and folder is None:
-        raise InputError("there is nothing to resume from without out", where="resume", fix="give out, or leave it out")
+        raise InputError("needs out, the folder with the checkpoints", where="resume", fix="set out, or remove resume")
     if folder is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise InputError("this folder is not empty", where=str(folder), fix="resume=True, or another out")
+        raise InputError("this folder is not empty", where=str(folder), fix="set resume=True, or choose another out")

@@ -1,4 +1,4 @@
-"""HTML pages that need nothing from the network, from Jinja templates."""
+"""Self-contained HTML pages from Jinja templates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write_page(path: Path, template: Path, **values: Any) -> Path:
 
 
 def render(template: Path, **values: Any) -> str:
-    """The text of a template. It may extend `page.html` (title, style, body) and import the macro `table` from
+    """Renders a template, which may extend `page.html` (title, style, body) and import the macro `table` from
     `tables.html`. Values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

@@ -1,4 +1,4 @@
-"""report.html: what a run did and what came of it, as one file that needs nothing from the network."""
+"""report.html: what a run did and how it turned out, as one self-contained file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a line that a kill cut off; none where there is no such file."""
+    """The records of a metrics.jsonl, without a truncated last line; none if the file is missing."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -49,7 +49,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def policies_table(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The policies before and after, and the best of n of each, as columns; then what the one after wins."""
+    """The policies before and after, and best of n of each, as columns; then the win rates."""
     columns = {
         name.replace("start", "before").replace("policy", "after"): said
         for name, said in figures.items()
@@ -73,7 +73,7 @@ def _samples(path: Path) -> list[Sequence[str]]:
 
 
 def _curves(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(step, value) of every figure that matters, by stage and name."""
+    """(stage, name) -> (step, value) of every figure that matters."""
     curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for record in read_metrics(path):
         for name in FIGURES:

@@ -1,4 +1,4 @@
-"""A run directory in Python: what each stage said, the figures of every step, the samples, and what was trained."""
+"""A run directory in Python: stage summaries, metrics, samples and trained models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run directory and what is in it; `alignkit.run` returns one, `Run.open` opens one that is there.
+    """A run directory. `alignkit.run` returns one, `Run.open` opens an existing one.
 
     Attributes:
         path: the directory.
@@ -38,49 +38,49 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """The run of a directory, finished or not.
+        """Opens a run directory, finished or not.
 
         Raises:
-            InputError: no run has been there.
+            InputError: it holds no run.
         """
         folder = Path(path).expanduser()
         if not (folder / "run.json").is_file():
-            raise InputError("there is no run here", where=str(folder), fix="give the directory that a run had as out")
+            raise InputError("this directory holds no run", where=str(folder), fix="give the out directory of a run")
         return cls(folder)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """`out`, and for each stage what it said: what `alignkit run --json` prints."""
+        """`out` and the summary of each stage, as `alignkit run --json` prints them."""
         return {"out": str(self.path), **self._said}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl, one an optimisation step: `stage`, `step`, `time` and the figures."""
+        """The records of metrics.jsonl, one per optimisation step: `stage`, `step`, `time` and the figures."""
         return read_metrics(self.path / "metrics.jsonl")
 
     @property
     def samples(self) -> list[Group]:
-        """What the policies before and after ("start" and "policy" in `source`) said to the evaluation's prompts.
+        """Responses before and after (`source` is "start" or "policy") to the evaluation's prompts.
 
-        Empty where the run has not got as far as its evaluation.
+        Empty until the run has been evaluated.
         """
         path = self.path / "samples.jsonl"
         return list(read_groups(path)) if path.exists() else []
 
     def policy(self) -> Policy[Any]:
-        """The policy that the last finished stage has left, loaded: the aligned one, or else that of SFT.
+        """Loads the newest trained policy: the aligned one, else the SFT one.
 
         Raises:
-            InputError: no stage has trained a policy.
+            InputError: no stage has trained a policy yet.
         """
         aligned = [stage for stage in self._said if stage.endswith("align")]
         if not aligned and "sft" not in self._said:
-            raise InputError("no stage of this run has trained a policy", where=str(self.path), fix="run sft or align")
+            raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
         saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
         return self._read("policy").build("policy", folder=self.path, saved=saved)
 
     def reward(self) -> RewardSource[Any]:
-        """The trained reward model, loaded, or else the reward of the recipe.
+        """Loads the trained reward model, else the recipe's reward.
 
         Raises:
             InputError: the recipe has no reward, or its model is not trained yet.
@@ -95,7 +95,7 @@ class Run:
         return dict(self._stages)
 
     def _read(self, table: str) -> Resolved:
-        """The recipe, or what its file says of a table and of the run."""
+        """The recipe, or from its file only the table and [run]."""
         if self._resolved is not None:
             return self._resolved
         tables = tomllib.loads((self.path / "recipe.toml").read_text(encoding="utf-8"))
@@ -103,7 +103,7 @@ class Run:
         return checked(recipe_of(wanted, flags={}, options={}))
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {', '.join(self._said) or 'no stage has ended'})"
+        return f"Run({str(self.path)!r}: {', '.join(self._said) or 'no stage is done'})"
 
     def _repr_html_(self) -> str:
         said = self._said
@@ -118,7 +118,7 @@ class Run:
 
 
 def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
-    """The reward of a run: the model that its reward stage has left in its directory, or the source that it names.
+    """The reward of a run: the model that its reward stage trained, or the source in its recipe.
 
     Raises:
         InputError: the recipe has no reward, or its model is not trained yet.
@@ -126,6 +126,6 @@ def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
     saved = folder / "reward" if REWARD_TRAINING in resolved else None
     if saved is not None and not saved.exists():
         raise InputError(
-            "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
+            "the reward model is not trained yet", where="reward", fix="run the stage reward, or set reward.model"
         )
     return resolved.build("reward", folder=folder, saved=saved)

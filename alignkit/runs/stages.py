@@ -1,4 +1,4 @@
-"""What each stage does: takes files, trains or labels or measures, leaves files."""
+"""The stages: each reads files, trains, labels or measures, and writes files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Stages:
-    """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
+    """The stages of a run. Each public method is a stage and returns its summary as JSON types."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Stages:
         return {"demonstrations": len(groups), **self._train("sft", optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
-        """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
+        """The preference source, with the current policy -> preferences.jsonl, in a later round its own."""
         if self._is_main:
             groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
             write_groups(self._preferences_of(number), groups)
@@ -93,7 +93,8 @@ class Stages:
         return summary
 
     def align(self, number: int = 0) -> dict[str, Any]:
-        """Preferences or prompts and a reward -> policy/; a round's preferences -> its own, the last one's there."""
+        """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
+        too."""
         policy = self._policy(self._start_of(number))
         if consumed_by(self._resolved) is not Feed.ROLLOUTS:
             groups = self._ranked(number) if self._samples(number) else self._preference_split[0]
@@ -110,7 +111,7 @@ class Stages:
         return self._train("policy", optimizer, self._prompt_split[0], texts)
 
     def eval(self) -> dict[str, Any]:
-        """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
+        """The final policy against the initial one, on unseen prompts -> samples.jsonl."""
         report = self._evaluate() if self._is_main else {}
         barrier()
         return report
@@ -155,7 +156,7 @@ class Stages:
         return self._path / "preferences.jsonl"
 
     def _ranked(self, number: int = 1) -> list[Group]:
-        """The preferences of a round, read once where this process has not made them."""
+        """The preferences of a round, read at most once."""
         if number not in self._rankings:
             self._rankings[number] = list(read_groups(self._preferences_of(number)))
         return self._rankings[number]
@@ -164,15 +165,15 @@ class Stages:
         return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
 
     def _start_of(self, number: int) -> Path | None:
-        """The policy that a round starts from: that of the round before, if there was one."""
+        """The policy that a round starts from: the previous round's, if there is one."""
         return self._start if number < 2 else self._path / round_folder(number - 1) / "policy"
 
     def _samples(self, number: int) -> bool:
-        """Whether the preferences of a round come from the policy as it is at its start."""
+        """Whether the round samples its preferences from the policy at its start."""
         return number > 1 or samples_at_the_start(self._resolved)
 
     def _fresh_preferences(self, number: int) -> list[Group]:
-        """What the policy says at the start of a round to the prompts that are trained on, ranked."""
+        """Ranked responses of the policy at the start of a round, to the training prompts."""
         seed, prompts = round_seed(self._seed, number), self._prompt_split[0]
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
@@ -181,13 +182,13 @@ class Stages:
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
         if not groups:
-            raise StoppedByCheck(f"round {number}: no two responses to any of {len(prompts)} prompts are ranked apart")
+            raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
         return groups
 
     @property
     def _start(self) -> Path | None:
-        """The policy that alignment starts from: the SFT stage's where there was one."""
+        """The policy that alignment starts from: the SFT stage's, if there was one."""
         return self._path / "sft" if self._rundir.is_done("sft") else None
 
     def _against(self, name: str) -> Path | None:
@@ -213,11 +214,11 @@ class Stages:
         return load_reward(self._resolved, self._path)
 
     def _read(self, table: str) -> list[Group]:
-        """All groups of a table's source, with a note of what they look like."""
+        """All groups of a table's source; reports what they look like."""
         source = self._build(table)
         groups = self._groups_from(source)
         if not groups:
-            raise InputError("the source yields nothing", where=table)
+            raise InputError("the source has no records", where=table)
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
@@ -231,7 +232,7 @@ class Stages:
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
-        """Distinct prompts of the [prompts] table, or else of the preferences, in their order."""
+        """Distinct prompts of [prompts], else of the preferences, in order."""
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
@@ -257,7 +258,7 @@ class Stages:
         return held or self._prompt_split[0]
 
     def _texts(self) -> list[Group]:
-        """The texts of [ptx] or else the demonstrations, without held-out prompts."""
+        """The texts of [ptx], else the demonstrations, without held-out prompts."""
         if "ptx" in self._resolved.names:
             groups = self._read("ptx")
         else:
@@ -278,8 +279,7 @@ class Stages:
         data: Sequence[Group] | Sequence[Prompt],
         texts: Sequence[Group] = (),
     ) -> dict[str, Any]:
-        """Trains, saves what was trained into `folder`, and returns the last metrics, and why it ended early where it
-        did."""
+        """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
 
         def write(record: Mapping[str, float]) -> None:
@@ -310,15 +310,15 @@ class Stages:
 
 
 def described(groups: Sequence[Group]) -> str:
-    """How many groups there are and what the first looks like, for people."""
+    """The number of groups and the first one, for people."""
     sample = groups[0]
     ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
     shown = " | ".join(response[:80] for response in sample.responses[:2])
-    return f"{len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
+    return f"{len(groups)} groups; first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval, beside the baseline that the shorter response wins."""
+    """Accuracy on ranked pairs with its interval, and the baseline that prefers the shorter response."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}

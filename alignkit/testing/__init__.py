@@ -1,9 +1,9 @@
-"""For authors of plugins: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
+"""For plugin authors: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
 
     class TestMine(RewardSourceContract):
         component = Mine
 
-Importing this package imports pytest only when a contract is asked for.
+Imports pytest only when a contract is used.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""How far two computations of one quantity may be apart by rounding alone: the tolerance of every numeric test.
+"""How far two computations of one quantity may differ by rounding alone: the tolerance of every numeric test.
 
-Each processor, number of threads and version of a library adds in an order of its own and approximates exp or tanh in
-its own way, so a bound that was read off one machine fails on the next. These come from the arithmetic. With the unit
-roundoff u (2^-24 in float32, 2^-53 in float64) a sum of n terms is off by at most gamma_n = n u / (1 - n u) times the
-sum of their absolute values, in whatever order they are added; so are chains of n operations and products of matrices
+Each processor, number of threads and library version adds in its own order and approximates exp or tanh in its own way,
+so a bound measured on one machine fails on the next. These bounds come from the arithmetic. With the unit roundoff u
+(2^-24 in float32, 2^-53 in float64) the error of a sum of n terms is at most gamma_n = n u / (1 - n u) times the sum of
+their absolute values, in any order of addition; the same holds for chains of n operations and products of matrices
 (Higham, Accuracy and Stability of Numerical Algorithms, sections 3.1, 3.5 and 4.2).
 
 That is the worst case, in which all errors have one sign. Errors of random sign grow like sqrt(n) (section 2.8; Higham
 and Mary, A New Approach to Probabilistic Rounding Error Analysis, doi:10.1137/18M1226312): each lies between -u and u,
 with a standard deviation of at most u / sqrt(3); n of them have sqrt(n / 3) u, and the difference of two computations,
-which are both off, sqrt(2 n / 3) u. The tolerance is five of these deviations times the largest absolute value of what
-is compared. A mistake in the mathematics is larger by powers of ten.
+both with errors, has sqrt(2 n / 3) u. The tolerance is five of these deviations times the largest absolute value
+compared. A mistake in the mathematics is larger by powers of ten.
 
-Two computations that do the same in the same order are another matter: they agree bit for bit on any machine.
+Computations that do the same in the same order need no tolerance: they agree bit for bit on any machine.
 """
 
 from __future__ import annotations
@@ -33,42 +33,42 @@ if TYPE_CHECKING:
 
 DEVIATIONS = 5
 ELEMENTARY = 8
-"""Terms that exp, log, tanh and the like count for: libraries promise four units in the last place, which are 8 u."""
+"""Terms for one exp, log, tanh and the like: libraries promise four units in the last place, which are 8 u."""
 
 
 def rounding(terms: int, *, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> float:
     """The largest difference that rounding explains.
 
     Args:
-        terms: operations on the longest way from an input to the result: the additions of its sums, and `ELEMENTARY`
-            for each function. An estimate will do, because only its square root counts.
-        scale: the largest absolute value of what is compared; or of what it was computed from, where that cancels.
-        dtype: what was computed in.
+        terms: operations on the longest path from an input to the result: the additions of its sums, and `ELEMENTARY`
+            per function. An estimate is enough, because only its square root counts.
+        scale: the largest absolute value compared; if values cancel, the largest one that they were computed from.
+        dtype: of the computation.
     """
     return DEVIATIONS * math.sqrt(2 * terms / 3) * torch.finfo(dtype).eps / 2 * scale
 
 
 def adam_rounding(terms: int, *, steps: int, learning_rate: float) -> float:
-    """The largest difference of a weight after steps of AdamW in float64 whose gradients differ by rounding.
+    """The largest difference of a weight after AdamW steps in float64 whose gradients differ by rounding.
 
-    The step is the gradient over the root of its second moment plus 1e-8, so that an error of a gradient that is nearly
-    zero moves the weight by the learning rate times 1e8 of it. In float32 this may be a whole step.
+    A step is the gradient over the root of its second moment plus 1e-8, so an error in a gradient near zero moves the
+    weight by up to 1e8 times the learning rate times the error. In float32 this may be a whole step.
     """
     return steps * learning_rate / 1e-8 * rounding(terms, dtype=torch.float64)
 
 
 def terms_of_network(modules: nn.Module | Mapping[str, nn.Module], tokens: int) -> int:
-    """Terms on the way through a network and back: each matrix sums its inputs, its gradient its outputs and tokens."""
+    """Terms of a pass through a network and back: a matrix sums over inputs, its gradient over outputs and tokens."""
     found = modules.values() if isinstance(modules, Mapping) else [modules]
     shapes = [parameter.shape for module in found for parameter in module.parameters()]
     return tokens + sum(sum(shape) for shape in shapes if len(shape) > 1)
 
 
 def near(expected: Any, *, terms: int, scale: float | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """`pytest.approx` of a number, or of a list or dict of them, that allows what `rounding` explains.
+    """`pytest.approx` of a number, list or dict, with the tolerance of `rounding`.
 
     Args:
-        scale: by default the largest absolute value of what is expected.
+        scale: by default the largest expected absolute value.
     """
     import pytest
 
@@ -81,12 +81,11 @@ def near(expected: Any, *, terms: int, scale: float | None = None, dtype: torch.
 def assert_near(
     found: Tensors, expected: Tensors, *, terms: int, scale: float | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Fails where a tensor, or one of several in order or by name, differs by more than `rounding` explains.
+    """Fails if a tensor, or one of several (in order or by name), differs by more than `rounding` explains.
 
     Args:
-        scale: by default the largest absolute value of all that is expected, because small values are often the sums
-            of large terms.
-        dtype: by default that of each tensor.
+        scale: by default the largest expected absolute value, because small values are often sums of large terms.
+        dtype: by default the dtype of each tensor.
     """
     ours, theirs = _named(found), _named(expected)
     assert ours.keys() == theirs.keys()
@@ -109,5 +108,5 @@ def _largest(tensors: Iterable[Tensor]) -> float:
 
 def _bound(terms: int, scale: float, dtype: torch.dtype) -> float:
     if not scale:
-        raise ValueError("all that is expected is zero: give the scale of what cancels, or compare exactly")
+        raise ValueError("all expected values are zero: set scale, or compare exactly")
     return rounding(terms, scale=scale, dtype=dtype)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after a checkpoint; a second one does what it would do without alignkit."""
+"""SIGINT and SIGTERM end a run after a checkpoint; a second one has its default effect."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def terminated_cleanly() -> Iterator[None]:
-    """SIGTERM raises SystemExit(143), as SIGINT raises KeyboardInterrupt, so that what is open is closed; a second one
-    stops at once. Does nothing outside the main thread, or where somebody else handles SIGTERM."""
+    """SIGTERM raises SystemExit(143), as SIGINT raises KeyboardInterrupt, so that resources are closed; a second one
+    stops at once. Does nothing outside the main thread, or if SIGTERM already has a handler."""
 
     def leave(number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -35,7 +35,7 @@ def terminated_cleanly() -> Iterator[None]:
 
 
 class StopSignals:
-    """Which signal has asked the run to stop: `number`, 0 while none has."""
+    """The signal that asked the run to stop: `number`, or 0."""
 
     def __init__(self, on_notice: Callable[[str], None]) -> None:
         self.number = 0
@@ -43,12 +43,12 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Takes note of signals instead of dying of them, the first one only. Does nothing outside the main thread."""
+        """Records the first signal instead of dying from it. Does nothing outside the main thread."""
 
         def request_stop(number: int, _frame: object) -> None:
             self.number = number
             give_back()
-            self._on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+            self._on_notice(f"{signal.Signals(number).name}: saving after this step; repeat to stop at once")
 
         def give_back() -> None:
             for number, handler in previous.items():
@@ -65,10 +65,10 @@ class StopSignals:
             give_back()
 
     def raise_after(self, step: int) -> None:
-        """Raises Interrupted where a signal has come; a checkpoint of this step is there."""
+        """Raises Interrupted if a signal has come. Call it after the step's checkpoint."""
         if self.number:
             raise Interrupted(
                 self.number,
                 f"stopped by {signal.Signals(self.number).name} after step {step}; "
-                "a checkpoint is saved: go on with --resume (resume=True in Python)",
+                "a checkpoint is saved: continue with --resume (resume=True in Python)",
             )

@@ -1,4 +1,4 @@
-"""The contract of policies and of the scorers that they make."""
+"""The contract of policies."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ SAMPLING = Sampling(max_tokens=12, temperature=0.8)
 class PolicyContract(ComponentContract):
     """`class TestMine(PolicyContract): component = Mine; options = {...}`
 
-    `make` must give equal policies at every call, in float32.
+    Every call of `make` must give an equal policy, in float32.
     """
 
     def independent_logprobs(self, policy: Any, batch: GroupBatch) -> Tensor | None:
-        """[R] log-probabilities worked out without the policy's `forward` (response by response); None if it can't."""
+        """[R] log-probabilities computed without the policy's `forward`, response by response; None skips the check."""
         return None
 
     def _policy(self) -> Policy[Any]:
@@ -94,7 +94,7 @@ class PolicyContract(ComponentContract):
             tempered = batch.replace(temperature=temperature)
             expected = self.independent_logprobs(policy, tempered)
             if expected is None:
-                pytest.skip("this contract brings no independent computation")
+                pytest.skip("no independent computation: override independent_logprobs")
             assert_close(policy, policy.forward(tempered).logprobs, expected)
 
     def test_forward_does_not_depend_on_neighbours(self) -> None:
@@ -156,7 +156,7 @@ class PolicyContract(ComponentContract):
         assert [len(group.responses) for group in batch.groups] == [4] * len(prompts())
         assert batch.temperature == SAMPLING.temperature
         stops = batch.sum_by_response((batch.response_ids == stop).long())
-        assert torch.equal(stops == 1, batch.finished), "finished means that the response ends with the stop token"
+        assert torch.equal(stops == 1, batch.finished), "finished must mean that the response ends with the stop token"
         assert bool((batch.response_ids[batch.last_token][batch.finished] == stop).all())
         assert bool((batch.lengths[~batch.finished] == SAMPLING.max_tokens).all())
         assert bool((batch.lengths <= SAMPLING.max_tokens).all())
@@ -254,19 +254,19 @@ def _stop_token(batch: GroupBatch) -> int:
 
 
 def with_other_last_tokens(batch: GroupBatch) -> GroupBatch:
-    """Each response with its first token in the place of its last."""
+    """Each response with its last token replaced by its first."""
     ids = batch.response_ids.clone()
     ids[batch.last_token] = batch.response_ids[batch.first_token]
     return batch.replace(response_ids=ids)
 
 
 def assert_close(model: Model, found: Tensor, expected: Tensor) -> None:
-    """Fails where figures of the model differ by more than rounding."""
+    """Fails if figures of the model differ by more than rounding."""
     assert_near(found, expected, terms=_terms(model, expected))
 
 
 def largest_rounding(model: Model, figures: Tensor) -> float:
-    """How far two computations of the model's figures may be apart."""
+    """The largest rounding difference of two computations of the model's figures."""
     return rounding(_terms(model, figures), scale=float(figures.detach().abs().max()))
 
 

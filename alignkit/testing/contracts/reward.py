@@ -22,12 +22,12 @@ Scores = list[list[float | None]]
 class RewardSourceContract(ComponentContract):
     """`class TestMine(RewardSourceContract): component = Mine`
 
-    A source that needs records of its own (a reference answer in `meta`) overrides `groups`.
+    A source that needs its own records (with a reference answer in `meta`, say) overrides `groups`.
     """
 
     terms: ClassVar[int] = 2000
-    """Operations on the way to a score, which may differ by their rounding: enough for a model of some thousand
-    parameters. The larger model of a plugin needs more (`alignkit.testing.terms_of_network`)."""
+    """Operations behind a score, for the rounding tolerance: enough for a model of a few thousand parameters. A larger
+    model needs more (`alignkit.testing.terms_of_network`)."""
 
     def groups(self) -> list[Group]:
         """At least two groups of several responses each."""
@@ -43,7 +43,7 @@ class RewardSourceContract(ComponentContract):
         scores = self._score(given)
         assert [len(row) for row in scores] == [len(group.responses) for group in given]
         for score in (score for row in scores for score in row):
-            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is no finite float"
+            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is not a finite float"
 
     def test_no_groups_give_no_scores(self) -> None:
         assert self._score([]) == []

@@ -1,4 +1,4 @@
-"""What a policy that carries value heads and scorers must keep (`HasValues`)."""
+"""The contract of policies with value heads and scorers (`HasValues`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ValuesContract(PolicyContract):
-    """`PolicyContract`, and what algorithms with a critic and reward models need of a policy."""
+    """`PolicyContract`, and what critics and reward models need from a policy."""
 
     def _policy(self) -> Any:
         policy = self.make()

@@ -270,7 +270,7 @@ class TestGroups:
             ({"responses": ["a", "b"], "scores": [0.5, "1"]}, "scores holds '1'"),
             ({"responses": ["a", "b"], "scores": [0.5, True]}, "scores holds True"),
             ({"responses": ["a", "b"], "scores": [0.5]}, "1 scores for 2 responses"),
-            ({"responses": ["a", "b"], "labels": [True, None]}, "labels are true or false"),
+            ({"responses": ["a", "b"], "labels": [True, None]}, "labels must be true or false"),
             ({"responses": []}, "at least one response"),
             ({"responses": "a"}, "responses is text, expected a list"),
             ({"responses": ["a", None]}, r"responses\[1\] is null, expected text or messages"),

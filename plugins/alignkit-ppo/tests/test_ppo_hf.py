@@ -119,5 +119,5 @@ def test_a_critic_with_last_layers_of_its_own_warms_up_and_then_both_move(tmp_pa
 
 
 def test_layers_of_a_critic_that_shares_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="critic_layers: a critic that shares nothing"):
+    with pytest.raises(InputError, match="critic_layers: counts only with critic = 'shared'"):
         PPOOptions(critic="policy", critic_layers=1).check()

@@ -38,7 +38,7 @@ RAW = [1.5, 9.0, -0.7]
 GAMMA, LAMBDA, KL_COEF, PENALTY, CLIP, CLIP_VALUE, VF = 0.9, 0.8, 0.1, 0.5, 0.2, 0.3, 0.7
 SETTINGS: dict[str, Any] = {
     "gamma": GAMMA, "gae_lambda": LAMBDA, "kl_coef": KL_COEF, "missing_eos_penalty": PENALTY,
-    "whiten_advantages": False, "clip_range": CLIP, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
+    "whiten_advantages": False, "clip_range_value": CLIP_VALUE, "vf_coef": VF,
 }  # fmt: skip
 
 
@@ -67,7 +67,11 @@ def policy() -> TablePolicy:
 
 
 def ppo(**options: Any) -> PPO:
-    return PPO(PPOOptions(**{**SETTINGS, **options}), policy=policy(), reward=TableReward(TableScorer(VALUES, BEHIND)))
+    return PPO(
+        PPOOptions(**{**SETTINGS, "clip_range": CLIP, **options}),
+        policy=policy(),
+        reward=TableReward(TableScorer(VALUES, BEHIND)),
+    )
 
 
 def by_hand(expected: Any) -> Any:
@@ -300,9 +304,9 @@ def test_warns_once_when_hardly_anything_finishes(caplog: pytest.LogCaptureFixtu
 
 
 def test_an_unscored_or_unprepared_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="rewards is missing: score and prepare"):
         ppo().prepare(rollouts().replace(rewards=None))
-    with pytest.raises(ValueError, match="missing"):
+    with pytest.raises(ValueError, match="advantages is missing"):
         ppo().loss(rollouts())
 
 

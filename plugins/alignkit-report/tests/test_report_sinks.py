@@ -258,7 +258,7 @@ def test_wandb_is_offline_where_there_is_no_key(
 
 def test_a_name_that_tensorboard_would_not_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "find_spec", lambda package: FOUND)
-    with pytest.raises(InputError, match="counts only with folder"):
+    with pytest.raises(InputError, match="has no effect without folder"):
         TensorBoardOptions(name="mine").check()
     TensorBoardOptions(name="mine", folder="runs").check()
 

@@ -173,7 +173,7 @@ def test_an_ensemble_passes_on_calibration_and_finds_a_critic() -> None:
 
 def test_an_ensembles_options_are_checked() -> None:
     spec = {"plugin": "lookup"}
-    with pytest.raises(InputError, match="sources: one member always agrees"):
+    with pytest.raises(InputError, match="sources: an ensemble needs at least two members"):
         EnsembleOptions(sources=(spec,)).check()
     with pytest.raises(InputError, match="sources: is empty"):
         EnsembleOptions(sources=()).check()
@@ -266,7 +266,7 @@ def test_labeller_leaves_out_what_says_nothing(caplog: pytest.LogCaptureFixture)
     source = Lookup({"fine": 1.0, "same": 1.0, "unknown": None})
     prompts = [Prompt(text="p"), Prompt(text="q")]
     assert list(labeller(source).preferences(Sampled(prompts, ("fine", "same", "unknown", "fine")))) == []
-    assert "2 of 2 prompts left out" in caplog.text
+    assert "2 of 2 prompts dropped" in caplog.text
 
 
 def test_labellers_noise_follows_bradley_terry_and_the_seed() -> None:
