@@ -1,8 +1,8 @@
-"""The rankings of an AI, of people, and of both, side by side: `python examples/ai_vs_human.py`, beside a folder demo/.
+"""Compares rankings by an AI, by people, and by both: `python examples/ai_vs_human.py`, next to a folder demo/.
 
-Runs ai-vs-human.toml once for each, and once with as few rankings, all by people, as the mixture takes from them.
-Shows how many pairs of the rankings are right by the true reward, what they cost, and what the policy became: its true
-reward, KL to the SFT policy, and wins against it.
+Runs ai-vs-human.toml once for each, and once with people only, but as few rankings as the mixture takes from them.
+Shows how many pairs of the rankings are right by the true reward, their cost, and the resulting policy's true reward,
+KL to the SFT policy, and wins against it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 RECIPE = Path(__file__).with_name("ai-vs-human.toml")
 PRICE = 0.50
-"""What a ranking by a person is taken to cost."""
+"""Assumed cost of a ranking by a person."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one kind of rankings.
+    """The results of one kind of rankings.
 
     Attributes:
         right: share of the ordered pairs that the true reward orders the same way.
-        judged, people: rankings by the AI, and by people. money: what all of them cost. seconds: of labelling.
-        gold, kl, wins: of the policy; wins against the SFT policy.
+        judged, people: rankings by the AI and by people. money: their total cost. seconds: labelling time.
+        gold, kl, wins: the policy's figures; wins against the SFT policy.
     """
 
     name: str
@@ -89,7 +89,7 @@ def _row(name: str, run: Run) -> Row:
 
 
 def agreement_with_gold(groups: Iterable[Group]) -> float:
-    """Share of the pairs that a ranking orders, and the true reward too, that it orders as the true reward does."""
+    """Among the pairs ordered by both a ranking and the true reward, the share that both order the same way."""
     found = []
     for group in groups:
         scores = [gold(group.prompt, reply) for reply in group.responses]
@@ -99,7 +99,7 @@ def agreement_with_gold(groups: Iterable[Group]) -> float:
 
 def show(rows: Iterable[Row]) -> None:
     """Prints the table."""
-    table = Table(title="One model and training, from the rankings of", title_justify="left")
+    table = Table(title="The same model and training, with rankings by", title_justify="left")
     table.add_column("")
     for heading in ("right", "by AI", "by people", "cost", "seconds", "gold", "KL", "wins"):
         table.add_column(heading, justify="right")

@@ -156,12 +156,12 @@ def _judge(model: PackedModel, hidden: Tensor, expected: Tensor, effect: Tensor)
     noise = 4 * torch.finfo(expected.dtype).eps * expected.abs().max()
     allowed = torch.maximum(SHARE * (effect - expected).abs().max(), noise)
     if not bool(difference <= allowed):
-        return f"its hidden states differ by {float(difference):.1e} from those of single sequences"
+        return f"its hidden states differ by {float(difference):.1e} from single sequences"
     if model.is_language_model:
         ours, theirs = (model.logits(x).log_softmax(-1) for x in (hidden, expected))
         largest = float((ours - theirs).abs().max())
         if not largest <= _tolerance(model):
-            return f"its log-probabilities differ by {largest:.1e} from those of single sequences"
+            return f"its log-probabilities differ by {largest:.1e} from single sequences"
     return ""
 
 
