@@ -202,3 +202,12 @@ from .records import (
 from .records import (
     write_groups as write_groups,
 )
+from .runs.api import (
+    run as run,
+)
+from .runs.api import (
+    train as train,
+)
+from .runs.results import (
+    Run as Run,
+)

@@ -1,6 +1,6 @@
-"""The token batch: groups of one prompt and its responses, laid out flat and without padding.
+"""The token batch: groups of one prompt and its responses, flat and without padding.
 
-Shapes: G groups, S responses, P prompt tokens, R response tokens in all. Responses stand in the order of their groups,
+Shapes: G groups, S responses, P prompt tokens and R response tokens in all. Responses are in the order of their groups,
 tokens in the order of their responses. There is no padding, so there is no mask to forget.
 
 The `*_mean` methods divide by the totals of the whole optimisation step, over all micro-batches and processes. A loss
@@ -30,7 +30,7 @@ _TOKEN_FIELDS = (
 
 @dataclass(frozen=True)
 class Totals:
-    """Tokens, responses and groups of the whole optimisation step, as the divisors of the means."""
+    """Tokens, responses and groups of the whole optimisation step: the divisors of the means."""
 
     tokens: float
     responses: float
@@ -45,13 +45,13 @@ class GroupBatch:
         prompt_ids: [P] int64. prompt_lengths: [G] int64.
         response_ids: [R] int64, each response with its stop token. lengths: [S] int64, all >= 1.
         group_index: [S] int64, the group of each response, ascending.
-        finished: [S] bool, False where the response was cut off at the length limit.
-        ranks: [S] int64, 0 is best, ties share. labels: [S] bool. rewards: [S] float.
-        logprobs, ref_logprobs: [R], under the policy that sampled (or entered `prepare`) and the reference.
+        finished: [S] bool, False if the length limit cut the response off.
+        ranks: [S] int64, 0 is best, ties share a rank. labels: [S] bool. rewards: [S] float.
+        logprobs, ref_logprobs: [R], under the sampling policy (or the policy at `prepare`) and the reference.
         values, advantages, returns, token_rewards: [R].
-        groups: the G text records. totals: the divisors of the means; the batch's own counts where None.
-        temperature: of the distribution that log-probabilities are of.
-        response_limit: tokens of the longest response that could be sampled; 0 where it isn't known.
+        groups: the G text records. totals: the divisors of the means; if None, the batch's own counts.
+        temperature: of the log-probabilities.
+        response_limit: maximum tokens of a sampled response; 0 if unknown.
     """
 
     prompt_ids: Tensor
@@ -88,11 +88,11 @@ class GroupBatch:
         """The batch of G prompts and their responses as token ids; ranks and labels come from the groups.
 
         Raises:
-            ValueError: a response has no tokens, or the numbers of prompts, responses, groups or flags don't fit.
+            ValueError: a response has no tokens, or the numbers of prompts, responses, groups or flags don't match.
         """
         flat = [ids for rows in responses for ids in rows]
         if len(prompts) != len(groups) or [len(rows) for rows in responses] != [len(g.responses) for g in groups]:
-            raise ValueError("prompts and responses don't fit the groups: one prompt a group, one row a response")
+            raise ValueError("prompts and responses don't match the groups: one prompt per group, one row per response")
         if finished is not None and len(finished) != len(flat):
             raise ValueError(f"{len(finished)} finished flags for {len(flat)} responses")
         if any(not ids for ids in flat):
@@ -142,14 +142,14 @@ class GroupBatch:
 
     @property
     def response_index(self) -> Tensor:
-        """[R] the response that each token belongs to."""
+        """[R] index of each token's response."""
         return torch.repeat_interleave(
             torch.arange(self.num_responses, device=self.device), self.lengths, output_size=self.num_tokens
         )
 
     @property
     def group_weights(self) -> Tensor:
-        """[G] how much each group's ranking counts: its `meta.weight`, or 1."""
+        """[G] weight of each group's ranking: its `meta.weight`, default 1."""
         return torch.tensor([group.weight for group in self.groups], dtype=torch.float32, device=self.device)
 
     @property
@@ -168,7 +168,7 @@ class GroupBatch:
         return torch.bincount(self.group_index, minlength=self.num_groups)
 
     def replace(self, **changes: Any) -> GroupBatch:
-        """A copy with other fields; this batch stays as it is."""
+        """A copy with changed fields."""
         return replace(self, **changes)
 
     def to(self, device: torch.device | str) -> GroupBatch:
@@ -181,12 +181,12 @@ class GroupBatch:
         return self.replace(**moved)
 
     def sum_by_response(self, x: Tensor) -> Tensor:
-        """[R] -> [S], the sum over each response's tokens."""
+        """[R] -> [S]: the sum over each response's tokens."""
         zeros = torch.zeros(self.num_responses, dtype=x.dtype, device=x.device)
         return zeros.index_add(0, self.response_index, x)
 
     def sum_by_group(self, x: Tensor) -> Tensor:
-        """[S] -> [G], the sum over each group's responses."""
+        """[S] -> [G]: the sum over each group's responses."""
         zeros = torch.zeros(self.num_groups, dtype=x.dtype, device=x.device)
         return zeros.index_add(0, self.group_index, x)
 
@@ -214,7 +214,7 @@ class GroupBatch:
         return self._take(groups, responses, new_sizes=sizes[groups])
 
     def select_responses(self, keep: Tensor) -> GroupBatch:
-        """The batch without the responses where `keep` [S] is False, nor the groups that lose all of theirs."""
+        """The batch without responses where `keep` [S] is False, and without groups that become empty."""
         kept_sizes = self.sum_by_group(keep.long())
         groups = kept_sizes.nonzero()[:, 0]
         return self._take(groups, keep.nonzero()[:, 0], new_sizes=kept_sizes[groups])
@@ -238,7 +238,7 @@ class GroupBatch:
         )
 
     def pieces(self, max_tokens: int) -> Iterator[GroupBatch]:
-        """Consecutive groups of at most `max_tokens` tokens; a group over the budget stands alone."""
+        """Batches of consecutive groups, at most `max_tokens` tokens each; a group over the budget is alone."""
         cost = (self.prompt_lengths + self.sum_by_group(self.lengths)).tolist()
         start, used = 0, 0
         for group, tokens in enumerate(cost):
@@ -251,8 +251,8 @@ class GroupBatch:
     def split(self, max_tokens: int, *, divisible: bool = False) -> list[GroupBatch]:
         """Micro-batches of at most `max_tokens` tokens (prompts once), longest groups first.
 
-        A group over the budget stands alone; with `divisible` its responses are spread over several micro-batches, each
-        with the prompt. The totals of this batch pass on to its parts.
+        A group over the budget is alone; with `divisible`, its responses are spread over several micro-batches, each
+        with the prompt. The parts keep this batch's totals.
         """
         totals = self.totals or self.counts()
         pieces = self._divide(max_tokens) if divisible else [self]
@@ -271,7 +271,7 @@ class GroupBatch:
         return [part.replace(totals=totals) for part in parts]
 
     def _divide(self, max_tokens: int) -> list[GroupBatch]:
-        """Batches in which no group is over the budget unless one response alone is."""
+        """Batches in which no group exceeds the budget, unless a single response does."""
         prompt, length, group = (x.tolist() for x in (self.prompt_lengths, self.lengths, self.group_index))
         layer: list[int] = []
         used, depth = 0, 0
@@ -287,13 +287,13 @@ class GroupBatch:
 
     @classmethod
     def concat(cls, batches: Sequence[GroupBatch]) -> GroupBatch:
-        """One batch of several; a field that one of them lacks is dropped.
+        """Joins batches; a field that one of them lacks is dropped.
 
         Raises:
-            ValueError: their log-probabilities are of distributions at different temperatures.
+            ValueError: they have different temperatures.
         """
         if len({batch.temperature for batch in batches}) > 1:
-            raise ValueError("batches at different temperatures can't be joined")
+            raise ValueError("can't join batches with different temperatures")
         first, offset, index = batches[0], 0, []
         for batch in batches:
             index.append(batch.group_index + offset)

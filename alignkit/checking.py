@@ -1,6 +1,6 @@
-"""What is wrong with options, in words: types and ranges by pydantic, then the rules of the class. Free of torch.
+"""Checks options: types and ranges by pydantic, then the rules of the class. Imports no torch.
 
-A mistake reads the same in a recipe, behind `-o` and in Python; only the place in front of it differs.
+A mistake reads the same in a recipe, in `-o` and in Python; only the location in front of it differs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _BOUNDS = {
 
 
 class HasRules(Protocol):
-    """Options with rules of their own."""
+    """Options with their own rules."""
 
     def check(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with options: the key path inside them, what, what to do, whether it is missing."""
+    """One mistake in options: its key path, what is wrong, how to fix it, and whether the option is missing."""
 
     key: Key
     what: str
@@ -48,13 +48,13 @@ class Problem:
     missing: bool = False
 
     def under(self, *prefix: str) -> Problem:
-        """The same problem, seen from the options that hold these."""
+        """The same problem, with `prefix` before its key."""
         return dataclasses.replace(self, key=(*prefix, *self.key))
 
 
 class OptionsError(InputError):
-    """Options that can't be used, with all `problems`. `where` is the option, where there is only one problem; the
-    message names its class as well."""
+    """Wrong options, with all `problems`. With a single problem, `where` is its option; the message names the class
+    too."""
 
     def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -67,36 +67,36 @@ class OptionsError(InputError):
 
 
 def looks_secret(key: str) -> bool:
-    """Whether the value under this key must not be shown or stored."""
+    """Whether the value of this key is secret: never shown, never stored."""
     return _SECRET.search(key) is not None
 
 
 def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """A command line in which whatever follows the name of a secret (`reward.api_key=`) is cut off."""
+    """The command line with whatever follows the name of a secret (`reward.api_key=`) cut off."""
     return [_SECRET_ARGUMENT.sub(r"\1...", argument) for argument in arguments]
 
 
 def option_names(config: type[Any]) -> list[str]:
-    """The options of a class, in order."""
+    """The names of a class's options, in order."""
     return [field.name for field in dataclasses.fields(config) if field.init]
 
 
 def differing(options: Any, names: Sequence[str]) -> list[str]:
-    """Those of the named options that are not at the default of their class."""
+    """The names of those options that differ from their default."""
     fields = {field.name: field for field in dataclasses.fields(options)}
     return [name for name in names if getattr(options, name) != default_of(fields[name])]
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """An option's default; dataclasses.MISSING where it has none."""
+    """An option's default; dataclasses.MISSING if it has none."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def check_fields(options: Any) -> None:
-    """Checks every field of a dataclass against its annotation, and puts the value that was meant in its place.
+    """Checks every field of a dataclass against its annotation and replaces its value by the converted one.
 
     Raises:
-        OptionsError: with every field that is wrong.
+        OptionsError: lists every wrong field.
         PluginError: the annotations can't be used.
     """
     from pydantic import ValidationError
@@ -123,7 +123,7 @@ def check_fields(options: Any) -> None:
 
 
 def check_rules(options: HasRules) -> None:
-    """Applies the class's own `check`. Raises OptionsError with what it found."""
+    """Calls the class's `check`. Raises OptionsError with what it finds."""
     try:
         options.check()
     except OptionsError:
@@ -137,23 +137,23 @@ def check_rules(options: HasRules) -> None:
 
 
 def unknown(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
-    """The options that the class doesn't know."""
+    """A problem for each option that the class does not have."""
     known = option_names(config)
     return [Problem((key,), "no such option", closest(key, known)) for key in options if key not in known]
 
 
 def missing(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
-    """The options that the class requires and that are not there."""
+    """A problem for each required option that is missing."""
     required = [
         field.name
         for field in dataclasses.fields(config)
         if field.init and field.default is field.default_factory is dataclasses.MISSING
     ]
-    return [Problem((name,), "is required and not given", missing=True) for name in required if name not in options]
+    return [Problem((name,), "is required", missing=True) for name in required if name not in options]
 
 
 def _inside(config: type[Any], given: Any) -> list[Problem]:
-    """What is wrong with options that are given as a table, or as a list of tables."""
+    """The problems of options given as a table, or as a list of tables."""
     if isinstance(given, list | tuple):
         return [p.under(str(place)) for place, item in enumerate(given) for p in _inside(config, item)]
     if not isinstance(given, Mapping):
@@ -169,24 +169,24 @@ def _inside(config: type[Any], given: Any) -> list[Problem]:
 
 @cache
 def _adapters(config: Any) -> dict[str, tuple[TypeAdapter[Any], type[Any] | None]]:
-    """What checks each option, and the dataclass that it may be given as a table of."""
+    """Option -> its validator, and the dataclass that a table for it stands for."""
     from pydantic import TypeAdapter
 
     try:
         hints = get_type_hints(config, include_extras=True)
         return {name: (TypeAdapter(hints[name]), _dataclass_in(hints[name])) for name in option_names(config)}
     except Exception as error:
-        raise PluginError(f"the options class {config.__name__} is unusable: {describe_error(error)}") from error
+        raise PluginError(f"the options class {config.__name__} is broken: {describe_error(error)}") from error
 
 
 def _dataclass_in(hint: Any) -> type[Any] | None:
-    """The dataclass that an annotation is, or that its union has."""
+    """The dataclass in an annotation, alone or in a union."""
     candidates = [candidate for candidate in (hint, *get_args(hint)) if dataclasses.is_dataclass(candidate)]
     return candidates[0] if candidates and isinstance(candidates[0], type) else None
 
 
 def _told(errors: list[ErrorDetails], name: str, given: Any) -> list[Problem]:
-    """One problem a key inside the option `name`: the branches of a union are told together."""
+    """One problem per key inside the option `name`; the branches of a union are joined."""
     found: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_key_of(error["loc"], given), []).append(error)
@@ -197,7 +197,7 @@ def _told(errors: list[ErrorDetails], name: str, given: Any) -> list[Problem]:
 
 
 def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
-    """The part of pydantic's location that stands in the options; union branches and the like are left out."""
+    """The part of pydantic's location that is a key path of the options, without union branches and the like."""
     key: list[str] = []
     for step in location:
         missing = isinstance(options, Mapping) and step not in options
@@ -213,9 +213,9 @@ def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
 
 def _sentence(name: str, errors: list[ErrorDetails]) -> str:
     if errors[0]["type"] == "missing":
-        return "is required and not given"
+        return "is required"
     expected = " or ".join(dict.fromkeys(map(_expectation, errors)))
-    value = "a value that is not shown" if looks_secret(name) else repr(errors[0]["input"])
+    value = "a secret value" if looks_secret(name) else repr(errors[0]["input"])
     return f"{expected}, found {value}"
 
 
@@ -234,7 +234,7 @@ def _expectation(error: ErrorDetails) -> str:
 
 
 def _of_rule(error: InputError, config: type[Any]) -> Problem:
-    """A class's own complaint; its `where` is an option, perhaps written with the table's name in front."""
+    """An error raised by `check`; its `where` is an option, maybe with the table's name in front."""
     path = tuple(error.where.split("."))
     names = option_names(config)
     for start in (0, 1):

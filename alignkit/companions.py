@@ -1,4 +1,4 @@
-"""What may accompany the training of an algorithm, and the figures that a training step reports. Free of torch."""
+"""Companions of a training loop, and the metrics of a step. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
 
 Metrics = dict[str, "Tensor | float"]
-"""Figures of one micro-batch. The engine adds them up over the micro-batches and processes of a step, so write them
-with the batch's `token_mean`, `response_mean` and `group_mean`."""
+"""Figures of one micro-batch. The engine sums them over the micro-batches and processes of a step, so compute them with
+the batch's `token_mean`, `response_mean` and `group_mean`."""
 
 
 class Companion:
-    """What accompanies the training of an algorithm: texts in the loss, a moving reference, a reason to end early.
+    """Runs beside an algorithm in the training loop: a loss on texts, a moving reference, early stopping.
 
-    `Optimizer.companions` hands them to the engine, which calls them in order. Each method does nothing by default.
+    `Optimizer.companions` returns them; the engine calls them in order. Each method does nothing by default.
 
     Attributes:
-        name: under which its state is kept in checkpoints.
-        loss_figures: the figures that its losses report.
-        reason: why the run is to end, well, for people; empty while it goes on.
-        ends_at_best: whether a run that ends for `reason` saves the weights of the last time that `is_best` held.
+        name: key of its state in checkpoints.
+        loss_figures: names of the figures that its losses report.
+        reason: why the run should end early, as a success, for people; empty to continue.
+        ends_at_best: whether a run that ends for `reason` saves the weights from the last time `is_best` was true.
     """
 
     name: ClassVar[str]
@@ -34,38 +34,39 @@ class Companion:
     ends_at_best: bool = False
 
     def observe(self, batch: GroupBatch, step: int) -> Mapping[str, float]:
-        """Takes note of a batch of scored rollouts, as sampled after `step` optimisation steps; figures to log."""
+        """Sees each batch of scored rollouts, sampled after `step` optimisation steps. Returns figures to log."""
         return {}
 
     def is_best(self, step: int) -> bool:
-        """Whether the weights after `step` steps are worth keeping, as far as the last `observe` could tell."""
+        """Whether the weights after `step` steps are the best so far, as of the last `observe`."""
         return False
 
     def check(self, figures: Mapping[str, float]) -> str:
-        """Before the steps of a batch, by its figures: why the run must stop as failed, or nothing."""
+        """Called before the steps of a batch, with its figures. Returns why the run must stop as failed, or an empty
+        string."""
         return ""
 
     def begin_step(self, step: int) -> None:
-        """Before each optimisation step, counted from 0."""
+        """Called before each optimisation step; `step` counts from 0."""
 
     def losses(self, max_tokens: int) -> Sequence[Callable[[], tuple[Tensor, Metrics]]]:
-        """Losses of the step beside the algorithm's, as micro-batches of at most so many tokens; gradients add up."""
+        """Extra losses of the step, one per micro-batch of at most `max_tokens` tokens; their gradients add up."""
         return ()
 
     def after_step(self, step: int) -> Mapping[str, float]:
-        """After each optimisation step, counted from 1; figures to log."""
+        """Called after each optimisation step; `step` counts from 1. Returns figures to log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: JSON types."""
+        """State that a resumed run needs, as JSON types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
     def tensors(self) -> dict[str, Any]:
-        """What a resumed run needs beside that, as tensors; empty for none."""
+        """State that a resumed run needs, as tensors; may be empty."""
         return {}
 
     def load_tensors(self, tensors: Mapping[str, Any]) -> None:
-        """Takes back what `tensors` gave."""
+        """Restores what `tensors` returned."""

@@ -1,4 +1,4 @@
-"""What every part of a run is, whatever its role: options, and the run that it may use. Free of torch."""
+"""The base of every component: its options and its context. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
 
 @dataclass(frozen=True)
 class Context:
-    """What a component may use of the run that builds it.
+    """What a run offers to its components.
 
     Attributes:
         seed: the run's seed.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        folder: where the component may keep files of its own, or None.
-        cache: where results that follow from their inputs alone are kept from run to run, or None.
-        build: makes another component from a spec, for components that are made of others.
+        folder: for the component's own files, or None.
+        cache: folder for results that later runs can reuse because they depend on their inputs alone, or None.
+        build: builds a nested component from its role and spec.
     """
 
     seed: int = 0
@@ -43,11 +43,11 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 class Component(ABC, Generic[ConfigT]):
-    """A part that a plugin supplies. An instance holds its options as `self.config`.
+    """Base of everything a plugin supplies. `self.config` holds its options.
 
     Attributes:
-        Config: the class of the options: that of the generic argument (`RewardSource[BrevityOptions]`) or of the base
-            class, and `alignkit.Config`, which has none, where neither says so.
+        Config: the options class: the generic argument (`RewardSource[BrevityOptions]`), else inherited from the base
+            class, else `alignkit.Config`, which has no options.
     """
 
     Config: ClassVar[type[Config]] = Config

@@ -1,4 +1,4 @@
-"""Errors that a user may meet, each with the exit code of the command that meets it."""
+"""Errors that users see, each with the exit code of the command."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class AlignkitError(Exception):
 
 
 class InputError(AlignkitError):
-    """The user's input can't be used; nothing has started.
+    """The input is wrong; nothing has started.
 
     Args:
         what: what is wrong, in one sentence.
-        where: the key path, `file:line` or plugin that it was found in.
-        fix: what to do about it.
+        where: the key path, `file:line` or plugin.
+        fix: what to do.
     """
 
     exit_code = 2
@@ -32,13 +32,13 @@ class InputError(AlignkitError):
 
 
 class StoppedByCheck(AlignkitError):  # noqa: N818
-    """A check stopped the run on purpose: a non-finite loss, a KL limit, a budget. What was saved is good."""
+    """A check stopped the run: a non-finite loss, a KL limit, a budget. Earlier checkpoints are good."""
 
     exit_code = 3
 
 
 class Interrupted(AlignkitError):  # noqa: N818
-    """A signal stopped the run after a checkpoint was written. The exit code is 128 + its number."""
+    """A signal stopped the run, after a checkpoint. The exit code is 128 + the signal's number."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         self.exit_code = 128 + signal_number
@@ -46,7 +46,7 @@ class Interrupted(AlignkitError):  # noqa: N818
 
 
 class PluginError(AlignkitError):
-    """A plugin raised or returned something that its interface does not allow."""
+    """A plugin failed, or returned something that its interface does not allow."""
 
 
 class CheckpointError(AlignkitError):
@@ -54,7 +54,7 @@ class CheckpointError(AlignkitError):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: the closest known one, or all of them."""
+    """A hint for a mistyped name: the closest known name, or all names."""
     options = sorted(known)
     matches = get_close_matches(name, options, n=1)
     if matches:
@@ -63,5 +63,5 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """An exception in one line, with its type."""
+    """The type and message of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")

@@ -1,8 +1,8 @@
-"""The hooks by which a plugin makes itself known. A hook is called once, with `register(name, target, config=None)`.
+"""The hooks that plugins implement. Each is called once, with `register(name, target, config=None)`.
 
 `target` is a class, or a `"module:Class"` string that is imported when the plugin is used. `config` is the options
-class: a class knows its own, a string needs it unless there are no options. The module that the entry point (group
-`alignkit`) names must import neither torch nor transformers.
+class; only a string target with options needs it, a class knows its own. The module named by the entry point (group
+`alignkit`) must import neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ hookimpl = pluggy.HookimplMarker("alignkit")
 
 
 class Register(Protocol):
-    """Registers one component of the hook's role."""
+    """Registers a component of the hook's role."""
 
     def __call__(self, name: str, target: type[Any] | str, config: type[Config] | None = None) -> None: ...
 

@@ -1,7 +1,7 @@
 """The roles that plugins fill, as abstract classes. Importing this module imports no torch.
 
-A third-party plugin subclasses one of them, `class Brevity(RewardSource[BrevityOptions])`, and registers it through a
-hook (`alignkit.hookspecs`). Shapes: G groups, S responses, R response tokens of a batch (see `alignkit.batch`).
+A plugin subclasses one of them, `class Brevity(RewardSource[BrevityOptions])`, and registers it through a hook
+(`alignkit.hookspecs`). Shapes: G groups, S responses, R response tokens of a batch (see `alignkit.batch`).
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ if TYPE_CHECKING:
     from alignkit.records import Group, Prompt
 
 INTERFACE_VERSION = 1
-"""Version of everything in this module and in `hookspecs`; a plugin module declares the one it was written for."""
+"""Version of this module and `hookspecs`. A plugin may declare the one it needs as `ALIGNKIT_INTERFACE`."""
 
 SCORING_TOKENS = 16384
-"""Token budget of passes without gradient, where nothing else is known."""
+"""Default token budget of passes without gradient."""
 
 
 class Model(ABC):
-    """What a policy and a scorer share: they encode groups, are made of modules, and can be saved."""
+    """The base of policies and scorers: they encode groups, consist of modules, and can be saved."""
 
     @abstractmethod
     def encode(self, groups: Sequence[Group]) -> GroupBatch:
-        """The token batch of text records, on this model's device. Each response ends with its stop token.
+        """Tokenises groups, on this model's device. Each response ends with its stop token.
 
         Raises:
-            InputError: a prompt and its response don't fit the model's context.
+            InputError: a prompt and its response exceed the model's context.
         """
 
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """The modules by name. The engine prepares, optimises, saves and restores them by these names."""
+        """The modules by name. The engine prepares, optimises, saves and restores them under these names."""
 
     @abstractmethod
     def bind(self, modules: Mapping[str, nn.Module]) -> None:
-        """Runs further forward passes through these modules: the ones that the engine wrapped, under their names."""
+        """Uses these modules, which the engine wrapped, in all further forward passes."""
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Writes a folder from which the model loads again, here and in other tools."""
+        """Writes a folder that alignkit and other tools can load."""
 
 
 class Scorer(Model):
@@ -64,42 +64,42 @@ class Scorer(Model):
         """Scores all responses of every group in one pass."""
 
     def rescale(self, mean: float, std: float) -> None:
-        """From now on values and scores are less by `mean`, then divided by `std`: the head takes both in."""
-        raise NotImplementedError(f"{type(self).__name__} has no head that takes in a shift and a scale")
+        """Changes the head so that it subtracts `mean` from values and scores, then divides by `std`."""
+        raise NotImplementedError(f"{type(self).__name__} can't rescale its head")
 
 
 class Policy(Component[ConfigT], Model):
-    """A language model that can be sampled, scored and trained."""
+    """A language model that is sampled and trained."""
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
-        """Samples `n` responses a prompt, with the `logprobs` [R] they were sampled with and `finished` [S].
+        """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        A response depends on its prompt, its index and the seed, not on what is sampled beside it.
+        A response depends on its prompt, its index and the seed, not on the rest of the batch.
         """
 
     @abstractmethod
     def forward(
         self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, kl_to: Policy[Any] | None = None
     ) -> PolicyOutput:
-        """Log-probabilities of the response tokens, and what else is asked for, in one pass.
+        """Log-probabilities of the response tokens, and whatever else is requested, in one pass.
 
         Args:
-            kl_to: the policy that the exact KL is measured to, of the same plugin; its own pass comes on top.
+            kl_to: a policy of the same plugin to measure the exact KL to; this costs a pass of that policy too.
         """
 
     @abstractmethod
     def reference(self) -> Policy[Any]:
-        """This policy as it is now, frozen: the adapter switched off, or a copy."""
+        """This policy as it is now, frozen: with its adapter off, or a copy."""
 
     def explain(self) -> str:
-        """How the model is run, for people: what was found out while it was loaded. Shown, and kept in run.json."""
+        """How the model runs, as found while loading it. Shown to the user and stored in run.json."""
         return ""
 
     def digest(self) -> str:
-        """sha256 of all that the log-probabilities of `forward` depend on beside the batch: weights and options.
+        """sha256 of what determines the log-probabilities of `forward` for a given batch: weights and options.
 
-        Policies of the same digest give the same numbers, bit for bit. By default all modules and options.
+        Policies with equal digests give the same numbers, bit for bit. By default of all modules and options.
         """
         from alignkit.ops.digests import digest_of_tensors
 
@@ -113,7 +113,7 @@ class Policy(Component[ConfigT], Model):
     @classmethod
     @abstractmethod
     def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
-        """The policy that `save` wrote to a folder, with these options otherwise.
+        """Loads the policy that `save` wrote; everything else follows the options.
 
         Raises:
             InputError: the folder holds no such policy.
@@ -121,9 +121,9 @@ class Policy(Component[ConfigT], Model):
 
 
 class HasValues(ABC):
-    """A Policy that can carry value heads and scorers, for algorithms with a critic and for reward models.
+    """A Policy with value heads and scorers, for algorithms with a critic and for reward models.
 
-    Its `forward` takes `values=True` too, which asks for `PolicyOutput.values`.
+    Its `forward` also takes `values=True`, to request `PolicyOutput.values`.
     """
 
     @abstractmethod
@@ -136,24 +136,24 @@ class HasValues(ABC):
         values: bool = False,
         kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
-        """See `Policy.forward`; `values` reads the value head."""
+        """Like `Policy.forward`; `values` adds those of the value head."""
 
     @abstractmethod
     def add_value_head(self) -> None:
-        """Adds a scalar head, zero at the start, on every token of this policy's trunk, for `forward(values=True)`."""
+        """Adds a scalar head, initially zero, on every token of this policy's trunk, for `forward(values=True)`."""
 
     def add_value_branch(self, layers: int) -> None:
-        """Adds such a head on copies of the trunk's last layers. Raises InputError where there are not so many."""
-        raise NotImplementedError(f"{type(self).__name__} has no layers that could be copied")
+        """Adds such a head on copies of the trunk's last layers. Raises InputError if it has fewer."""
+        raise NotImplementedError(f"{type(self).__name__} has no layers to copy")
 
     @abstractmethod
     def scorer(self) -> Scorer:
-        """A new scorer with its own trunk, a copy of this policy's, and a head that is zero at the start."""
+        """A new scorer: a copy of this policy's trunk with a head that is initially zero."""
 
     @classmethod
     @abstractmethod
     def load_scorer(cls, path: Path, context: Context) -> Scorer:
-        """The scorer that `Scorer.save` wrote.
+        """Loads the scorer that `Scorer.save` wrote.
 
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).
@@ -165,38 +165,38 @@ class RewardSource(Component[ConfigT]):
 
     @abstractmethod
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """One float a response, higher is better, None to abstain. Never depends on what is scored beside it."""
+        """One float per response; higher is better, None abstains. A score never depends on the rest of the batch."""
 
     def calibrate(self, groups: Sequence[Group]) -> None:
-        """Called once after training with demonstrations, to fix the scale of the scores. Does nothing by default."""
+        """Called once after training, with demonstrations, to fix the scale of the scores. Does nothing by default."""
 
     def start_critic(self) -> Scorer | None:
-        """A trainable copy of the model behind this source, on the scale of `score`, for a critic to start from."""
+        """A trainable copy of this source's model, on the scale of `score`, to start a critic from."""
         return None
 
     def figures(self) -> Mapping[str, float]:
-        """Figures of the last call of `score`, logged with a batch of rollouts; of the same names in every process."""
+        """Figures of the last `score` call, logged with each batch of rollouts; the same names in every process."""
         return {}
 
     @classmethod
     def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
-        """The source whose training (`Config.training`) has written this folder, with these options otherwise."""
-        raise NotImplementedError(f"{cls.__name__} is trained first, but has no load(path, config, context)")
+        """Loads the source that its training (`Config.training`) wrote; everything else follows the options."""
+        raise NotImplementedError(f"{cls.__name__} needs training, so it must define load(path, config, context)")
 
 
 class Ask(Protocol):
-    """Samples from the policy that a run is at; what labellers of fresh responses are given."""
+    """Samples from the run's current policy, for labellers."""
 
     @property
     def prompts(self) -> Sequence[Prompt]:
-        """The run's prompts: of the [prompts] table, or else of its preferences."""
+        """The run's prompts: from [prompts], else from its preferences."""
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
-        """K responses for each prompt."""
+        """`k` responses per prompt."""
 
 
 class PreferenceSource(Component[ConfigT]):
-    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses, which says so by `samples`."""
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`)."""
 
     samples: ClassVar[bool] = False
 
@@ -205,21 +205,21 @@ class PreferenceSource(Component[ConfigT]):
         """The groups in a fixed order. Files ignore `ask`; labellers call `ask(prompts, k)`."""
 
     def explain(self) -> str:
-        """What was read, for people: the form, the counts, a sample. Asked for after `preferences`."""
+        """Describes what was read, for people: form, counts, a sample. Called after `preferences`."""
         return ""
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
-        """The options with which this source reads a file, for commands that are given one.
+        """The options with which this source reads a file, for commands that take a file.
 
         Args:
-            columns: new names of its columns by their old ones.
+            columns: old column name -> new one.
         """
         raise NotImplementedError(f"{cls.__name__} reads no files")
 
 
 class Feed(Enum):
-    """What an algorithm learns from, and so what the pipeline must bring."""
+    """What an algorithm learns from, which the pipeline must provide."""
 
     DEMONSTRATIONS = "demonstrations"
     RANKINGS = "rankings"
@@ -232,14 +232,14 @@ TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 
 class Algorithm(Component[LearningT]):
-    """What the role `optimizer` asks of every algorithm, with the engine's loop (`Optimizer`) or one of its own.
+    """Base of the role `optimizer`: algorithms with the engine's loop (`Optimizer`) or their own (`ForeignTrainer`).
 
     Attributes:
-        consumes: the kind of feed.
-        uses_reference: whether it is held to a frozen copy of the policy at the start; of the class, or set before
-            `__init__` where options decide.
-        reports: figures of a batch that it promises (`kl`); a rule on a figure that nobody reports is refused.
-        needs_values: whether it puts value heads or scorers on the policy (`HasValues`).
+        consumes: what it learns from.
+        uses_reference: whether it needs a frozen copy of the initial policy. Where options decide, set it before
+            `super().__init__`.
+        reports: figures of a batch that it always reports (`kl`); an option that needs another figure is refused.
+        needs_values: whether it adds value heads or scorers to the policy (`HasValues`).
     """
 
     Config: ClassVar[type[Config]] = LearningOptions
@@ -261,18 +261,18 @@ class Algorithm(Component[LearningT]):
         self.reward = reward
 
     def save(self, path: Path) -> None:
-        """Writes what was trained: the policy, or a reward model."""
+        """Writes the trained model: the policy, or a reward model."""
         self.policy.save(path)
 
 
 class Optimizer(Algorithm[TrainingT]):
-    """An alignment algorithm: what happens to a batch once, and the loss of a micro-batch. The engine does the rest.
+    """An alignment algorithm: it prepares batches and computes losses; the engine does the rest.
 
     Attributes:
-        couples_responses: whether the loss compares the responses of a group, so that a group must stay whole.
-        reference: the frozen copy, where `uses_reference`.
-        max_tokens: token budget of a pass that memory allows, for passes of the algorithm's own; kept by the engine.
-        batch_metrics: figures of the last batch that `prepare` was given; they are logged with each of its steps.
+        couples_responses: whether the loss compares the responses of a group, so that groups must stay whole.
+        reference: the frozen copy, if `uses_reference`.
+        max_tokens: token budget that memory allows, for the algorithm's own passes; the engine updates it.
+        batch_metrics: figures of the last batch passed to `prepare`, logged with each of its steps.
     """
 
     Config: ClassVar[type[Config]] = TrainingOptions
@@ -292,43 +292,44 @@ class Optimizer(Algorithm[TrainingT]):
         self.batch_metrics: dict[str, float] = {}
 
     def companions(self, texts: Sequence[Group], seed: int) -> Sequence[Companion]:
-        """What accompanies the training, made once before it.
+        """The companions of the training, called once before it.
 
         Args:
-            texts: the run's texts to keep likely, where the options ask for them (`PtxOptions`).
+            texts: texts to keep likely, if the options ask for them (`PtxOptions`).
         """
         return ()
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Called once for each batch, without gradient: reference log-probabilities, advantages. Returns a new batch.
+        """Called once per batch, without gradient: reference log-probabilities, advantages. Returns a new batch.
 
-        An offline algorithm is given its data set in pieces, an online one the scored rollouts of an iteration.
+        An offline algorithm gets its data set in pieces, an online one the scored rollouts of an iteration.
         """
         return batch
 
     def begin_step(self, batch: GroupBatch) -> None:
-        """Before each optimisation step, without gradient: what `loss` has to know of the step as a whole.
+        """Called before each optimisation step, without gradient: measures what `loss` needs of the whole step.
 
-        A micro-batch can't see the others, so a loss that refers to all of them (a baseline, a dynamic coefficient) is
-        measured here, kept on the Optimizer and read by `loss`. Most algorithms need nothing.
+        A micro-batch can't see the others, so what refers to all of them (a baseline, a dynamic coefficient) is
+        computed here, stored on the Optimizer and read by `loss`. Most algorithms need nothing.
 
         Args:
-            batch: this process's whole minibatch, prepared. Its means, averaged over processes by
-                `alignkit.ops.distributed.mean_over_processes`, are those of the step.
+            batch: this process's whole minibatch, prepared. `alignkit.ops.distributed.mean_over_processes` turns its
+                means into the step's.
         """
 
     @abstractmethod
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The loss of a micro-batch, a scalar written with the batch's means, and its metrics."""
+        """The loss of a micro-batch, a scalar computed with the batch's means, and its metrics."""
 
     def take_step(self, batch: GroupBatch) -> dict[str, float]:
-        """In each optimisation step, when the gradients are there and before AdamW: updates of another kind.
+        """Called in each optimisation step, after the gradients and before AdamW: the algorithm's own updates.
 
-        An algorithm that moves parameters itself sets their gradients to None, so that AdamW leaves them alone, and
-        moves them alike in every process. The learning rate doesn't concern them.
+        An algorithm that updates parameters itself sets their gradients to None, so that AdamW skips them, and makes
+        the same update in every process. The learning rate does not apply to them.
 
         Args:
-            batch: this process's whole minibatch, with the step's totals; `max_tokens` of it at a time fit in memory.
+            batch: this process's whole minibatch, with the step's totals; `max_tokens` tokens of it fit in memory at
+                once.
 
         Returns:
             figures to log, the same in every process.
@@ -336,34 +337,34 @@ class Optimizer(Algorithm[TrainingT]):
         return {}
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
-        """After each optimisation step: whether to go on with the rest of this batch (early stop on KL)."""
+        """Called after each optimisation step: whether to continue with this batch (early stop on KL)."""
         return True
 
     def modules(self) -> dict[str, nn.Module]:
-        """What is trained, by name: the policy's modules, and any critic or head of the algorithm's own."""
+        """What is trained, by name: the policy's modules, and the algorithm's own critic or head."""
         return self.policy.modules()
 
     def bind(self, modules: Mapping[str, nn.Module]) -> None:
-        """Takes over the wrapped modules; see `Model.bind`."""
+        """Uses the wrapped modules; see `Model.bind`."""
         self.policy.bind(modules)
 
     def learning_rate_scales(self) -> Mapping[str, float]:
-        """Factors on the learning rate by prefix of the qualified parameter name (`policy.value_head`)."""
+        """Learning rate factors, by prefix of the qualified parameter name (`policy.value_head`)."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State beside the modules that a resumed run needs (KL controller, running statistics): JSON types."""
+        """State beside the modules that a resumed run needs, as JSON types (KL controller, running statistics)."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
 
 class ForeignTrainer(Algorithm[LearningT]):
-    """An algorithm that brings its own loop, such as another library's trainer.
+    """An algorithm with its own loop, such as another library's trainer.
 
-    The pipeline brings what it `consumes`, and calls `save` when it has run. How it keeps its reference and its
-    checkpoints is its own matter; a stage that was cut off begins again.
+    The pipeline provides what it `consumes` and calls `save` after `run`. Its reference and checkpoints are its own
+    business; an interrupted stage starts again.
     """
 
     @abstractmethod
@@ -376,22 +377,23 @@ class ForeignTrainer(Algorithm[LearningT]):
         seed: int,
         on_step: Callable[[dict[str, float]], None],
     ) -> TrainResult:
-        """Trains the policy, or a model of its own, in place.
+        """Trains the policy, or its own model, in place.
 
         Args:
-            groups: all records; for rollouts, a group with one empty response for each prompt.
+            groups: all records; for rollouts, one group with an empty response per prompt.
             sampling: how rollouts are sampled.
-            folder: where files of its own may go.
-            on_step: takes `step`, counted from 1, and the figures of each optimisation step, named as the engine's.
+            folder: for its own files.
+            on_step: call it after each optimisation step with `step`, counted from 1, and figures named as the
+                engine's.
         """
 
 
 class MetricSink(Component[ConfigT]):
-    """Receives the metrics of every optimisation step, beside metrics.jsonl."""
+    """Receives the metrics of every optimisation step, in addition to metrics.jsonl."""
 
     @abstractmethod
     def write(self, record: Mapping[str, Any]) -> None:
         """One record: `stage`, `step` and the figures."""
 
     def close(self) -> None:
-        """The run has ended."""
+        """Called once when the run ends, also after an error."""

@@ -1,4 +1,4 @@
-"""The public names of a package, listed once in its stub (`__init__.pyi`) and imported when they are first used."""
+"""The public names of a package, listed once in its stub (`__init__.pyi`) and imported on first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def public_names(package: str) -> tuple[Callable[[str], Any], list[str]]:
-    """(`__getattr__`, `__all__`) of a package that is being imported, from the stub beside it."""
+    """(`__getattr__`, `__all__`) of the package being imported, from the stub beside it."""
     stub = Path(sys.modules[package].__file__ or "").with_suffix(".pyi")
     imports = [node for node in ast.parse(stub.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: f"{'.' * node.level}{node.module}" for node in imports for alias in node.names}

@@ -1,7 +1,7 @@
 """Options of components: frozen dataclasses with declared ranges, checked wherever they are made.
 
-Free of torch, so that options can be shown and checked before anything heavy is imported. Each field of an options
-class carries a docstring under it; `plugins show`, `--help` and the docs are generated from them.
+Imports no torch, so that options are shown and checked before anything heavy loads. `plugins show`, `--help` and the
+docs are generated from the docstring under each field.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Fraction = Annotated[float, Interval(ge=0, le=1)]
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 ComponentSpec = Mapping[str, Any]
-"""A component inside another one's options: `{plugin = "name", option = value, ...}`."""
+"""A nested component: `{plugin = "name", option = value, ...}`."""
 PolicySpec = Annotated[ComponentSpec, Role("policy")]
 RewardSpec = Annotated[ComponentSpec, Role("reward")]
 PreferencesSpec = Annotated[ComponentSpec, Role("preferences")]
@@ -46,17 +46,17 @@ MetricsSpec = Annotated[ComponentSpec, Role("metrics")]
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of every options class. An instance has been checked: types, ranges, and what `check` adds.
+    """Base of every options class. Making an instance checks types and ranges and calls `check`.
 
     Attributes:
-        compares_with: another plugin of the same role, whose settings in `[table.for.NAME]` of a recipe count for this
-            one too, as far as it knows them.
-        takes_function: the option that `--role module:function` sets, where this plugin is the one for functions.
-        matters: the options to look at first, at most twelve; the class that first defines an option is its group, and
-            the first line of that class's docstring the group's heading.
+        compares_with: another plugin of the same role. Its settings in `[table.for.NAME]` of a recipe apply to this one
+            too, where it has options of that name.
+        takes_function: for the plugin that wraps functions: the option that `--role module:function` sets.
+        matters: the options to show first, at most twelve. The others are grouped by the class that first defines them,
+            under the first line of its docstring.
 
     Raises:
-        OptionsError: naming every option that is wrong.
+        OptionsError: lists every wrong option.
     """
 
     compares_with: ClassVar[str] = ""
@@ -68,35 +68,36 @@ class Config:
         check_rules(self)
 
     def check(self) -> None:
-        """Checks what types and ranges can't say, before any model loads (a file is there, two options agree).
+        """Checks what types and ranges can't express, before any model loads: a file exists, two options fit.
 
-        Classes are composed of groups, so an override calls `super().check()` first.
+        An override calls `super().check()` first, because options classes are composed of groups.
 
         Raises:
-            InputError: with the option's name in `where`, relative to this class.
+            InputError: with the name of the option, in this class, as `where`.
         """
 
     def counts_only_with(self, setting: str, holds: bool, *names: str) -> None:
-        """For `check`: refuses options that were changed although nothing reads them.
+        """For `check`: refuses options that were changed but have no effect.
 
         Args:
-            setting: what makes them count, as one would write it: "plateau above 0".
-            holds: whether it is set.
+            setting: what they need, as a user would write it: "plateau above 0".
+            holds: whether that is so.
+            names: the options.
 
         Raises:
-            InputError: it is not, and one of the options differs from its default.
+            InputError: `holds` is false and one of the options differs from its default.
         """
         idle = [] if holds else differing(self, names)
         if idle:
-            raise InputError(f"counts only with {setting}", where=idle[0], fix=f"set {setting}, or leave it out")
+            raise InputError(f"has no effect without {setting}", where=idle[0], fix=f"set {setting}, or leave it out")
 
     def training(self) -> ComponentSpec | None:
-        """The Optimizer that must train the component before it is there; None where nothing has to."""
+        """The Optimizer that must train the component before use; None if it needs no training."""
         return None
 
 
 def specs_of(config: Config, prefix: str = "") -> Iterator[tuple[str, str, ComponentSpec]]:
-    """(key, role, spec) of every component inside these options, as their annotations say."""
+    """(key, role, spec) of every component nested in these options, found by their annotations."""
     hints = get_type_hints(type(config), include_extras=True)
     for name in option_names(type(config)):
         yield from _specs(hints[name], getattr(config, name), prefix + name)
@@ -121,13 +122,13 @@ def _specs(hint: Any, value: Any, key: str) -> Iterator[tuple[str, str, Componen
 
 
 def may_be_model(name: str) -> bool:
-    """Whether there is a folder of this name, or it reads as a hub id: `owner/name`, the owner being no folder here."""
+    """Whether the name is a folder, or looks like a hub id `owner/name` (and `owner` is no folder here)."""
     path = Path(name).expanduser()
     return path.is_dir() or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not path.parent.exists())
 
 
 def has_nvidia_driver() -> bool:
-    """Whether there may be a CUDA device, without loading torch."""
+    """Whether there may be a CUDA device; does not import torch."""
     return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
@@ -138,19 +139,19 @@ class LearningOptions(Config):
     learning_rate: NonNegative = 1e-5
     """Peak learning rate of AdamW."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Course of the learning rate after the warm-up, towards zero over the planned steps."""
+    """Learning rate after the warm-up; linear and cosine decay to zero over the planned steps."""
     warmup: Fraction = 0.05
-    """Share of the planned steps over which the learning rate rises from zero."""
+    """Share of the planned steps in which the learning rate rises from zero."""
     weight_decay: NonNegative = 0.0
-    """Decoupled weight decay of AdamW."""
+    """AdamW's decoupled weight decay."""
     adam_beta2: Fraction = 0.99
-    """Decay of AdamW's second moment."""
+    """AdamW's beta2, the decay of the second moment."""
     max_grad_norm: Positive = 1.0
-    """The gradient is scaled down to this Euclidean norm."""
+    """Clip the gradient to this Euclidean norm."""
     n_epochs: Count = 1
-    """Passes over each batch: over the data set for offline algorithms, over the rollouts for online ones."""
+    """Passes over the data set (offline algorithms) or over each batch of rollouts (online ones)."""
     minibatch_size: Count = 16
-    """Groups (a prompt with its responses) in one optimisation step, over all processes."""
+    """Groups (a prompt with its responses) per optimisation step, over all processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,14 +159,15 @@ class LoopOptions(Config):
     """Memory and checkpoints."""
 
     adam: Literal["torch", "8bit"] = "torch"
-    """8bit keeps AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and bitsandbytes."""
+    """8bit stores AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and
+    bitsandbytes."""
     max_tokens: Count | Literal["auto"] = "auto"
-    """Token budget of one micro-batch; halved when memory runs out. It never changes the gradient. auto: from the
-    memory that is free at the start and an estimate of what a token takes, at most 16384 on a CPU, 32768 on CUDA."""
+    """Tokens per micro-batch; halved when memory runs out, and never changes the gradient. auto: from the free memory
+    and an estimate per token, at most 16384 on a CPU, 32768 on CUDA."""
     save_every: Natural = 0
-    """Optimisation steps between checkpoints; 0 saves at the end of each batch of rollouts or epoch."""
+    """Optimisation steps between checkpoints; 0 saves after each batch of rollouts or epoch."""
     keep_checkpoints: Count = 2
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints to keep."""
 
     def check(self) -> None:
         super().check()
@@ -177,7 +179,7 @@ class LoopOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions(LearningOptions, LoopOptions):
-    """What every Optimizer has."""
+    """The options of every Optimizer."""
 
     matters: ClassVar[tuple[str, ...]] = ("learning_rate", "n_epochs", "minibatch_size")
 
@@ -189,36 +191,36 @@ class IterationOptions(Config):
     iterations: Count = 100
     """Rounds of sampling, scoring and optimising."""
     batch_size: Count = 32
-    """Prompts sampled in each iteration, over all processes."""
+    """Prompts per iteration, over all processes."""
     group_size: Count = 1
-    """Responses sampled for each prompt."""
+    """Responses sampled per prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions(IterationOptions, TrainingOptions):
-    """What every Optimizer on rollouts has."""
+    """The options of every Optimizer that learns from rollouts."""
 
     matters: ClassVar[tuple[str, ...]] = ("learning_rate", "iterations", "batch_size", "group_size", "minibatch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopOptions(Config):
-    """When an online run ends before its last iteration. That is a success: what was trained is saved as usual, and
-    run.json says why it ended."""
+    """When an online run ends before its last iteration. That is a success: the model is saved as usual, and run.json
+    says why the run ended."""
 
     plateau: Natural = 0
-    """The run ends when the mean reward of this many batches is at most plateau_delta above that of as many batches
-    before them; 0 never ends it."""
+    """End the run when the mean reward of the last so many batches is at most plateau_delta above the mean of as many
+    before them; 0 never does."""
     plateau_delta: NonNegative = 0.0
-    """Rise, in units of reward, that still counts as standing still."""
+    """Largest rise of the mean reward that still counts as a plateau."""
     gold: RewardSpec | None = None
-    """A second reward source that scores every batch of rollouts and is not optimised: `{plugin = "function", function
-    = "m:f"}`. The trained weights at the best moving mean of its scores are kept in checkpoints/best."""
+    """A second reward source that scores every batch of rollouts but is not optimised: `{plugin = "function", function
+    = "m:f"}`. checkpoints/best keeps the weights at the best moving mean of its scores."""
     gold_fall: NonNegative = 0.0
-    """The run ends when gold's moving mean is more than this below its best, in gold's units, while that of the reward
-    has risen since (over-optimisation, arXiv:2210.10760), and the weights of the best are saved; 0 never ends it."""
+    """End the run when gold's moving mean is more than this, in its units, below its best while the reward's has risen
+    since (over-optimisation, arXiv:2210.10760), and save the best weights; 0 never does."""
     gold_window: Count = 5
-    """Batches in the moving means of gold and of the reward."""
+    """Batches in the moving means of gold and the reward."""
 
     def check(self) -> None:
         super().check()
@@ -228,18 +230,18 @@ class StopOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopOptions(Config):
-    """Early end."""
+    """Early stopping."""
 
     stop: StopOptions = field(default_factory=StopOptions)
-    """When the run ends early: `stop.plateau = 20`."""
+    """When to end the run early: `stop.plateau = 20`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLLimitOptions(Config):
-    """Limit of the KL."""
+    """KL limit."""
 
     max_kl: NonNegative = 0.0
-    """The run stops (exit code 3) when the mean KL to the reference, in nats a response, passes this; 0 never stops."""
+    """Stop the run (exit code 3) when the mean KL to the reference, in nats per response, passes this; 0 never does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +249,10 @@ class PtxOptions(Config):
     """Texts in the loss."""
 
     ptx_coef: NonNegative = 0.0
-    """Weight of the negative log-likelihood, in nats a token, of the texts of [ptx] (or else of the demonstrations) in
-    the loss, against forgetting (PPO-ptx, arXiv:2203.02155, eq. 2); 0 leaves it out."""
+    """Weight in the loss of the negative log-likelihood, in nats per token, of the texts of [ptx] (default: the
+    demonstrations), against forgetting (PPO-ptx, arXiv:2203.02155, eq. 2); 0 turns it off."""
     ptx_batch_size: Count = 16
-    """Texts, over all processes, in the ptx part of each optimisation step."""
+    """Texts per optimisation step, over all processes."""
 
     def check(self) -> None:
         super().check()
@@ -259,17 +261,17 @@ class PtxOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class MovingReferenceOptions(Config):
-    """Reference that follows the policy."""
+    """Moving reference."""
 
     reference_refresh_every: Natural = 0
-    """The reference follows the policy after each so many optimisation steps; 0 leaves it where training started. With
-    LoRA this needs policy.reference = "copy"."""
+    """Optimisation steps between updates of the reference from the policy; 0 never updates it. With LoRA this needs
+    policy.reference = "copy"."""
     reference_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.0
-    """Share of its own weights that the reference keeps in a refresh (arXiv:2404.09656): 0 takes the policy's weights;
-    0.99 at each step is an exponential moving average. With LoRA the adapter's two factors are averaged."""
+    """Share of its own weights that the reference keeps in an update (arXiv:2404.09656): 0 copies the policy; 0.99
+    after each step is an exponential moving average. With LoRA the adapter's two factors are averaged."""
     reference_max_kl: NonNegative = 0.0
-    """The reference does not follow while the last batch's KL to it, in nats a response, is above this, so that a
-    policy that has gone astray is not made the reference; 0 always follows."""
+    """Skip an update when the last batch's KL to the reference, in nats per response, is above this, so that a policy
+    gone astray does not become the reference; 0 never skips."""
 
     def check(self) -> None:
         super().check()
@@ -282,32 +284,31 @@ class Sampling(Config):
     """How responses are sampled."""
 
     max_tokens: Count = 128
-    """Longest response, in tokens; a response that reaches it is unfinished."""
+    """Longest response, in tokens; a response cut off there is unfinished."""
     temperature: NonNegative = 1.0
-    """The logits are divided by it; 0 takes the likeliest token. Log-probabilities are of the tempered distribution."""
+    """Divides the logits; 0 takes the likeliest token. Log-probabilities are at this temperature."""
     top_k: Natural = 0
-    """Only the k likeliest tokens; 0 keeps all. Not for rollouts that are trained on."""
+    """Sample from the k likeliest tokens only; 0 from all. Not for training rollouts."""
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Only the likeliest tokens whose probabilities sum to this. Not for rollouts that are trained on."""
+    """Sample from the likeliest tokens whose probabilities sum to this. Not for training rollouts."""
     min_p: Annotated[float, Ge(0), Le(1)] = 0.0
-    """Only tokens with at least this share of the likeliest one's probability (arXiv:2407.01082). Not for rollouts that
-    are trained on."""
+    """Sample from tokens with at least this share of the likeliest one's probability (arXiv:2407.01082). Not for
+    training rollouts."""
     repetition_penalty: Positive = 1.0
-    """Logits of tokens that the prompt or the response has already are divided by it where they are positive and
-    multiplied by it elsewhere (arXiv:1909.05858, section 4.1). Not for rollouts that are trained on."""
+    """Divides positive logits, and multiplies others, of tokens already in the prompt or the response
+    (arXiv:1909.05858, section 4.1). Not for training rollouts."""
     min_tokens: Natural = 0
-    """No stop token before this many tokens. Not for rollouts that are trained on."""
+    """No stop token before this many tokens. Not for training rollouts."""
     stop: tuple[str, ...] = ()
-    """A response is finished when one of these strings is in its text, which ends before it. Not for rollouts that are
-    trained on."""
+    """Finish a response at the first of these strings, which is cut off. Not for training rollouts."""
 
     def check(self) -> None:
         if "" in self.stop:
-            raise InputError("an empty string is in every text", where="stop", fix="leave it out")
+            raise InputError("an empty string would stop every response", where="stop", fix="remove it")
 
     @property
     def distortions(self) -> tuple[str, ...]:
-        """The options under which something else is sampled than the policy's whole distribution at a temperature."""
+        """The options that make sampling differ from the policy's full distribution at a temperature."""
         names = ("top_k", "top_p", "min_p", "repetition_penalty", "min_tokens", "stop")
         changed = [name for name in names if getattr(self, name) != getattr(Sampling, name)]
         return (*(["temperature"] if self.temperature == 0 else []), *changed)

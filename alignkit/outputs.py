@@ -1,4 +1,4 @@
-"""What a forward pass of a policy or of a scorer gives."""
+"""Results of forward passes and of training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What one forward pass gives.
+    """The result of one forward pass of a policy.
 
     Attributes:
-        logprobs: [R] log-probability of each response token, of the distribution at the batch's temperature.
-        entropy: [R] entropy of that distribution, when asked for.
-        hidden: [R, H] last hidden state at the position that predicts each response token, when asked for.
-        values: [R] value head at the same positions, when asked for.
-        kl: [R] KL(this policy || the one asked about) in nats over the whole vocabulary, at the same positions and the
-            batch's temperature. Its gradient reaches this policy alone.
+        logprobs: [R] log-probability of each response token at the batch's temperature.
+        entropy: [R] entropy of that distribution, if requested.
+        hidden: [R, H] last hidden state at the position that predicts each response token, if requested.
+        values: [R] value head at the same positions, if requested.
+        kl: [R] KL(this policy || `kl_to`) in nats over the whole vocabulary, at the same positions and temperature.
+            Only this policy gets a gradient.
     """
 
     logprobs: Tensor
@@ -33,8 +33,8 @@ class PolicyOutput:
 
 @dataclass(frozen=True)
 class ScorerOutput:
-    """A scalar for every token: `values` [R] at the position that predicts each response token, `scores` [S] at the
-    last token of each response."""
+    """A scorer's `values` [R] at the position that predicts each response token, and `scores` [S] at the last token of
+    each response."""
 
     values: Tensor
     scores: Tensor
@@ -42,8 +42,15 @@ class ScorerOutput:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Steps done in all, seconds and response tokens of this process's run, the last step's metrics, and why the run
-    ended before its last iteration, where it did."""
+    """The result of a training.
+
+    Attributes:
+        steps: done in all, earlier runs included.
+        seconds: of this process.
+        tokens: response tokens of this process.
+        metrics: of the last step.
+        stopped: why the run ended before its last iteration; empty if it did not.
+    """
 
     steps: int
     seconds: float

@@ -1,7 +1,7 @@
-"""Finding plugins, entry points of the group `alignkit`, each loaded and asked on its own; building what they offer.
+"""Finds plugins (entry points of the group `alignkit`), loads each on its own, and builds their components.
 
-Free of torch. A plugin that can't be imported, was written for another version of the interface or registers nonsense
-is listed as broken, with the reason, and everything else works.
+Imports no torch. A plugin that fails to import, needs another interface version or registers something invalid is
+listed as broken, with the reason; everything else works.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROLES: dict[str, type[Component[Any]]] = {
     "optimizer": Algorithm,
     "metrics": MetricSink,
 }
-"""What each role's components must derive from."""
+"""The base class of each role's components."""
 
 HOOKS = {
     "register_policies": "policy",
@@ -47,28 +47,28 @@ HOOKS = {
     "register_optimizers": "optimizer",
     "register_metric_sinks": "metrics",
 }
-"""The role that each hook registers components of."""
+"""The role of the components that each hook registers."""
 
 FIRST_PARTY = tuple(
     f"alignkit-{name}"
     for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "trl")
 )  # fmt: skip
-"""The project's own distributions: where two plugins use one name, theirs is meant."""
+"""The project's own distributions: they win when two plugins use one name."""
 
 
 def normalized(distribution: str) -> str:
-    """The name of a distribution in the one spelling that package indexes use."""
+    """The name of a distribution, normalised as package indexes do."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 @dataclass(frozen=True)
 class Registration:
-    """One component that a plugin offers.
+    """A component that a plugin registers.
 
     Attributes:
         target: the class, or a `"module:Class"` string that is imported when the component is used.
-        config: the class of its options.
-        distribution: the installed package that it comes from.
+        config: its options class.
+        distribution: the installed package that registers it.
     """
 
     role: str
@@ -84,8 +84,8 @@ class Registration:
         """Imports the target.
 
         Raises:
-            InputError: a package that it needs is not installed.
-            PluginError: it can't be imported, or is not a component of its role.
+            InputError: it needs a package that is not installed.
+            PluginError: it can't be imported, or does not fit its role.
         """
         target = self.target
         if isinstance(target, str):
@@ -102,7 +102,7 @@ class Registration:
                 raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
-            raise PluginError(f"{self.role} plugin {self}: {self.target} is no subclass of {base.__name__}")
+            raise PluginError(f"{self.role} plugin {self}: {self.target} is not a subclass of {base.__name__}")
         if not issubclass(self.config, target.Config):
             raise PluginError(
                 f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "
@@ -113,7 +113,7 @@ class Registration:
 
 @dataclass(frozen=True)
 class Broken:
-    """An entry point that can't be used, and why."""
+    """An entry point that failed to load, and why."""
 
     name: str
     distribution: str
@@ -128,7 +128,7 @@ class Registry:
     broken: list[Broken] = field(default_factory=list)
 
     def names(self, role: str) -> list[str]:
-        """The sorted names of a role's components; one that clashes is qualified with its distribution."""
+        """The sorted names of a role's components; clashing ones as `distribution:name`."""
         names = {r.name: self._winners(role, r.name) for r in self._of(role)}
         return sorted(name for name, found in names.items() if len(found) == 1) + sorted(
             str(r) for found in names.values() if len(found) > 1 for r in found
@@ -138,10 +138,10 @@ class Registry:
         """The component of this name, or of `distribution:name`.
 
         Raises:
-            InputError: there is none, or two strangers use the name.
+            InputError: there is none, or several third-party plugins use the name.
         """
         if role not in ROLES:
-            raise ValueError(f"no role {role!r}, the roles are {', '.join(ROLES)}")
+            raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
         if ":" in name:
             found = [r for r in self._of(role) if str(r) == _normalized_qualified(name)]
         else:
@@ -150,17 +150,17 @@ class Registry:
             raise InputError(f"no {role} plugin {name!r}", fix=self._suggestion(role, name))
         if len(found) > 1:
             raise InputError(
-                f"the {role} plugin {name!r} is offered by {' and '.join(r.distribution for r in found)}",
-                fix=f"say which one: {' or '.join(str(r) for r in found)}",
+                f"several packages have a {role} plugin {name!r}: {', '.join(r.distribution for r in found)}",
+                fix=f"choose {' or '.join(str(r) for r in found)}",
             )
         return found[0]
 
     def load(self, role: str, name: str) -> type[Component[Any]]:
-        """The component's class, imported now. Raises what `get` and `Registration.load` raise."""
+        """Imports a component's class. Raises what `get` and `Registration.load` raise."""
         return self.get(role, name).load()
 
     def spelled(self, registration: Registration) -> str:
-        """The shortest name that `get` takes for this component."""
+        """The shortest name under which `get` finds this component."""
         alone = self._winners(registration.role, registration.name) == [registration]
         return registration.name if alone else str(registration)
 
@@ -168,14 +168,14 @@ class Registry:
         return [r for r in self.registrations if r.role == role]
 
     def _winners(self, role: str, name: str) -> list[Registration]:
-        """The registrations that a bare name may mean: the project's own ones, or else all."""
+        """The registrations that a bare name may mean: the project's own, else all."""
         found = [r for r in self._of(role) if r.name == name]
         return [r for r in found if r.distribution in FIRST_PARTY] or found
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
         if self.broken:
-            hint += f" ({', '.join(b.name for b in self.broken)} could not be loaded: see `alignkit plugins list`)"
+            hint += f" ({', '.join(b.name for b in self.broken)} failed to load: see `alignkit plugins list`)"
         return hint
 
 
@@ -186,12 +186,12 @@ def _normalized_qualified(name: str) -> str:
 
 @cache
 def registry() -> Registry:
-    """The registry of what is installed, found once a process. `registry.cache_clear()` looks again."""
+    """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
     return discover(entry_points(group=GROUP))
 
 
 def discover(points: Iterable[EntryPoint]) -> Registry:
-    """Loads each entry point and asks its hooks; one that fails is listed as broken and registers nothing."""
+    """Loads each entry point and calls its hooks; one that fails is listed as broken and registers nothing."""
     found = Registry()
     for point in sorted(points, key=lambda p: p.name):
         distribution = normalized(point.dist.name) if point.dist else point.value
@@ -204,12 +204,10 @@ def discover(points: Iterable[EntryPoint]) -> Registry:
 
 
 def _ask(module: object, distribution: str) -> list[Registration]:
-    """What one plugin registers, through a plugin manager of its own."""
+    """What one plugin registers, through its own plugin manager."""
     version = getattr(module, "ALIGNKIT_INTERFACE", 1)
     if version != INTERFACE_VERSION:
-        raise PluginError(
-            f"{distribution} needs plugin interface {version}, this alignkit has plugin interface {INTERFACE_VERSION}"
-        )
+        raise PluginError(f"{distribution} needs plugin interface {version}, but this alignkit has {INTERFACE_VERSION}")
     manager = pluggy.PluginManager("alignkit")
     manager.add_hookspecs(hookspecs)
     manager.register(module)
@@ -231,7 +229,7 @@ def _ask(module: object, distribution: str) -> list[Registration]:
 
 def _checked(new: Registration, earlier: list[Registration]) -> Registration:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(new.name)):
-        raise PluginError(f"{new}: a name is made of letters, digits, '-', '_', '+' and '.'")
+        raise PluginError(f"{new}: a name may have letters, digits, '-', '_', '+' and '.'")
     if not (inspect.isclass(new.config) and issubclass(new.config, Config)):
         raise PluginError(f"{new}: config must be a subclass of alignkit.Config, found {new.config!r}")
     if not inspect.isclass(new.target) and not re.fullmatch(r"[\w.]+:\w+", str(new.target)):
@@ -243,7 +241,7 @@ def _checked(new: Registration, earlier: list[Registration]) -> Registration:
 
 @dataclass(frozen=True)
 class Part:
-    """A chosen component with its checked options, and what trains it where it must be trained first."""
+    """A chosen component with its checked options, and the Optimizer that trains it first, if any."""
 
     registration: Registration
     config: Config
@@ -251,17 +249,17 @@ class Part:
 
     @property
     def owner(self) -> str:
-        """Whose error it is when this part fails."""
+        """The plugin to name when this part fails."""
         return f"{self.registration.role} plugin {self.registration}"
 
 
 def select(registry: Registry, role: str, name: str) -> tuple[Registration, dict[str, str]]:
-    """The component that a recipe or flag names, and the option that the name implies.
+    """The component that a recipe or flag names, and the option that the name sets.
 
-    `module:function` means the plugin that takes functions, where no distribution offers `module:...`.
+    `module:function` means the plugin that wraps functions, unless a distribution `module` has that name.
 
     Raises:
-        InputError: there is none of this name, or two.
+        InputError: no component has this name, or several do.
     """
     module, colon, _ = name.partition(":")
     qualified = any(str(r) == name for r in registry.registrations if r.role == role)
@@ -273,12 +271,12 @@ def select(registry: Registry, role: str, name: str) -> tuple[Registration, dict
 
 
 def read_component(registry: Registry, role: str, spec: ComponentSpec) -> tuple[Part | None, list[Problem]]:
-    """The component of a spec, everything inside it checked; problems are relative to the spec."""
+    """The component of a spec, checked with everything nested in it; problems are relative to the spec."""
     options = {key: value for key, value in spec.items() if key != "plugin"}
     try:
         registration, implied = select(registry, role, str(spec.get("plugin", "")))
     except InputError as error:
-        what = error.what if spec.get("plugin") else f"names no {role} plugin"
+        what = error.what if spec.get("plugin") else f"needs a {role} plugin"
         return None, [Problem(("plugin",), what, error.fix)]
     with blamed(f"{role} plugin {registration}"):
         config, problems = read_options(registry, registration.config, {**implied, **options})
@@ -294,10 +292,10 @@ def read_component(registry: Registry, role: str, spec: ComponentSpec) -> tuple[
 def read_options(
     registry: Registry, config: type[Config], options: Mapping[str, Any]
 ) -> tuple[Config | None, list[Problem]]:
-    """The options as a checked instance of their class, and what is wrong inside its components; None if malformed.
+    """The options as a checked instance, None if they are malformed, and all problems, nested components included.
 
     Raises:
-        PluginError: the class itself can't be used.
+        PluginError: the options class itself is broken.
     """
     problems = [*unknown(config, options), *missing(config, options)]
     known = {name: options[name] for name in option_names(config) if name in options}
@@ -314,7 +312,7 @@ def read_options(
 
 @contextmanager
 def blamed(owner: str, doing: str = "") -> Iterator[None]:
-    """What a plugin raises carries its name: errors of other kinds than alignkit's own become PluginErrors."""
+    """Attributes errors to a plugin: whatever is no AlignkitError becomes a PluginError with its name."""
     try:
         yield
     except PluginError as error:
@@ -326,11 +324,11 @@ def blamed(owner: str, doing: str = "") -> Iterator[None]:
 
 
 def build(part: Part, context: Context, *, saved: Path | None = None, **keywords: Any) -> Any:
-    """The component of a part, its code imported now.
+    """Imports and builds the component of a part.
 
     Args:
-        saved: a folder that the component, or what trains it, has written; it is loaded from there.
-        keywords: passed to its class, as an Optimizer's policy and reward.
+        saved: load the component from this folder, which it or its training wrote.
+        keywords: passed to the class, such as an Optimizer's policy and reward.
 
     Raises:
         PluginError: the plugin raised, or can't be imported.
@@ -343,11 +341,11 @@ def build(part: Part, context: Context, *, saved: Path | None = None, **keywords
 
 
 def build_component(role: str, spec: ComponentSpec | str, context: Context | None = None, **keywords: Any) -> Any:
-    """The component of a spec (`{"plugin": "name", ...}`, or just the name), its options checked first.
+    """Checks the options of a spec (`{"plugin": "name", ...}`, or just the name) and builds its component.
 
     Args:
-        context: of the run that it is built for; one that can build further components by default.
-        keywords: passed to its class, as an Optimizer's policy and reward.
+        context: of the run; `make_context()` by default.
+        keywords: passed to the class, such as an Optimizer's policy and reward.
 
     Raises:
         InputError: the spec names no plugin, or has wrong options.
@@ -357,7 +355,7 @@ def build_component(role: str, spec: ComponentSpec | str, context: Context | Non
 
 
 def build_from(found: Registry, role: str, spec: ComponentSpec | str, context: Context, **keywords: Any) -> Any:
-    """As `build_component`, from the plugins of a registry."""
+    """Like `build_component`, with the plugins of a registry."""
     spec = {"plugin": spec} if isinstance(spec, str) else spec
     part, problems = read_component(found, role, spec)
     if part is None or problems:
@@ -368,7 +366,7 @@ def build_from(found: Registry, role: str, spec: ComponentSpec | str, context: C
 def make_context(
     *, seed: int = 0, device: str = "auto", folder: Path | None = None, cache: Path | None = None
 ) -> Context:
-    """What components may use of a run, where there is none: see `Context`."""
+    """A `Context` for components built outside a run."""
     bare = Context(seed=seed, device=device, folder=folder, cache=cache)
     return replace(bare, build=partial(_build_inside, bare))
 

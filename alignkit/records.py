@@ -1,7 +1,7 @@
-"""Text records: a prompt and its K responses. Free of torch, read from and written to JSONL.
+"""Text records: a prompt and its K responses, stored as JSONL. Imports no torch.
 
 A demonstration is a group of one, a preference pair a ranked group of two, a human ranking a ranked group of K, and a
-rollout a scored group. Every stage of the pipeline passes these records on as files.
+rollout a scored group. The stages of a run pass these records as files.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the policy is asked: plain `text` for base models or chat `messages`, exactly one of the two.
+    """A prompt: plain `text` for base models, or chat `messages`, exactly one of the two.
 
-    `meta` holds what a reward may need (a reference answer, an id) and is passed on untouched.
+    `meta` holds what a reward may need (a reference answer, an id) and is passed on unchanged.
     """
 
     text: str | None = None
@@ -34,22 +34,22 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.messages is None):
-            raise ValueError("a prompt is either text or messages, exactly one of them")
+            raise ValueError("a prompt must be either text or messages")
         if self.messages is not None:
             if not self.messages:
-                raise ValueError("a prompt's messages are empty")
+                raise ValueError("a prompt needs at least one message")
             for message in self.messages:
                 if not isinstance(message.get("role"), str) or "content" not in message:
                     raise ValueError(f"a message needs 'role' and 'content', found {sorted(message)}")
 
     @property
     def content(self) -> str | list[Message]:
-        """The text, or the list of messages: the form in which a prompt is stored and passed to reward functions."""
+        """The text or the list of messages, as stored and as passed to reward functions."""
         return self.text if self.messages is None else list(self.messages)  # type: ignore[return-value]
 
     @property
     def key(self) -> str:
-        """A stable digest of the content, to split and match records by prompt."""
+        """A stable hash of the content, to split and match records by prompt."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -61,7 +61,7 @@ class Prompt:
 
     @classmethod
     def of(cls, content: str | Iterable[Message], meta: Mapping[str, Any] | None = None) -> Prompt:
-        """The prompt of a string or of messages."""
+        """A prompt from a string or from messages."""
         if isinstance(content, str):
             return cls(text=content, meta=dict(meta or {}))
         return cls(messages=tuple(dict(message) for message in content), meta=dict(meta or {}))
@@ -72,16 +72,16 @@ _PER_RESPONSE = ("ranks", "scores", "labels", "finished")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One prompt and its K >= 1 responses, with whatever is known about them.
+    """A prompt and its K >= 1 responses, with what is known about them.
 
     Attributes:
-        ranks: one integer a response, 0 is the best, ties share a rank.
-        scores: one float a response, higher is better, None where the source abstained.
-        labels: desirable or not, for unpaired feedback.
-        finished: False where the length limit cut the response off, so that no end token follows it; None where all
-            are whole.
-        source: where the feedback comes from.
-        meta: what else is known of the feedback; `weight`, a number from 0 on, is how much the group's ranking counts.
+        ranks: one integer per response; 0 is best, ties share a rank.
+        scores: one float per response; higher is better, None if the source abstained.
+        labels: whether each response is desirable, for unpaired feedback.
+        finished: False if the length limit cut the response off, so that no end token follows; None if all are
+            complete.
+        source: of the feedback.
+        meta: more about the feedback; `weight`, a number >= 0, weighs the group's ranking.
     """
 
     prompt: Prompt
@@ -98,33 +98,33 @@ class Group:
         if count == 0:
             raise ValueError("a group needs at least one response")
         if not all(isinstance(response, str) for response in self.responses):
-            raise ValueError("a response is a string")
+            raise ValueError("responses must be strings")
         for name in _PER_RESPONSE:
             values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} responses")
         if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
-            raise ValueError(f"ranks are integers from 0 (best), found {list(self.ranks)}")
+            raise ValueError(f"ranks must be integers from 0 (best), found {list(self.ranks)}")
         if self.scores is not None and not all(score is None or math.isfinite(score) for score in self.scores):
-            raise ValueError(f"scores are finite numbers or null, found {list(self.scores)}")
+            raise ValueError(f"scores must be finite numbers or null, found {list(self.scores)}")
         for name, flags in (("labels", self.labels), ("finished", self.finished)):
             if flags is not None and not all(isinstance(flag, bool) for flag in flags):
-                raise ValueError(f"{name} are true or false, found {list(flags)}")
+                raise ValueError(f"{name} must be true or false, found {list(flags)}")
         if not (isinstance(self.weight, int | float) and 0 <= self.weight < math.inf):
-            raise ValueError(f"meta.weight is a number from 0 on, found {self.weight!r}")
+            raise ValueError(f"meta.weight must be a number >= 0, found {self.weight!r}")
 
     @property
     def weight(self) -> float:
-        """How much the group's ranking counts in a loss: `meta.weight`, or 1."""
+        """Weight of the group's ranking in a loss: `meta.weight`, default 1."""
         return self.meta.get("weight", 1.0)  # type: ignore[no-any-return]
 
     def preferred_pairs(self) -> list[tuple[int, int]]:
-        """(better, worse) indices of all pairs that the ranks order; ties give none."""
+        """(better, worse) indices of all pairs with different ranks."""
         ranks = self.ranks or ()
         return [(i, j) for i, a in enumerate(ranks) for j, b in enumerate(ranks) if a < b]
 
     def choose(self, indices: Iterable[int]) -> Group:
-        """The group with these of its responses, in this order, and what is known about them."""
+        """The group with only these responses, in this order."""
         chosen = list(indices)
         if chosen == list(range(len(self.responses))):
             return self
@@ -134,11 +134,11 @@ class Group:
         return replace(self, meta=meta_of_chosen(self.meta, chosen), **kept)
 
     def without_duplicates(self) -> Group:
-        """The group with the first of equal responses only."""
+        """The group with only the first of equal responses."""
         return self.choose([index for index, text in enumerate(self.responses) if text not in self.responses[:index]])
 
     def ranked_by_scores(self) -> Group:
-        """The same group with ranks from its scores: equal scores tie, a response without a score is dropped."""
+        """The group with ranks from its scores; equal scores tie, responses without a score are dropped."""
         scores = self.scores or (None,) * len(self.responses)
         known = {index: score for index, score in enumerate(scores) if score is not None}
         if not known:
@@ -147,7 +147,7 @@ class Group:
         return replace(self.choose(known), ranks=tuple(order.index(score) for score in known.values()), labels=None)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON types; empty fields are left out."""
+        """The record as JSON types, without empty fields."""
         record: dict[str, Any] = {"prompt": self.prompt.content, "responses": list(self.responses)}
         for name in _PER_RESPONSE:
             if (values := getattr(self, name)) is not None:
@@ -162,9 +162,9 @@ class Group:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Group:
-        """The group of a JSON record. Raises ValueError or KeyError where it is none."""
+        """The group of a JSON record. Raises ValueError or KeyError if it is not one."""
         if isinstance(record["responses"], str):
-            raise ValueError("responses is a text, not a list of texts")
+            raise ValueError("responses must be a list of strings")
 
         def optional(name: str) -> tuple[Any, ...] | None:
             return None if record.get(name) is None else tuple(record[name])
@@ -182,7 +182,7 @@ class Group:
 
 
 def read_groups(path: Path | str) -> Iterator[Group]:
-    """The groups of a JSONL file that alignkit wrote. Raises InputError with `file:line`."""
+    """Reads the groups of a JSONL file that alignkit wrote. Raises InputError with `file:line`."""
     path = Path(path)
     if not path.is_file():
         raise InputError("no such file", where=str(path), fix="check the path")
@@ -197,8 +197,9 @@ def read_groups(path: Path | str) -> Iterator[Group]:
                 ) from error
 
 
-def write_groups(path: Path, groups: Iterable[Group]) -> int:
-    """Writes one JSON record a line, whole or not at all; returns how many."""
+def write_groups(path: Path | str, groups: Iterable[Group]) -> int:
+    """Writes one JSON record per line, atomically; returns how many."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     count = 0
@@ -218,11 +219,11 @@ FIELD = "annotations"
 
 
 BY_RESPONSE = ("sampled_from", "shown", "picked")
-"""Fields of a group's meta that hold one value a response."""
+"""Fields of a group's meta with one value per response."""
 
 
 def meta_of_chosen(meta: Mapping[str, Any], indices: Sequence[int]) -> Mapping[str, Any]:
-    """A group's meta when only these of its responses are kept, in this order."""
+    """A group's meta for only these of its responses, in this order."""
     place = {old: new for new, old in enumerate(indices)}
     moved_lists = {name: [meta[name][index] for index in indices] for name in BY_RESPONSE if name in meta}
     if FIELD not in meta:

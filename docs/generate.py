@@ -1,7 +1,7 @@
 """Writes the parts of the docs that are generated from the program: `make docs`. `--check` only says what is stale.
 
 - cli.md: the help of every command.
-- algorithms.md, options.md: from the installed plugins of this project (plugins.md, "What the docs say of a plugin").
+- algorithms.md, options.md: from the installed plugins of this project (plugins.md, "How a plugin is documented").
 - in the README and docs/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or the
   class or function in it.
 """

@@ -1,13 +1,12 @@
-"""The rankings of an AI, of people, and of both, side by side: `python examples/ai_vs_human.py`, beside a folder demo/.
+"""Compares rankings by an AI, by people, and by both: `python examples/ai_vs_human.py`, next to a folder demo/.
 
-Runs ai-vs-human.toml once for each, and once with as few rankings, all by people, as the mixture takes from them.
-Shows how many pairs of the rankings are right by the true reward, what they cost, and what the policy became: its true
-reward, KL to the SFT policy, and wins against it.
+Runs ai-vs-human.toml once for each, and once with people only, but as few rankings as the mixture takes from them.
+Shows how many pairs of the rankings are right by the true reward, their cost, and the resulting policy's true reward,
+KL to the SFT policy, and wins against it.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -19,25 +18,26 @@ from rich.console import Console
 from rich.table import Table
 from support_judge import make_judge
 
-from alignkit import Group, cli, read_groups
+import alignkit
+from alignkit import Group, Run, read_groups
 from alignkit.preferences import annotations_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping
 
 RECIPE = Path(__file__).with_name("ai-vs-human.toml")
 PRICE = 0.50
-"""What a ranking by a person is taken to cost."""
+"""Assumed cost of a ranking by a person."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one kind of rankings.
+    """The results of one kind of rankings.
 
     Attributes:
         right: share of the ordered pairs that the true reward orders the same way.
-        judged, people: rankings by the AI, and by people. money: what all of them cost. seconds: of labelling.
-        gold, kl, wins: of the policy; wins against the SFT policy.
+        judged, people: rankings by the AI and by people. money: their total cost. seconds: labelling time.
+        gold, kl, wins: the policy's figures; wins against the SFT policy.
     """
 
     name: str
@@ -51,28 +51,27 @@ class Row:
     seconds: float
 
 
-def compare(out: Path, options: Sequence[str] = ()) -> list[Row]:
-    """Runs all kinds of rankings into folders of `out`; `options` are `-o` of every run."""
+def compare(out: Path, options: Mapping[str, Any] | None = None) -> list[Row]:
+    """Runs all kinds of rankings into folders of `out`, each with these options."""
     budget = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["preferences"]["for"]["mix"]["budget"]
-    few = ("preferences.plugin=dataset", f"preferences.path={out / 'people/preferences.jsonl'}")
-    kinds = {
-        "AI": ("ai", ()),
-        "people": ("people", ("preferences.plugin=function",)),
-        "both": ("mixed", ("preferences.plugin=mix",)),
-        "few people": ("few", (*few, f"preferences.limit={budget}")),
+    few = {"path": out / "people/preferences.jsonl", "limit": budget}
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "AI": ("ai", {}),
+        "people": ("people", {"plugin": "function"}),
+        "both": ("mixed", {"plugin": "mix"}),
+        "few people": ("few", {"plugin": "dataset", **few}),
     }
     rows = []
-    for name, (folder, flags) in kinds.items():
-        words = [word for option in (*flags, *options) for word in ("-o", option)]
-        if code := cli.run(["run", str(RECIPE), *words, "--out", str(out / folder), "--overwrite"]):
-            sys.exit(code)
-        rows.append(_row(name, out / folder))
+    for name, (folder, preferences) in kinds.items():
+        chosen = {f"preferences.{key}": value for key, value in preferences.items()}
+        run = alignkit.run(RECIPE, options={**chosen, **(options or {})}, out=out / folder, overwrite=True)
+        rows.append(_row(name, run))
     return rows
 
 
-def _row(name: str, run: Path) -> Row:
-    stages: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["stages"]
-    groups = list(read_groups(run / "preferences.jsonl"))
+def _row(name: str, run: Run) -> Row:
+    stages = run.summary
+    groups = list(read_groups(run.path / "preferences.jsonl"))
     kinds = [{one.kind for one in annotations_of(group)} for group in groups]
     people = sum(kind != {"ai"} for kind in kinds)
     policy = stages["eval"]["policy"]
@@ -90,7 +89,7 @@ def _row(name: str, run: Path) -> Row:
 
 
 def agreement_with_gold(groups: Iterable[Group]) -> float:
-    """Share of the pairs that a ranking orders, and the true reward too, that it orders as the true reward does."""
+    """Among the pairs ordered by both a ranking and the true reward, the share that both order the same way."""
     found = []
     for group in groups:
         scores = [gold(group.prompt, reply) for reply in group.responses]
@@ -100,7 +99,7 @@ def agreement_with_gold(groups: Iterable[Group]) -> float:
 
 def show(rows: Iterable[Row]) -> None:
     """Prints the table."""
-    table = Table(title="One model and training, from the rankings of", title_justify="left")
+    table = Table(title="The same model and training, with rankings by", title_justify="left")
     table.add_column("")
     for heading in ("right", "by AI", "by people", "cost", "seconds", "gold", "KL", "wins"):
         table.add_column(heading, justify="right")
@@ -113,4 +112,4 @@ def show(rows: Iterable[Row]) -> None:
 if __name__ == "__main__":
     if not Path("demo/judge/config.json").exists():
         make_judge(Path("demo/judge"))
-    show(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ai-vs-human"), sys.argv[2:]))
+    show(compare(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ai-vs-human")))

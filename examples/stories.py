@@ -1,7 +1,7 @@
 """Kinder stories: the prompts, the demonstrations, and a rule of kindness that a reader can check by eye.
 
-`stories-ppo.toml` names these functions. The model knows nothing but the English of TinyStories (arXiv:2305.07759) and
-rarely ends a story by itself; so the demonstrations are stories that it told, cut after two to four sentences.
+`stories-ppo.toml` uses these functions. The model knows only the English of TinyStories (arXiv:2305.07759) and rarely
+ends a story by itself, so the demonstrations are its own stories, cut after two to four sentences.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SENTENCE = re.compile(r"[^.!?]*[.!?]+\"?")
 
 
 def openings(sampler: Sampler, *, count: int, first: int = 0) -> Iterator[dict[str, str]]:  # noqa: ARG001
-    """Rows with openings of the template, from the `first` on, in a mixed order that never changes."""
+    """Rows with openings made from the template, starting at `first`, in a fixed shuffled order."""
     texts = [
         f"Once upon a time, there was a little {kind} named {name} who {habit}."
         for kind, name, habit in product(KINDS, NAMES, HABITS)
@@ -50,7 +50,7 @@ def openings(sampler: Sampler, *, count: int, first: int = 0) -> Iterator[dict[s
 def kindness(story: str) -> float:
     """Distinct kind words minus distinct unkind ones; 2 less for fewer than three sentence marks.
 
-    Without the last part a policy learns one kind sentence by heart.
+    Without that penalty a policy learns one kind sentence by heart.
     """
     lowered = story.lower()
 
@@ -67,7 +67,7 @@ def kindness_reward(prompts: Sequence[Any], completions: Sequence[str], **_colum
 
 
 def demonstrations(sampler: Sampler) -> Iterator[Group]:
-    """One story for every prompt of the run, cut after two to four whole sentences; shorter ones are left out."""
+    """One story for each prompt of the run, cut after two to four whole sentences; shorter stories are dropped."""
     for group in sampler(sampler.prompts, 1):
         sentences = SENTENCE.findall(group.responses[0])
         wanted = Random(group.responses[0]).randint(2, 4)

@@ -1,8 +1,8 @@
 """A small language model that judges replies of the demo's support desk: `python examples/support_judge.py demo`.
 
-A stand-in for a large one, made here from nothing in a minute, so that a judge can be tried without a download or a
-server. It reads the very questions that the plugin `judge` asks of any local model, with each of its criteria, and
-learned to answer them from rated replies of made-up agents. It leaves an ordinary transformers folder, DEMO/judge.
+A stand-in for a large model, trained here from scratch in a minute, so that you can try a judge without a download or a
+server. It reads exactly the questions that the plugin `judge` asks a local model, with each of its criteria, and learns
+to answer them from rated replies of invented agents. Writes an ordinary transformers folder, DEMO/judge.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from alignkit_judge.templates import ANSWER, local_text
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from alignkit import cli
+import alignkit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 CONSTITUTION = Path(__file__).with_name("constitution.txt")
 ASPECTS = {"polite": "politeness", "solve": "relevance", "brief": "brevity"}
-"""A word of each principle in constitution.txt -> what it asks for."""
+"""A word of each principle in constitution.txt -> the aspect it asks for."""
 RATINGS = 24_000
 READINGS = 8_000
 NOISE = 0.07
 """Standard deviation of a rating, as a share of the scale."""
 GARBLED = 0.25
-"""Share of replies with words out of place, as young models write them."""
+"""Share of replies with words out of place, as barely trained models write them."""
 LONGEST = 512
 PIECES = Regex(r"\n|[0-9a-f]{16}|[^.?!\n]+?(?=[0-9a-f]{16})|[^.?!\n]+[.?!]?")
-"""No token crosses the end of a sentence or a nonce, so that most sentences of this world are a token or two."""
-TRAINING = ("sft.learning_rate=4e-3", "sft.minibatch_size=32", "sft.weight_decay=0.01")
+"""No token crosses the end of a sentence or a nonce, so that most sentences of this world are one or two tokens."""
+TRAINING = {"sft.learning_rate": 4e-3, "sft.minibatch_size": 32, "sft.weight_decay": 0.01}
 
 
 def ratings(count: int, random: Random) -> Iterator[tuple[str, str]]:
-    """(question, score) of replies of any quality, half of them by the rubric `helpful`, half by a principle."""
+    """(question, score) for replies of any quality, half judged by the rubric `helpful`, half by a principle."""
     principles = principles_of(str(CONSTITUTION))
     for _ in range(count):
         prompt = make_prompt(random)
@@ -62,7 +62,7 @@ def ratings(count: int, random: Random) -> Iterator[tuple[str, str]]:
 
 
 def merit_of(found: Assessment, principle: str) -> float:
-    """What a reply is worth on the whole or by a principle, 0 to 1 for nearly all."""
+    """The worth of a reply, overall or by a principle; 0 to 1 for nearly all replies."""
     if not principle:
         return (found.gold + 2.5) / 7
     aspect = next(name for word, name in ASPECTS.items() if word in principle)
@@ -70,7 +70,7 @@ def merit_of(found: Assessment, principle: str) -> float:
 
 
 def garbled(text: str, random: Random) -> str:
-    """Without some words, or with some at another place."""
+    """The text with some words removed or moved."""
     words = text.split()
     first, second = sorted(random.sample(range(len(words) + 1), 2))
     middle = words[first:second]
@@ -100,7 +100,7 @@ def tokenizer_of(texts: list[str]) -> Any:
 
 
 def make_judge(folder: Path, *, ratings_count: int = RATINGS) -> None:
-    """A model that has read questions whole, and then learned to answer them: two runs of `alignkit sft`."""
+    """A model that first learns whole questions, then to answer them: two runs of `alignkit sft`."""
     rated = list(ratings(ratings_count, Random("judge")))
     with tempfile.TemporaryDirectory() as scratch:
         untrained = Path(scratch) / "untrained"
@@ -112,20 +112,18 @@ def make_judge(folder: Path, *, ratings_count: int = RATINGS) -> None:
 
 
 def cut(question: str, score: str) -> tuple[str, str]:
-    """The part that is the same in every question, and all that follows."""
+    """The question split into the part that all questions share, and the rest with the score."""
     start = question.index(" prompt]]\n") + len(" prompt]]\n")
     return question[:start], question[start:] + score
 
 
 def learn(model: Path, rows: list[tuple[str, str]], out: Path) -> Path:
-    """The folder of the model after `alignkit sft` on (prompt, completion)."""
+    """The folder of the model after fine-tuning on (prompt, completion)."""
     data = out.with_suffix(".jsonl")
     lines = (json.dumps({"prompt": prompt, "completion": completion}) + "\n" for prompt, completion in rows)
     data.write_text("".join(lines), encoding="utf-8")
-    given = [f"policy.model={model}", f"demonstrations.path={data}", *TRAINING]
-    if code := cli.run(["sft", *(word for option in given for word in ("-o", option)), "--out", str(out)]):
-        sys.exit(code)
-    return out / "sft"
+    options = {"policy.model": model, "demonstrations.path": data, **TRAINING}
+    return alignkit.run(options=options, stages="sft", out=out).path / "sft"
 
 
 if __name__ == "__main__":

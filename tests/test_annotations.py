@@ -54,8 +54,8 @@ def test_responses_that_are_taken_out_take_their_verdicts_with_them() -> None:
         ([{"annotator": "a", "ranks": [0, 1, 2], "order": [0, 1, 1]}], "each response once"),
         ([{"annotator": "a", "ranks": [0.5, 1, 2]}], "integers from 0"),
         ([{"annotator": "a", "ranks": [0, 1, 2], "kind": "dog"}], "kind"),
-        ([{"ranks": [0, 1, 2]}], "no list of"),
-        ({"a": 1}, "no list of"),
+        ([{"ranks": [0, 1, 2]}], "not a list of"),
+        ({"a": 1}, "not a list of"),
     ],
 )
 def test_what_is_no_annotation(field: Any, said: str) -> None:

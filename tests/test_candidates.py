@@ -95,6 +95,6 @@ def test_sampling_for_no_labeller_is_refused(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
     assert cli.run(["preferences", "--sample", "4", "-o", "preferences.path=pairs.jsonl", "--out", "x.jsonl"]) == 2
-    assert "no labeller asks for responses" in capsys.readouterr().err
+    assert "needs a source that samples responses" in capsys.readouterr().err
     assert cli.run(["preferences", "--sample", "10", "--preferences", "candidates"]) == 2
     assert "at most 9" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from alignkit.errors import AlignkitError, CheckpointError, InputError, Interrup
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import Sampling, TrainingOptions
 from alignkit.records import Group, Prompt
-from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing import TinyPolicy, TinyReward, adam_rounding, near, terms_of_network
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import parameter_groups
 from alignkit.training.engine import train
@@ -79,9 +79,16 @@ class Reinforce(OnlineAlgorithm[ReinforceOptions]):
         self.baseline = state["baseline"]
 
 
+def policy_in_float64() -> TinyPolicy:
+    """AdamW makes whole steps of what rounding leaves of gradients that are zero; in float64 these are harmless."""
+    policy = TinyPolicy()
+    policy.modules()["policy"].double()
+    return policy
+
+
 def offline(tmp: Path, *, resume: bool = False, **options: Any) -> tuple[TinyPolicy, dict[str, Any]]:
     torch.manual_seed(0)
-    policy = TinyPolicy()
+    policy = policy_in_float64()
     config = TrainingOptions(**{"learning_rate": 0.01, "minibatch_size": 4, "n_epochs": 3, "save_every": 1, **options})
     optimizer = Likelihood(config, policy=policy)
     result = train(optimizer, OfflineFeed(demonstrations(), policy), folder=tmp, seed=5, resume=resume)
@@ -104,12 +111,19 @@ def weights(policy: TinyPolicy) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for module in policy.modules().values() for p in module.parameters()])
 
 
+def same_weights(one: torch.Tensor, other: torch.Tensor, *, steps: int) -> bool:
+    """Whether runs at a learning rate of 0.01 differ by no more than rounding."""
+    terms = terms_of_network(TinyPolicy().modules(), tokens=100)
+    return torch.allclose(one, other, rtol=0, atol=adam_rounding(terms, steps=steps, learning_rate=0.01))
+
+
 def test_the_result_is_the_same_for_any_micro_batch_size(tmp_path: Path) -> None:
     whole, metrics = offline(tmp_path / "a", max_tokens=100_000)
     pieces, metrics_in_pieces = offline(tmp_path / "b", max_tokens=1)
-    assert torch.allclose(weights(whole), weights(pieces), atol=1e-5)
-    assert metrics["loss"] == pytest.approx(metrics_in_pieces["loss"], abs=1e-6)
-    assert metrics["responses"] == pytest.approx(1.0) == metrics_in_pieces["responses"]
+    assert same_weights(weights(whole), weights(pieces), steps=9)
+    for name in ("loss", "responses"):
+        assert metrics[name] == near(metrics_in_pieces[name], terms=100)
+    assert metrics["responses"] == near(1.0, terms=4)
 
 
 def test_the_loss_falls_and_steps_are_counted(tmp_path: Path) -> None:
@@ -122,7 +136,7 @@ def test_the_loss_falls_and_steps_are_counted(tmp_path: Path) -> None:
 
 def test_zero_learning_rate_changes_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    before = weights(TinyPolicy())
+    before = weights(policy_in_float64())
     assert torch.equal(weights(offline(tmp_path, learning_rate=0.0)[0]), before)
 
 
@@ -214,12 +228,12 @@ def test_data_of_which_nothing_is_left_are_an_error(tmp_path: Path) -> None:
             return batch.select([])
 
     policy = TinyPolicy()
-    with pytest.raises(InputError, match="none of the 12 records can be learned from"):
+    with pytest.raises(InputError, match="none of the 12 records has anything to learn"):
         train(Choosy(policy=policy), OfflineFeed(demonstrations(), policy), folder=tmp_path, seed=0)
 
 
 def test_the_kl_limit_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, over 6\.5"):
+    with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, above 6\.5"):
         online(tmp_path, max_kl=6.5)
 
 
@@ -232,14 +246,14 @@ def test_running_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> 
 
     notices: list[str] = []
     torch.manual_seed(0)
-    policy = TinyPolicy()
+    policy = policy_in_float64()
     options = TrainingOptions(learning_rate=0.01, minibatch_size=4, n_epochs=3, max_tokens=512)
     train(
         Hungry(options, policy=policy), OfflineFeed(demonstrations(), policy), folder=tmp_path, seed=5,
         on_notice=notices.append,
     )  # fmt: skip
-    assert notices[0] == "out of memory: going on with max_tokens = 256"
-    assert torch.allclose(weights(policy), weights(offline(tmp_path / "b")[0]), atol=1e-5)
+    assert notices[0] == "out of memory: continuing with max_tokens = 256"
+    assert same_weights(weights(policy), weights(offline(tmp_path / "b")[0]), steps=9)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "no manifest"])
@@ -290,7 +304,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(AlignkitError, match=r"no room for a checkpoint of 4,000 bytes, .* are free"):
+    with pytest.raises(AlignkitError, match=r"no space for a checkpoint of 4,000 bytes, .* are free"):
         checkpoints.save_checkpoint(
             tmp_path / "checkpoints", 99, tensors={"modules": torch.zeros(1000)}, state={}, keep=2
         )
@@ -355,7 +369,7 @@ def test_rollouts_refuse_a_truncated_distribution() -> None:
         "stop": ("x",),
     }  # fmt: skip
     for name, value in distortions.items():
-        with pytest.raises(InputError, match=f"(?s)whole distribution.*leave out {name}$") as refused:
+        with pytest.raises(InputError, match=f"(?s)full distribution.*remove {name}$") as refused:
             RolloutFeed(
                 [Prompt(text="a")], policy, TinyReward(), sampling=Sampling(**{name: value}), options=options, seed=0
             )

@@ -79,8 +79,9 @@ def test_the_recipes_run_with_a_judge_made_here(
     judged = list(read_groups(tmp_path / "runs/rlaif/preferences.jsonl"))
     assert {one.annotator for group in judged for one in annotations_of(group)} == {"judge"}
     assert all(0 < group.meta["judge"]["margin"] < 1 for group in judged)
-    few += ("preferences.for.judge.min_margin=0", "preferences.for.mix.budget=7")
-    rows = {row.name: row for row in ai_vs_human.compare(Path("runs/kinds"), few)}
+    options = {key: json.loads(value) for key, _, value in (option.partition("=") for option in few)}
+    options |= {"preferences.for.judge.min_margin": 0, "preferences.for.mix.budget": 7}
+    rows = {row.name: row for row in ai_vs_human.compare(Path("runs/kinds"), options)}
     groups = {name: len(list(read_groups(tmp_path / "runs/kinds" / name / "preferences.jsonl"))) for name in KINDS}
     assert (rows["AI"].judged, rows["AI"].people, rows["AI"].money) == (groups["ai"], 0, 0)
     assert (rows["people"].judged, rows["people"].people) == (0, groups["people"])

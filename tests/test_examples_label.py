@@ -61,7 +61,7 @@ def test_every_command_does_what_the_page_says(walk: Walk) -> None:
         expected = (2,) if number == mixes[0] else ENDED if one.command.startswith(SERVE) else (0,)
         assert one.code in expected, one
         assert not one.missing, one
-        assert one.err.count("does not know") <= 1, "a notice is given once"
+        assert one.err.count("is written for") <= 1, "a notice is given once"
     items = groups(walk.folder / "to-label.jsonl")
     judged_before = groups(walk.folder / "so-far.jsonl")
     labelled = groups(walk.folder / "labelled.jsonl")

@@ -33,7 +33,7 @@ def test_current_directory_is_searched(tmp_path: Path, monkeypatch: pytest.Monke
         ("math:", "write module:function"),
         (":sqrt", "write module:function"),
         ("my rewards:f", "write module:function"),
-        ("no_such_module_anywhere:f", "there is no module 'no_such_module_anywhere'"),
+        ("no_such_module_anywhere:f", "no module 'no_such_module_anywhere'"),
         ("math:sqrtt", "did you mean 'sqrt'"),
         ("math:pi", "math:pi is float, not a function"),
     ],

@@ -130,8 +130,8 @@ def test_auto_is_resolved_told_kept_and_followed(monkeypatch: pytest.MonkeyPatch
     optimizer = run(tmp_path / "a", notices, broken=True)
     assert notices == [
         "max_tokens = 256: so much",
-        "out of memory: going on with max_tokens = 128",
-        "out of memory: going on with max_tokens = 64",
+        "out of memory: continuing with max_tokens = 128",
+        "out of memory: continuing with max_tokens = 64",
     ]
     assert (optimizer.seen, optimizer.max_tokens) == ([256], 64)
 

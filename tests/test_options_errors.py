@@ -126,7 +126,7 @@ def test_options_made_in_python_hold_what_was_meant() -> None:
     assert options.Sampling(stop=["a"]).stop == ("a",)  # type: ignore[arg-type]
     with pytest.raises(OptionsError, match=r"EarlyStopOptions stop\.plataeu: no such option"):
         options.EarlyStopOptions(stop={"plataeu": 3})  # type: ignore[arg-type]
-    with pytest.raises(OptionsError, match="StopOptions plateau_delta: counts only with plateau above 0"):
+    with pytest.raises(OptionsError, match="StopOptions plateau_delta: has no effect without plateau above 0"):
         options.StopOptions(plateau_delta=0.1)
 
 

@@ -165,9 +165,9 @@ def test_the_plan_follows_from_what_the_algorithm_consumes(
 @pytest.mark.parametrize(
     ("optimizer", "without", "message"),
     [
-        ("reinforce", ["reward"], r"no \[reward\] table.*reinforce"),
-        ("reinforce", ["prompts", "preferences"], r"no \[prompts\] table"),
-        ("margin", ["preferences"], r"no \[preferences\] table"),
+        ("reinforce", ["reward"], r"no table \[reward\].*reinforce"),
+        ("reinforce", ["prompts", "preferences"], r"no table \[prompts\]"),
+        ("margin", ["preferences"], r"no table \[preferences\]"),
         ("sft", [], "learns from demonstrations"),
         ("margin", ["optimizer", "preferences", "demonstrations"], "nothing to do"),
     ],
@@ -182,7 +182,7 @@ def test_a_missing_part_is_said_before_anything_starts(
 
 def test_preferences_that_are_asked_for_are_not_left_unread(tmp_path: Path) -> None:
     asked = {"preferences": "letters"}
-    with pytest.raises(InputError, match="reinforce would never see them") as error:
+    with pytest.raises(InputError, match="reinforce does not use them") as error:
         plan(resolved(tmp_path, "reinforce", flags=asked))
     assert error.value.where == "--preferences letters"
     assert "reward.model=" in error.value.fix
@@ -219,14 +219,14 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
 def test_texts_that_are_not_used_are_told(tmp_path: Path) -> None:
     table = '[ptx]\nplugin = "letters"'
     (notice,) = resolved(tmp_path, more=table).notices
-    assert notice.startswith("[ptx] is not used: optimizer.ptx_coef is 0")
+    assert notice.startswith("[ptx] is ignored: optimizer.ptx_coef is 0")
     assert resolved(tmp_path, more=table, options="\nptx_coef = 0.5").notices == ()
     assert resolved(tmp_path, "margin", more=table).notices[-1] == notice
 
 
 def test_ptx_without_texts_is_said_before_anything_starts(tmp_path: Path) -> None:
     recipe = resolved(tmp_path, without=["demonstrations"], options="\nptx_coef = 0.5")
-    with pytest.raises(InputError, match=r"no \[ptx\] table, needed by optimizer\.ptx_coef"):
+    with pytest.raises(InputError, match=r"no table \[ptx\], needed by optimizer\.ptx_coef"):
         run_recipe(recipe, tmp_path / "out", reporter=Reporter())
     assert not (tmp_path / "out").exists()
 
@@ -322,7 +322,7 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
         recorder = Recorder()
         run_recipe(recipe, out, stages=[stage], reporter=recorder)
         assert recorder.stages == [stage]
-    with pytest.raises(InputError, match="the stage align has been run here"):
+    with pytest.raises(InputError, match="stage align has already run here"):
         run_recipe(recipe, out, stages=["align"], reporter=Reporter())
     run_recipe(recipe, out, stages=["align"], overwrite=True, reporter=Reporter())
     whole = tmp_path / "whole"

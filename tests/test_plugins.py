@@ -62,7 +62,7 @@ def test_a_registered_component_is_found_by_name_and_imported_on_use(install_plu
         ("raise SystemExit(4)", "SystemExit: 4"),
         ("x = (", "SyntaxError"),
         ("ALIGNKIT_INTERFACE = 1", "registers nothing"),
-        (reward_source("bad name"), "a name is made of"),
+        (reward_source("bad name"), "a name may have"),
         (reward_source(target="Reward()"), "the target must be a class"),
         (reward_source().replace("config=Options", "config=dict"), "config must be a subclass of alignkit.Config"),
         (reward_source().replace("register_reward_sources", "register_rewards"), "unknown hook 'register_rewards'"),
@@ -78,7 +78,7 @@ def test_a_broken_plugin_is_listed_with_its_error_and_the_others_work(
     assert reason in broken["bad-reward"]
     assert "good-reward" not in broken
     assert registry().load("reward", "good").__name__ == "Reward"
-    with pytest.raises(InputError, match="bad_reward could not be loaded"):
+    with pytest.raises(InputError, match="bad_reward failed to load"):
         registry().get("reward", "steady")
 
 
@@ -87,9 +87,9 @@ def test_a_broken_plugin_is_listed_with_its_error_and_the_others_work(
     [
         (
             reward_source(version=INTERFACE_VERSION + 1),
-            f"needs plugin interface {INTERFACE_VERSION + 1}, this alignkit",
+            f"needs plugin interface {INTERFACE_VERSION + 1}, but this alignkit",
         ),
-        (reward_source(version=0), "needs plugin interface 0, this alignkit"),
+        (reward_source(version=0), "needs plugin interface 0, but this alignkit"),
     ],
 )
 def test_another_interface_version_is_refused_alone(install_plugin: InstallPlugin, source: str, reason: str) -> None:
@@ -113,9 +113,9 @@ def test_a_name_may_have_a_plus(install_plugin: InstallPlugin) -> None:
 def test_strangers_that_share_a_name_must_be_told_apart(install_plugin: InstallPlugin) -> None:
     install_plugin("first-stranger", reward_source())
     install_plugin("second-stranger", reward_source())
-    with pytest.raises(InputError, match="offered by first-stranger and second-stranger") as raised:
+    with pytest.raises(InputError, match=r"several packages .* first-stranger, second-stranger") as raised:
         registry().get("reward", "steady")
-    assert raised.value.fix == "say which one: first-stranger:steady or second-stranger:steady"
+    assert raised.value.fix == "choose first-stranger:steady or second-stranger:steady"
     assert registry().get("reward", "second-stranger:steady").distribution == "second-stranger"
     assert registry().get("reward", "Second_Stranger:steady").distribution == "second-stranger"
     assert {"first-stranger:steady", "second-stranger:steady"} <= set(registry().names("reward"))
@@ -143,7 +143,7 @@ def test_an_unknown_name_suggests_the_closest(install_plugin: InstallPlugin) -> 
     [
         ('"a_package_that_nobody_has:Reward"', InputError, "pip install a_package_that_nobody_has"),
         ('"steady_reward:Missing"', PluginError, "AttributeError: module 'steady_reward' has no attribute 'Missing'"),
-        ("Options", PluginError, "is no subclass of RewardSource"),
+        ("Options", PluginError, "is not a subclass of RewardSource"),
     ],
 )
 def test_a_target_that_cannot_be_used_is_attributed_to_its_plugin(

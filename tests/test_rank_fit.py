@@ -22,7 +22,7 @@ def test_wins_count_ties_as_a_half_for_each() -> None:
     wins = wins_of([(0, 1, 1.0), (0, 1, 0.5), (2, 0, 0.0)], 3)
     assert wins.tolist() == [[0, 1.5, 1], [0.5, 0, 0], [0, 0, 0]]
     for verdict in ((0, 0, 1.0), (0, 3, 1.0), (-1, 0, 1.0), (0, 1, 1.5)):
-        with pytest.raises(ValueError, match="no comparison"):
+        with pytest.raises(ValueError, match="not a comparison"):
             wins_of([verdict], 3)
 
 

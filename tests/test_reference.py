@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from alignkit.batch import GroupBatch
 from alignkit.components import Context
 from alignkit.errors import InputError
 from alignkit.options import Sampling
-from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing import TinyPolicy, TinyReward, assert_near, rounding, terms_of_network
 from alignkit.testing.runs import PROMPTS, KilledError, assert_goes_on_bit_for_bit, online_run, weights
 from alignkit.training.engine import train
 from alignkit.training.feeds import RolloutFeed
@@ -127,8 +128,10 @@ def test_the_engine_moves_it_after_its_steps_and_the_next_batch_is_held_to_it(tm
         assert not torch.equal(policies[step - 2], policies[step - 1])
     assert torch.equal(references[2], references[1])
     assert [record["reference_refreshes"] for record in log] == [0, 1, 1, 2, 2, 3]
-    # Each batch is sampled from the policy that has just become the reference.
-    assert [abs(record["kl"]) < 1e-5 for record in log] == [True] * 6
+    # Each batch is sampled from the policy that has just become the reference: what is left is rounding of the
+    # log-probabilities of up to 8 letters.
+    bound = rounding(terms_of_network(TinyPolicy().modules(), tokens=8), scale=8 * math.log(28))
+    assert [abs(record["kl"]) < bound for record in log] == [True] * 6
     fixed = reference_course(tmp_path / "fixed", **RUN)[2]
     assert abs(fixed[-1]["kl"]) > 0.01
 
@@ -139,7 +142,7 @@ def test_the_engine_keeps_an_average(tmp_path: Path) -> None:
     expected = start
     for policy, reference in zip(policies, references, strict=True):
         expected = 0.9 * expected + 0.1 * policy
-        assert torch.allclose(reference, expected, atol=1e-6)
+        assert_near(reference, expected, terms=3 * len(policies))
 
 
 def test_the_guard_reads_the_kl_of_the_batch(tmp_path: Path) -> None:

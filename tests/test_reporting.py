@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING
+import sys
+import types
+
+import pytest
 
 from alignkit.runs import reporting
-from alignkit.runs.reporting import BarReporter, JsonReporter, LineReporter, Reporter, figures_text, make_reporter
-
-if TYPE_CHECKING:
-    import pytest
+from alignkit.runs.reporting import (
+    BarReporter,
+    JsonReporter,
+    LineReporter,
+    NotebookReporter,
+    Reporter,
+    figures_text,
+    make_reporter,
+)
 
 STEPS = [{"step": n, "loss": 1.5, "kl": 0.125, "learning_rate": 1e-5, "tokens_per_s": 12345.6} for n in (1, 2, 3)]
 
@@ -77,3 +85,88 @@ def test_the_reporter_fits_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     assert type(make_reporter(stream=stream)) is Reporter
     told_to(Reporter())
+
+
+class Kernel(types.ModuleType):
+    """IPython as it is in a notebook's kernel: keeps what a cell shows, and how often it was replaced."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython")
+        self.display = types.ModuleType("IPython.display")
+        self.display.display = self._display  # type: ignore[attr-defined]
+        self.kernel: object = self
+        self.shown: list[list[dict[str, str]]] = []
+
+    def get_ipython(self) -> Kernel:
+        return self
+
+    def _display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Shown:
+        assert raw and display_id
+        self.shown.append([data])
+        return Shown(self.shown[-1])
+
+
+class Shown:
+    """What `display` returns."""
+
+    def __init__(self, versions: list[dict[str, str]]) -> None:
+        self._versions = versions
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self._versions.append(data)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    found = Kernel()
+    monkeypatch.setitem(sys.modules, "IPython", found)
+    monkeypatch.setitem(sys.modules, "IPython.display", found.display)
+    return found
+
+
+def test_a_notebook_replaces_its_bar(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([100.0, 104.0, 104.0, 104.1, 104.1])
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: next(now, 200.0))
+    reporter = make_reporter()
+    assert type(reporter) is NotebookReporter
+    told_to(reporter)
+    (versions,) = kernel.shown
+    figures = "kl 0.125  loss 1.5  tokens_per_s 12,346  learning_rate 1e-05"
+    assert [version["text/plain"] for version in versions] == [
+        "sft 0/3",
+        f"sft 1/3  {figures}",
+        f"sft 2/3  0:00:04 left  {figures}",
+        f"sft 3/3  {figures}",
+    ]
+    assert versions[2]["text/html"].startswith('<div><progress value="2" max="3"></progress> sft 2/3 <span')
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines()[-2:] == ["== sft", "12 groups [red]"]
+
+
+def test_a_notebooks_bar_ends_where_the_training_ended_and_is_escaped(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: 100.0)
+    reporter = make_reporter()
+    reporter.start("<b>", 9)
+    for record in STEPS:
+        reporter.step(record)
+    reporter.close()
+    reporter.close()
+    (versions,) = kernel.shown
+    assert len(versions) == 3
+    assert versions[-1]["text/plain"].startswith("<b> 3/9  0:00:00 left")
+    assert "&lt;b&gt; 3/9" in versions[-1]["text/html"]
+    assert "<b>" not in versions[-1]["text/html"]
+
+
+def test_what_only_looks_like_a_notebook(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(make_reporter(quiet=True)) is Reporter
+    assert type(make_reporter(json_lines=True)) is JsonReporter
+    assert type(make_reporter(stream=io.StringIO())) is LineReporter
+    kernel.kernel = None
+    assert type(make_reporter()) is LineReporter

@@ -25,10 +25,10 @@ def test_components_inside_options_are_checked_and_built(resolve: Resolve, refus
     resolved = resolve(None, [f"reward.sources=[{good}]"], {"reward": "blend"})
     assert [source.config.value for source in resolved.build("reward").sources] == [1.0]
     error = refusal(None, [f'reward.sources=[{good}, {{plugin = "given"}}]'], {"reward": "blend"})
-    assert str(error) == "-o reward.sources.1.value: is required and not given"
+    assert str(error) == "-o reward.sources.1.value: is required"
     error = refusal(None, ['reward.sources=[{plugin = "gievn"}]'], {"reward": "blend"})
     assert str(error).startswith("-o reward.sources.0.plugin: no reward plugin 'gievn'\n  fix: did you mean 'given'?")
-    assert refusal(None, ["reward.sources=[{value = 1}]"], {"reward": "blend"}).what == "names no reward plugin"
+    assert refusal(None, ["reward.sources=[{value = 1}]"], {"reward": "blend"}).what == "needs a reward plugin"
     error = refusal(None, ['run.metrics=[{plugin="nobody"}]'])
     assert str(error).startswith("-o run.metrics.0.plugin: no metrics plugin 'nobody'")
 
@@ -57,7 +57,7 @@ def test_a_component_that_fails_to_start_names_its_plugin(resolve: Resolve) -> N
         PluginError, match="reward plugin fake-plugin:faulty could not be started: RuntimeError: out of"
     ):
         resolve(None, flags={"reward": "faulty"}).build("reward")
-    with pytest.raises(InputError, match="reward given value: is required and not given"):
+    with pytest.raises(InputError, match="reward given value: is required"):
         resolve(None).build_spec("reward", {"plugin": "given"})
     with pytest.raises(InputError) as raised:
         resolve(None).build_spec("reward", {"plugin": "given", "valeu": 1})
@@ -65,7 +65,7 @@ def test_a_component_that_fails_to_start_names_its_plugin(resolve: Resolve) -> N
         "2 things are wrong:",
         "reward given valeu: no such option",
         "  fix: did you mean 'value'?",
-        "reward given value: is required and not given",
+        "reward given value: is required",
     ]
 
 
@@ -98,7 +98,7 @@ def test_secrets_are_removed(resolve: Resolve, refusal: Refusal) -> None:
     assert "secret" not in plain.to_toml()
     assert "api_key" not in plain.to_toml()
     shown = str(refusal(None, ["reward.value=1", "reward.api_key=7"], {"reward": "given"}))
-    assert shown == "-o reward.api_key: must be a valid string, found a value that is not shown"
+    assert shown == "-o reward.api_key: must be a valid string, found a secret value"
     addressed = resolve(None, ["eval.against=https://me:pw@host/x"])
     assert 'against = "https://host/x"' in addressed.to_toml()
 

@@ -31,7 +31,7 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(tmp_path: Path) -> N
         run.mark_done("sft", {"steps": 3}, 1.0)
     (tmp_path / "sft").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"holds a run\n  fix: --resume, --overwrite") as refused:
+    with pytest.raises(InputError, match=r"holds a run\n  fix: use --resume, --overwrite") as refused:
         rundir(tmp_path)
     assert str(tmp_path) in str(refused.value)
     with rundir(tmp_path, resume=True) as run:

@@ -144,7 +144,7 @@ def test_a_run_ends_where_gold_falls_and_takes_the_weights_of_its_best(tmp_path:
     course = Course(tmp_path, Scripted(range(8)), gold, stop=stop)
     result, final = course.run()
     assert result.steps == 6 * 2, "moving means 1, 3, 3.5, 3, 2: the last is 1.5 below the best"
-    assert "fallen from 3.5 to 2 while the reward rose; the weights after step 6" in result.stopped
+    assert "fell from 3.5 to 2 while the reward rose; the best weights, after step 6" in result.stopped
     assert torch.equal(final, course.weights[6])
     assert not torch.equal(final, course.weights[12])
     assert [record.get("gold_reward") for record in course.log[::2]] == [0, 2, 4, 3, None, 3]

@@ -51,5 +51,5 @@ def test_lines_of_keys_and_tables() -> None:
 def test_dotted_keys() -> None:
     assert split_key('preferences.columns."my.column"') == ("preferences", "columns", "my.column")
     for wrong in ("", "a..b", "a b", "a = 1\nb"):
-        with pytest.raises(ValueError, match="no dotted key"):
+        with pytest.raises(ValueError, match="not a dotted key"):
             split_key(wrong)

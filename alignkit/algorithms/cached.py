@@ -1,8 +1,8 @@
-"""Log-probabilities of a frozen policy on fixed data, kept on disk, so that no run computes them a second time.
+"""Log-probabilities of a frozen policy on fixed data, cached on disk so that no run computes them twice.
 
-A file is named by the sha256 of all that its numbers depend on: the policy's digest, the tokens, how they are split
-into groups and passes, the temperature, and how torch computes. Another weight, token or budget is another name, so
-nothing ever goes stale; a file that can't be read is computed again.
+The file name is the sha256 of everything its numbers depend on: the policy's digest, the tokens, their split into
+groups and passes, the temperature, and how torch computes. Other weights, tokens or budgets give another name, so
+nothing goes stale. An unreadable file is computed again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def cached_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int, fol
 
     Args:
         max_tokens: token budget of one pass.
-        folder: they are in its folder `logprobs`; None computes without them.
+        folder: the cache is its subfolder `logprobs`; None does not cache.
     """
     if folder is None:
         return policy_logprobs(policy, batch, max_tokens)
@@ -61,7 +61,7 @@ def _key(policy: Policy[Any], batch: GroupBatch, max_tokens: int) -> str:
 
 
 def _policy_digest(policy: Policy[Any]) -> str:
-    """The policy's digest, taken again only when torch says that a tensor has been written to."""
+    """The policy's digest, computed again only after a tensor has been written to."""
     modules = policy.modules().values()
     versions = [t._version for module in modules for t in (*module.parameters(), *module.buffers())]
     known, digest = _DIGESTS.get(policy, ([], ""))
@@ -84,7 +84,7 @@ def _write(path: Path, logprobs: Tensor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"logprobs": logprobs.cpu().contiguous()}, unfinished)
         unfinished.replace(path)
-    except (OSError, SafetensorError) as error:  # a full or read-only disk stops no run
+    except (OSError, SafetensorError) as error:  # a full or read-only disk must not stop a run
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        logger.warning("reference log-probabilities are not kept: %s", error)
+        logger.warning("cannot cache the reference log-probabilities: %s", error)

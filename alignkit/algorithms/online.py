@@ -1,7 +1,7 @@
-"""What algorithms on rollouts have: an early end, a limit of the KL, texts in the loss, a moving reference; and the
-weight of the KL, which may follow the KL that is measured.
+"""Bases of algorithms on rollouts: early stopping, a KL limit, texts in the loss, a moving reference, and the weight of
+the KL, which may follow the measured KL.
 
-A batch never changes its own weight: the controller hears of a batch when the next one is prepared.
+A batch never changes its own weight: the controller sees a batch's KL when the next batch is prepared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OnlineAlgorithm(Optimizer[OnlineT]):
     reports = frozenset({"kl"})
 
     def companions(self, texts: Sequence[Group], seed: int) -> Sequence[Companion]:
-        """Those that the options ask for."""
+        """The companions that the options ask for."""
         options = self.config
         found: list[Companion] = [RolloutWatch(options.stop, self.context)]
         if options.max_kl:
@@ -54,11 +54,11 @@ class OnlineAlgorithm(Optimizer[OnlineT]):
 
 
 class HeldAlgorithm(OnlineAlgorithm[HeldT]):
-    """Base of those that are held to a reference by a weighted KL.
+    """Base of algorithms that a weighted KL holds to a reference.
 
     Attributes:
-        kl_controller: gives the weight, `coef`.
-        kl_weight_name: of the figure that says it.
+        kl_controller: its `coef` is the weight.
+        kl_weight_name: name of the weight in the metrics.
     """
 
     Config: ClassVar[type[Config]] = HeldOptions
@@ -78,7 +78,7 @@ class HeldAlgorithm(OnlineAlgorithm[HeldT]):
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Adds logprobs and, where there is a reference, ref_logprobs, all [R].
+        """Adds logprobs and, if there is a reference, ref_logprobs, all [R].
 
         Raises:
             ValueError: the batch has no rewards.
@@ -88,19 +88,19 @@ class HeldAlgorithm(OnlineAlgorithm[HeldT]):
         return self.with_reference(self.with_logprobs(batch))
 
     def with_reference(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with `ref_logprobs`, where there is a reference."""
+        """The batch with `ref_logprobs` if there is a reference."""
         if self.reference is None:
             return batch
         return batch.replace(ref_logprobs=policy_logprobs(self.reference, batch, self.max_tokens))
 
     def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with `logprobs`: the sampler's, or where there are none those of the policy as it is now."""
+        """The batch with `logprobs`: the sampler's, or else the current policy's."""
         if batch.logprobs is not None:
             return batch
         return batch.replace(logprobs=policy_logprobs(self.policy, batch, self.max_tokens))
 
     def observe(self, batch: GroupBatch, **more: float) -> None:
-        """Sets the figures of a batch, and keeps its KL for the controller."""
+        """Sets the batch's figures and keeps its KL for the controller."""
         figures, responses = rollout_figures(batch)
         self.batch_metrics = {**figures, **more}
         if "kl" in figures:

@@ -1,4 +1,4 @@
-"""Passes over a batch of any size in pieces of a token budget, without gradient; results in the batch's own order."""
+"""Passes without gradient over a batch of any size, split by a token budget; results keep the batch's order."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def policy_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int) -> Tensor:
-    """[R] log-probabilities of the response tokens under the policy as it is now."""
+    """[R] log-probabilities of the response tokens under the current policy."""
     with torch.no_grad():
         return torch.cat([policy.forward(piece).logprobs for piece in batch.pieces(max_tokens)])
 
 
 def scorer_outputs(scorer: Scorer, batch: GroupBatch, max_tokens: int) -> ScorerOutput:
-    """Values [R] and scores [S] under the scorer as it is now."""
+    """Values [R] and scores [S] under the current scorer."""
     with torch.no_grad():
         parts = [scorer.forward(piece) for piece in batch.pieces(max_tokens)]
     return ScorerOutput(torch.cat([part.values for part in parts]), torch.cat([part.scores for part in parts]))
 
 
 def require_values(policy: Policy[Any]) -> HasValues:
-    """The policy, which can carry value heads and scorers. Raises InputError where it can't."""
+    """The policy, typed as one with value heads and scorers. Raises InputError if it has none."""
     if not isinstance(policy, HasValues):
         raise InputError(
-            f"{type(policy).__name__} can't carry value heads or scorers",
+            f"{type(policy).__name__} has no value heads or scorers",
             fix="choose an algorithm without a critic, or another policy",
         )
     return policy

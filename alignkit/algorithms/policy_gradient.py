@@ -1,9 +1,8 @@
-"""What policy gradients share: rewards, the loss of the policy, and the figures of a batch.
+"""The base of policy gradients: rewards, the policy loss, and the figures of a batch.
 
-The score is paid at a response's last token, and the KL at every token where it is part of the reward, as in Ouyang et
-al., arXiv:2203.02155. An algorithm defines `with_advantages`, from these parts, and adds to `loss` what else it has. It
-takes one pass over its rollouts unless its `surrogate` corrects for the steps already taken, as that of
-`ClippedPolicyGradient` does.
+The last token of a response gets the score; if the KL is part of the reward, every token gets its KL (Ouyang et al.,
+arXiv:2203.02155). An algorithm builds `with_advantages` from these parts and may add terms to `loss`. It takes one pass
+over its rollouts unless its `surrogate` corrects for the steps already taken, as in `ClippedPolicyGradient`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import torch
 
 from alignkit.algorithms.online import HeldAlgorithm
 from alignkit.algorithms.options import ClippedOptions, PolicyGradientOptions
+from alignkit.batch import GroupBatch
 from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.distributed import sum_over_processes
 from alignkit.ops.kl import kl_estimate
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
     from alignkit.companions import Metrics
     from alignkit.components import Context
     from alignkit.options import Config
@@ -39,23 +38,22 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT", bound=PolicyGradientOptions)
 ClippedT = TypeVar("ClippedT", bound=ClippedOptions)
-Known = TypeVar("Known")
 
 
-def known(field: Known | None) -> Known:
-    """The field of a batch. Raises ValueError where it is missing."""
-    if field is None:
-        raise ValueError(
-            "a field is missing that the algorithm needs: a batch is scored, then prepared, then trained on"
-        )
-    return field
+def known(of: GroupBatch | PolicyOutput, field: str) -> Tensor:
+    """A field of a batch or of a policy's output. Raises ValueError if it is missing."""
+    found: Tensor | None = getattr(of, field)
+    if found is None:
+        fix = "score and prepare the batch first" if isinstance(of, GroupBatch) else "the policy did not give it"
+        raise ValueError(f"{type(of).__name__}.{field} is missing: {fix}")
+    return found
 
 
 class PolicyGradient(HeldAlgorithm[OptionsT]):
     """Base of online algorithms that climb the gradient of the expected reward.
 
     Attributes:
-        reward_moments: of all scores seen so far.
+        reward_moments: mean and variance of all scores seen so far.
     """
 
     Config: ClassVar[type[Config]] = PolicyGradientOptions
@@ -69,7 +67,7 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Adds logprobs, ref_logprobs where there is a reference, and advantages, all [R].
+        """Adds logprobs, ref_logprobs (if there is a reference) and advantages, all [R].
 
         Raises:
             ValueError: the batch has no rewards.
@@ -81,53 +79,53 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
         """The batch with `advantages` [R]. Calls `observe`."""
 
     def shaped_scores(self, batch: GroupBatch) -> Tensor:
-        """[S] the batch's scores, which the running moments take note of, as `shaped`."""
-        scores = known(batch.rewards).float()
+        """[S] the batch's scores after `shaped`; updates the running moments with them."""
+        scores = known(batch, "rewards").float()
         if self.config.normalize_rewards:
             self.reward_moments.update(scores)
         return self.shaped(scores)
 
     def shaped(self, scores: Tensor) -> Tensor:
-        """[S] scores, normalised and clipped where the options say so."""
+        """[S] scores, normalised and clipped as the options say."""
         limit = self.config.reward_clip
         if self.config.normalize_rewards:
             scores = self.reward_moments.normalize(scores)
         return scores.clamp(-limit, limit) if limit else scores
 
     def token_rewards(self, batch: GroupBatch, scores: Tensor) -> Tensor:
-        """[R] the KL penalty at every token where it is part of the reward; at the last one the score [S], less the
-        penalty for being cut off."""
-        options, rewards = self.config, torch.zeros_like(known(batch.logprobs))
+        """[R] the KL penalty of each token, if the KL is part of the reward; the last token also gets the score [S],
+        less the penalty for being cut off."""
+        options, rewards = self.config, torch.zeros_like(known(batch, "logprobs"))
         if options.kl_place == "reward" and batch.ref_logprobs is not None:
-            kl = kl_estimate(known(batch.logprobs), batch.ref_logprobs, options.kl_estimator)
+            kl = kl_estimate(known(batch, "logprobs"), batch.ref_logprobs, options.kl_estimator)
             rewards = -self.kl_controller.coef * kl
         return rewards.index_add(0, batch.last_token, scores - options.missing_eos_penalty * ~batch.finished)
 
     def only(self, batch: GroupBatch, kept: Tensor) -> GroupBatch:
-        """The responses of a batch with advantages that `kept` [S] says are trained on; observes all of it.
+        """The responses of a batch with advantages where `kept` [S] is True; observes the whole batch.
 
-        Something is always left to take a step with: where nothing is, the first group with advantages of 0.
+        If nothing is kept, the first group with advantages of 0, so that there is always a step to take.
         """
         counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
         self.observe(batch, kept=float(counts[0] / counts[1]))
         if not bool(kept.any()):
-            batch, kept = batch.replace(advantages=torch.zeros_like(known(batch.advantages))), batch.group_index == 0
+            batch, kept = batch.replace(advantages=torch.zeros_like(known(batch, "advantages"))), batch.group_index == 0
         return batch if bool(kept.all()) else batch.select_responses(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The surrogate, the KL where it is part of the loss, and the entropy bonus."""
+        """The surrogate, the KL if it is part of the loss, and the entropy bonus."""
         return self.policy_loss(batch, self.forward(batch))
 
     def forward(self, batch: GroupBatch, **more: Any) -> PolicyOutput:
-        """What `policy_loss` needs of the policy, in one pass, and `more` that `Policy.forward` can be asked for."""
+        """One policy pass with what `policy_loss` needs; `more` goes to `Policy.forward`."""
         exact_kl = self.config.kl_place == "loss" and self.config.kl_estimator == "full"
         return self.policy.forward(
             batch, entropy=self.config.ent_coef > 0, kl_to=self.reference if exact_kl else None, **more
         )
 
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:
-        """The loss of the policy from what it says of a batch with `logprobs` and `advantages`."""
-        options, old_logprobs = self.config, known(batch.logprobs)
+        """The policy loss, from its output on a batch with `logprobs` and `advantages`."""
+        options, old_logprobs = self.config, known(batch, "logprobs")
         log_ratio = self.log_ratio(batch, output.logprobs)
         policy_loss = self._aggregate(batch, self.surrogate(batch, output.logprobs, log_ratio))
         loss = policy_loss
@@ -144,25 +142,25 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
             loss = loss + self.kl_controller.coef * kl_loss
             metrics["kl_loss"] = kl_loss.detach()
         if options.ent_coef:
-            loss = loss - options.ent_coef * batch.token_mean(known(output.entropy))
+            loss = loss - options.ent_coef * batch.token_mean(known(output, "entropy"))
         return loss, metrics
 
     def log_ratio(self, batch: GroupBatch, logprobs: Tensor) -> Tensor:
-        """[R] log of the probability ratio to the policy that sampled, of what an action is: each token."""
-        return logprobs - known(batch.logprobs)
+        """[R] log of the probability ratio to the sampling policy, per action; here an action is a token."""
+        return logprobs - known(batch, "logprobs")
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
-        """[R] the loss of each token: without a correction for the steps already taken."""
-        return -known(batch.advantages) * logprobs
+        """[R] the loss of each token, without a correction for the steps already taken."""
+        return -known(batch, "advantages") * logprobs
 
     def ratio_figures(self, batch: GroupBatch, deviation: Tensor) -> Metrics:
-        """Figures of how far the ratio is from 1, [R]."""
+        """Figures from the ratio's deviation from 1, [R]."""
         return {"ratio_deviation": batch.token_mean(deviation.abs())}
 
     def _aggregate(self, batch: GroupBatch, x: Tensor) -> Tensor:
         length = self.config.loss_length or batch.response_limit
         if not length:
-            raise ValueError("loss_length = 0 needs a batch that knows its response_limit")
+            raise ValueError("loss_length = 0 needs a batch with response_limit")
         return aggregate(batch, x, self.config.aggregation, length)
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
@@ -177,7 +175,7 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
 
 
 class ClippedPolicyGradient(PolicyGradient[ClippedT]):
-    """Base of those that correct for several steps on the same rollouts by a ratio, as far as it may go."""
+    """Base of policy gradients that take several steps on the same rollouts, corrected by a bounded ratio."""
 
     Config: ClassVar[type[Config]] = ClippedOptions
 
@@ -185,14 +183,14 @@ class ClippedPolicyGradient(PolicyGradient[ClippedT]):
         return pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
-        options, advantages = self.config, known(batch.advantages)
+        options, advantages = self.config, known(batch, "advantages")
         if options.surrogate == "clip":
             low, high = options.clip_range, options.upper_clip_range
             losses = clipped_policy_loss(log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip)
         else:
             losses = truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
         if options.off_policy_kl:
-            moved = logprobs - known(batch.logprobs)
+            moved = logprobs - known(batch, "logprobs")
             losses = losses * off_policy_mask(moved, advantages, batch, options.off_policy_kl)
         return losses
 

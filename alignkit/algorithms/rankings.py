@@ -1,9 +1,9 @@
-"""What the family shares: log-probabilities of whole responses under policy and reference, compared in rankings.
+"""Bases of losses on rankings: log-probabilities of whole responses under policy and reference, compared.
 
-Where a loss is one of pairs, a ranking of K responses gives all its strictly ordered pairs. Their losses are averaged
-within the group and then over groups, so that a prompt counts once whatever its K; for pairs of two this is the papers'
-mean over pairs. Other losses take the ranking as it is. The K responses are scored in one pass however many pairs they
-are in. The reference is asked once for the whole data set.
+A loss on pairs takes all strictly ordered pairs of a ranking of K responses. Their losses are averaged within the group
+and then over groups, so that a prompt counts once whatever its K; for K = 2 this is the papers' mean over pairs. Other
+losses take the whole ranking. The K responses are scored in one pass however many pairs they form. The reference scores
+the whole data set once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ResponseLogprobs:
     """Log-probabilities of whole responses, in nats.
 
     Attributes:
-        logprobs, ref_logprobs: [S] sums over each response's tokens; the reference's None for algorithms without one.
+        logprobs, ref_logprobs: [S] sums over each response's tokens; ref_logprobs is None without a reference.
         lengths: [S] response tokens, the stop token included.
     """
 
@@ -46,34 +46,34 @@ class ResponseLogprobs:
 
     @property
     def logratios(self) -> Tensor:
-        """[S] log of the policy's over the reference's probability. Raises ValueError where there is no reference."""
+        """[S] log of the policy's over the reference's probability. Raises ValueError without a reference."""
         if self.ref_logprobs is None:
-            raise ValueError("there are no reference log-probabilities: this algorithm sets uses_reference = False")
+            raise ValueError("no reference log-probabilities: this algorithm sets uses_reference = False")
         return self.logprobs - self.ref_logprobs
 
     @property
     def mean_logprobs(self) -> Tensor:
-        """[S] the policy's log-probability a token."""
+        """[S] the policy's mean log-probability per token."""
         return self.logprobs / self.lengths
 
     def at(self, index: Tensor) -> ResponseLogprobs:
-        """The responses [Q] of an index into [S]."""
+        """The responses [Q] at an index into [S]."""
         reference = None if self.ref_logprobs is None else self.ref_logprobs[index]
         return ResponseLogprobs(self.logprobs[index], reference, self.lengths[index])
 
 
 class OfflineLoss(Optimizer[OfflineT]):
-    """Base of all: the reference is asked once, and responses are scored as wholes."""
+    """Base of all: the reference scores the data once, and a response counts as a whole."""
 
     Config: ClassVar[type[Config]] = OfflineOptions
     uses_reference = True
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
-        """[S] the reward that the policy stands for, up to a constant of the prompt."""
+        """[S] the policy's implicit reward, up to a constant per prompt."""
         return self.config.beta * derivative(responses.logratios, *self.config.divergence)
 
     def with_reference(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with the reference's log-probabilities [R], where the algorithm has a reference."""
+        """The batch with the reference's log-probabilities [R], if the algorithm has a reference."""
         if self.reference is None:
             return batch
         if not batch.num_groups:
@@ -86,17 +86,17 @@ class OfflineLoss(Optimizer[OfflineT]):
         return self.whole(batch, self.policy.forward(batch).logprobs)
 
     def whole(self, batch: GroupBatch, logprobs: Tensor) -> ResponseLogprobs:
-        """The responses of a prepared batch, by the policy's log-probabilities [R] of their tokens."""
+        """The responses of a prepared batch, from the policy's log-probabilities [R] of their tokens."""
         reference = None
         if self.uses_reference:
             if batch.ref_logprobs is None:
-                raise ValueError("the batch has no ref_logprobs: prepare() comes before loss()")
+                raise ValueError("the batch has no ref_logprobs: call prepare() before loss()")
             reference = batch.sum_by_response(batch.ref_logprobs)
         return ResponseLogprobs(batch.sum_by_response(logprobs), reference, batch.lengths)
 
 
 class RankingLoss(OfflineLoss[OptionsT]):
-    """Base of losses on rankings. A member defines `group_losses`; `uses_reference = False` where it needs none."""
+    """Base of losses on rankings. A subclass defines `group_losses`, and `uses_reference = False` if it needs none."""
 
     Config: ClassVar[type[Config]] = PreferenceOptions
     consumes = Feed.RANKINGS
@@ -114,7 +114,7 @@ class RankingLoss(OfflineLoss[OptionsT]):
         return self.with_reference(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups of their weighted losses, and what a person watches."""
+        """The mean over groups of their weighted losses, and metrics to watch."""
         responses = self.score(batch)
         rankings = Rankings.of_batch(batch)
         losses = self.group_losses(responses, rankings)
@@ -147,14 +147,14 @@ class RankingLoss(OfflineLoss[OptionsT]):
 
 
 class PreferenceLoss(RankingLoss[OptionsT]):
-    """Base of losses on pairs: a member defines `pair_losses`."""
+    """Base of losses on pairs: a subclass defines `pair_losses`."""
 
     @abstractmethod
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         """[Q] the loss of each pair."""
 
     def leads(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
-        """[Q] by how much the chosen response's implicit reward is above the rejected one's."""
+        """[Q] the chosen response's implicit reward minus the rejected one's."""
         return self.implicit_rewards(chosen) - self.implicit_rewards(rejected)
 
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:

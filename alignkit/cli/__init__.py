@@ -1,6 +1,6 @@
-"""The command line. `main` turns every outcome into an exit code and, where something is wrong, one message.
+"""The command line. `main` turns every outcome into an exit code and, on failure, one message.
 
-0 done, 2 wrong input (nothing started), 3 stopped by a check, 128 + n ended by signal n, 1 anything else.
+0 done, 2 wrong input (nothing started), 3 stopped by a check, 128 + n signal n, 1 anything else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code; nothing is raised."""
+    """Runs one command and returns its exit code; never raises."""
     from alignkit.cli.app import build_app
 
     as_json = "--json" in arguments
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _unexpected(error: Exception, as_json: bool) -> int:
-    """Typer's own complaints about arguments (it may carry its own click, so they are known by their form)."""
+    """Reports Typer's own errors about arguments, recognised by duck typing (Typer may bundle its own click)."""
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error)
         return 0
@@ -50,7 +50,7 @@ def _unexpected(error: Exception, as_json: bool) -> int:
         return _complain(InputError(error.format_message(), fix=f"{command} --help"), 2, as_json)
     if type(error).__name__ == "Abort":
         return 130
-    hint = "" if _wants_traceback() else "; ALIGNKIT_TRACEBACK=1 shows where"
+    hint = "" if _wants_traceback() else "; set ALIGNKIT_TRACEBACK=1 to see where"
     return _complain(AlignkitError(f"{type(error).__name__}: {error}{hint}"), 1, as_json, cause=error)
 
 

@@ -1,4 +1,4 @@
-"""The tree of commands: alignkit's own, and those of the entry-point group `alignkit.commands`."""
+"""The command tree: alignkit's own commands, and plugins' (entry-point group `alignkit.commands`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
-    """All commands. A plugin's command is loaded only if the arguments name it; otherwise it is just listed."""
+    """All commands. A plugin's command is loaded only if the arguments name it, and else only listed."""
     app = typer.Typer(
         name="alignkit",
         help="Align language models with preferences: SFT, reward models, PPO, DPO, every part a plugin.",
@@ -37,13 +37,13 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
-    """The words of the command that is run, or whose arguments a shell wants to complete."""
+    """The words of the command to run or to complete."""
     typed = os.environ.get("_TYPER_COMPLETE_ARGS", "").split()[1:]
     return [word for word in (*arguments, *typed) if not word.startswith("-")]
 
 
 def _add_plugin_commands(app: typer.Typer, groups: Mapping[str, typer.Typer], words: Sequence[str]) -> None:
-    """Adds the command of each entry point; one named `group.command` goes into that group of alignkit's own."""
+    """Adds the command of each entry point; `group.command` goes into alignkit's group of that name."""
     for point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda p: p.name):
         group, _, name = point.name.rpartition(".")
         parent = groups.get(group) if group else app
@@ -60,7 +60,7 @@ def _names(app: typer.Typer) -> set[str | None]:
 
 
 def _help_unloaded(point: EntryPoint) -> str:
-    """What the command's distribution says of itself."""
+    """The summary of the command's distribution."""
     if point.dist is None or "Summary" not in point.dist.metadata:
         return f"A command of {point.dist.name if point.dist else point.value}."
     return point.dist.metadata["Summary"]
@@ -88,4 +88,4 @@ def _add(app: typer.Typer, name: str, loaded: typer.Typer | Callable[..., Any]) 
 
 
 def _not_loaded() -> None:
-    """Stands in for a plugin's command where only its name is needed."""
+    """Stands in for a plugin's command that is only listed."""

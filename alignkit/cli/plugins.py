@@ -1,4 +1,4 @@
-"""`alignkit plugins`: what is installed, its options, its contracts, and a new one to start from."""
+"""`alignkit plugins`: list plugins, show their options, check their contracts, start a new one."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from alignkit.plugins import Registration
 
-app = typer.Typer(help="What is installed: list, show, check, new.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a plugin, or distribution:name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribution:name.")]
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution; all without it.")]
-Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder in which the new one is put.")]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
+Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folder of the new plugin.")]
 
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins by role, and those that are broken, with the reason."""
+    """List the installed plugins by role, and broken ones with the reason."""
     from alignkit.recipe.describe import first_line
 
     found = registry()
@@ -49,7 +49,7 @@ def list_plugins(as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_plugin(name: Name, as_json: AsJson = False) -> None:
-    """Show the options of a plugin: those that matter first, then all others by group, with type, default and help."""
+    """Show the options of a plugin: those that matter first, then the others by group."""
     from alignkit.recipe.describe import describe
 
     found = registry()
@@ -69,7 +69,7 @@ def show_plugin(name: Name, as_json: AsJson = False) -> None:
 
 @app.command("check")
 def check(name: NameOrAll = None) -> None:
-    """Run the contract tests of a plugin, or of all that are installed."""
+    """Run the contract tests of one plugin, or of all."""
     try:
         import pytest  # noqa: F401
     except ImportError as error:
@@ -81,7 +81,7 @@ def check(name: NameOrAll = None) -> None:
 
 @app.command("new")
 def new(name: NewName, out: Parent = Path()) -> None:
-    """Make a new plugin: a distribution of one short file, with its contract test."""
+    """Create a plugin: a distribution with one short file and its contract test."""
     from alignkit.cli.scaffold import write_distribution
 
     folder = write_distribution(name, out)

@@ -1,4 +1,4 @@
-"""`alignkit preferences`: the stage that reads or makes them, and a place for commands about them (`report`)."""
+"""`alignkit preferences`: the stage, and a group for other commands on preferences (`report`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME, DEFAULT = "preferences", "make"
 
 
 class _WithDefault(TyperGroup):
-    """A group whose command `make` is meant where the first word names none of its commands."""
+    """A group that runs `make` unless the first word names another of its commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = bool(args) and args[0] in ("-h", "--help", *self.commands)
@@ -19,7 +19,7 @@ class _WithDefault(TyperGroup):
 
 
 def add_group(app: typer.Typer) -> typer.Typer:
-    """Turns the stage's command into a group: `preferences ...` goes on as before, and commands can be added."""
+    """Turns the stage's command into a group: `preferences ...` still works, and commands can be added."""
     stage = next(command for command in app.registered_commands if command.name == NAME)
     app.registered_commands.remove(stage)
     group = typer.Typer(

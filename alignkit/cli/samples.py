@@ -1,4 +1,4 @@
-"""`alignkit sample` and `alignkit score`: from a file to a file of groups."""
+"""`alignkit sample` and `alignkit score`: from a file to a groups file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from alignkit.recipe.reading import read_recipe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Prompts = Annotated[Path, typer.Argument(metavar="PROMPTS", help="Data with prompts: any form that `dataset` reads.")]
-Groups = Annotated[Path, typer.Argument(metavar="GROUPS", help="Groups with responses, as JSONL.")]
-Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The JSONL file of groups that is written.")]
-Count = Annotated[int, typer.Option("-n", "--count", min=1, help="Responses to each prompt.")]
+Prompts = Annotated[
+    Path, typer.Argument(metavar="PROMPTS", help="Data with prompts, in any form that `dataset` reads.")
+]
+Groups = Annotated[Path, typer.Argument(metavar="GROUPS", help="A JSONL file of groups.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="JSONL file to write the groups to.")]
+Count = Annotated[int, typer.Option("-n", "--count", min=1, help="Responses per prompt.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -51,7 +53,7 @@ def sample(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sample responses from the policy."""
+    """Sample responses from a policy."""
     from alignkit.runs import single
     from alignkit.runs.reporting import make_reporter
 
@@ -86,7 +88,7 @@ def score(
     resolved.part("reward")
     if "reward.train" in resolved:
         raise InputError(
-            "this reward has to be trained first", where="reward", fix="-o reward.model=DIR of a trained reward model"
+            "this reward must be trained first", where="reward", fix="-o reward.model=DIR with a trained reward model"
         )
     if not groups.is_file():
         raise InputError("no such file", where=str(groups), fix="check the path")
@@ -94,9 +96,9 @@ def score(
 
 
 def _into(out: Path, resume: bool, overwrite: bool, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Writes the file, unless it is there: with --resume it is kept, with --overwrite replaced."""
+    """Writes the file. If it exists, --resume keeps it, --overwrite replaces it, and otherwise it is an error."""
     if out.exists() and resume:
         return {"out": str(out), "kept": True}
     if out.exists() and not overwrite:
-        raise InputError("there is such a file already", where=str(out), fix="--overwrite, or another --out")
+        raise InputError("already exists", where=str(out), fix="use --overwrite, or choose another --out")
     return write()

@@ -1,4 +1,4 @@
-"""A new plugin to start from: what `plugins new` writes, and what stands in examples/third-party-plugin."""
+"""The plugin that `plugins new` writes; examples/third-party-plugin is one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ def write_distribution(name: str, parent: Path) -> Path:
     """Writes `parent/alignkit-NAME`: a distribution with the reward NAME and its contract test.
 
     Raises:
-        InputError: the name can't be a plugin's, or the folder exists.
+        InputError: the name is not allowed, or the folder exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise InputError(
-            f"{name!r} can't be the name of a plugin", where="NAME", fix="write lower-case words joined by '-'"
-        )
+        raise InputError(f"{name!r} is not a plugin name", where="NAME", fix="use lower-case words joined by '-'")
     folder = parent / f"alignkit-{name}"
     if folder.exists():
         raise InputError("already exists", where=str(folder), fix="choose another name, or another --out")

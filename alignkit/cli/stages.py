@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -27,6 +28,7 @@ from alignkit.commands import (
 )
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
+from alignkit.runs.api import default_folder, run_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
@@ -35,19 +37,19 @@ if TYPE_CHECKING:
     from alignkit.runs.reporting import Reporter
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The run directory. [default: runs/ and the recipe's name]")
+    Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Go on with --resume although the recipe has changed.")]
+Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
 Rounds = Annotated[
     int | None,
     typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning: run.rounds.", show_default=False
+        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
     ),
 ]
 BestOf = Annotated[
     int | None,
     typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples: eval.best_of.", show_default=False
+        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
     ),
 ]
 Sample = Annotated[
@@ -55,7 +57,7 @@ Sample = Annotated[
     typer.Option(
         "--sample",
         metavar="K",
-        help="Responses to each prompt for a labeller to rank: candidates.count.",
+        help="Responses per prompt for a labeller to rank (candidates.count).",
         show_default=False,
     ),
 ]
@@ -100,19 +102,19 @@ class Command:
 
 
 COMMANDS = {
-    "run": Command("Run the stages that a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
+    "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
         "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN}, "demonstrations"
     ),
     "preferences": Command(
-        "Read or make preferences, into DIR/preferences.jsonl; or --out FILE.jsonl.",
+        "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN}),
     "align": Command(
         "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN}
     ),
-    "eval": Command("Measure the aligned policy against the one it started from.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
 }
 
 
@@ -147,24 +149,18 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
         note=reporter.note,
     )
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
-        raise InputError(
-            "no labeller asks for responses", where="--sample", fix="--preferences judge, or candidates for none"
-        )
-    out = given["out"] or Path("runs") / (given["recipe"].stem if given["recipe"] else "run")
+        fix = "--preferences judge, or candidates (unranked)"
+        raise InputError("needs a source that samples responses", where="--sample", fix=fix)
+    out = given["out"] or default_folder(given["recipe"])
     switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     show(_run(resolved, name, out, switches, reporter), given["as_json"])
 
 
 def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
-    from alignkit.runs.run import run_recipe
-
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
-    stages = None if name == "run" else [name]
-    try:
-        result = run_recipe(resolved, folder, stages=stages, reporter=reporter, **switches)
-    finally:
-        reporter.close()
+    with closing(reporter):
+        done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {"out": str(out), **result}
+    return {**done.summary, "out": str(out)}

@@ -22,7 +22,7 @@ def root(
 
 
 def version(as_json: AsJson = False) -> None:
-    """Versions of alignkit, of what it stands on, and of the installed plugins."""
+    """Show the versions of alignkit, its main dependencies and the installed plugins."""
     from alignkit.plugins import registry
 
     distributions = sorted({r.distribution for r in registry().registrations})

@@ -1,4 +1,4 @@
-"""What a plugin's command needs: the shared flags, reading a recipe, running it, showing a result."""
+"""For plugins' commands: shared flags, reading and running a recipe, showing a result."""
 
 from alignkit.lazy import public_names
 

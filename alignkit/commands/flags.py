@@ -1,4 +1,4 @@
-"""What the commands share: their options, how a recipe is read, how a result is shown, as text or as a page."""
+"""What commands share: their flags, and how results are shown."""
 
 from __future__ import annotations
 
@@ -16,28 +16,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-Recipe = Annotated[
-    Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Everything in it can also be given by flags.")
-]
+Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Flags can set everything in it.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
-PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="Plugin of the policy.")]
+PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="Policy plugin.")]
 PreferencesName = Annotated[
-    str, typer.Option("--preferences", metavar="NAME", help="Plugin of the preferences, or module:function.")
+    str, typer.Option("--preferences", metavar="NAME", help="Preferences plugin, or module:function.")
 ]
-RewardName = Annotated[str, typer.Option("--reward", metavar="NAME", help="Plugin of the reward, or module:function.")]
-OptimizerName = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Plugin of the algorithm.")]
+RewardName = Annotated[str, typer.Option("--reward", metavar="NAME", help="Reward plugin, or module:function.")]
+OptimizerName = Annotated[str, typer.Option("--optimizer", metavar="NAME", help="Algorithm plugin.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", metavar="KEY=VALUE", help="Set any option: -o optimizer.kl_coef=0.05. Repeatable."),
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--columns", metavar="OLD=NEW", help="Take the data's column OLD as NEW. Repeatable."),
+    typer.Option("--columns", metavar="OLD=NEW", help="Rename the data's column OLD to NEW. Repeatable."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout, progress as JSON lines on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result and errors.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run into the same place stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in the same place.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Result as JSON on stdout, progress as JSON lines on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result and errors.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an earlier run with the same --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run with the same --out.")]
 
 
 def column_names(columns: Sequence[str] | None) -> dict[str, str]:
@@ -50,7 +48,7 @@ def column_names(columns: Sequence[str] | None) -> dict[str, str]:
     for text in columns or ():
         old, equals, new = text.partition("=")
         if not (old and equals and new):
-            raise InputError("is not of the form OLD=NEW", where=f"--columns {text}", fix="--columns question=prompt")
+            raise InputError("is not OLD=NEW", where=f"--columns {text}", fix="write it like --columns question=prompt")
         names[old] = new
     return names
 
@@ -61,7 +59,7 @@ def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
 
 
 def show(result: Mapping[str, Any], as_json: bool) -> None:
-    """Prints a command's result on stdout: JSON for machines, indented lines for people. Only one process does."""
+    """Prints a command's result on stdout, as JSON or as indented lines. Only the first process does."""
     if not is_first_process():
         return
     if as_json:
@@ -71,7 +69,7 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:
-    """A nested result as lines, an estimate with its interval in one."""
+    """A nested result as lines; an estimate and its interval share a line."""
     nested = {key for key, value in result.items() if isinstance(value, Mapping) and not _is_estimate(value)}
     width = max((len(str(key)) for key in result.keys() - nested), default=0)
     lines = []

@@ -25,24 +25,6 @@ from .advantages import (
 from .advantages import (
     whiten as whiten,
 )
-from .attention import (
-    AttentionRule as AttentionRule,
-)
-from .attention import (
-    attend as attend,
-)
-from .attention import (
-    packed_attention as packed_attention,
-)
-from .attention import (
-    padded_index as padded_index,
-)
-from .attention import (
-    score_weights as score_weights,
-)
-from .attention import (
-    working_dtype as working_dtype,
-)
 from .choices import (
     Aggregation as Aggregation,
 )
@@ -85,12 +67,6 @@ from .distributed import (
 from .divergences import (
     derivative as derivative,
 )
-from .exact_kl import (
-    Head as Head,
-)
-from .exact_kl import (
-    linear_kl as linear_kl,
-)
 from .kl import (
     AdaptiveKL as AdaptiveKL,
 )
@@ -108,27 +84,6 @@ from .kl import (
 )
 from .kl import (
     kl_estimate as kl_estimate,
-)
-from .logprobs import (
-    LogitTransform as LogitTransform,
-)
-from .logprobs import (
-    linear_logprobs as linear_logprobs,
-)
-from .natural_gradient import (
-    assign as assign,
-)
-from .natural_gradient import (
-    conjugate_gradient as conjugate_gradient,
-)
-from .natural_gradient import (
-    directional_derivative as directional_derivative,
-)
-from .natural_gradient import (
-    flattened as flattened,
-)
-from .packed_layout import (
-    PackedLayout as PackedLayout,
 )
 from .ranking_losses import (
     Rankings as Rankings,

@@ -1,8 +1,8 @@
 """Advantages and the statistics around them, on the flat token axis.
 
-GAE: Schulman et al., arXiv:1506.02438. Bootstrapping behind a cut: Pardo et al., arXiv:1712.00378. Whitening with the
+GAE: Schulman et al., arXiv:1506.02438. Bootstrapping after a cut: Pardo et al., arXiv:1712.00378. Whitening with the
 population variance: Huang et al., arXiv:2403.17031. Leave-one-out: Kool et al. 2019 and Ahmadian et al.,
-arXiv:2402.14740. Means and variances of a batch are those of all processes together; a group is in one process.
+arXiv:2402.14740. Means and variances of a batch are over all processes; a group is always in one process.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def gae(
     """Generalised advantage estimation of all responses at once.
 
     delta_t = r_t + gamma * V_{t+1} - V_t and A_t = delta_t + gamma * gae_lambda * A_{t+1}, where V_t is the value
-    before token t. Behind the last token, which `values` does not reach, V is `next_values`.
+    before token t. After the last token V is `next_values`.
 
     Args:
         token_rewards: [R] reward of each token.
         values: [R] value of the state in which each token is chosen.
         lengths: [S] tokens of each response, all >= 1.
-        next_values: [S] value behind each response's last token: 0 where the response is finished, and an estimate of
-            what would have followed where it was cut off.
-        gamma: discount factor in [0, 1]. gae_lambda: in [0, 1], 0 trusts the values, 1 the rewards.
+        next_values: [S] value after each response's last token: 0 if the response is finished, an estimate of what
+            would have followed if it was cut off.
+        gamma: discount factor in [0, 1]. gae_lambda: in [0, 1]; 0 trusts the values, 1 the rewards.
 
     Returns:
-        [R] advantages and [R] returns, which are the advantages plus the values.
+        [R] advantages and [R] returns, the advantages plus the values.
     """
     lasts = lengths.cumsum(0) - 1
     following = values.roll(-1)
@@ -56,14 +56,14 @@ def gae(
 
 
 def rewards_to_go(token_rewards: Tensor, lengths: Tensor) -> Tensor:
-    """[R] the sum of a token's own reward and of those after it in its response. lengths: [S]."""
+    """[R] the sum of each token's reward and all later ones in its response. lengths: [S]."""
     return gae(token_rewards, torch.zeros_like(token_rewards), lengths, lengths * 0, gamma=1.0, gae_lambda=1.0)[0]
 
 
 def group_mean(x: Tensor, group_index: Tensor) -> Tensor:
     """[S] -> [S]: the mean of each response's group.
 
-    Taken in float64, so that the mean of equal rewards is exactly the reward and their advantages exactly 0.
+    Computed in float64, so that the mean of equal rewards is exactly the reward and their advantages exactly 0.
 
     Args:
         x: [S]. group_index: [S], ascending from 0.
@@ -72,7 +72,7 @@ def group_mean(x: Tensor, group_index: Tensor) -> Tensor:
 
 
 def leave_one_out_mean(x: Tensor, group_index: Tensor) -> Tensor:
-    """[S] -> [S]: the mean of the others of each response's group; of a group of one, the response itself."""
+    """[S] -> [S]: the mean of the other responses in the group; in a group of one, the response's own value."""
     exact, sizes = x.double(), group_index.bincount()[group_index]
     mean = _group_mean(exact, group_index)
     return (mean - (exact - mean) / (sizes - 1).clamp(min=1)).to(x.dtype)
@@ -81,7 +81,7 @@ def leave_one_out_mean(x: Tensor, group_index: Tensor) -> Tensor:
 def group_std(x: Tensor, group_index: Tensor) -> Tensor:
     """[S] -> [S]: the sample standard deviation (divisor n - 1) of each response's group; 0 for a group of one.
 
-    From deviations, never from squares of the values, whose difference cancels where the deviation is small.
+    Computed from deviations: a difference of squares cancels when the deviation is small.
     """
     deviations = x.double() - _group_mean(x.double(), group_index)
     sizes = group_index.bincount()[group_index]
@@ -122,7 +122,7 @@ def explained_variance(
 ) -> float:
     """Share of the variance of the returns [R] that the values [R] explain: 1 is perfect, 0 no better than a constant.
 
-    It is 0 where the returns do not vary.
+    0 if the returns do not vary.
     """
     variance = moments(returns, total)[1]
     residual = moments(returns - values, total)[1]
@@ -145,7 +145,7 @@ class RunningMoments:
         self.count = seen
 
     def normalize(self, x: Tensor) -> Tensor:
-        """`x` by the mean and standard deviation seen so far."""
+        """`x`, shifted and scaled by the mean and standard deviation seen so far."""
         return (x - self.mean) / math.sqrt(self.variance + EPSILON)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Names of the variants that `ops` has, for options classes: free of torch."""
+"""Names of the variants in `ops`, for options classes. Imports no torch."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and every bit."""
+    """sha256 of the names, types, shapes and all bits."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -1,4 +1,4 @@
-"""Sums over processes; with a single process they cost nothing."""
+"""Sums over processes; free with a single process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def start_processes() -> None:
-    """Joins the other processes when `accelerate launch` or `torchrun` started several; does nothing otherwise."""
+    """Joins the other processes if `accelerate launch` or `torchrun` started several."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
@@ -21,7 +21,7 @@ def start_processes() -> None:
 
 
 def num_processes() -> int:
-    """Processes that train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -31,7 +31,7 @@ def process_index() -> int:
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """The sum of `x`, of equal shape everywhere, over all processes; `x` itself with one process."""
+    """The sum of `x` over all processes, which must pass the same shape; `x` itself with one process."""
     if num_processes() == 1:
         return x
     total = x.detach().clone()
@@ -40,11 +40,11 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of `x`, of equal shape everywhere, over all processes; `x` itself with one process."""
+    """The mean of `x` over all processes, which must pass the same shape; `x` itself with one process."""
     return sum_over_processes(x) / num_processes()
 
 
 def barrier() -> None:
-    """Waits until every process is here."""
+    """Waits for all processes."""
     if num_processes() > 1:
         dist.barrier()

@@ -1,7 +1,7 @@
-"""Derivatives of f-divergences, as rewards that a policy stands for.
+"""Derivatives of f-divergences: the implicit reward of a policy.
 
-With a penalty beta * D_f(policy || reference), the reward of which a policy is the optimum is beta * f'(pi / pi_ref) up
-to a constant of the prompt, wherever f'(0) is minus infinity: Wang et al., arXiv:2309.16240, theorem 1 and table 2.
+Under a penalty beta * D_f(policy || reference), a policy is optimal for the reward beta * f'(pi / pi_ref), up to a
+constant per prompt, if f'(0) is minus infinity: Wang et al., arXiv:2309.16240, theorem 1 and table 2.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_EXPONENT = 80.0
-"""exp() of little more overflows float32. Beyond it the reward stays as it is, and the loss finite."""
+"""exp() of slightly more overflows float32. Beyond it the reward is constant, so that the loss stays finite."""
 
 
 def derivative(logratios: Tensor, kind: str, alpha: float) -> Tensor:
@@ -24,7 +24,7 @@ def derivative(logratios: Tensor, kind: str, alpha: float) -> Tensor:
     reverse-kl: log(u); forward-kl: 1 - 1 / u; js: log(2 u / (1 + u)); alpha: (1 - u^-alpha) / alpha.
 
     Raises:
-        ValueError: no such divergence.
+        ValueError: unknown divergence.
     """
     if kind == "reverse-kl":
         return logratios

@@ -1,8 +1,7 @@
 """Estimates of the KL divergence from sampled log-probabilities, and controllers of its coefficient.
 
-The estimators are those of Schulman, "Approximating KL divergence" (2020, joschu.net/blog/kl-approx.html). The adaptive
-controller is the one of Ziegler et al., arXiv:1909.08593, section 2.2, the target controller that of Schulman et al.,
-arXiv:1707.06347, section 4.
+Estimators: Schulman, "Approximating KL divergence" (2020, joschu.net/blog/kl-approx.html). Adaptive controller: Ziegler
+et al., arXiv:1909.08593, section 2.2. Target controller: Schulman et al., arXiv:1707.06347, section 4.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
     With d = logprobs - ref_logprobs: k1 is d (unbiased, may be negative), k2 is d^2 / 2 (biased, never negative), k3 is
     exp(-d) - 1 + d (unbiased, never negative).
 
-    That is about their values. As a term of a differentiated loss, only k2 has the expected gradient of KL(policy ||
-    reference); that of k1 is zero, and that of k3 is biased: it is the one of KL(reference || policy). In the reward,
-    as a constant, it is k1 whose policy gradient is that of KL(policy || reference).
+    This describes their values, not their gradients. As a term of the loss, only k2 has the expected gradient of
+    KL(policy || reference); k1 has an expected gradient of zero, and k3 that of KL(reference || policy). In the reward,
+    where it is a constant, k1 gives the policy gradient of KL(policy || reference).
 
     Args:
         logprobs: [R] under the policy.
         ref_logprobs: [R] under the reference.
-        kind: k1, k2 or k3; `full` is not an estimate from samples, see `alignkit.ops.exact_kl`.
+        kind: k1, k2 or k3. `full` is not estimated from samples: see `Policy.forward(kl_to=...)`.
 
     Returns:
         [R]
 
     Raises:
-        ValueError: no such estimate.
+        ValueError: unknown estimate.
     """
     difference = logprobs - ref_logprobs
     if kind == "k1":
@@ -50,13 +49,13 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
 
 
 class FixedKL:
-    """A coefficient that stays as it is."""
+    """A constant coefficient."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def update(self, kl: float, responses: float) -> None:
-        """Takes note of the mean KL of a batch, in nats a response, and of its number of responses."""
+        """Adapts the coefficient to a batch's mean KL, in nats per response, and its number of responses."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"coef": self.coef}
@@ -70,11 +69,11 @@ class AdaptiveKL(FixedKL):
 
     coef *= 1 + clip(kl / target - 1, -0.2, 0.2) * min(responses / horizon, 1)
 
-    The minimum is ours: without it a batch of five horizons could turn the coefficient negative.
+    The min() is ours: without it a batch of five horizons could turn the coefficient negative.
 
     Args:
         coef: the coefficient at the start.
-        target: KL to hold, in nats a response, > 0.
+        target: KL to hold, in nats per response, > 0.
         horizon: responses over which the coefficient may change by about a fifth, > 0.
     """
 
@@ -88,11 +87,11 @@ class AdaptiveKL(FixedKL):
 
 
 class TargetKL(FixedKL):
-    """The coefficient is doubled while the KL is above 1.5 times the target, and halved while it is below target / 1.5.
+    """Doubles the coefficient while the KL is above 1.5 * target, halves it while the KL is below target / 1.5.
 
     Args:
         coef: the coefficient at the start, > 0.
-        target: KL to hold, in the unit of the KL that `update` is told, > 0.
+        target: KL to hold, in the unit of the KL passed to `update`, > 0.
     """
 
     def __init__(self, coef: float, target: float) -> None:
@@ -107,11 +106,11 @@ class TargetKL(FixedKL):
 
 
 class LinearKL(FixedKL):
-    """The coefficient goes on a straight line from one value to another, and stays there.
+    """Moves the coefficient linearly from one value to another, then keeps it.
 
     Args:
-        coef: the coefficient at the start. end: the one at the end.
-        horizon: responses after which the end is reached, > 0.
+        coef: the coefficient at the start. end: at the end.
+        horizon: responses until the end is reached, > 0.
     """
 
     def __init__(self, coef: float, end: float, horizon: float) -> None:
@@ -136,10 +135,10 @@ def kl_controller(kind: KLControl, coef: float, *, target: float, horizon: float
 
     Args:
         kind: fixed, adaptive (`AdaptiveKL`), linear (`LinearKL`) or target (`TargetKL`).
-        coef, target, horizon, end: see the classes; each uses those that it has.
+        coef, target, horizon, end: see the classes; each uses the ones it takes.
 
     Raises:
-        ValueError: no such controller.
+        ValueError: unknown controller.
     """
     if kind == "fixed":
         return FixedKL(coef)

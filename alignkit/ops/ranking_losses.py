@@ -4,14 +4,14 @@ Bradley-Terry over pairs: arXiv:2203.02155 (InstructGPT), eq. 1; its margin: arX
 arXiv:2312.09244, eq. 2. InfoNCE: arXiv:1807.03748. Plackett-Luce: Plackett 1975, J. R. Stat. Soc. C 24(2).
 
 Deliberate choices:
- - A group's pairs are averaged before groups are, as in InstructGPT: one prompt counts once whatever its K. Over pairs
-   (K = 2), or over rankings of one K without ties, this equals the mean over all pairs.
- - Ties say nothing about each other. A group without an ordered pair has loss 0; `with_ordered_pairs` drops it before
+ - Pairs are averaged within a group, then over groups, as in InstructGPT: a prompt counts once whatever its K. If all
+   rankings have the same K and no ties (pairs, for instance), this equals the mean over all pairs.
+ - Tied responses are not compared. A group without an ordered pair has loss 0; `with_ordered_pairs` drops it before
    training, so that it does not dilute the mean.
  - InfoNCE with several best: the mean over them, each against the responses ranked strictly lower.
- - Plackett-Luce with ties: Efron's approximation (1977, J. Am. Stat. Assoc. 72, 557-565) to the sum over the orders in
-   which tied responses could stand, times their number d!, so that a perfect fit has loss 0. For the last rank that sum
-   is exactly 1, so it adds no factor: a partial ranking puts all its unranked responses there.
+ - Plackett-Luce with ties: Efron's approximation (1977, J. Am. Stat. Assoc. 72, 557-565) to the sum over all orders of
+   the tied responses, times the number d! of these orders, so that a perfect fit has loss 0. For the last rank that sum
+   is exactly 1 and adds no factor: a partial ranking puts all its unranked responses there.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Rankings:
 
     @classmethod
     def of_batch(cls, batch: GroupBatch) -> Rankings:
-        """The pairs of a batch. Raises ValueError where it has no ranks."""
+        """The pairs of a batch. Raises ValueError if it has no ranks."""
         if batch.ranks is None:
-            raise ValueError("a ranking loss needs ranks: some group has none")
+            raise ValueError("a ranking loss needs ranks, and some groups have none")
         return cls.of(batch.group_index, batch.ranks, batch.num_groups)
 
     @property
@@ -74,12 +74,12 @@ class Rankings:
         return torch.bincount(self.group_index[self.better], minlength=self.num_groups)
 
     def mean_by_group(self, of_pairs: Tensor) -> Tensor:
-        """[Q] -> [G]: the mean over each group's pairs, 0 where it has none."""
+        """[Q] -> [G]: the mean over each group's pairs, 0 if it has none."""
         return _sum_by(of_pairs, self.group_index[self.better], self.num_groups) / self.pairs_per_group.clamp(min=1)
 
     @property
     def beaten(self) -> Tensor:
-        """[S] bool: some response of its group is better; False for the best."""
+        """[S] bool: whether a response of the group is better; False for the best."""
         return torch.zeros_like(self.group_index, dtype=torch.bool).index_fill(0, self.worse, True)
 
     def mean_over_best(self, of_responses: Tensor) -> Tensor:
@@ -88,12 +88,12 @@ class Rankings:
 
 
 def ranks_of_scores(scores: Tensor, group_index: Tensor, num_groups: int) -> Tensor:
-    """[S] -> [S]: how many of its group score strictly higher, so that 0 is best and equal scores share a rank."""
+    """[S] -> [S]: how many responses of the group score strictly higher: 0 is best, equal scores share a rank."""
     return torch.bincount(Rankings.of(group_index, -scores, num_groups).worse, minlength=len(scores))
 
 
 def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
-    """The batch without the groups that order no two different responses; cutting at a limit can make two the same."""
+    """Drops groups that order no two different responses; cutting at a length limit can make two the same."""
     rankings = Rankings.of_batch(batch)
     known: dict[tuple[int, ...], int] = {}
     tokens = torch.split(batch.response_ids, batch.lengths.tolist())
@@ -104,7 +104,7 @@ def with_ordered_pairs(batch: GroupBatch) -> GroupBatch:
 
 
 def pair_accuracy(scores: Tensor, rankings: Rankings) -> Tensor:
-    """[S] -> [G]: share of each group's pairs that the scores order rightly; equal scores count one half."""
+    """[S] -> [G]: share of each group's pairs that the scores order correctly; equal scores count one half."""
     gaps = scores[rankings.better] - scores[rankings.worse]
     return rankings.mean_by_group((gaps.sign() + 1) / 2)
 
@@ -129,7 +129,7 @@ def bradley_terry(
 
     Args:
         scores: [S] the reward model's.
-        margins: [Q] by how much the better one shall lead.
+        margins: [Q] by how much the better response should lead.
         label_smoothing: probability that an annotator's order is flipped, 0 to 0.5.
         center_coef: coefficient of the mean of (better + worse)^2, which holds scores around zero.
     """
@@ -141,17 +141,17 @@ def bradley_terry(
 def infonce(scores: Tensor, rankings: Rankings, *, temperature: float = 1.0) -> Tensor:
     """[S] -> [G]: -log of the softmax probability (of scores / temperature) of the best against the rest.
 
-    With K = 2 and temperature 1 it equals Bradley-Terry. Several best: see the module's docstring.
+    Equals Bradley-Terry for K = 2 and temperature 1. Several best: see the module docstring.
     """
     logits = scores / temperature
     return rankings.mean_over_best(-logsigmoid(logits - _logsumexp_of_worse(logits, rankings)))
 
 
 def plackett_luce(scores: Tensor, rankings: Rankings) -> Tensor:
-    """[S] -> [G]: -log probability of each group's ranking, full, partial or tied; with K = 2 Bradley-Terry.
+    """[S] -> [G]: -log probability of each group's ranking, full, partial or tied. For K = 2 it is Bradley-Terry.
 
-    A response among d tied ones, m of them before it, has the factor exp(s) / (mean over the tied of exp(s) + sum over
-    the worse of exp(s) / (d - m)): the order within a tie does not matter. See the module's docstring.
+    A response among d tied ones, with m of them before it, has the factor exp(s) / (mean over the tied of exp(s) + sum
+    over the worse of exp(s) / (d - m)): the order within a tie does not matter. See the module docstring.
     """
     left, right = rankings.left[rankings.tied], rankings.right[rankings.tied]
     tied = _sum_by(torch.ones_like(scores[left]), left, len(scores))
@@ -164,10 +164,10 @@ def plackett_luce(scores: Tensor, rankings: Rankings) -> Tensor:
 
 
 def reverse_kl_to_best(scores: Tensor, rankings: Rankings, label_smoothing: float) -> Tensor:
-    """[S] -> [G]: KL(q || p), with q the softmax of a group's scores, and p giving 1 - label_smoothing to the best in
-    equal parts and label_smoothing (0 to 1, neither) to the others.
+    """[S] -> [G]: KL(q || p), where q is the softmax of a group's scores, and p shares 1 - label_smoothing equally
+    among the best and label_smoothing (above 0, below 1) equally among the others.
 
-    Source: arXiv:2402.00856, eq. 16, where there is one best and one other.
+    Source: arXiv:2402.00856, eq. 16, for one best and one other.
     """
     index, beaten = rankings.group_index, rankings.beaten
     log_q = scores - _logsumexp_by(scores, index, rankings.num_groups)[index]
@@ -180,20 +180,20 @@ def reverse_kl_to_best(scores: Tensor, rankings: Rankings, label_smoothing: floa
 def nca(scores: Tensor, rankings: Rankings) -> Tensor:
     """[S] -> [G]: -log sigmoid(score) of the best, less the mean over all of log sigmoid(-score).
 
-    Source: arXiv:2402.05369, the NCA loss with all weight on the best; several best share it.
+    Source: arXiv:2402.05369, the NCA loss with all weight on the best; several best share the weight.
     """
     everyone = torch.ones_like(rankings.beaten)
     return -rankings.mean_over_best(logsigmoid(scores)) - _mean_where(everyone, logsigmoid(-scores), rankings)
 
 
 def log_odds(logprobs: Tensor) -> Tensor:
-    """[S] -> [S]: log(p / (1 - p)) of p = exp(logprobs), which is held under 1 by a hair so that odds stay finite."""
+    """[S] -> [S]: log(p / (1 - p)) of p = exp(logprobs), clamped just below 1 so that the odds stay finite."""
     held = logprobs.clamp(max=-torch.finfo(logprobs.dtype).eps)
     return held - (-held.expm1()).log()
 
 
 def _mean_where(chosen: Tensor, x: Tensor, rankings: Rankings) -> Tensor:
-    """[S] -> [G]: the mean over those of each group where `chosen` [S] is True."""
+    """[S] -> [G]: each group's mean over the responses where `chosen` [S] is True."""
     total = _sum_by(x.masked_fill(~chosen, 0), rankings.group_index, rankings.num_groups)
     return total / _sum_by(chosen.to(x.dtype), rankings.group_index, rankings.num_groups)
 
@@ -203,11 +203,11 @@ def _sum_by(x: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def _logsumexp_by(x: Tensor, index: Tensor, size: int) -> Tensor:
-    """[size] log of the sum of exp(x) at each index, minus infinity where there is none."""
+    """[size] log of the sum of exp(x) at each index, minus infinity if there is none."""
     top = x.new_full((size,), -torch.inf).scatter_reduce(0, index, x.detach(), "amax")
     return _sum_by((x - top[index]).exp(), index, size).log() + top
 
 
 def _logsumexp_of_worse(scores: Tensor, rankings: Rankings) -> Tensor:
-    """[S] -> [S]: over the responses that each one beats, minus infinity where it beats none."""
+    """[S] -> [S]: over the responses that each one beats, minus infinity if it beats none."""
     return _logsumexp_by(scores[rankings.worse], rankings.better, len(scores))

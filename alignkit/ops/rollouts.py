@@ -1,4 +1,4 @@
-"""Choosing among the rollouts of a prompt, and the figures of a batch of them."""
+"""Selection among the rollouts of a prompt, and the figures of a batch of rollouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def highest_of_groups(scores: Tensor, group_index: Tensor, count: int = 1) -> Tensor:
-    """[S] bool: the `count` highest scores of each group; of equal ones those that come first.
+    """[S] bool: the `count` highest scores of each group; among equal scores the first ones.
 
     Args:
         scores: [S]. group_index: [S], ascending.
@@ -31,14 +31,14 @@ def highest_of_groups(scores: Tensor, group_index: Tensor, count: int = 1) -> Te
 def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:
     """(figures of a scored batch with `logprobs`, its number of responses), over all processes.
 
-    The KL, where the batch has `ref_logprobs`, is the mean sampled log-ratio in nats a response, the entropy the mean
-    of -logprobs in nats a token.
+    KL (if the batch has `ref_logprobs`): the mean sampled log-ratio in nats per response. Entropy: the mean of
+    -logprobs in nats per token.
 
     Raises:
         ValueError: the batch has no rewards or logprobs.
     """
     if batch.rewards is None or batch.logprobs is None:
-        raise ValueError("a batch is scored and has logprobs before its figures are taken")
+        raise ValueError("rollout figures need rewards and logprobs: score the batch and add its logprobs first")
     reference = batch.logprobs if batch.ref_logprobs is None else batch.ref_logprobs
     sums = torch.stack(
         [(batch.logprobs - reference).sum(), batch.logprobs.sum(), batch.finished.to(batch.logprobs.dtype).sum()]

@@ -1,4 +1,4 @@
-"""Losses of policy gradients and critics, one figure a token; the caller takes the mean.
+"""Losses of policy gradients and critics, per token; the caller takes the mean.
 
 Clipping: Schulman et al., arXiv:1707.06347, with a higher upper end as in Yu et al., arXiv:2503.14476, and a bound on
 the loss of bad responses as in Ye et al., arXiv:1912.09729. Truncated importance weights: Chen et al., arXiv:2506.13585
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def pooled_log_ratio(log_ratio: Tensor, batch: GroupBatch, level: RatioLevel) -> Tensor:
-    """[R] -> [R]: each token's own log-ratio, or that of its whole response: the sum over its tokens, or their mean.
+    """[R] -> [R]: the log-ratio of each token, or the sum or mean over the tokens of its response.
 
     Raises:
-        ValueError: no such level.
+        ValueError: unknown level.
     """
     if level == "token":
         return log_ratio
@@ -49,8 +49,8 @@ def clipped_policy_loss(
 
     Args:
         log_ratio: [R] log-probability under the policy minus that under the policy that sampled.
-        advantages: [R]. clip_range: > 0. clip_range_high: > 0, or None for clip_range.
-        dual_clip: > 1, or 0 for none.
+        advantages: [R]. clip_range: > 0. clip_range_high: > 0; None means clip_range.
+        dual_clip: > 1; 0 means none.
 
     Returns:
         [R]
@@ -64,7 +64,7 @@ def clipped_policy_loss(
 
 
 def truncated_policy_loss(log_ratio: Tensor, advantages: Tensor, logprobs: Tensor, cap: float) -> Tensor:
-    """-A * min(ratio, cap) * logprobs, where the weight min(ratio, cap) is a constant: every token keeps a gradient.
+    """-A * min(ratio, cap) * logprobs, with min(ratio, cap) a constant weight: every token keeps a gradient.
 
     Args:
         log_ratio, advantages, logprobs: [R]. cap: > 0.
@@ -76,12 +76,12 @@ def truncated_policy_loss(log_ratio: Tensor, advantages: Tensor, logprobs: Tenso
 
 
 def off_policy_mask(log_ratio: Tensor, advantages: Tensor, batch: GroupBatch, limit: float) -> Tensor:
-    """[R] False for bad tokens (A < 0) of responses that the policy has moved away from by more than `limit`.
+    """[R] False for bad tokens (A < 0) of responses that the policy moved away from by more than `limit`.
 
-    How far is the mean over a response's tokens of -log_ratio. Source: DeepSeek-AI, arXiv:2512.02556, equation 9.
+    The distance is the mean of -log_ratio over a response's tokens. Source: DeepSeek-AI, arXiv:2512.02556, equation 9.
 
     Args:
-        log_ratio, advantages: [R]. limit: nats a token.
+        log_ratio, advantages: [R]. limit: in nats per token.
     """
     return (advantages >= 0) | (-pooled_log_ratio(log_ratio.detach(), batch, "sequence-mean") <= limit)
 
@@ -91,7 +91,7 @@ def aggregate(batch: GroupBatch, x: Tensor, how: Aggregation, loss_length: float
     responses of the mean over their tokens; `sum` the mean over responses of their sum, divided by `loss_length`.
 
     Raises:
-        ValueError: no such way.
+        ValueError: unknown aggregation.
     """
     if how == "token":
         return batch.token_mean(x)
@@ -103,7 +103,7 @@ def aggregate(batch: GroupBatch, x: Tensor, how: Aggregation, loss_length: float
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """Half the larger of the squared errors of the value and of the value held within `clip_range` of the old one.
+    """Half the larger of two squared errors: of the value, and of the value clipped to `clip_range` around the old one.
 
     Args:
         values, old_values, returns: [R]. clip_range: in units of the return; 0 does not clip.

@@ -1,4 +1,4 @@
-"""What is known about labels: single verdicts, agreement, fitted rankings, near-duplicates. Free of torch."""
+"""Tools for preference labels: annotations, agreement, fitted rankings, near-duplicates. Imports no torch."""
 
 from alignkit.lazy import public_names
 

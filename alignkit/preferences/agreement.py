@@ -1,4 +1,4 @@
-"""How far annotators agree: raw agreement, Cohen's kappa, Krippendorff's alpha, intervals. Pure and free of torch.
+"""Agreement of annotators: raw agreement, Cohen's kappa, Krippendorff's alpha, intervals. Imports no torch.
 
 - Cohen (1960), A coefficient of agreement for nominal scales.
 - Krippendorff (2011), Computing Krippendorff's alpha-reliability: nominal data with missing values.
@@ -20,7 +20,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share of `n` cases with its 95% Wilson interval; `value` is None where there are no cases."""
+    """A share of `n` cases with its 95% Wilson interval; `value` is None without cases."""
 
     hits: float
     n: int
@@ -31,7 +31,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """(low, high); all of [0, 1] without cases."""
+        """(low, high); (0, 1) without cases."""
         if not self.n:
             return 0.0, 1.0
         share, spread = self.hits / self.n, Z95**2 / self.n
@@ -49,12 +49,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Two annotators on the `n` cases that both judged.
+    """Agreement of two annotators on the `n` cases that both judged.
 
     Attributes:
         observed: share of cases with the same verdict.
-        kappa: (observed - expected) / (1 - expected), with what their own frequencies make them agree on by chance;
-            None where chance alone makes them agree always.
+        kappa: (observed - expected) / (1 - expected), where `expected` is the chance agreement at their frequencies;
+            None if that is 1.
     """
 
     n: int
@@ -67,7 +67,7 @@ class Agreement:
 
 
 def raw_agreement(pairs: Iterable[tuple[Hashable, Hashable]]) -> Agreement | None:
-    """Agreement of the verdicts of two annotators on the same cases; None without cases."""
+    """Agreement of two annotators' verdicts on the same cases; None without cases."""
     both = list(pairs)
     if not both:
         return None
@@ -79,14 +79,13 @@ def raw_agreement(pairs: Iterable[tuple[Hashable, Hashable]]) -> Agreement | Non
 
 
 def krippendorff_alpha(units: Iterable[Iterable[Hashable | None]]) -> float | None:
-    """Krippendorff's alpha of nominal values: 1 for full agreement, 0 for what chance gives.
+    """Krippendorff's alpha of nominal values: 1 is full agreement, 0 is chance.
 
     Args:
-        units: the values of each unit by any annotators, None where one is missing. Units with fewer than two values
-            say nothing and are left out.
+        units: the annotators' values for each unit, None if missing. Units with fewer than two values are skipped.
 
     Returns:
-        1 - observed / expected disagreement; None where no unit has two values, or all values are the same.
+        1 - observed / expected disagreement; None if no unit has two values, or all values are the same.
     """
     disagreement = 0.0
     totals: Counter[Hashable] = Counter()
@@ -103,7 +102,7 @@ def krippendorff_alpha(units: Iterable[Iterable[Hashable | None]]) -> float | No
 
 
 def most_frequent(values: Iterable[int | None]) -> int | None:
-    """The one verdict that occurs more often than any other; None where there is none or two share the first place."""
+    """The most frequent verdict; None if there is none, or a tie."""
     ranked = Counter(value for value in values if value is not None).most_common(2)
     if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
         return None

@@ -1,8 +1,8 @@
-"""Who said what about a group: the verdicts behind its ranks, kept in `meta["annotations"]`. Free of torch.
+"""Annotations: the verdicts behind a group's ranks, stored in `meta["annotations"]`. Imports no torch.
 
-A group's ranks are what is trained on. Where they come from several annotators, from both orders of a judge or from a
-mixture of AI and people, each single verdict stays on the record, so that agreement and bias can be measured later
-(`alignkit preferences report`). docs/data.md describes the field.
+Training uses a group's ranks. If they come from several annotators, from both orders of a judge or from AI and people,
+the record keeps each verdict, so that agreement and bias can be measured later (`alignkit preferences report`).
+docs/data.md describes the field.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 Kind = Literal["human", "ai", ""]
 TIE, FIRST, SECOND = 0, 1, 2
 RANKS_OF_VERDICT: dict[int, tuple[int, int]] = {TIE: (0, 0), FIRST: (0, 1), SECOND: (1, 0)}
-"""Ranks of a pair by verdict: 0 tie, 1 the first is better, 2 the second."""
+"""Verdict -> ranks of a pair: 0 tie, 1 the first is better, 2 the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One judgement of a group by one annotator. A judge that sees both orders leaves two.
+    """One annotator's judgement of a group. A judge that sees both orders gives two.
 
     Attributes:
-        annotator: a name, the same on every record.
-        ranks: one integer a response in the order in which the record holds them, 0 is the best, ties share a rank;
-            None where the annotator abstained.
-        kind: "human", "ai", or "" where it isn't known.
-        order: indices of the responses in the order in which they were shown; None where it isn't known.
-        seconds: how long it took.
-        reason: why, or why not, in the annotator's words.
+        annotator: its name, the same on every record.
+        ranks: one integer per response, in the record's order; 0 is best, ties share a rank. None if the annotator
+            abstained.
+        kind: "human", "ai", or "" if unknown.
+        order: indices of the responses in the order shown; None if unknown.
+        seconds: time taken.
+        reason: for the verdict or abstention, in the annotator's words.
     """
 
     annotator: str
@@ -46,21 +46,22 @@ class Annotation:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ValueError(f"an annotation's kind is 'human', 'ai' or '', found {self.kind!r}")
+            raise ValueError(f"an annotation's kind must be 'human', 'ai' or '', found {self.kind!r}")
         if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
-            raise ValueError(f"an annotation's ranks are integers from 0 (best), found {list(self.ranks)}")
+            raise ValueError(f"an annotation's ranks must be integers from 0 (best), found {list(self.ranks)}")
         if self.order is not None and sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(f"an annotation's order names each response once, found {list(self.order)}")
+            raise ValueError(f"an annotation's order must list each response once, found {list(self.order)}")
 
     def verdict(self, first: int, second: int) -> int | None:
-        """On two responses by index: 0 tie, 1 `first` is better, 2 `second`; None where the annotator abstained."""
+        """The verdict on two responses, by index: 0 tie, 1 `first` is better, 2 `second`; None if the annotator
+        abstained."""
         if self.ranks is None:
             return None
         a, b = self.ranks[first], self.ranks[second]
         return TIE if a == b else FIRST if a < b else SECOND
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON types; what isn't known is left out, but an abstention's null stays."""
+        """The record as JSON types, without unknown fields; an abstention has null ranks."""
         record: dict[str, Any] = {"annotator": self.annotator, "ranks": list(self.ranks) if self.ranks else None}
         if self.kind:
             record["kind"] = self.kind
@@ -74,7 +75,7 @@ class Annotation:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Annotation:
-        """The annotation of a JSON record. Raises ValueError, KeyError or TypeError where it is none."""
+        """The annotation of a JSON record. Raises ValueError, KeyError or TypeError if it is not one."""
         ranks, order, seconds = record["ranks"], record.get("order"), record.get("seconds")
         return cls(
             annotator=str(record["annotator"]),
@@ -87,10 +88,10 @@ class Annotation:
 
 
 def annotations_of(group: Group) -> list[Annotation]:
-    """The single verdicts behind a group; one under its source's name where only its ranks are known.
+    """The annotations of a group; if it has only ranks, one annotation in its source's name.
 
     Raises:
-        ValueError: the field holds something else, or not one rank a response.
+        ValueError: the field holds something else, or not one rank per response.
     """
     listed = group.meta.get(FIELD)
     if listed is None:
@@ -99,7 +100,7 @@ def annotations_of(group: Group) -> list[Annotation]:
         found = [Annotation.from_json(record) for record in listed]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"meta.{FIELD} is no list of {{annotator, ranks}} ({type(error).__name__}: {error})"
+            f"meta.{FIELD} is not a list of {{annotator, ranks}} ({type(error).__name__}: {error})"
         ) from error
     for annotation in found:
         for name, values in (("ranks", annotation.ranks), ("order", annotation.order)):
@@ -109,5 +110,5 @@ def annotations_of(group: Group) -> list[Annotation]:
 
 
 def with_annotations(group: Group, annotations: Iterable[Annotation]) -> Group:
-    """The group with these verdicts in place of those it had."""
+    """The group with its annotations replaced by these."""
     return replace(group, meta={**group.meta, FIELD: [annotation.to_json() for annotation in annotations]})

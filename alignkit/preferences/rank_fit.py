@@ -1,9 +1,9 @@
-"""One ranking from comparisons of K responses: a Bradley-Terry fit, and contradictions.
+"""A ranking of K responses from comparisons: a Bradley-Terry fit, and contradictions.
 
-The fit takes the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, section 2). What is
-different: a tie counts as half a win for each side, and a small prior (a rival of strength 1 against which everybody
-wins and loses `prior` times, the gamma prior of Caron and Doucet 2012, arXiv:1011.1761, in effect) keeps strengths
-finite where somebody wins or loses everything. Free of torch.
+The fit uses the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, section 2). Deliberately
+different: a tie is half a win for each side, and a small prior (a rival of strength 1 against which every response wins
+and loses `prior` times, in effect the gamma prior of Caron and Doucet 2012, arXiv:1011.1761) keeps the strengths finite
+if a response wins or loses every comparison. Imports no torch.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ TOLERANCE = 1e-9
 SAME_STRENGTH = 1e-6
 """Log-strengths this close share a rank."""
 SHARE_OF_FIRST = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
-"""How much of a comparison the first of two won, by verdict."""
+"""Verdict -> share of the comparison that the first response won."""
 
 
 def wins_of(verdicts: Iterable[tuple[int, int, float]], count: int) -> Floats:
     """[K, K] wins of row over column.
 
     Args:
-        verdicts: (i, j, share): how much of this comparison response i won, 1, 0, or 0.5 for a tie.
+        verdicts: (i, j, share), where share is 1 if response i won, 0 if it lost, 0.5 for a tie.
 
     Raises:
-        ValueError: a verdict is not on two of the K responses, or its share is not between 0 and 1.
+        ValueError: a verdict is not on two of the K responses, or its share is not in [0, 1].
     """
     wins = np.zeros((count, count))
     for first, second, share in verdicts:
         if first == second or not (0 <= first < count and 0 <= second < count) or not 0 <= share <= 1:
-            raise ValueError(f"({first}, {second}, {share}) is no comparison of two of {count} responses")
+            raise ValueError(f"({first}, {second}, {share}) is not a comparison of two of {count} responses")
         wins[first, second] += share
         wins[second, first] += 1 - share
     return wins
 
 
 def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
-    """[K] log-strengths with mean 0 that make these wins likeliest, P(i beats j) = sigmoid(s_i - s_j).
+    """[K] log-strengths with mean 0 that maximise the likelihood of the wins, P(i beats j) = sigmoid(s_i - s_j).
 
     Args:
-        wins: [K, K] as `wins_of` gives them.
-        prior: wins and losses of everybody against a rival of log-strength 0; more than 0, or all must be connected by
-            wins both ways.
+        wins: [K, K], from `wins_of`.
+        prior: wins and losses of each response against a rival of log-strength 0; above 0, unless wins connect all
+            responses both ways.
     """
     games = wins + wins.T
     won = wins.sum(axis=1) + prior
@@ -74,7 +74,7 @@ def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
 
 
 def ranks_of(strengths: Floats) -> tuple[int, ...]:
-    """Ranks from 0, the best; a response within SAME_STRENGTH of the one before it in the order ties with it."""
+    """Ranks from 0 (best); a response within SAME_STRENGTH of the one ranked before it ties with it."""
     order = np.argsort(-strengths, kind="stable")
     ranks = [0] * len(strengths)
     for place, (before, index) in enumerate(pairwise(order), start=1):
@@ -83,7 +83,7 @@ def ranks_of(strengths: Floats) -> tuple[int, ...]:
 
 
 def voted_ranks(annotations: Iterable[Annotation], count: int) -> tuple[int, ...] | None:
-    """Ranks of a Bradley-Terry fit to what all annotators said of every two of K responses; None if all abstained."""
+    """Ranks of a Bradley-Terry fit to all annotators' verdicts on pairs of K responses; None if all abstained."""
     wins = wins_of(
         (
             (i, j, SHARE_OF_FIRST[verdict])
@@ -97,7 +97,7 @@ def voted_ranks(annotations: Iterable[Annotation], count: int) -> tuple[int, ...
 
 
 def compared_together(wins: Floats) -> list[list[int]]:
-    """The responses in sets that comparisons connect, the largest first: no ranking holds between two sets."""
+    """The sets of responses that comparisons connect, largest first; no ranking holds across sets."""
     linked = (wins + wins.T) > 0
     left = set(range(len(wins)))
     found = []
@@ -115,8 +115,8 @@ def compared_together(wins: Floats) -> list[list[int]]:
 
 
 def intransitive_cycles(wins: Floats) -> list[tuple[int, ...]]:
-    """Circles of strict majorities, i beats j beats ... beats i: a shortest one through each member of a circle, once
-    each, from its lowest index on. None means that some ranking agrees with every majority."""
+    """Cycles of strict majorities (i beats j beats ... beats i): a shortest one through each member, without repeats,
+    each from its lowest index. If there are none, some ranking agrees with every majority."""
     beats = wins > wins.T
     found = {cycle for start in range(len(wins)) if (cycle := _shortest_cycle(beats, start))}
     return sorted(found, key=lambda cycle: (len(cycle), cycle))

@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 def ranked_by_scores(groups: Sequence[Group], rows: Sequence[Sequence[float | None]], *, source: str) -> list[Group]:
-    """The groups with scores and the ranks that follow; those without two different scores are left out, and counted.
+    """The groups with scores and ranks; drops groups without two different scores, and logs how many.
 
     Args:
-        rows: a score for each response of each group; None for an abstention.
-        source: what the records say of who ranked them.
+        rows: a score per response of each group; None for an abstention.
+        source: the groups' new `source`.
     """
     ranked = [
         replace(group, scores=tuple(scores), source=source).ranked_by_scores()
@@ -28,5 +28,5 @@ def ranked_by_scores(groups: Sequence[Group], rows: Sequence[Sequence[float | No
     ]
     if len(ranked) < len(groups):
         dropped = len(groups) - len(ranked)
-        logger.warning("%d of %d prompts left out: all their responses score the same", dropped, len(groups))
+        logger.warning("%d of %d prompts dropped: all their responses score the same", dropped, len(groups))
     return ranked

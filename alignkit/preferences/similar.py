@@ -1,7 +1,7 @@
-"""Texts that say nearly the same: equal but for case, space and punctuation, or alike in their runs of words.
+"""Near-duplicate texts: equal except for case, space and punctuation, or similar in their runs of words.
 
-Free of torch. The likeness of two texts is the Jaccard index of their sets of word runs (Broder 1997, On the
-resemblance and containment of documents), computed exactly.
+The likeness of two texts is the exact Jaccard index of their sets of word runs (Broder 1997, On the resemblance and
+containment of documents). Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RUN = 3
-"""Words in a run; a shorter text is one run."""
+"""Words per run; a shorter text is one run."""
 NEAR = 0.8
-"""Likeness from which two texts count as nearly the same."""
+"""Likeness from which two texts are near-duplicates."""
 COMMON = 200
-"""A run in more texts than this belongs to a template, and finds no candidates."""
+"""A run in more texts than this is taken for a template and ignored in searches."""
 
 
 def normalized(text: str) -> str:
-    """The words in lower case, without punctuation; a text without words as it is."""
+    """The words in lower case, without punctuation; a text without words is only stripped."""
     words = re.findall(r"\w+", text.casefold())
     return " ".join(words) if words else text.strip()
 
@@ -40,7 +40,7 @@ def likeness(one: str, other: str) -> float:
 
 
 def distinct(texts: Iterable[str], near: float = NEAR) -> list[int]:
-    """Indices of the texts that are like none of those kept before them."""
+    """Indices of the texts to keep: those that are no near-duplicate of a text kept before."""
     kept: list[tuple[int, str]] = []
     for index, text in enumerate(texts):
         if not any(likeness(text, before) >= near for _, before in kept):
@@ -49,7 +49,7 @@ def distinct(texts: Iterable[str], near: float = NEAR) -> list[int]:
 
 
 class SimilarTexts:
-    """Texts that others are looked up in."""
+    """An index of texts, to look up similar ones."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = {normalized(text) for text in texts}
@@ -59,7 +59,7 @@ class SimilarTexts:
                 self._having[run].append(text)
 
     def match(self, text: str) -> float:
-        """Likeness of the most similar text, 1.0 for an equal one; 0.0 where none is as near as NEAR."""
+        """Likeness of the most similar text, 1.0 if equal; 0.0 if below NEAR."""
         if normalized(text) in self._texts:
             return 1.0
         mine = runs(text)

@@ -1,1 +1,1 @@
-"""Private: from a file and flags to a checked recipe."""
+"""Private: turns a file and flags into a checked recipe."""

@@ -1,4 +1,4 @@
-"""Options of plugins for people: what `plugins show` and the docs are generated from. Free of torch."""
+"""Describes the options of plugins, for `plugins show` and the docs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FIRST, OWN = "What matters first", "Its own"
-"""Headings of the options to look at first, and of those that no group defines."""
+"""Headings of the options to show first, and of those that the plugin itself defines."""
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -29,11 +29,11 @@ class OptionHelp:
     """One option.
 
     Attributes:
-        key: below the table.
-        type: with the range.
-        default: as TOML writes it.
-        group: heading of the group that it is of; empty for the plugin's own.
-        matters: whether it is one to look at first.
+        key: dotted, inside the table.
+        type: with its range.
+        default: as TOML.
+        group: heading of its group; empty for the plugin's own options.
+        matters: whether to show it first.
     """
 
     key: str
@@ -46,7 +46,7 @@ class OptionHelp:
 
 @dataclass(frozen=True)
 class PluginText:
-    """What an options class says of its plugin: the docstring's first paragraph, what follows it, and its sections."""
+    """The docstring of an options class: its first paragraph, the other ones, and its sections."""
 
     summary: str
     more: str
@@ -69,7 +69,7 @@ def first_line(config: type[Any]) -> str:
 
 
 def plugin_text(config: type[Any]) -> PluginText:
-    """The parts of an options class's own docstring; empty where it has none."""
+    """The parts of an options class's own docstring; empty if it has none."""
     sections: dict[str, list[str]] = {}
     paragraphs: list[list[str]] = [[]]
     target = paragraphs[0]
@@ -89,15 +89,15 @@ def plugin_text(config: type[Any]) -> PluginText:
 
 
 def describe(config: type[Any]) -> list[OptionHelp]:
-    """The options of a class group by group, its own before those that it is composed of; nested ones as `lora.r`."""
+    """The options of a class by group, its own first; nested ones as `lora.r`."""
     rows = [row for group in groups_of(config) for row in _rows(config, group)]
     return [dataclasses.replace(row, matters=row.key in config.matters) for row in rows]
 
 
 def sections(config: type[Any]) -> dict[str, list[OptionHelp]]:
-    """Heading -> options, each once: those to look at first, the plugin's own, then group by group.
+    """Heading -> options, each once: those that matter, the plugin's own, then the groups.
 
-    One heading alone says nothing, and is empty.
+    A single heading is left empty.
     """
     options = {option.key: option for option in describe(config)}
     found: dict[str, list[OptionHelp]] = {}
@@ -107,7 +107,7 @@ def sections(config: type[Any]) -> dict[str, list[OptionHelp]]:
 
 
 def groups_of(config: type[Any]) -> list[type[Any]]:
-    """The classes that options of a class are first defined in, in the order of its bases."""
+    """The classes that first define the options of a class, in the order of its bases."""
     return [base for base in config.__mro__ if base in _owners(config).values()]
 
 
@@ -123,7 +123,7 @@ def _owners(config: type[Any]) -> dict[str, type[Any]]:
 
 
 def _rows(config: type[Any], group: type[Any]) -> Iterator[OptionHelp]:
-    """The options of a group as a class has them: with its defaults, and what it says of them."""
+    """The options of a group, with the defaults and docstrings of a class that includes it."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     hints, docs, owners = get_type_hints(config, include_extras=True), field_docs(config), _owners(config)
     title = "" if group is config else heading(group)
@@ -138,7 +138,7 @@ def _rows(config: type[Any], group: type[Any]) -> Iterator[OptionHelp]:
 
 
 def field_docs(config: type[Any]) -> dict[str, str]:
-    """Field -> the docstring under it, in one line, of this class and those that it derives from."""
+    """Field -> the docstring under it, in one line; inherited fields included."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
         if dataclasses.is_dataclass(base):
@@ -157,7 +157,7 @@ def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
 
 
 def type_text(hint: Any) -> str:
-    """A type as users know it: `float >= 0`, `"linear" | "cosine"`, `list of str`."""
+    """A type as users read it: `float >= 0`, `"linear" | "cosine"`, `list of str`."""
     if get_origin(hint) is Annotated:
         inner, *constraints = get_args(hint)
         return " ".join([type_text(inner), *filter(None, map(_range, constraints))])

@@ -1,4 +1,4 @@
-"""Functions that a recipe names as `module:function`. Free of torch; the module itself may import what it likes."""
+"""Functions that a recipe names as `module:function`. Imports no torch, though the named module may."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 def load_function(name: str, *, where: str = "function") -> Callable[..., Any]:
-    """The callable behind `module:function` (`package.module:Class.method` too); a class counts as one.
+    """Imports the callable `module:function` (also `package.module:Class.method`, or a class).
 
-    The current directory is searched first, as `python -m` does.
+    Searches the current directory first, like `python -m`.
 
     Args:
         name: the module's dotted name, a colon, and the name inside it.
-        where: the option that holds the name, for the error.
+        where: the option with the name, for errors.
 
     Raises:
-        InputError: the name has another form, the module is missing or fails to import, or holds no such callable.
+        InputError: the name has another form, the module is missing or fails to import, or has no such callable.
     """
     module_name, colon, attribute = name.partition(":")
     if not (colon and all(part.isidentifier() for part in (*module_name.split("."), *attribute.split(".")))):
         raise InputError(
-            f"{name!r} names no function", where=where, fix="write module:function, as in my_rewards:politeness"
+            f"{name!r} is not a function", where=where, fix="write module:function, as in my_rewards:politeness"
         )
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, folder)
@@ -40,13 +40,37 @@ def load_function(name: str, *, where: str = "function") -> Callable[..., Any]:
         found = getattr(found, part)
     if not callable(found):
         raise InputError(
-            f"{name} is {type(found).__name__}, not a function", where=where, fix="name a function of that module"
+            f"{name} is {type(found).__name__}, not a function", where=where, fix="name a function in that module"
         )
     return found  # type: ignore[no-any-return]
 
 
+def name_of_function(function: Callable[..., Any], *, where: str) -> str:
+    """The name `module:function` under which `load_function` finds this function.
+
+    Args:
+        where: the option that takes it, for errors.
+
+    Raises:
+        InputError: it can't be found by name, such as a lambda or a nested function.
+    """
+    shown = getattr(function, "__qualname__", type(function).__name__)
+    name = f"{function.__module__}:{shown}"
+    try:
+        found = load_function(name, where=where)
+    except InputError:
+        found = None
+    if found != function:
+        raise InputError(
+            f"a recipe can't name the function {shown}",
+            where=where,
+            fix="define it with `def` at the top level of a module, a script or a notebook",
+        )
+    return name
+
+
 def check_function(name: str, *, where: str = "function") -> None:
-    """Raises the InputError that `load_function` would; for `Config.check`."""
+    """Raises what `load_function` raises; for `Config.check`."""
     load_function(name, where=where)
 
 
@@ -58,13 +82,13 @@ def _import(module_name: str, where: str) -> Any:
         if module_name != missing and not module_name.startswith(f"{missing}."):
             raise InputError(f"{module_name} needs the module {missing!r}", where=where, fix="install it") from error
         raise InputError(
-            f"there is no module {missing!r}",
+            f"no module {missing!r}",
             where=where,
-            fix=f"put {missing}.py into the current directory or beside the recipe, or install it",
+            fix=f"put {missing}.py in the current directory or next to the recipe, or install it",
         ) from error
     except Exception as error:
         raise InputError(
             f"importing {module_name} failed: {type(error).__name__}: {error}",
             where=where,
-            fix=f'python -c "import {module_name}" shows where',
+            fix=f'run python -c "import {module_name}" to see where',
         ) from error

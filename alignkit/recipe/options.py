@@ -1,4 +1,4 @@
-"""Options of a recipe's tables that name no plugin: the run, candidates for labellers, the evaluation."""
+"""Options of the tables without a plugin: run, candidates and eval."""
 
 from __future__ import annotations
 
@@ -27,37 +27,36 @@ from alignkit.options import (
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Config):
-    """The recipe's table `run`: what concerns the run as a whole."""
+    """The table `run`: the run as a whole."""
 
     seed: Natural = 0
-    """Everything random follows from it."""
+    """Seed of everything random."""
     device: str = "auto"
     """Where models run: auto, cpu, cuda, cuda:1 or mps."""
     threads: Natural = 0
-    """CPU threads of torch; 0 leaves the number to torch."""
+    """CPU threads of torch; 0 lets torch choose."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts that is never trained on and that `eval` uses; chosen by a digest of the prompt."""
+    """Share of the prompts that is never trained on and that `eval` uses; selected by a hash of the prompt."""
     rounds: Count = 1
-    """Rounds of an algorithm that learns from recorded preferences. From the second on, the policy as it is then is
-    sampled on the prompts, the source of [reward] (or a [preferences] plugin that samples) ranks what it says, and the
-    algorithm goes on from there."""
+    """Rounds of an algorithm that learns from preferences. From the second on, each round samples the current policy,
+    has [reward] (or a [preferences] plugin that samples) rank the responses, and trains on."""
     round_samples: Annotated[int, Ge(2)] = 4
-    """Responses to each prompt that [reward] ranks in a round."""
+    """Responses per prompt that [reward] ranks in a round."""
     round_reference: Literal["kept", "moved"] = "kept"
-    """The reference of later rounds: the policy that alignment started from, or the one that the round starts from."""
+    """Reference of later rounds: the policy at the start of alignment (kept) or of the round (moved)."""
     cache: str = "auto"
-    """Folder of results that are kept from run to run (log-probabilities of references); empty keeps none. auto:
-    `alignkit` in $XDG_CACHE_HOME, or in ~/.cache."""
+    """Folder for results that later runs reuse (log-probabilities of references); empty turns it off. auto: `alignkit`
+    in $XDG_CACHE_HOME or ~/.cache."""
     metrics: tuple[MetricsSpec, ...] = ()
-    """Further receivers of the metrics, beside metrics.jsonl: `[{plugin = "name", option = value}]`."""
+    """Metric sinks, in addition to metrics.jsonl: `[{plugin = "name", option = value}]`."""
 
     def check(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
-            raise InputError(f"no device {self.device!r}", where="device", fix="auto, cpu, cuda, cuda:1 or mps")
+            raise InputError(f"no device {self.device!r}", where="device", fix="use auto, cpu, cuda, cuda:1 or mps")
 
     @property
     def cache_folder(self) -> Path | None:
-        """The folder that `cache` means."""
+        """The folder that `cache` stands for."""
         if self.cache != "auto":
             return Path(self.cache).expanduser() if self.cache else None
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit"
@@ -65,18 +64,18 @@ class RunOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateOptions(Config):
-    """The recipe's table `candidates`: the responses that labellers (judges, people, rewards) are given to rank."""
+    """The table `candidates`: the responses that labellers (judges, people, rewards) rank."""
 
     count: Annotated[int, Interval(ge=2, le=9)] | None = None
-    """Responses to each prompt, 2 to 9 (`--sample K`); none leaves it to the labeller."""
+    """Responses per prompt, 2 to 9 (`--sample K`); none lets the labeller choose."""
     policies: tuple[PolicySpec, ...] = ()
-    """Policies to sample from beside the run's own, in turn: `[{plugin = "hf", model = "..."}]`."""
+    """Other policies to sample from in turn with the run's own: `[{plugin = "hf", model = "..."}]`."""
     temperatures: tuple[NonNegative, ...] = ()
-    """Temperatures to sample at, in turn; empty takes that of [sampling]."""
+    """Temperatures to sample at in turn; default: the temperature of [sampling]."""
     near_duplicate: Fraction = 0.0
-    """Of responses whose runs of three words are as alike as this (Jaccard index), the first is kept; 0 keeps all."""
+    """Drop a response if the Jaccard index of its word trigrams with an earlier one is at least this; 0 drops none."""
     spare: Natural = 0
-    """Responses sampled beyond the count, to take the places of near-duplicates."""
+    """Extra responses, sampled to replace near-duplicates."""
 
     def check(self) -> None:
         super().check()
@@ -85,18 +84,18 @@ class CandidateOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions(Config):
-    """The recipe's table `eval`: what the trained policy is measured on, and against."""
+    """The table `eval`: what the trained policy is measured on, and against."""
 
     prompts: PreferencesSpec | None = None
-    """Where unseen prompts come from, as a preference source; left out, the held-out prompts of the run."""
+    """Preference source of unseen prompts; default: the run's held-out prompts."""
     rewards: Mapping[str, RewardSpec] = field(default_factory=dict)
-    """Reward sources to report beside the run's own, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
+    """More reward sources to report, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
     count: Count = 256
-    """At most this many prompts."""
+    """Maximum number of prompts."""
     samples: Count = 1
-    """Responses sampled for each prompt."""
+    """Responses sampled per prompt."""
     best_of: Count = 1
-    """Above 1, both policies are also measured as best of n: of so many responses for each one, the one that [reward]
-    scores highest (arXiv:2009.01325). Its KL to the policy it samples from is at most log n - (n - 1) / n nats."""
+    """Above 1: also measure both policies as best of n, keeping of n responses the one that [reward] scores highest
+    (arXiv:2009.01325). Its KL to the sampled policy is at most log n - (n - 1) / n nats."""
     against: str = "sft"
-    """What the policy is held against: `sft` (where alignment started), `base` (before it), or a model's folder."""
+    """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT), or a model folder."""

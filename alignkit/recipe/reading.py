@@ -1,4 +1,4 @@
-"""From a recipe to its checked parts: plugins are chosen and options checked, table by table."""
+"""Chooses the plugins and checks the options of a recipe, table by table."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def _silent(_: str) -> None:
-    """Nobody is told."""
+    """Ignores the notice."""
 
 
 class TableReader:
-    """Reads the tables of one recipe and gathers everything that is wrong with them."""
+    """Reads the tables of a recipe and collects all errors."""
 
     def __init__(self, recipe: Recipe, registry: Registry) -> None:
         self.recipe, self.registry = recipe, registry
@@ -34,7 +34,7 @@ class TableReader:
         self.notices: list[str] = []
 
     def component(self, table: str) -> Part | None:
-        """The part of a table with a plugin, or None when something is wrong with it."""
+        """The part of a table with a plugin, or None if it has errors."""
         over = self.recipe.override_table(table)
         below = dict(self.recipe.tables.get(table, {}))
         alternatives = merged(below.pop(ALTERNATIVES, {}), over.pop(ALTERNATIVES, {}))
@@ -43,7 +43,7 @@ class TableReader:
         try:
             registration, implied = select(self.registry, ROLE_OF_TABLE[table], name)
         except InputError as error:
-            what = error.what if name else f"no {table} is chosen"
+            what = error.what if name else f"no {table} plugin is chosen"
             self.errors.append(self.recipe.error(table, Problem(("plugin",), what, error.fix)))
             return None
         if table in self.recipe.tables:
@@ -56,14 +56,14 @@ class TableReader:
         return part
 
     def options(self, table: str) -> Config:
-        """The options of one of alignkit's own tables; their defaults when something is wrong with them."""
+        """The options of one of alignkit's own tables; the defaults if it has errors."""
         given = merged(self.recipe.tables.get(table, {}), self.recipe.override_table(table))
         config, problems = read_options(self.registry, OPTION_TABLES[table], given)
         self.errors += [self.recipe.error(table, problem) for problem in problems]
         return config or OPTION_TABLES[table]()
 
     def raise_problems(self) -> None:
-        """Raises what is wrong, all of it at once."""
+        """Raises all errors at once, if any."""
         if len(self.errors) == 1:
             raise self.errors[0]
         if self.errors:
@@ -72,18 +72,18 @@ class TableReader:
     def _without_unknown(
         self, table: str, registration: Registration, stands: str, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """The recipe's options; where another plugin was chosen than it names, only those that this one knows."""
+        """The recipe's options; if a flag chose another plugin, only those that this plugin has."""
         try:
             if select(self.registry, ROLE_OF_TABLE[table], stands)[0] == registration:
                 return options
-        except InputError:  # the recipe's own plugin is not installed, which is no matter now
+        except InputError:  # the recipe's own plugin is not installed, and not needed
             pass
         known = option_names(registration.config)
         left_out = [key for key in options if key not in known]
         if left_out:
             self.notices.append(
-                f"[{table}] of {self.recipe.path} is written for {stands or 'no plugin'}; "
-                f"{registration.name} does not know {', '.join(left_out)}: left out"
+                f"[{table}] in {self.recipe.path or 'the recipe'} is written for {stands or 'no plugin'}; "
+                f"{registration.name} has no {', '.join(left_out)}: ignored"
             )
         return {key: value for key, value in options.items() if key in known}
 
@@ -92,21 +92,21 @@ class TableReader:
         for name in alternatives:
             if name not in names:
                 where = self.recipe.where(table, (ALTERNATIVES, name))
-                self.notices.append(f"{where}: no such plugin is installed, {closest(name, names)}")
+                self.notices.append(f"{where}: no such plugin is installed; {closest(name, names)}")
 
 
 def _borrowed(registration: Registration, alternatives: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says for the plugin that this one is held against, as far as this one knows the options."""
+    """The recipe's options for the plugin that this one is compared with, where this one has them."""
     known = option_names(registration.config)
     said = alternatives.get(registration.config.compares_with, {})
     return {key: value for key, value in said.items() if key in known}
 
 
 def resolve(recipe: Recipe, registry: Registry) -> Resolved:
-    """Chooses the plugins and checks every option; nothing heavy is imported.
+    """Chooses the plugins and checks every option, without heavy imports.
 
     Raises:
-        InputError: with everything that is wrong, one line each.
+        InputError: lists all errors.
     """
     recipe.extend_import_path()
     reader = TableReader(recipe, registry)
@@ -115,22 +115,27 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     reader.raise_problems()
     options_of_optimizer = parts["optimizer"].config if "optimizer" in parts else None
     if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
-        reader.notices.append("[ptx] is not used: optimizer.ptx_coef is 0, or the algorithm has no such option")
+        reader.notices.append("[ptx] is ignored: optimizer.ptx_coef is 0, or the algorithm has no such option")
     return Resolved(registry, parts, options, tuple(reader.notices), recipe.by_flag)
 
 
 def read_recipe(
     path: Path | None, *, flags: Mapping[str, str], overrides: Sequence[str] = (), note: Callable[[str], None] = _silent
 ) -> Resolved:
-    """The checked recipe of a file, flags (table -> plugin name) and overrides (`a.b=c`), with the installed plugins.
+    """Reads and checks a file, flags (table -> plugin name) and overrides (`a.b=c`), with the installed plugins.
 
     Args:
-        note: takes what the user should be told about how the recipe was read.
+        note: receives notices for the user.
 
     Raises:
-        InputError: with everything that is wrong.
+        InputError: lists all errors.
     """
-    resolved = resolve(load_recipe(path, flags=flags, overrides=overrides), registry())
+    return checked(load_recipe(path, flags=flags, overrides=overrides), note)
+
+
+def checked(recipe: Recipe, note: Callable[[str], None] = _silent) -> Resolved:
+    """Like `read_recipe`, for a loaded recipe."""
+    resolved = resolve(recipe, registry())
     for notice in resolved.notices:
         note(notice)
     return resolved

@@ -1,23 +1,26 @@
-"""Recipes: TOML tables by role, plugins picked by flags, anything set by `-o`; checked before torch is imported.
+"""Recipes: tables by role, plugins picked by flags, anything set by `-o`; checked before torch is imported.
 
-Precedence: default, recipe, flag, `-o`. One file may hold good settings for several plugins of a table: what stands in
-`[optimizer.for.dpo]` counts, on top of `[optimizer]`, when the plugin is dpo.
+The tables come from a TOML file or, in Python, from a mapping. Later ones win: default, recipe, flag, `-o`. One recipe
+can hold settings for several plugins of a table: `[optimizer.for.dpo]` overrides `[optimizer]` when the plugin is dpo.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
+from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
 from alignkit.recipe.toml_lines import key_lines, split_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from alignkit.checking import Problem
@@ -26,14 +29,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Spelling:
+    """How the user writes options and plugin names outside the recipe, for messages."""
+
+    option: str
+    flag: str
+
+    def of_option(self, key: Key) -> str:
+        """`-o optimizer.beta` or `options["optimizer.beta"]`."""
+        return self.option.format(key=".".join(key))
+
+    def of_flag(self, table: str, name: str) -> str:
+        """`--optimizer dpo` or `optimizer="dpo"`."""
+        return self.flag.format(table=table, name=name)
+
+
+COMMAND_LINE = Spelling("-o {key}", "--{table} {name}")
+PYTHON = Spelling('options["{key}"]', '{table}="{name}"')
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """What a recipe file, flags and `-o` say, not checked yet.
+    """A recipe with flags and `-o`, not checked yet.
 
     Attributes:
-        tables: of the file.
+        path: of the file; None if the tables come from Python, or there are none.
+        tables: of the recipe.
         flags: table -> plugin name.
         overrides: (key path, value) of each `-o`, in order.
         lines: key path -> line of the file.
+        spelling: how the user wrote flags and overrides.
     """
 
     path: Path | None = None
@@ -41,63 +66,94 @@ class Recipe:
     flags: Mapping[str, str] = field(default_factory=dict)
     overrides: Sequence[tuple[Key, Any]] = ()
     lines: Mapping[Key, int] = field(default_factory=dict)
+    spelling: Spelling = COMMAND_LINE
 
     @property
     def by_flag(self) -> frozenset[str]:
-        """The tables of which flags or `-o` speak."""
+        """The tables that flags or `-o` set."""
         return frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
 
     def component_tables(self) -> list[str]:
-        """The tables with a plugin that the file, a flag or an override speaks of; demonstrations bring `sft`."""
+        """The tables with a plugin that the file, a flag or an override sets; demonstrations imply `sft`."""
         named = {*self.tables, *self.by_flag}
         if "demonstrations" in named:
             named.add("sft")
         return [table for table in ROLE_OF_TABLE if table in named]
 
     def override_table(self, table: str) -> dict[str, Any]:
-        """What the `-o` say about a table."""
+        """The values that `-o` sets in a table."""
         merged: dict[str, Any] = {}
         for key, value in self.overrides:
             if key[0] == table:
-                _set(merged, key[1:], value, where=f"-o {'.'.join(key)}")
+                _set(merged, key[1:], value, where=self.spelling.of_option(key))
         return merged
 
     def where(self, table: str, key: Key, plugin: str = "") -> str:
-        """Where a user has said something: `recipe.toml:12 [optimizer] kl_coef` or `-o optimizer.kl_coef`."""
+        """Where the user set a key: `recipe.toml:12 [optimizer] kl_coef` or `-o optimizer.kl_coef`."""
         full = (table, *key)
         if any(given == full[: len(given)] or full == given[: len(full)] for given, _ in self.overrides if key):
-            return f"-o {'.'.join(full)}"
+            return self.spelling.of_option(full)
         flag = self.flags.get(table, "")
         if flag and (key == ("plugin",) or (len(key) == 1 and ":" in flag and full not in self.lines)):
-            return f"--{table} {flag}"
+            return self.spelling.of_flag(table, flag)
         for length in range(len(key), -1, -1):
             for header in ((table, ALTERNATIVES, plugin), (table,)):
                 if line := self.lines.get((*header, *key[:length])):
                     return f"{self.path}:{line} [{'.'.join(header)}] {'.'.join(key)}".rstrip()
-        named = (f"-o {'.'.join(given)}" for given, _ in self.overrides if given[0] == table and not key)
+        named = (self.spelling.of_option(given) for given, _ in self.overrides if given[0] == table and not key)
         return next(named, ".".join(full))
 
     def error(self, table: str, problem: Problem, plugin: str = "") -> InputError:
-        """A problem with a table's options as an error that says where."""
+        """A problem with a table's options, as an error with its location."""
         alone = problem.missing and len(problem.key) == 1
-        fix = f"-o {table}.{problem.key[0]}=VALUE, or in the recipe" if alone else problem.fix
+        option = self.spelling.of_option((table, *problem.key))
+        fix = f"set {option}=VALUE, or set it in the recipe" if alone else problem.fix
         return InputError(problem.what, where=self.where(table, problem.key, plugin), fix=fix)
 
     def extend_import_path(self) -> None:
-        """Functions named as `module:function` may stand beside the recipe."""
+        """Lets `module:function` name modules next to the recipe."""
         if self.path is not None and (folder := str(self.path.resolve().parent)) not in sys.path:
             sys.path.append(folder)
 
 
 def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Sequence[str]) -> Recipe:
-    """Reads a recipe file, if there is one, beside flags (table -> plugin name) and overrides (`a.b=c`).
+    """Reads a recipe file, if any, with flags (table -> plugin name) and overrides (`a.b=c`).
 
     Raises:
-        InputError: the file is missing or no TOML, or a table is unknown; with `file:line` or the override.
+        InputError: the file is missing or not TOML, or a table is unknown; with `file:line` or the override.
     """
     tables, lines = _read_file(path) if path is not None else ({}, {})
     parsed = [_parse_override(text) for text in overrides]
-    recipe = Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines)
+    return _with_known_tables(Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines))
+
+
+def recipe_of(
+    source: Path | Mapping[str, Any] | None, *, flags: Mapping[str, Any], options: Mapping[str, Any]
+) -> Recipe:
+    """The recipe of a file or of tables, with settings from Python.
+
+    Args:
+        flags: table -> plugin name, or a function.
+        options: dotted key -> value.
+
+    Raises:
+        InputError: as `load_recipe`, or a value can't be part of a recipe.
+    """
+    names = {table: _plugin_name(table, value) for table, value in flags.items() if value}
+    overrides = []
+    for dotted, value in options.items():
+        where = PYTHON.option.format(key=dotted)
+        key = _key_of(str(dotted), where, "write table.option, as in optimizer.kl_coef")
+        overrides.append((key, _plain(value, where)))
+    if isinstance(source, Mapping):
+        tables = {str(table): _plain(value, str(table)) for table, value in source.items()}
+        return _with_known_tables(Recipe(None, tables, names, overrides, spelling=PYTHON))
+    tables, lines = _read_file(source) if source is not None else ({}, {})
+    return _with_known_tables(Recipe(source, tables, names, overrides, lines, PYTHON))
+
+
+def _with_known_tables(recipe: Recipe) -> Recipe:
+    """The recipe, after checking that all its tables exist."""
     for table in _tables_named(recipe):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(
@@ -105,7 +161,7 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
                 where=recipe.where(table, ()),
                 fix=closest(table, [*ROLE_OF_TABLE, *OPTION_TABLES]),
             )
-        if not isinstance(tables.get(table, {}), dict):
+        if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
     return recipe
 
@@ -130,23 +186,27 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         at = re.search(r" \(at line (\d+), column \d+\)", message)
         where = f"{path}:{at[1]}" if at else str(path)
         raise InputError(
-            message.replace(at[0], "") if at else message, where=where, fix="correct the TOML; text stands in quotes"
+            message.replace(at[0], "") if at else message, where=where, fix="fix the TOML; put text in quotes"
         ) from error
 
 
 def _parse_override(text: str) -> tuple[Key, Any]:
-    """(key path, value) of `a.b=c`: the value as TOML reads it, or else as a string."""
+    """(key path, value) of `a.b=c`: the value as TOML, else as a string."""
     dotted, equals, raw = text.partition("=")
-    fix = "write it as table.option=value, as in optimizer.kl_coef=0.05"
+    fix = "write table.option=value, as in optimizer.kl_coef=0.05"
     if not equals:
         raise InputError("has no '='", where=f"-o {text}", fix=fix)
+    return _key_of(dotted, f"-o {dotted}", fix), _parse_value(raw)
+
+
+def _key_of(dotted: str, where: str, fix: str) -> Key:
     try:
         key = split_key(dotted)
     except ValueError as error:
-        raise InputError(str(error), where=f"-o {dotted}", fix=fix) from error
+        raise InputError(str(error), where=where, fix=fix) from error
     if len(key) < 2:
-        raise InputError(f"{dotted!r} names no option of a table", where=f"-o {dotted}", fix=fix)
-    return key, _parse_value(raw)
+        raise InputError(f"{dotted!r} is not table.option", where=where, fix=fix)
+    return key
 
 
 def _parse_value(raw: str) -> Any:
@@ -158,9 +218,31 @@ def _parse_value(raw: str) -> Any:
     return value["value"] if is_plain else raw
 
 
+def _plain(value: Any, where: str) -> Any:
+    """A Python value as a recipe holds it: paths as text, functions by name."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, f"{where} {key}") for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, where) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return name_of_function(value, where=where) if callable(value) and not isinstance(value, type) else value
+
+
+def _plugin_name(table: str, value: Any) -> str:
+    name = _plain(value, table)
+    if not isinstance(name, str):
+        raise InputError(
+            f"{value!r} is neither a plugin name nor a function",
+            where=table,
+            fix="name a plugin; alignkit.train takes components",
+        )
+    return name
+
+
 def _set(table: dict[str, Any], key: Key, value: Any, *, where: str) -> None:
     for part in key[:-1]:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InputError(f"{part!r} is set to a value by another -o", where=where, fix="set one of the two")
+            raise InputError(f"another -o sets {part!r} to a value", where=where, fix="remove one of the two")
     table[key[-1]] = value

@@ -1,4 +1,4 @@
-"""A recipe with its plugins chosen and its options checked: what the pipeline runs."""
+"""A recipe with chosen plugins and checked options, ready to run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
-    from alignkit.options import ComponentSpec, Config, Sampling
+    from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
     from alignkit.plugins import Registry
     from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
 
@@ -39,10 +39,10 @@ class Resolved:
     """A checked recipe.
 
     Attributes:
-        parts: table -> chosen plugin and options.
+        parts: table -> plugin and options.
         table_options: options of the tables without a plugin.
-        notices: what the user should be told about how the recipe was read.
-        by_flag: tables of which flags or `-o` speak.
+        notices: what to tell the user about the recipe.
+        by_flag: tables that flags or `-o` set.
     """
 
     registry: Registry
@@ -58,7 +58,7 @@ class Resolved:
 
     @property
     def names(self) -> dict[str, str]:
-        """Table -> name of its plugin."""
+        """Table -> plugin name."""
         return {table: part.registration.name for table, part in self.parts.items()}
 
     @property
@@ -78,7 +78,7 @@ class Resolved:
         return cast("EvalOptions", self.table_options["eval"])
 
     def part(self, table: str) -> Part:
-        """The chosen plugin and options of a table, or of "reward.train", the Optimizer that trains the reward.
+        """The plugin and options of a table, or of "reward.train", the Optimizer that trains the reward.
 
         Raises:
             InputError: the recipe has no such table.
@@ -97,14 +97,14 @@ class Resolved:
         return self.table_options[table] if table in self.table_options else self.part(table).config
 
     def context(self, folder: Path | None = None) -> Context:
-        """What components of this run may use, with `folder` for files of their own."""
+        """The context of this run's components, with `folder` for their own files."""
 
         run = self.run
         build = partial(self.build_spec, folder=folder)
         return Context(seed=run.seed, device=run.device, folder=folder, cache=run.cache_folder, build=build)
 
     def load(self, table: str) -> type[Any]:
-        """The class of a table's component, its code imported now."""
+        """Imports the class of a table's component."""
         return self.part(table).registration.load()
 
     @overload
@@ -125,12 +125,12 @@ class Resolved:
     def build(self, table: str, **keywords: Any) -> Any: ...
 
     def build(self, table: str, *, folder: Path | None = None, saved: Path | None = None, **keywords: Any) -> Any:
-        """The component of a table (or of "reward.train"), its code imported now.
+        """Imports and builds the component of a table (or of "reward.train").
 
         Args:
-            folder: where the component may keep files of its own.
-            saved: a folder that the component, or what trains it, has written; it is loaded from there.
-            keywords: passed to its class, as an Optimizer's policy and reward.
+            folder: for the component's own files.
+            saved: load the component from this folder, which it or its training wrote.
+            keywords: passed to the class, such as an Optimizer's policy and reward.
 
         Raises:
             PluginError: the plugin raised, or can't be imported.
@@ -138,26 +138,26 @@ class Resolved:
         return build(self.part(table), self.context(folder), saved=saved, **keywords)
 
     def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None) -> Any:
-        """The component of a spec, as `alignkit.build_component`, for this run."""
+        """Like `alignkit.build_component`, with this run's plugins and context."""
         return build_from(self.registry, role, spec, self.context(folder))
 
     def to_toml(self) -> str:
-        """The whole recipe with all defaults, from which this run can be repeated; secrets are left out."""
+        """The whole recipe with all defaults, enough to repeat this run; without secrets."""
         return tomli_w.dumps(self._tables((*OPTION_TABLES, *self.parts)))
 
     @property
     def digest(self) -> str:
-        """sha256 of everything that influences what is trained."""
+        """sha256 of everything that influences the training."""
         return self.digest_of("run", "sampling", "candidates", *self.parts)
 
     def digest_of(self, *tables: str) -> str:
-        """sha256 of what these tables (those that there are) say that influences a result."""
+        """sha256 of the options in these tables that influence results; missing tables are skipped."""
         said = self._tables([table for table in tables if table in self or table in self.table_options])
         for table, options in said.items():
             noise = _RUN_NOISE if table == "run" else _TRAINING_NOISE if ROLE_OF_TABLE.get(table) == "optimizer" else ()
             for key in noise:
                 options.pop(key, None)
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return _sha256(said)
 
     def _tables(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
         result = {}
@@ -169,13 +169,29 @@ class Resolved:
         return result
 
 
+def digest_of_training(config: TrainingOptions, *others: Config, **more: Any) -> str:
+    """Like `Resolved.digest`, for options made in Python.
+
+    Args:
+        config: of the algorithm.
+        others: of its policy, its reward, the sampling.
+        more: anything else, as JSON types.
+    """
+    own = {key: value for key, value in _plain(config).items() if key not in _TRAINING_NOISE}
+    return _sha256([type(config).__name__, own, [[type(other).__name__, _plain(other)] for other in others], more])
+
+
+def _sha256(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def _plain(config: Config) -> dict[str, Any]:
-    """Options as TOML types, without secrets and without what is not set."""
+    """Options as TOML types, without secrets and unset ones."""
     return cast("dict[str, Any]", without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json")))
 
 
 def without_secrets(value: Any) -> Any:
-    """The value with secrets and nulls taken out of its tables, and credentials out of addresses."""
+    """The value without secrets and nulls in its tables, and without credentials in URLs."""
     if isinstance(value, Mapping):
         kept = {key: inner for key, inner in value.items() if inner is not None}
         return {k: without_secrets(v) for k, v in kept.items() if not (looks_secret(k) and isinstance(v, str))}

@@ -1,4 +1,4 @@
-"""The tables of a recipe: their roles, their defaults, and how they are laid over one another."""
+"""The tables of a recipe: their roles, their default plugins, and how they merge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLE_OF_TABLE = {
     "reward": "reward",
     "optimizer": "optimizer",
 }
-"""The tables that name a plugin, and its role."""
+"""Tables with a plugin -> its role."""
 
 
 OPTION_TABLES: dict[str, type[Config]] = {
@@ -31,7 +31,7 @@ OPTION_TABLES: dict[str, type[Config]] = {
     "candidates": CandidateOptions,
     "eval": EvalOptions,
 }
-"""The tables of alignkit's own options."""
+"""Tables without a plugin -> their options."""
 
 
 DEFAULT_PLUGIN = {
@@ -43,15 +43,16 @@ DEFAULT_PLUGIN = {
     "preferences": "dataset",
     "reward": "model",
 }
-"""The plugin of a table that names none."""
+"""Table -> default plugin."""
 
 
 ALTERNATIVES = "for"
-"""The sub-table with settings by plugin name."""
+"""The sub-table with settings per plugin."""
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables laid over one another, later ones on top, sub-tables key by key. A sub-table with a plugin replaces."""
+    """Merges tables; later ones win, sub-tables merge key by key. A sub-table with a plugin replaces the earlier
+    one."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():

@@ -1,4 +1,4 @@
-"""The line on which each key of a TOML file stands, which tomllib does not tell."""
+"""The line of each key in a TOML file, which tomllib does not report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _TOKEN = re.compile(r'''"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"""|\'\'\'|"(?:[^"
 
 
 def split_key(dotted: str) -> tuple[str, ...]:
-    """The parts of a dotted TOML key. Raises ValueError where it is none."""
+    """The parts of a dotted TOML key. Raises ValueError if it is not one."""
     if not re.fullmatch(_DOTTED, dotted.strip()):
-        raise ValueError(f"{dotted!r} is no dotted key")
+        raise ValueError(f"{dotted!r} is not a dotted key")
     parts: list[str] = []
     table = tomllib.loads(f"{dotted} = 0")
     while isinstance(table, dict):

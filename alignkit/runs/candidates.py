@@ -1,6 +1,6 @@
-"""Responses for labellers to rank: of one policy, or of several at several temperatures, without near-duplicates.
+"""Samples responses for labellers: from one policy, or several at several temperatures, without near-duplicates.
 
-One policy is in memory at a time beside the run's own.
+At most one policy is in memory besides the run's own.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from alignkit.records import Prompt
 
 SEED_STEP = 7919
-"""Seeds of two voices differ by this, so that equal policies don't say the same."""
+"""Seeds of two voices (policy and temperature) differ by this, so that equal policies give different samples."""
 
 
 class PolicySampler:
-    """Samples from a policy that is loaded when it is first called (`alignkit.interfaces.Ask`).
+    """The `Ask` of a run; loads its policy on first use.
 
     Args:
-        load: makes the run's policy.
+        load: loads the run's policy.
         prompts: reads the run's prompts.
-        options: further policies and temperatures; by default the run's policy alone, at the run's temperature.
-        load_other: makes a policy of `options.policies`.
+        options: other policies and temperatures; by default only the run's policy, at the run's temperature.
+        load_other: loads a policy of `options.policies`.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class PolicySampler:
         return self._read_prompts()
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
-        """K responses for each prompt, or as many as [candidates] says; fewer where near-duplicates are left out.
+        """`k` responses per prompt, or `candidates.count`; fewer if near-duplicates are dropped.
 
-        Where several voices speak, the responses are theirs in turn, and `meta.sampled_from` names the voice of each.
+        Several voices take turns, and `meta.sampled_from` names the voice of each response.
         """
         options = self._options
         k = options.count or k
@@ -67,7 +67,7 @@ class PolicySampler:
         return [self._chosen(spoken, k) for spoken in zip(*drawn, strict=True)]
 
     def _drawn(self, prompts: Sequence[Prompt], wanted: int) -> Iterator[list[Group]]:
-        """The groups of every voice, in the prompts' order, each response with the name of its voice."""
+        """The groups of each voice, in the order of the prompts, with the voice's name on each response."""
         temperatures = self._options.temperatures or (self._sampling.temperature,)
         sources: list[ComponentSpec | None] = [None, *self._options.policies]
         voices = len(sources) * len(temperatures)
@@ -85,11 +85,11 @@ class PolicySampler:
 
     def _other(self, spec: ComponentSpec) -> Policy[Any]:
         if self._load_other is None:
-            raise ValueError("this sampler can't load further policies")
+            raise ValueError("this sampler can't load other policies")
         return self._load_other(spec)
 
     def _chosen(self, spoken: Sequence[Group], k: int) -> Group:
-        """The first k responses, of each voice in turn, that are not nearly the same as one before them."""
+        """The first k responses, taken from each voice in turn, without near-duplicates."""
         ordered = sorted(spoken, key=lambda group: group.meta["voice"])
         turns = sorted((turn, voice) for voice, group in enumerate(ordered) for turn in range(len(group.responses)))
         every = [(ordered[voice].choose([turn]), ordered[voice].meta["sampled_from"][turn]) for turn, voice in turns]
@@ -106,5 +106,5 @@ class PolicySampler:
 
 
 def _name(spec: ComponentSpec) -> str:
-    """What a policy is called in records: the last part of its model's path, or else its plugin."""
+    """The name of a policy in records: the last part of its model's path, else its plugin."""
     return str(spec.get("model") or spec.get("plugin", "policy")).rstrip("/").rpartition("/")[2]

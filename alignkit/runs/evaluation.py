@@ -1,4 +1,4 @@
-"""What a trained model is worth, with confidence intervals: reward, KL, length, diversity, win rate, agreement.
+"""Measures trained models, with confidence intervals: reward, KL, length, diversity, win rate, agreement.
 
 Intervals are 95% percentile bootstraps over prompts (clusters), because responses to one prompt are not independent.
 """
@@ -63,9 +63,9 @@ def clustered_mean(clusters: Mapping[str, Sequence[float]]) -> Estimate:
 
 
 def ranking_accuracy(scores: Sequence[Sequence[float | None]], groups: Sequence[Group]) -> Estimate:
-    """Share of strictly ranked pairs that the scores order the same way; an equal score counts a half.
+    """Share of strictly ranked pairs that the scores order the same way; equal scores count as half.
 
-    Pairs with an abstention are left out. The interval resamples prompts.
+    Skips pairs with an abstention. The interval resamples prompts.
     """
     clusters: dict[str, list[float]] = defaultdict(list)
     for row, group in zip(scores, groups, strict=True):
@@ -77,14 +77,14 @@ def ranking_accuracy(scores: Sequence[Sequence[float | None]], groups: Sequence[
 
 
 def shorter_wins(groups: Sequence[Group]) -> Estimate:
-    """The accuracy of preferring the response with fewer words: the baseline that a reward model must beat."""
+    """The accuracy of preferring the response with fewer words: the baseline for reward models."""
     return ranking_accuracy([[-float(len(r.split())) for r in group.responses] for group in groups], groups)
 
 
 def win_rate(
     ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
 ) -> Estimate:
-    """Share of prompts' sample pairs, k-th against k-th, that ours win; a tie counts a half."""
+    """Share of sample pairs (k-th against k-th of the same prompt) that ours win; a tie counts as half."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for a_row, b_row, key in zip(ours, theirs, keys, strict=True):
         for a, b in zip(a_row, b_row, strict=False):
@@ -94,17 +94,17 @@ def win_rate(
 
 
 def distinct_share(responses: Sequence[str], n: int = 2) -> float:
-    """Distinct n-grams of words over all n-grams (Li et al. 2016, arXiv:1510.03055); 0 where there are none."""
+    """Distinct word n-grams over all n-grams (Li et al. 2016, arXiv:1510.03055); 0 if there are none."""
     grams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def best_of(batch: GroupBatch, scores: Sequence[Sequence[float | None]], n: int) -> GroupBatch:
-    """The best of each `n` consecutive responses of every group, the first of equal ones: what the policy says that
-    samples n and keeps the best. An abstention is worse than any score.
+    """The best of each `n` consecutive responses of every group; the first of equals, and any score beats an
+    abstention.
 
     Args:
-        scores: one row a group, a multiple of n long.
+        scores: one row per group, a multiple of n long.
     """
     flat = torch.tensor([-math.inf if score is None else score for row in scores for score in row])
     candidates = torch.arange(batch.num_responses, device=batch.device) // n
@@ -112,10 +112,10 @@ def best_of(batch: GroupBatch, scores: Sequence[Sequence[float | None]], n: int)
 
 
 def best_of_kl(n: int) -> float:
-    """log n - (n - 1) / n: the most that best of n can be away, in nats, from the policy that it samples from.
+    """log n - (n - 1) / n: an upper bound, in nats, on the KL of best of n to the sampled policy.
 
-    It is their KL where no two responses score the same (Stiennon et al., arXiv:2009.01325, appendix G.3), and more
-    elsewhere (Beirami et al., arXiv:2401.01879).
+    It is exact if no two responses score the same (Stiennon et al., arXiv:2009.01325, appendix G.3), and above the KL
+    otherwise (Beirami et al., arXiv:2401.01879).
     """
     return math.log(n) - (n - 1) / n
 
@@ -125,8 +125,8 @@ def describe_samples(
 ) -> dict[str, Any]:
     """Figures of sampled responses: KL to the reference, length, diversity.
 
-    The KL is estimated in nats a response, as the mean of the sampled log-ratio (k1). Where the samples are the best of
-    n, that is the part of the policy which they are chosen from; with `best_of_kl` it is `kl_bound`.
+    The KL is the mean sampled log-ratio (k1), in nats per response. For best of n this covers only the sampled policy,
+    so `best_of_kl` is added and the sum is called `kl_bound`.
     """
     responses = [response for group in batch.groups for response in group.responses]
     figures: dict[str, Any] = {
@@ -143,7 +143,7 @@ def describe_samples(
 
 
 def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) -> Estimate:
-    """Mean of the scores that were given; `keys` names each row's prompt."""
+    """Mean of the scores, without abstentions; `keys` are the prompts of the rows."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for row, key in zip(scores, keys, strict=True):
         clusters[key] += [value for value in row if value is not None]
@@ -158,9 +158,9 @@ def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[flo
 
 
 def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """(rest, held out): `share` of the distinct prompts, chosen by the digest of seed and prompt.
+    """(rest, held out): holds out `share` of the distinct prompts, selected by a hash of seed and prompt.
 
-    A prompt that comes or goes moves at most one other across, whatever the order of the groups.
+    Adding or removing a prompt moves at most one other; the order of the groups does not matter.
     """
 
     def digest(key: str) -> str:
@@ -174,8 +174,11 @@ def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[l
 def compare_samples(
     batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
 ) -> dict[str, Any]:
-    """Figures of each policy's samples, and the win rate over the first of the second and of those that choose the best
-    of `best_of` responses, the third and on, under each reward."""
+    """Figures of each policy's samples, and under each reward the win rates of all others over the first.
+
+    Args:
+        batches: samples by name: the initial policy, the final one, then any best of `best_of`.
+    """
     report: dict[str, Any] = {name: {} for name in batches}
     first, second, *choosing = batches
     for name, batch in batches.items():

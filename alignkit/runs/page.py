@@ -1,4 +1,4 @@
-"""HTML pages that need nothing from the network, from Jinja templates."""
+"""Self-contained HTML pages from Jinja templates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(path: Path, template: Path, **values: Any) -> Path:
-    """Renders a template to `path`. It may extend `page.html` (title, style, body) and import the macro `table` from
+    """Renders a template to `path`; see `render`."""
+    text = render(template, **values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def render(template: Path, **values: Any) -> str:
+    """Renders a template, which may extend `page.html` (title, style, body) and import the macro `table` from
     `tables.html`. Values are escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -21,6 +29,4 @@ def write_page(path: Path, template: Path, **values: Any) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.get_template(template.name).render(values), encoding="utf-8")
-    return path
+    return environment.get_template(template.name).render(values)

@@ -1,11 +1,11 @@
-"""Which stages a recipe needs, and in which order."""
+"""The stages that a recipe needs, in order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, closest
 from alignkit.interfaces import Feed, HasValues
 from alignkit.options import KLLimitOptions, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
@@ -14,7 +14,8 @@ from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Optimizer
+    from alignkit.interfaces import Algorithm
+    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
@@ -22,10 +23,10 @@ ORDER = ("sft", "preferences", "reward", "align", "eval")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the plan and what it does, for people.
+    """A stage of the plan, with a description for people.
 
     Attributes:
-        round: the round that it belongs to, from 1; 0 outside of rounds.
+        round: its round, counted from 1; 0 outside rounds.
     """
 
     name: str
@@ -34,12 +35,12 @@ class Stage:
 
     @property
     def key(self) -> str:
-        """Under which it is kept: its name, in its round's folder."""
+        """Its key in run.json: its name, in its round's folder."""
         return f"{round_folder(self.round)}/{self.name}" if self.round else self.name
 
 
 def plan(resolved: Resolved) -> list[Stage]:
-    """The stages that the recipe's tables and its algorithm's `consumes` call for.
+    """The stages that the recipe's tables and its algorithm's `consumes` require.
 
     Raises:
         InputError: a table that the algorithm needs is missing.
@@ -64,16 +65,16 @@ def plan(resolved: Resolved) -> list[Stage]:
         if "prompts" not in names and "preferences" not in names:
             _need(resolved, "prompts", f"{names['optimizer']}, which samples responses to prompts")
         if wants_texts(resolved) and "demonstrations" not in names:
-            _need(resolved, "ptx", "optimizer.ptx_coef, for texts to be kept likely (or [demonstrations])")
+            _need(resolved, "ptx", "optimizer.ptx_coef, unless there is a table [demonstrations]")
     if consumes is Feed.DEMONSTRATIONS:
         raise InputError(
             f"{names['optimizer']} learns from demonstrations",
             where="optimizer.plugin",
-            fix="use it in the [sft] table, with a [demonstrations] table",
+            fix="name it in [sft] and add [demonstrations]",
         )
     if consumes is not None:
         stages += _alignment(resolved, consumes)
-        stages.append(Stage("eval", "the policy against the one it started from"))
+        stages.append(Stage("eval", "the final policy against the initial one"))
         _check_best_of(resolved)
     _check_algorithms(resolved)
     if not stages:
@@ -86,41 +87,48 @@ def plan(resolved: Resolved) -> list[Stage]:
 
 
 def _check_preferences_are_read(resolved: Resolved, stages: Sequence[Stage]) -> None:
-    """Preferences that a recipe holds may lie idle; those that somebody asked for just now may not."""
+    """Refuses preferences given by flag that no stage reads; unused ones in the recipe are fine."""
     if not {"preferences", "prompts"} <= resolved.names.keys() or "preferences" not in resolved.by_flag:
         return
     if all(stage.name != "preferences" for stage in stages):
         raise InputError(
-            f"{resolved.names['optimizer']} would never see them: it learns from a reward that is there already",
+            f"{resolved.names['optimizer']} does not use them: it learns from a reward that needs no training",
             where=f"--preferences {resolved.names['preferences']}",
-            fix="train a reward model from them (--reward model -o reward.model=), or take an algorithm that learns"
+            fix="train a reward model on them (--reward model -o reward.model=), or use an algorithm that learns"
             " from preferences (--optimizer dpo)",
         )
 
 
 def _alignment(resolved: Resolved, consumes: Feed) -> list[Stage]:
-    """The one stage that aligns, or those of all rounds."""
+    """The align stage, or the stages of all rounds."""
     name, rounds = resolved.names["optimizer"], resolved.run.rounds
     if rounds == 1:
         return [Stage("align", f"{name} on {consumes.value}")]
     moved = resolved.run.round_reference == "moved"
-    reference = "the policy that the round starts from" if moved else "the policy before the first round"
+    reference = "the start of the round" if moved else "the policy before the first round"
     stages = [Stage("align", f"{name} on {consumes.value}", 1)]
     for number in range(2, rounds + 1):
         stages.append(Stage("preferences", ranker_text(resolved), number))
-        stages.append(Stage("align", f"{name} on them, held to {reference}", number))
+        stages.append(Stage("align", f"{name} on them, reference: {reference}", number))
     return stages
 
 
 def _check_best_of(resolved: Resolved) -> None:
     if resolved.eval.best_of > 1 and "reward" not in resolved.names:
         raise InputError(
-            "there is no reward to choose the best by", where="eval.best_of", fix="add [reward], or leave it out"
+            "needs a reward to choose the best response", where="eval.best_of", fix="add [reward], or leave it out"
         )
 
 
 def stages_alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
-    """The stages of these names; `align` is that of all rounds, with the preferences between them."""
+    """The stages of these names; `align` includes all rounds, with the preferences between them.
+
+    Raises:
+        InputError: a stage does not exist.
+    """
+    for name in names:
+        if name not in ORDER:
+            raise InputError(f"no stage {name!r}", where="stages", fix=closest(name, ORDER))
     if "eval" in names:
         _check_best_of(resolved)
     if "align" not in names or resolved.run.rounds == 1:
@@ -132,12 +140,12 @@ def stages_alone(resolved: Resolved, names: Sequence[str]) -> list[Stage]:
 
 def consumed_by(resolved: Resolved) -> Feed:
     """What the recipe's alignment algorithm learns from."""
-    algorithm: type[Optimizer[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
+    algorithm: type[Algorithm[Any]] = resolved.part("optimizer").registration.load()  # type: ignore[assignment]
     return algorithm.consumes
 
 
 def wants_texts(resolved: Resolved) -> bool:
-    """Whether the alignment algorithm keeps texts likely."""
+    """Whether the alignment algorithm needs texts for ptx."""
     options = resolved.config("optimizer")
     return isinstance(options, PtxOptions) and options.ptx_coef > 0
 
@@ -149,18 +157,25 @@ def _check_algorithms(resolved: Resolved) -> None:
 
 
 def _check_algorithm(resolved: Resolved, table: str) -> None:
-    """Checks that an algorithm can work with the policy, and that what its options look at is there."""
+    """Checks that an algorithm can use the policy, and reports the figures that its options need."""
     algorithm, options, name = resolved.load(table), resolved.config(table), resolved.part(table).registration.name
     if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
         raise InputError(
-            f"{name} needs value heads or scorers, which the policy {resolved.names['policy']} can't carry",
+            f"{name} needs value heads or scorers, which the policy {resolved.names['policy']} does not have",
             where=table,
             fix="choose an algorithm without a critic, or another policy",
         )
+    check_kl_limit(algorithm, options, name=name, table=table)
+
+
+def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
+    """Refuses a KL limit if the algorithm reports no KL."""
     if isinstance(options, KLLimitOptions) and options.max_kl and "kl" not in algorithm.reports:
         raise InputError(f"{name} reports no KL to limit", where=f"{table}.max_kl", fix="leave it out")
 
 
 def _need(resolved: Resolved, table: str, who: str) -> None:
     if table not in resolved.names:
-        raise InputError(f"no [{table}] table, needed by {who}", where=table, fix=f"add [{table}] or --{table} NAME")
+        raise InputError(
+            f"no table [{table}], needed by {who}", where=table, fix=f"add [{table}], or -o {table}.plugin=NAME"
+        )

@@ -1,4 +1,4 @@
-"""report.html: what a run did and what came of it, as one file that needs nothing from the network."""
+"""report.html: what a run did and how it turned out, as one self-contained file."""
 
 from __future__ import annotations
 
@@ -30,15 +30,26 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         stages=[(name, said.get("seconds", ""), said.get("steps", "")) for name, said in summary.items()],
         reward=reward if "accuracy" in reward else None,
         prompts=figures.get("prompts"),
-        policies=_policies(figures) if "policy" in figures else None,
+        policies=policies_table(figures) if "policy" in figures else None,
         samples=_samples(folder / "samples.jsonl"),
         curves=_curves(folder / "metrics.jsonl"),
         recipe=(folder / "recipe.toml").read_text(encoding="utf-8"),
     )
 
 
-def _policies(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The policies before and after, and the best of n of each, as columns; then what the one after wins."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without a truncated last line; none if the file is missing."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def policies_table(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The policies before and after, and best of n of each, as columns; then the win rates."""
     columns = {
         name.replace("start", "before").replace("policy", "after"): said
         for name, said in figures.items()
@@ -62,10 +73,9 @@ def _samples(path: Path) -> list[Sequence[str]]:
 
 
 def _curves(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(step, value) of every figure that matters, by stage and name."""
+    """(stage, name) -> (step, value) of every figure that matters."""
     curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        record = json.loads(line)
+    for record in read_metrics(path):
         for name in FIGURES:
             if name in record:
                 curves[record["stage"], name].append((record["step"], record[name]))

@@ -1,6 +1,6 @@
-"""What a run says while it runs: a progress bar, plain lines, JSON lines, or nothing. All of it on stderr.
+"""Progress of a run, on stderr: a bar, plain lines, JSON lines, or nothing.
 
-stdout is left to results, so that scripts can read them.
+stdout is for results, so that scripts can read them. Only notebooks, which mark stderr as an error, get it on stdout.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ FIGURES = (
     "learning_rate",
     "grad_norm",
 )
-"""The figures that matter, the most telling first."""
+"""The figures that matter, most important first."""
 
 SHOWN = 5
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_UPDATES = 0.2
 
 
 def figures_that_matter(record: Mapping[str, float]) -> dict[str, float]:
@@ -41,7 +43,7 @@ def figures_that_matter(record: Mapping[str, float]) -> dict[str, float]:
 
 
 def figures_text(record: Mapping[str, float]) -> str:
-    """The figures that matter in one line: `kl 0.12  loss 1.53`."""
+    """The figures that matter, in one line: `kl 0.12  loss 1.53`."""
     return "  ".join(f"{name} {_short(value)}" for name, value in figures_that_matter(record).items())
 
 
@@ -50,19 +52,19 @@ def _short(value: float) -> str:
 
 
 class Reporter:
-    """Says nothing; the base of those that do."""
+    """Base of all reporters; reports nothing."""
 
     def plan(self, stages: Sequence[tuple[str, str]]) -> None:
-        """The stages to come: (name, what it does)."""
+        """The planned stages: (name, description)."""
 
     def stage(self, name: str) -> None:
-        """A stage begins."""
+        """A stage starts."""
 
     def note(self, text: str) -> None:
-        """Something that the user should know."""
+        """A notice for the user."""
 
     def start(self, stage: str, total: int) -> None:
-        """Training begins, of `total` planned optimisation steps."""
+        """Training starts, with `total` planned optimisation steps."""
 
     def step(self, record: Mapping[str, float]) -> None:
         """An optimisation step is done; `record` holds `step`, counted from 1, and the figures."""
@@ -75,7 +77,7 @@ class Reporter:
 
 
 class JsonReporter(Reporter):
-    """One JSON object a line, each with an `event`."""
+    """One JSON object per line, each with an `event`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -103,7 +105,7 @@ class JsonReporter(Reporter):
 
 
 class LineReporter(Reporter):
-    """Plain lines, a step now and then: for log files and other places that are no terminal."""
+    """Plain lines, a step now and then, for log files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -137,7 +139,7 @@ class LineReporter(Reporter):
 
 
 class BarReporter(LineReporter):
-    """A progress bar with the time left and the figures that matter, through rich; the rest in plain lines."""
+    """A rich progress bar with the time left and the figures that matter; plain lines for the rest."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
@@ -177,16 +179,81 @@ class BarReporter(LineReporter):
                 self._progress.console.print(line.rstrip(), markup=False, highlight=False)
 
 
+class NotebookReporter(LineReporter):
+    """A bar in a notebook cell, updated in place; plain lines for the rest.
+
+    It needs only the kernel; rich would need ipywidgets in the kernel and the front end.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._bar: Any = None
+        self._last: Mapping[str, float] = {}
+        self._first: tuple[int, float] | None = None
+
+    def start(self, stage: str, total: int) -> None:
+        from IPython.display import display
+
+        super().start(stage, total)
+        self._last, self._first = {}, None
+        self._bar = display(self._shown(), raw=True, display_id=True)
+
+    def step(self, record: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        self._last = record
+        self._first = self._first or (int(record["step"]), now)
+        if now >= self._next_line:
+            self._next_line = now + SECONDS_BETWEEN_UPDATES
+            self._update()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._update()
+            self._bar = None
+
+    def _update(self) -> None:
+        self._bar.update(self._shown(), raw=True)
+
+    def _shown(self) -> dict[str, str]:
+        """The bar as plain text and as HTML; the front end chooses."""
+        number = int(self._last.get("step", 0))
+        words = f"{self._stage} {number}/{self._total}"
+        told = "  ".join(filter(None, (self._time_left(number), figures_text(self._last))))
+        bar = f'<progress value="{number}" max="{self._total}"></progress>'
+        html = f'<div>{bar} {escape(words)} <span style="white-space: pre">{escape(told)}</span></div>'
+        return {"text/plain": f"{words}  {told}".rstrip(), "text/html": html}
+
+    def _time_left(self, number: int) -> str:
+        """The time left, estimated without the first step, which is slow."""
+        if self._first is None or number <= self._first[0] or number >= self._total:
+            return ""
+        step, since = self._first
+        seconds = round((time.monotonic() - since) / (number - step) * (self._total - number))
+        minutes, seconds = divmod(seconds, 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook kernel, where a cell's output can be updated."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
+
+
 def is_first_process() -> bool:
-    """Whether this is the one process, or the first of several that `accelerate launch` has started."""
+    """Whether this is the only process, or the first of `accelerate launch`."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def make_reporter(*, quiet: bool = False, json_lines: bool = False, stream: TextIO | None = None) -> Reporter:
-    """The reporter for this place: only the first of several processes speaks, and a bar needs a terminal."""
-    stream = stream or sys.stderr
+    """The reporter for this environment. Only the first process reports; a bar needs a terminal or a notebook."""
     if quiet or not is_first_process():
         return Reporter()
+    if stream is None and not json_lines and in_notebook():
+        return NotebookReporter(sys.stdout)
+    stream = stream or sys.stderr
     if json_lines:
         return JsonReporter(stream)
     return BarReporter(stream) if stream.isatty() else LineReporter(stream)

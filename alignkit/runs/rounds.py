@@ -1,8 +1,8 @@
-"""Rounds of sampling, ranking and optimising, for algorithms that learn from recorded preferences.
+"""Rounds of sampling, ranking and training, for algorithms that learn from preferences.
 
-What is known as iterative or online DPO (arXiv:2312.11456, arXiv:2312.16682), for every such algorithm. A round is two
-stages that pass files, so that each can be resumed: preferences from the policy as it is, and alignment from there. The
-reference stays the policy that alignment started from, whose optimum all rounds then go to, or it moves along.
+This is iterative or online DPO (arXiv:2312.11456, arXiv:2312.16682), for every such algorithm. A round is two stages
+that pass files, so that each can be resumed: preferences from the current policy, then alignment. The reference stays
+the policy before the first round, so that all rounds share one optimum, or moves along.
 """
 
 from __future__ import annotations
@@ -26,62 +26,62 @@ if TYPE_CHECKING:
 
 
 def round_folder(number: int) -> str:
-    """The folder of a round, counted from 1, in the run's."""
+    """The folder of a round, counted from 1, in the run directory."""
     return f"rounds/{number}"
 
 
 def round_seed(seed: int, number: int) -> int:
-    """The seed of what is sampled and ranked in a round: another one for each, and for nothing else in a run."""
+    """The seed for sampling and ranking in a round; unique in the run."""
     return seed if number < 2 else seed * 1_000_003 + 500_000 + number
 
 
 def samples_at_the_start(resolved: Resolved) -> bool:
-    """Whether the first round ranks fresh samples too, because there are rounds and a reward but no preferences."""
+    """Whether the first round ranks fresh samples too: there are rounds and a reward, but no preferences."""
     names = resolved.names
     return resolved.run.rounds > 1 and "preferences" not in names and {"reward", "prompts"} <= names.keys()
 
 
 def check_rounds(resolved: Resolved) -> None:
-    """Checks, before any model loads, that a recipe's rounds can be run.
+    """Checks, before any model loads, that the recipe allows rounds.
 
     Raises:
-        InputError: its algorithm or its tables don't allow them.
+        InputError: its algorithm or its tables do not.
     """
     if resolved.run.rounds == 1:
         return
     if "optimizer" not in resolved.names:
-        raise InputError("there is no algorithm to run in rounds", where="run.rounds", fix="add [optimizer]")
+        raise InputError("rounds need an algorithm", where="run.rounds", fix="add [optimizer]")
     name, algorithm = resolved.names["optimizer"], resolved.load("optimizer")
     if algorithm.consumes is Feed.ROLLOUTS:
         raise InputError(
-            f"{name} samples anew in each of its iterations, so it has no rounds",
+            f"{name} samples in each of its own iterations, so it has no rounds",
             where="run.rounds",
-            fix="leave it out and set optimizer.iterations, or choose an algorithm that learns from preferences",
+            fix="set optimizer.iterations instead, or choose an algorithm that learns from preferences",
         )
     if issubclass(algorithm, ForeignTrainer) and resolved.run.round_reference == "kept":
         raise InputError(
-            f"{name} makes its reference itself, from the policy that it is given",
+            f"{name} makes its own reference from the policy it gets",
             where="run.round_reference",
             fix='set it to "moved"',
         )
     samples = "preferences" in resolved.names and resolved.load("preferences").samples
     if not samples and "reward" not in resolved.names:
         raise InputError(
-            "no one ranks what the policy says in later rounds",
+            "later rounds need something to rank the policy's responses",
             where="run.rounds",
             fix="add [reward], or a [preferences] plugin that samples and ranks",
         )
 
 
 def ranker_text(resolved: Resolved) -> str:
-    """Who ranks fresh samples, for people."""
+    """How fresh samples are ranked, for people."""
     if "reward" in resolved.names:
-        return f"{resolved.run.round_samples} responses a prompt, ranked by the reward {resolved.names['reward']}"
+        return f"{resolved.run.round_samples} responses per prompt, ranked by the reward {resolved.names['reward']}"
     return f"from {resolved.names['preferences']}"
 
 
 class RankedByReward(PreferenceSource[Config]):
-    """Fresh responses, ranked by a reward source; prompts without two different scores are left out."""
+    """Fresh responses, ranked by a reward source; prompts without two different scores are dropped."""
 
     samples = True
 
@@ -95,7 +95,7 @@ class RankedByReward(PreferenceSource[Config]):
 
 
 def ranker(resolved: Resolved, reward: RewardSource[Any] | None, context: Context) -> PreferenceSource[Any]:
-    """The source that samples and ranks: by the run's own reward, or else its [preferences]."""
+    """The source that samples and ranks: the run's reward if any, else its [preferences]."""
     if reward is not None:
         return RankedByReward(reward, resolved.run.round_samples)
     source: PreferenceSource[Any] = build(resolved.part("preferences"), context)
@@ -103,7 +103,7 @@ def ranker(resolved: Resolved, reward: RewardSource[Any] | None, context: Contex
 
 
 def keep_reference(optimizer: Optimizer[Any], start: Any) -> None:
-    """Gives an algorithm that has a reference another one: the policy that `start()` loads, frozen."""
+    """Replaces an algorithm's reference, if it has one, by the policy that `start()` loads, frozen."""
     if optimizer.reference is not None:
         optimizer.reference = None
         optimizer.reference = start().reference()

@@ -1,4 +1,4 @@
-"""Running a plan: stage after stage in one run directory."""
+"""Runs a plan, stage by stage, in a run directory."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def run_recipe(
     force: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Runs the stages of the plan, or exactly the given ones, in the run directory `out`.
+    """Runs the stages of the plan, or exactly the given ones, in `out`.
 
-    A stage that is given alone takes what earlier ones left in `out`.
+    A given stage uses what earlier ones left in `out`.
 
     Returns:
-        stage name -> what it said.
+        stage name -> its summary.
 
     Raises:
         InputError: the plan lacks something, or `out` is in use.
@@ -60,7 +60,7 @@ def run_recipe(
         body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
         for stage in chosen:
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
-                reporter.note(f"{stage.key}: done before, kept")
+                reporter.note(f"{stage.key}: already done, skipped")
                 continue
             if alone and not resume:
                 _make_room(rundir, stage.key, overwrite=overwrite)
@@ -74,15 +74,15 @@ def run_recipe(
 
 
 def _make_room(rundir: RunDir, stage: str, *, overwrite: bool) -> None:
-    """Clears what the stage left before, if asked to; an evaluation may always be done again."""
+    """Removes an earlier result of the stage if `overwrite` is set; an evaluation is always replaced."""
     from alignkit.ops.distributed import barrier, process_index
 
     if process_index() == 0 and rundir.has_begun(stage):
         if not overwrite and stage != "eval":
             raise InputError(
-                f"the stage {stage} has been run here",
+                f"stage {stage} has already run here",
                 where=str(rundir.path),
-                fix="--resume, --overwrite or another --out",
+                fix="use --resume, --overwrite or another --out",
             )
         rundir.clear(stage)
     barrier()

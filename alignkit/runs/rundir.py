@@ -1,8 +1,8 @@
-"""The files of a run, and the lock that keeps a second run out of them.
+"""The files of a run, and the lock that keeps other runs out.
 
-recipe.toml (resolved, without secrets), run.json (versions, command line, what each stage said), sft/,
-preferences.jsonl, reward/, policy/, metrics.jsonl, samples.jsonl, report.html. Of a run in rounds also rounds/N/policy
-and, from the second on, rounds/N/preferences.jsonl; policy/ is that of the last.
+recipe.toml (resolved, without secrets), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
+reward/, policy/, metrics.jsonl, samples.jsonl, report.html. With rounds also rounds/N/policy and, from the second on,
+rounds/N/preferences.jsonl; policy/ is the last round's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.checking import arguments_without_secrets
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
+from alignkit.runs.report import read_metrics
 from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
@@ -33,16 +34,16 @@ STAGE_FILES = {
     "align": ("policy", "rounds"),
     "eval": ("samples.jsonl", "report.html"),
 }
-"""What each stage leaves; a stage of a round (`rounds/2/align`), in the round's folder."""
+"""The files of each stage; those of a round's stage (`rounds/2/align`) are in the round's folder."""
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
 class RunDir:
-    """A locked run directory. Use as a context manager. With several processes only the first writes.
+    """A locked run directory, used as a context manager. Only the first process writes.
 
     Raises:
-        InputError: another run holds it, or it has been used and neither `resume` nor `overwrite` is given, or
-            `resume` is given with another recipe and `force` is not.
+        InputError: another run is using it; it holds a run and neither `resume` nor `overwrite` is set; or `resume` is
+            set with another recipe, without `force`.
     """
 
     def __init__(self, path: Path, *, recipe: str, digest: str, resume: bool, overwrite: bool, force: bool) -> None:
@@ -79,11 +80,11 @@ class RunDir:
         except OSError as error:
             os.close(self._lock_descriptor)
             raise InputError(
-                "another run is using this directory", where=str(self.path), fix="wait for it, or choose another --out"
+                "another run is using this directory", where=str(self.path), fix="wait, or choose another --out"
             ) from error
 
     def clear(self, stage: str) -> None:
-        """Removes what a stage has left."""
+        """Removes the files of a stage."""
         for path in self._files(stage):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -96,7 +97,7 @@ class RunDir:
         return [self.path / folder / file for file in STAGE_FILES[name]]
 
     def has_begun(self, stage: str) -> bool:
-        """Whether a stage has left anything, done or not."""
+        """Whether a stage has left any files, done or not."""
         return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
     def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
@@ -110,48 +111,48 @@ class RunDir:
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
         elif not resume:
             raise InputError(
-                "this directory holds a run", where=str(self.path), fix="--resume, --overwrite or another --out"
+                "this directory holds a run", where=str(self.path), fix="use --resume, --overwrite or another --out"
             )
         elif self.state["digest"] != digest and not force:
             raise InputError(
-                "the recipe has changed since this run was started",
+                "the recipe has changed since this run started",
                 where=str(self.path / "recipe.toml"),
-                fix="undo the change, give --force to go on with the new one, or choose another --out",
+                fix="undo the change, continue with --force, or choose another --out",
             )
 
     def _write_state(self) -> None:
         write_synced(self._state_file, json.dumps(self.state, indent=1))
 
     def is_done(self, stage: str) -> bool:
-        """Whether the stage has ended, in this run or in the one that is resumed."""
+        """Whether the stage is done, in this run or in the resumed one."""
         return stage in self.state["stages"]
 
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
-        """Keeps what the stage said; a resumed run skips it."""
+        """Stores the stage's summary; a resumed run skips the stage."""
         self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
         if process_index() == 0:
             self._write_state()
 
     def remember(self, name: str, text: str) -> None:
-        """Keeps in run.json what was found out about a part of the run."""
+        """Stores a note about a part of the run in run.json."""
         self.state.setdefault("notes", {})[name] = text
         if process_index() == 0:
             self._write_state()
 
     def summary(self) -> dict[str, Any]:
-        """Stage name -> what it said."""
+        """Stage name -> its summary."""
         return dict(self.state["stages"])
 
 
 class MetricsFile:
-    """metrics.jsonl: one record for each optimisation step. A resumed stage drops what lies after its checkpoint."""
+    """metrics.jsonl: one record per optimisation step. A resumed stage drops the records after its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: set[str] = set()
 
     def write(self, stage: str, record: Mapping[str, float]) -> None:
-        """Appends a record; the first of a stage removes older ones of the same steps."""
+        """Appends a record; a stage's first record drops older ones from that step on."""
         if stage not in self._seen:
             self._seen.add(stage)
             self._drop(stage, first_step=record["step"])
@@ -160,17 +161,10 @@ class MetricsFile:
             file.write(line + "\n")
 
     def _drop(self, stage: str, first_step: float) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                record = json.loads(line)
-            except ValueError:  # a line that a kill cut off
-                continue
-            if record["stage"] != stage or record["step"] < first_step:
-                kept.append(line)
-        write_synced(self._path, "".join(kept))
+        if self._path.exists():
+            records = read_metrics(self._path)
+            kept = [record for record in records if record["stage"] != stage or record["step"] < first_step]
+            write_synced(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _rounded(record: Mapping[str, float]) -> dict[str, float]:

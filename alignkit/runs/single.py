@@ -1,4 +1,4 @@
-"""What runs without a run directory: from a file to a file."""
+"""Commands without a run directory: from file to file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def sample(
     *,
     columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Samples `n` responses to each prompt of a data file from the recipe's policy -> groups in `out`.
+    """Samples `n` responses per prompt of a data file from the recipe's policy -> groups in `out`.
 
     Args:
-        columns: new names of the file's columns by their old ones.
+        columns: old column name of the file -> new one.
     """
     from alignkit.records import write_groups
 
@@ -38,7 +38,7 @@ def sample(
     source: PreferenceSource[Any] = resolved.build_spec("preferences", {"plugin": str(reader), **options})
     asked = [group.prompt for group in source.preferences(NoPolicy())]
     policy: Policy[Any] = resolved.build("policy")
-    reporter.note(f"sampling {n} responses to each of {len(asked)} prompts")
+    reporter.note(f"sampling {n} responses for each of {len(asked)} prompts")
     batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
     write_groups(out, batch.groups)
     finished = round(float(batch.finished.float().mean()), 4)
@@ -52,7 +52,7 @@ def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> di
 
     records = list(read_groups(groups))
     if not records:
-        raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record a line")
+        raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record per line")
     source: RewardSource[Any] = resolved.build("reward")
     reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
     scored = score_groups(source, records)
@@ -64,9 +64,9 @@ def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> di
 
 
 class NoPolicy:
-    """What a source of data on file is given where there is no policy to sample."""
+    """The `Ask` of a command that has no policy: it refuses to sample."""
 
     prompts: Sequence[Prompt] = ()
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
-        raise InputError("this source samples responses, which needs a run", fix="use `alignkit preferences`")
+        raise InputError("this source samples responses, which only a run can do", fix="use `alignkit preferences`")

@@ -1,4 +1,4 @@
-"""The receivers of a run's metrics beside metrics.jsonl: built, written to and closed in the main process only."""
+"""Metric sinks, in addition to metrics.jsonl; only the main process uses them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None]) -> Iterator[Write]:
-    """Yields a function that hands a record to each sink of `run.metrics`. Closes each sink once, however the run ends.
+    """Yields a function that writes a record to each sink of `run.metrics`. Closes each sink once, however the run
+    ends.
 
     Args:
         folder: the run directory.
-        on_notice: is told of a sink that can't be closed, where another error is raised.
+        on_notice: receives errors of closing a sink when another error is raised.
 
     Raises:
         PluginError: a sink raised; the message names its plugin.
@@ -56,7 +57,7 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
 
 
 def _close(sinks: Mapping[str, MetricSink[Any]]) -> list[PluginError]:
-    """Closes all of them; returns what went wrong."""
+    """Closes all sinks and returns their errors."""
     failures = []
     for key, sink in sinks.items():
         try:

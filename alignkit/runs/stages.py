@@ -1,9 +1,7 @@
-"""What each stage does: takes files, trains or labels or measures, leaves files."""
+"""The stages: each reads files, trains, labels or measures, and writes files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -13,34 +11,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import Feed
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
+from alignkit.runs.algorithm import train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.plan import consumed_by, wants_texts
+from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.engine import planned_steps, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
+    from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Prompt
     from alignkit.runs.reporting import Reporter
     from alignkit.runs.rundir import RunDir
-    from alignkit.training.feeds import BatchFeed
 
 
 class Stages:
-    """The stages of one run. Each method is a stage and returns its summary, as JSON types."""
+    """The stages of a run. Each public method is a stage and returns its summary as JSON types."""
 
     def __init__(
         self,
@@ -68,10 +65,10 @@ class Stages:
             write_groups(self._path / "demonstrations.jsonl", groups)
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
-        return {"demonstrations": len(groups), **self._train("sft", optimizer, OfflineFeed(groups, policy), groups)}
+        return {"demonstrations": len(groups), **self._train("sft", optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
-        """The preference source, with the policy at hand -> preferences.jsonl, or that of a later round."""
+        """The preference source, with the current policy -> preferences.jsonl, in a later round its own."""
         if self._is_main:
             groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
             write_groups(self._preferences_of(number), groups)
@@ -87,7 +84,7 @@ class Stages:
         policy = self._policy(self._start)
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
-        summary = self._train("reward", optimizer, OfflineFeed(train_groups, policy), train_groups)
+        summary = self._train("reward", optimizer, train_groups)
         if self._is_main:
             source = self._reward_source()
             source.calibrate(self._calibration_groups(train_groups))
@@ -96,7 +93,8 @@ class Stages:
         return summary
 
     def align(self, number: int = 0) -> dict[str, Any]:
-        """Preferences or prompts and a reward -> policy/; a round's preferences -> its own, the last one's there."""
+        """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
+        too."""
         policy = self._policy(self._start_of(number))
         if consumed_by(self._resolved) is not Feed.ROLLOUTS:
             groups = self._ranked(number) if self._samples(number) else self._preference_split[0]
@@ -104,21 +102,16 @@ class Stages:
             if number > 1 and self._resolved.run.round_reference == "kept":
                 keep_reference(optimizer, lambda: self._policy(self._start))
             folder = f"{round_folder(number)}/policy" if number else "policy"
-            summary = self._train(folder, optimizer, OfflineFeed(groups, policy), groups)
+            summary = self._train(folder, optimizer, groups)
             if number and number == self._resolved.run.rounds and self._is_main:
                 optimizer.save(self._path / "policy")
             return summary
-        reward = self._reward_source()
-        prompts = self._prompt_split[0]
-        optimizer = self._build("optimizer", policy=policy, reward=reward)
-        feed = RolloutFeed(
-            prompts, policy, reward, sampling=self._resolved.sampling, options=optimizer.config, seed=self._seed
-        )
+        optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
         texts = self._texts() if wants_texts(self._resolved) else []
-        return self._train("policy", optimizer, feed, [Group(prompt, ("",)) for prompt in prompts], texts)
+        return self._train("policy", optimizer, self._prompt_split[0], texts)
 
     def eval(self) -> dict[str, Any]:
-        """The final policy against the one it started from, on prompts that were not trained on -> samples.jsonl."""
+        """The final policy against the initial one, on unseen prompts -> samples.jsonl."""
         report = self._evaluate() if self._is_main else {}
         barrier()
         return report
@@ -163,7 +156,7 @@ class Stages:
         return self._path / "preferences.jsonl"
 
     def _ranked(self, number: int = 1) -> list[Group]:
-        """The preferences of a round, read once where this process has not made them."""
+        """The preferences of a round, read at most once."""
         if number not in self._rankings:
             self._rankings[number] = list(read_groups(self._preferences_of(number)))
         return self._rankings[number]
@@ -172,15 +165,15 @@ class Stages:
         return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
 
     def _start_of(self, number: int) -> Path | None:
-        """The policy that a round starts from: that of the round before, if there was one."""
+        """The policy that a round starts from: the previous round's, if there is one."""
         return self._start if number < 2 else self._path / round_folder(number - 1) / "policy"
 
     def _samples(self, number: int) -> bool:
-        """Whether the preferences of a round come from the policy as it is at its start."""
+        """Whether the round samples its preferences from the policy at its start."""
         return number > 1 or samples_at_the_start(self._resolved)
 
     def _fresh_preferences(self, number: int) -> list[Group]:
-        """What the policy says at the start of a round to the prompts that are trained on, ranked."""
+        """Ranked responses of the policy at the start of a round, to the training prompts."""
         seed, prompts = round_seed(self._seed, number), self._prompt_split[0]
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
@@ -189,13 +182,13 @@ class Stages:
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
         if not groups:
-            raise StoppedByCheck(f"round {number}: no two responses to any of {len(prompts)} prompts are ranked apart")
+            raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
         return groups
 
     @property
     def _start(self) -> Path | None:
-        """The policy that alignment starts from: the SFT stage's where there was one."""
+        """The policy that alignment starts from: the SFT stage's, if there was one."""
         return self._path / "sft" if self._rundir.is_done("sft") else None
 
     def _against(self, name: str) -> Path | None:
@@ -218,23 +211,14 @@ class Stages:
         return policy
 
     def _reward_source(self) -> RewardSource[Any]:
-        if REWARD_TRAINING not in self._resolved:
-            source: RewardSource[Any] = self._build("reward")
-            return source
-        folder = self._path / "reward"
-        if not folder.exists():
-            raise InputError(
-                "the reward model is not trained yet", where="reward", fix="run the reward stage, or set reward.model"
-            )
-        trained: RewardSource[Any] = self._build("reward", saved=folder)
-        return trained
+        return load_reward(self._resolved, self._path)
 
     def _read(self, table: str) -> list[Group]:
-        """All groups of a table's source, with a note of what they look like."""
+        """All groups of a table's source; reports what they look like."""
         source = self._build(table)
         groups = self._groups_from(source)
         if not groups:
-            raise InputError("the source yields nothing", where=table)
+            raise InputError("the source has no records", where=table)
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
@@ -248,7 +232,7 @@ class Stages:
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
-        """Distinct prompts of the [prompts] table, or else of the preferences, in their order."""
+        """Distinct prompts of [prompts], else of the preferences, in order."""
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
@@ -274,7 +258,7 @@ class Stages:
         return held or self._prompt_split[0]
 
     def _texts(self) -> list[Group]:
-        """The texts of [ptx] or else the demonstrations, without held-out prompts."""
+        """The texts of [ptx], else the demonstrations, without held-out prompts."""
         if "ptx" in self._resolved.names:
             groups = self._read("ptx")
         else:
@@ -291,40 +275,31 @@ class Stages:
     def _train(
         self,
         folder: str,
-        optimizer: Optimizer[Any],
-        feed: BatchFeed,
-        data: Sequence[Group],
+        optimizer: Algorithm[Any],
+        data: Sequence[Group] | Sequence[Prompt],
         texts: Sequence[Group] = (),
     ) -> dict[str, Any]:
-        """Runs the engine, saves what was trained into `folder`, and returns the last metrics, and why it ended early
-        where it did."""
+        """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
-        self._reporter.start(folder, planned_steps(feed, optimizer.config))
 
-        def on_step(record: dict[str, float]) -> None:
-            if not self._is_main:
-                return
+        def write(record: Mapping[str, float]) -> None:
             self._metrics.write(folder, record)
             self._write_to_sinks({"stage": folder, **record})
-            self._reporter.step(record)
 
-        if isinstance(optimizer, ForeignTrainer):
-            result = optimizer.run(
-                data, sampling=self._resolved.sampling, folder=path, seed=self._seed, on_step=on_step
-            )
-        else:
-            result = train(
-                optimizer,
-                feed,
-                folder=path,
-                seed=self._seed,
-                on_step=on_step,
-                on_notice=self._reporter.note,
-                resume=self._resume,
-                force=self._force,
-                fingerprint=f"{self._resolved.digest}/{digest_of([*data, *texts])}",
-                texts=texts,
-            )
+        result = train_algorithm(
+            optimizer,
+            data,
+            name=folder,
+            folder=path,
+            sampling=self._resolved.sampling,
+            seed=self._seed,
+            reporter=self._reporter,
+            write=write,
+            fingerprint=self._resolved.digest,
+            texts=texts,
+            resume=self._resume,
+            force=self._force,
+        )
         if self._is_main:
             optimizer.save(path)
         barrier()
@@ -335,23 +310,15 @@ class Stages:
 
 
 def described(groups: Sequence[Group]) -> str:
-    """How many groups there are and what the first looks like, for people."""
+    """The number of groups and the first one, for people."""
     sample = groups[0]
     ranks = f" (ranks {list(sample.ranks)})" if sample.ranks else ""
     shown = " | ".join(response[:80] for response in sample.responses[:2])
-    return f"{len(groups)} groups; the first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
-
-
-def digest_of(groups: Sequence[Group]) -> str:
-    """sha256 of the records, so that a run is never resumed on other data."""
-    digest = hashlib.sha256()
-    for group in groups:
-        digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    return f"{len(groups)} groups; first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval, beside the baseline that the shorter response wins."""
+    """Accuracy on ranked pairs with its interval, and the baseline that prefers the shorter response."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}

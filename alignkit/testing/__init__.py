@@ -1,9 +1,9 @@
-"""For authors of plugins: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
+"""For plugin authors: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
 
     class TestMine(RewardSourceContract):
         component = Mine
 
-Importing this package imports pytest only when a contract is asked for.
+Imports pytest only when a contract is used.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from alignkit.testing.installed import contracts_for
     from alignkit.testing.runner import run_contracts
     from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
+    from alignkit.testing.tolerance import ELEMENTARY, adam_rounding, assert_near, near, rounding, terms_of_network
 
 __all__ = [
+    "ELEMENTARY",
     "ComponentContract",
     "OptimizerContract",
     "PolicyContract",
@@ -36,9 +38,16 @@ __all__ = [
     "TinyRewardOptions",
     "TinyScorer",
     "ValuesContract",
+    "adam_rounding",
+    "assert_near",
     "contracts_for",
+    "near",
+    "rounding",
     "run_contracts",
+    "terms_of_network",
 ]
+
+_OF_TOLERANCE = ("ELEMENTARY", "adam_rounding", "assert_near", "near", "rounding", "terms_of_network")
 
 
 def __getattr__(name: str) -> Any:
@@ -46,6 +55,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'alignkit.testing' has no attribute {name!r}")
     if name.startswith("Tiny"):
         return getattr(import_module("alignkit.testing.tiny"), name)
+    if name in _OF_TOLERANCE:
+        return getattr(import_module("alignkit.testing.tolerance"), name)
     import pytest
 
     pytest.register_assert_rewrite("alignkit.testing.contracts")

@@ -1,4 +1,4 @@
-"""Contracts run by hand, to show that a broken component fails them."""
+"""Runs contracts by hand, to show that a broken component fails them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def contract_of(base: type[ComponentContract], component: type[Any], **overrides
 
 
 def failing(contract: type[ComponentContract], folder: Path, only: str | None = None) -> set[str]:
-    """Names of the contract's tests that fail, without `test_`; `only` runs a single one."""
+    """Names of the contract's failing tests, without `test_`; `only` runs a single one."""
     names = [name for name in dir(contract) if name.startswith("test_")] if only is None else [f"test_{only}"]
     found = set()
     for name in names:

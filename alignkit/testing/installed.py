@@ -1,4 +1,4 @@
-"""Contracts that build themselves: one test class for every component of the installed plugins."""
+"""Generated contracts: one test class per component of the installed plugins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONTRACTS: dict[str, type[ComponentContract]] = {
     "optimizer": OptimizerContract,
     "metrics": ComponentContract,
 }
-"""The contract of each role; of an Optimizer with a loop of its own only the options are held to one."""
+"""The contract of each role. For an Optimizer with its own training loop only the options are tested."""
 
 
 def contracts_for(
@@ -42,12 +42,12 @@ def contracts_for(
     options: Mapping[Key, Mapping[str, Any]] | None = None,
     bases: Mapping[Key, type[ComponentContract]] | None = None,
 ) -> dict[str, type[Any]]:
-    """Test classes by name, to be put into a test module's namespace.
+    """Test classes by name, to add to a test module's namespace.
 
     Args:
-        only: name of a component, of a distribution, or `distribution:name`.
-        options: by (role, name), for components that can't be built without.
-        bases: by (role, name), contracts that know more about a component than its role's.
+        only: name of a component or distribution, or `distribution:name`.
+        options: by (role, name), for components that can't be built without options.
+        bases: by (role, name), contracts to use instead of the role's, for components that need more.
     """
     chosen = [r for r in registry.registrations if only is None or matches(r, only)]
     classes = {
@@ -64,7 +64,7 @@ def contracts_for(
 
 
 def matches(registration: Registration, name: str) -> bool:
-    """Whether a name means this component, or the distribution that it comes from."""
+    """Whether a name means this component or its distribution."""
     return name in (registration.name, str(registration)) or normalized(name) == registration.distribution
 
 
@@ -82,7 +82,7 @@ def _contract(
     options: Mapping[str, Any],
     base: type[ComponentContract] | None,
 ) -> type[Any]:
-    """The role's contract with this component, or one test that says why there is none."""
+    """The role's contract for this component, or one test that says why there is none."""
     name = _class_name(registration)
     try:
         component = registration.load()

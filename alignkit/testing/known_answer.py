@@ -1,4 +1,4 @@
-"""A problem whose answer is known: one prompt, one token, and a reward for each of four.
+"""A problem with a known answer: one prompt, and responses of one token out of four, each with a known reward.
 
 The policy that maximises E[reward] - beta * KL(policy || reference) is the reference times exp(reward / beta), up to a
 factor (Rafailov et al., arXiv:2305.18290, eq. 4).
@@ -43,12 +43,12 @@ class ScoreOf(RewardSource[Any]):
 
 
 def policy_of_four_tokens() -> TinyPolicy:
-    """A policy over the stop token and a, b, c; the same at every call."""
+    """A policy over the stop token and a, b, c; every call gives an equal one."""
     return TinyPolicy(TinyOptions(alphabet="abc"), Context(seed=3))
 
 
 def rollouts(optimizer: Optimizer[Any], *, n: int, max_tokens: int, seed: int) -> GroupBatch:
-    """`n` sampled responses to the prompt, with what the optimizer's reward source says of them."""
+    """`n` sampled responses to the prompt, scored by the optimizer's reward source."""
     if max_tokens == 1:
         batch = _single_tokens(optimizer.policy, n, seed)
     else:
@@ -59,7 +59,7 @@ def rollouts(optimizer: Optimizer[Any], *, n: int, max_tokens: int, seed: int) -
 
 
 def _single_tokens(policy: Policy[Any], n: int, seed: int) -> GroupBatch:
-    """What `generate` gives at a limit of one token, without its loop over responses."""
+    """The same as `generate` with a limit of one token, without its loop over responses."""
     probabilities = token_distribution(policy)
     tokens = torch.multinomial(probabilities, n, replacement=True, generator=torch.Generator().manual_seed(seed))
     group = Group(PROMPT, tuple(list(REWARD_OF_TOKEN)[token] for token in tokens.tolist()))
@@ -75,7 +75,7 @@ def _batch(policy: Policy[Any], tokens: Sequence[int], group: Group) -> GroupBat
 def learn(
     optimizer: Optimizer[Any], *, iterations: int, n: int, max_tokens: int, rate: float
 ) -> list[dict[str, float]]:
-    """The engine's loop, with one prompt, one minibatch and a learning rate that falls to zero; the steps' figures."""
+    """The engine's loop with one prompt, one minibatch and a learning rate falling to zero; the steps' figures."""
     adam = torch.optim.Adam(trained_parameters(optimizer.modules()).values(), lr=rate)
     log = []
     for iteration in range(iterations):

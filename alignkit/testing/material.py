@@ -1,4 +1,4 @@
-"""Small inputs for tests: groups of unequal sizes and lengths for every feed, and helpers that move and compare."""
+"""Small inputs for tests: groups of unequal sizes and lengths for every feed, and helpers to move and compare them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def groups() -> list[Group]:
 
 
 def groups_for(feed: Feed) -> list[Group]:
-    """Groups as an offline algorithm is given them; the rankings hold a tie."""
+    """Groups as an offline algorithm gets them; the rankings contain a tie."""
     if feed is Feed.DEMONSTRATIONS:
         return [replace(group, responses=group.responses[:1]) for group in groups()]
     if feed is Feed.RANKINGS:
@@ -54,7 +54,7 @@ def groups_for(feed: Feed) -> list[Group]:
 
 
 def batch_for(feed: Feed, policy: Policy[Any], reward: RewardSource[Any] | None, *, n: int) -> GroupBatch:
-    """The batch that an algorithm's `prepare` is given: encoded records, or `n` scored rollouts a prompt."""
+    """The input of an algorithm's `prepare`: encoded records, or `n` scored rollouts per prompt."""
     if feed is not Feed.ROLLOUTS:
         return policy.encode(groups_for(feed))
     if reward is None:
@@ -65,7 +65,7 @@ def batch_for(feed: Feed, policy: Policy[Any], reward: RewardSource[Any] | None,
 
 
 def trained_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
-    """Parameters that are trained, by qualified name, each once."""
+    """The trained parameters by qualified name, each once."""
     found: dict[int, tuple[str, nn.Parameter]] = {}
     for name, module in modules.items():
         for key, parameter in module.named_parameters():
@@ -83,7 +83,7 @@ def nudge(modules: Mapping[str, nn.Module], size: float = 0.1) -> None:
 
 
 def gradients(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Gradients of the trained parameters, zero where there is none."""
+    """Gradients of the trained parameters, zero if missing."""
     return {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in trained_parameters(modules).items()
@@ -96,7 +96,7 @@ def clear_gradients(modules: Mapping[str, nn.Module]) -> None:
 
 
 def backward(loss: Tensor) -> None:
-    """`loss.backward()`, which torch leaves without annotations."""
+    """`loss.backward()`, which has no annotations in torch."""
     loss.backward()  # type: ignore[no-untyped-call]
 
 
@@ -106,7 +106,7 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def differing_fields(one: GroupBatch, other: GroupBatch) -> list[str]:
-    """Names of the fields in which two batches are not exactly the same."""
+    """Names of the fields in which two batches differ."""
     return [field.name for field in fields(one) if not _same(getattr(one, field.name), getattr(other, field.name))]
 
 
@@ -117,7 +117,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class CountingModule(nn.Module):
-    """Stands for the engine's wrappers: forwards calls, hides everything else of the module, and counts."""
+    """A stand-in for the engine's wrappers: forwards and counts calls, hides everything else of the module."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

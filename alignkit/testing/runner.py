@@ -1,4 +1,4 @@
-"""Running the contracts of installed plugins from a program: what `alignkit plugins check` does."""
+"""Runs the contracts of installed plugins, for `alignkit plugins check`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from alignkit.errors import InputError, closest
 from alignkit.plugins import normalized, registry
 
 selected: str | None = None
-"""The component or distribution that `suite.py` builds contracts for; all where None."""
+"""The component or distribution that `suite.py` builds contracts for; None means all."""
 
 
 def run_contracts(name: str | None = None) -> int:
-    """Runs the contracts of one component or distribution, or of all that are installed; pytest's exit code.
+    """Runs the contracts of one component or distribution, or of all installed ones; returns pytest's exit code.
 
     Raises:
         InputError: no component, distribution or plugin has this name.

@@ -25,7 +25,7 @@ DEFAULTS = {"learning_rate": 0.02, "batch_size": 4, "group_size": 8, "minibatch_
 
 
 class KilledError(Exception):
-    """The process has gone."""
+    """Stands for a killed process."""
 
 
 def online_run(
@@ -38,10 +38,10 @@ def online_run(
     texts: Sequence[Group] = (),
     **options: Any,
 ) -> tuple[Any, list[Mapping[str, float]]]:
-    """Trains a new tiny policy to say a letter; the algorithm and its log.
+    """Trains a new tiny policy to say a letter; returns the algorithm and its log.
 
     Args:
-        kill_after: the step after which `KilledError` is raised, 0 for none.
+        kill_after: raises `KilledError` after this step; 0: never.
     """
     config = component.Config(**{**DEFAULTS, **options})
     policy, reward = TinyPolicy(context=Context(seed=1)), TinyReward(TinyRewardOptions(letter=letter))
@@ -59,7 +59,7 @@ def online_run(
 
 
 def assert_goes_on_bit_for_bit(component: type[Any], folder: Path, **options: Any) -> None:
-    """Fails unless a run that is killed in its third iteration and resumed ends exactly as one that was not."""
+    """Fails unless a run that is killed in its third iteration and resumed ends exactly like an uninterrupted one."""
     whole, log = online_run(component, folder / "whole", iterations=4, **options)
     per_iteration = len(log) // 4
     options = {**options, "iterations": 4, "save_every": 1}

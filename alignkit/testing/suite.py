@@ -1,4 +1,4 @@
-"""The test module that `run_contracts` gives to pytest. A policy with an option `model` is tested on a tiny Llama."""
+"""The test module that `run_contracts` passes to pytest. A policy with an option `model` runs on a tiny Llama."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policies and scorers that look every figure up by token id, so that expected values can be worked out by hand."""
+"""Policies and scorers that look up every figure by token id, so that expected values can be computed by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Table(nn.Module):
 
 
 class _NoText:
-    """What tables can't do."""
+    """Methods that tables can't support."""
 
     def encode(self, groups: Sequence[Group]) -> GroupBatch:
         raise NotImplementedError
@@ -68,12 +68,12 @@ class TableScorer(_NoText, Scorer):
 
 
 class TablePolicy(_NoText, Policy[Any], HasValues):
-    """Log-probabilities and values by token id; its entropy is that id.
+    """Log-probabilities and values by token id; its entropy is the id.
 
     Args:
         logprobs, reference: of every token id, under the policy and its reference.
-        values: of every token id, where a value head is added.
-        critic: what `scorer` gives.
+        values: of every token id, once a value head is added.
+        critic: the result of `scorer`.
     """
 
     def __init__(

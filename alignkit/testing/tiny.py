@@ -1,7 +1,7 @@
-"""A policy, a scorer and a reward for tests: pure torch, no download, deterministic, milliseconds a step.
+"""A policy, a scorer and a reward for tests: pure torch, no download, deterministic, milliseconds per step.
 
-They keep every promise of `alignkit.interfaces`, and the contract suite runs on them as on any plugin. Text is read
-character by character in lower case; a character outside the alphabet becomes the alphabet's last one.
+They fulfil `alignkit.interfaces` completely, and the contract suite runs on them as on any plugin. Text is read
+character by character in lower case; a character outside the alphabet becomes the alphabet's last character.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class TinyOptions(Config):
     """Options of `TinyPolicy`."""
 
     model: str = ""
-    """Folder that `TinyPolicy.save` wrote; empty starts from fresh weights."""
+    """Folder written by `TinyPolicy.save`; empty: fresh weights."""
     alphabet: str = "abcdefghijklmnopqrstuvwxyz ."
-    """Characters of the vocabulary; the stop token comes on top."""
+    """Characters of the vocabulary, without the stop token."""
     hidden: Count = 16
     """Width of the hidden state."""
     window: Count = 3
-    """Last tokens that are seen one by one; the prompt is also seen as the mean of its tokens."""
+    """Number of last tokens seen one by one; the prompt is also seen as the mean of its tokens."""
     dropout: Fraction = 0.1
-    """Dropout of the network as it is built. The policy switches it off, as every policy must."""
+    """Dropout of the network. The policy switches it off, as every policy must."""
     context: Count = 512
-    """Longest prompt with its response, in tokens."""
+    """Maximum length of a prompt with its response, in tokens."""
 
 
 class TinyText:
@@ -80,14 +80,14 @@ class TinyText:
             longest = len(prompt) + max(map(len, rows))
             if longest > self._options.context:
                 raise InputError(
-                    f"a prompt with its response has {longest} tokens, the model's context is {self._options.context}",
+                    f"a prompt with its response has {longest} tokens, but the context is {self._options.context}",
                     where="context",
                     fix="shorten the records or raise the option",
                 )
         return GroupBatch.from_ids(prompts, responses, groups, finished=ends, device=device)
 
     def contexts(self, batch: GroupBatch, *, after_last: bool) -> Contexts:
-        """Contexts of all response tokens; with `after_last` one more behind each response."""
+        """Contexts of all response tokens; with `after_last` one more after each response."""
         prompts = [part.tolist() for part in torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())]
         responses = [part.tolist() for part in torch.split(batch.response_ids, batch.lengths.tolist())]
         rows = [
@@ -145,8 +145,8 @@ class TinyScorer(Scorer):
 class TinyPolicy(Policy[TinyOptions], HasValues):
     """A language model over characters.
 
-    With `temperature=0` the likeliest token is taken and log-probabilities are those at temperature 1. `top_k`,
-    `top_p`, `min_p` and `min_tokens` choose among tokens; log-probabilities stay those of the whole distribution.
+    `temperature=0` takes the likeliest token, with log-probabilities at temperature 1. `top_k`, `top_p`, `min_p` and
+    `min_tokens` restrict the choice of tokens; log-probabilities stay those of the whole distribution.
     `repetition_penalty` and `stop` are refused.
     """
 
@@ -291,7 +291,7 @@ class TinyRewardOptions(Config):
     """Options of `TinyReward`."""
 
     letter: str = "a"
-    """The letter that is rewarded."""
+    """The rewarded letter."""
 
 
 class TinyReward(RewardSource[TinyRewardOptions]):
@@ -312,7 +312,7 @@ def _switch_dropout_off(network: nn.Module) -> None:
 
 
 def _uniforms(seed: int, prompt_key: str, index: int, count: int) -> list[float]:
-    """`count` numbers in [0, 1) that belong to one response only."""
+    """`count` numbers in [0, 1) for one response only."""
     digest = hashlib.sha256(f"{seed}/{prompt_key}/{index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
@@ -321,11 +321,11 @@ def _uniforms(seed: int, prompt_key: str, index: int, count: int) -> list[float]
 def _refuse_unknown(sampling: Sampling) -> None:
     for name in ("repetition_penalty", "stop"):
         if name in sampling.distortions:
-            raise InputError("the tiny policy does not know it", where=f"sampling.{name}", fix="leave it out")
+            raise InputError("the tiny policy does not support this", where=f"sampling.{name}", fix="leave it out")
 
 
 def _choose(log_distribution: Tensor, draws: Tensor, sampling: Sampling, *, first: bool) -> Tensor:
-    """[rows] the token of each row, by inverse CDF of what top-k, top-p, min-p and the minimum length leave."""
+    """[rows] the token of each row, by inverse CDF after top-k, top-p, min-p and the minimum length."""
     probabilities = log_distribution.double().exp()
     if first:
         probabilities[:, 0] = 0.0
@@ -353,7 +353,9 @@ def _save(path: Path, network: nn.Module, options: TinyOptions, extra: Mapping[s
 def _read_options(path: Path, kind: str) -> dict[str, Any]:
     file = path / _OPTIONS
     if not file.is_file():
-        raise InputError(f"no {_OPTIONS} in this folder", where=str(path), fix="give a folder that TinyPolicy wrote")
+        raise InputError(
+            f"no {_OPTIONS} in this folder", where=str(path), fix="use a folder written by TinyPolicy.save"
+        )
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if record["kind"] != kind:
         raise InputError(f"this folder holds a {record['kind']}, not a {kind}", where=str(path))

@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights and a byte-level tokenizer, written as a standard folder without any download."""
+"""A tiny Llama with random weights and a byte-level tokenizer, written as a standard folder, without a download."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STOP = "<end>"
 
 
 def write_tiny_llama(folder: Path) -> Path:
-    """Writes the model (some 20,000 parameters, dropout in its config) and returns the folder.
+    """Writes the model (about 20,000 parameters, dropout in its config) and returns the folder.
 
-    The padding token is the stop token, as in many real models, so that a mask taken from token ids is caught.
+    The padding token is the stop token, as in many real models, to catch masks computed from token ids.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -1,6 +1,6 @@
-"""The network behind `TinyPolicy`: some thousand parameters that see the prompt, the last few tokens and the position.
+"""The network of `TinyPolicy`: a few thousand parameters that see the prompt, the last few tokens and the position.
 
-Everything happens inside one `forward`, as sharded or wrapped modules need it.
+Everything happens inside one `forward`, as sharded or wrapped modules need.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ POSITIONS = 64
 
 @dataclass(frozen=True)
 class Contexts:
-    """What the network sees when it predicts each of C tokens.
+    """The network's inputs when it predicts C tokens.
 
     Attributes:
         windows: [C, window] the last tokens before the predicted one.
         positions: [C] position of the predicted token within its response.
-        prompts: [C] which prompt it belongs to.
-        prompt_ids, prompt_index: [P] tokens of all prompts, and the prompt that each belongs to.
+        prompts: [C] index of its prompt.
+        prompt_ids, prompt_index: [P] tokens of all prompts, and the index of each one's prompt.
     """
 
     windows: Tensor
@@ -111,7 +111,7 @@ class TinyLanguageModel(nn.Module):
     def forward(
         self, contexts: Contexts, targets: Tensor | None, temperature: float, *, values: bool = False
     ) -> dict[str, Tensor]:
-        """`log_distribution` [C, V], `hidden` [C, H]; `logprobs` [C] of the targets; `values` [C] when asked for."""
+        """`log_distribution` [C, V], `hidden` [C, H]; `logprobs` [C] of the targets; `values` [C] on request."""
         hidden = self.trunk(contexts)
         output = {"hidden": hidden, "log_distribution": log_softmax(self.vocabulary_head(hidden) / temperature, dim=-1)}
         if targets is not None:
@@ -132,7 +132,7 @@ class TinyScoreModel(nn.Module):
         self.score = zero_head(hidden)
 
     def forward(self, contexts: Contexts) -> Tensor:
-        """[C] one scalar a context."""
+        """[C] one scalar per context."""
         scalars: Tensor = self.score(self.trunk(contexts))[:, 0]
         return scalars
 

@@ -1,1 +1,1 @@
-"""Private: the training loop, what it is fed, what accompanies it, and what it writes down to resume."""
+"""Private: the training loop with its feeds, companions and checkpoints."""

@@ -1,7 +1,7 @@
-"""AdamW for the engine: which weights decay, at which rate each is trained, and which implementation runs.
+"""AdamW for the engine: weight decay and learning rate per parameter, and the choice of implementation.
 
-Weights of less than float32 are trained through float32 copies (arXiv:1710.03740, section 3.1), and their gradients are
-added up in float32 over micro-batches. Without the copies, steps smaller than the spacing of bfloat16 would be lost.
+Weights below float32 are trained through float32 copies (arXiv:1710.03740, section 3.1), and their gradients accumulate
+in float32 over micro-batches. Without the copies, steps smaller than the spacing of bfloat16 would be lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def make_adam(optimizer: Optimizer[Any], device: torch.device) -> torch.optim.Op
     """AdamW over everything that the optimizer trains.
 
     Raises:
-        InputError: weights of less than float32 with 8-bit moments, or in several processes.
+        InputError: weights below float32 with 8-bit moments, or in several processes.
     """
     options, groups = optimizer.config, parameter_groups(optimizer)
     known: dict[str, Any] = {"lr": options.learning_rate, "betas": (0.9, options.adam_beta2)}
@@ -37,14 +37,12 @@ def make_adam(optimizer: Optimizer[Any], device: torch.device) -> torch.optim.Op
     if not short:
         return torch.optim.AdamW(groups, **known, fused=fused)
     if num_processes() > 1:
-        raise InputError(
-            "weights of less than float32 are trained in one process", fix='set policy.weights = "float32"'
-        )
+        raise InputError("several processes need float32 weights", fix='set policy.weights = "float32"')
     return MasterAdamW(groups, **known, fused=fused)
 
 
 class MasterAdamW(torch.optim.AdamW):
-    """AdamW on float32 copies of the weights; after each step a weight is its copy, rounded.
+    """AdamW on float32 copies of the weights; each step rounds the copies into the weights.
 
     `param_groups` holds the copies. The gradients stay with the weights, in float32.
     """
@@ -85,7 +83,7 @@ class MasterAdamW(torch.optim.AdamW):
 
 
 def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices decay, vectors (norms, biases) don't, and the algorithm scales the learning rate."""
+    """AdamW's groups: only matrices decay (not norms, biases), and the algorithm scales the learning rate."""
     options, scales = optimizer.config, optimizer.learning_rate_scales()
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     seen: set[int] = set()

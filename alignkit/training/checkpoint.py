@@ -1,7 +1,7 @@
 """Checkpoints that either verify or do not exist.
 
-Files are written and flushed to disk first, `manifest.json` (each file, its size and sha256) last. A folder without a
-manifest that verifies is no checkpoint: resuming takes the newest that is one.
+Files are written and flushed to disk first, `manifest.json` (each file, its size and sha256) last. A folder whose
+manifest does not verify is no checkpoint. Resuming takes the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MANIFEST = "manifest.json"
 def save_checkpoint(
     folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes `folder/step-N` and removes all but the newest `keep` checkpoints.
+    """Writes `folder/step-N` and deletes all but the newest `keep` checkpoints.
 
     Args:
-        tensors: file stem -> anything that `torch.load(weights_only=True)` reads back.
+        tensors: file stem -> anything that `torch.load(weights_only=True)` can read.
         state: JSON types.
 
     Raises:
-        AlignkitError: the disk is full; what was written is removed and earlier checkpoints stay.
+        AlignkitError: the disk is full; the partial checkpoint is removed and earlier ones stay.
     """
     target = folder / f"step-{step:08d}"
     shutil.rmtree(target, ignore_errors=True)
@@ -60,7 +60,7 @@ def save_checkpoint(
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, and on disk when this returns."""
+    """Writes a file atomically; it is on disk on return."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -71,16 +71,16 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """Folders of checkpoints, complete or not, newest first."""
+    """Checkpoint folders, complete or not, newest first."""
     return sorted(folder.glob("step-*"), reverse=True)
 
 
 def problem_with(checkpoint: Path) -> str | None:
-    """What keeps a checkpoint from verifying, naming the file; None when all of it is as it was written."""
+    """Why a checkpoint does not verify, with the file's name; None if it verifies."""
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
-        return f"{checkpoint.name}: no readable {MANIFEST} (the save was cut off)"
+        return f"{checkpoint.name}: no readable {MANIFEST} (the save was interrupted)"
     for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():
@@ -88,7 +88,7 @@ def problem_with(checkpoint: Path) -> str | None:
         if path.stat().st_size != expected["size"]:
             return f"{checkpoint.name}/{name}: {path.stat().st_size} bytes instead of {expected['size']}"
         if _digest(path) != expected["sha256"]:
-            return f"{checkpoint.name}/{name}: its content has changed"
+            return f"{checkpoint.name}/{name}: its content changed"
     return None
 
 
@@ -96,7 +96,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and the problems of newer ones that don't.
 
     Raises:
-        CheckpointError: there are checkpoints, but none of them verifies.
+        CheckpointError: there are checkpoints, but none verifies.
     """
     problems: list[str] = []
     for candidate in checkpoint_folders(folder):
@@ -117,17 +117,17 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_tensors(checkpoint: Path, name: str) -> Any:
-    """One tensor file of a checkpoint, on the CPU; nothing but tensors and plain containers is unpickled."""
+    """One tensor file of a checkpoint, on the CPU. Unpickles only tensors and plain containers."""
     return torch.load(checkpoint / f"{name}.pt", map_location="cpu", weights_only=True)
 
 
 def modules_to_tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
-    """Trained parameters and buffers on the CPU, by qualified name; frozen weights are in the policy's own files."""
+    """Trained parameters and buffers on the CPU, by qualified name; the policy's own files hold frozen weights."""
     return {name: tensor.detach().cpu() for name, tensor in _trained_tensors(modules)}
 
 
 def tensors_to_modules(saved: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module]) -> None:
-    """Gives modules back what `modules_to_tensors` took of them."""
+    """Loads the result of `modules_to_tensors` into modules."""
     with torch.no_grad():
         for name, tensor in _trained_tensors(modules):
             tensor.copy_(saved[name])
@@ -188,6 +188,6 @@ def _disk_full(target: Path, tensors: Mapping[str, Any]) -> str:
     )
     free = shutil.disk_usage(target.parent).free
     return (
-        f"{target.parent}: no room for a checkpoint of {needed:,} bytes, {free:,} are free; "
-        "the earlier checkpoint is kept\n  fix: free room, then run the same command with --resume"
+        f"{target.parent}: no space for a checkpoint of {needed:,} bytes, {free:,} are free; "
+        "the earlier checkpoint is kept\n  fix: free disk space, then run the same command with --resume"
     )

@@ -1,7 +1,7 @@
 """The one training loop: feed -> prepare -> epochs x minibatches x micro-batches -> loss -> step -> metrics.
 
-Every algorithm runs through it unchanged, alone or under `accelerate launch`. Everything random is seeded by (seed,
-position), so a run that was stopped goes on bit for bit from its last checkpoint.
+It runs every algorithm, in one process or under `accelerate launch`. Everything random is seeded by (seed, position),
+so a stopped run continues bit for bit from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 
 BEST = "best"
-"""Folder, beside the checkpoints, of the trained weights at which the gold reward was best."""
+"""Folder, next to the checkpoints, of the weights with the best gold reward."""
 
 
 @dataclass
 class Position:
-    """Where a run is: optimisation steps done, the batch it is in and the minibatches of that batch behind it."""
+    """The position in a run: optimisation steps done, the current batch, and the minibatches done of it."""
 
     step: int = 0
     batch: int = 0
@@ -57,7 +57,7 @@ class Position:
 
 
 def _ignore(_: object) -> None:
-    """Nobody listens."""
+    """Ignores reports."""
 
 
 def train(
@@ -71,21 +71,23 @@ def train(
     resume: bool = False,
     fingerprint: str = "",
     force: bool = False,
+    resumable: bool = True,
     texts: Sequence[Group] = (),
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
     Args:
         folder: checkpoints go to `folder/checkpoints`.
-        fingerprint: of the recipe and the data; a checkpoint of another one is refused, unless `force` is given.
-        texts: what the algorithm's companions may keep likely.
+        resumable: whether to write them; the best weights are always written if the options ask for them.
+        fingerprint: of the recipe and the data; a checkpoint with another one is refused unless `force` is set.
+        texts: for the algorithm's companions (ptx).
 
     Raises:
-        StoppedByCheck: the loss or gradient is not finite, or the KL limit is passed.
+        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
-    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, texts)
+    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, resumable, texts)
     if resume:
         engine.restore(force=force)
     with engine.signals.caught():
@@ -93,7 +95,7 @@ def train(
 
 
 class Engine:
-    """State of one training stage; use `train`."""
+    """One training stage; use `train`."""
 
     def __init__(
         self,
@@ -104,10 +106,12 @@ class Engine:
         on_step: LogStep,
         on_notice: Notice,
         fingerprint: str,
+        resumable: bool,
         texts: Sequence[Group],
     ) -> None:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
-        self.on_step, self.on_notice, self.fingerprint = on_step, on_notice, fingerprint
+        self.on_step, self.on_notice = on_step, on_notice
+        self.fingerprint, self.resumable = fingerprint, resumable
         self.options: TrainingOptions = optimizer.config
         self.position = Position()
         self.batch: GroupBatch | None = None
@@ -140,7 +144,7 @@ class Engine:
         return max(1, self.options.minibatch_size // num_processes())
 
     def run(self) -> TrainResult:
-        """The loop, from the current position to the end of the feed."""
+        """Runs the loop from the current position to the end of the feed."""
         start, tokens = time.perf_counter(), 0
         metrics: dict[str, float] = {}
         for index in range(self.position.batch, self.feed.num_batches):
@@ -177,21 +181,21 @@ class Engine:
                 batch = self.optimizer.prepare(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return batch
-            # a resumed run prepares its data in the passes of the run it goes on with, so that they round alike
+            # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
             prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
-                f"none of the {batch.num_groups} records can be learned from",
+                f"none of the {batch.num_groups} records has anything to learn",
                 where="the training data",
-                fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones, see docs/data.md",
+                fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones; see docs/data.md",
             )
         return prepared
 
     def _observed(self, batch: GroupBatch) -> dict[str, float]:
-        """What the reward and the companions say of rollouts; the weights are kept where they are the best."""
+        """Figures of the reward and the companions on rollouts; saves the weights if they are the best."""
         reward, step = self.optimizer.reward, self.position.step
         figures = {} if reward is None else shared_figures(reward.figures(), batch.device)
         for companion in self.companions:
@@ -201,7 +205,7 @@ class Engine:
         return figures
 
     def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
-        """(last of its epoch, groups of this process) of every minibatch of a batch."""
+        """(last of its epoch, groups of this process) for each minibatch of a batch."""
         size = self._local_minibatch
         steps = math.ceil(self._most_groups(num_groups) / size)
         for epoch in range(self.options.n_epochs):
@@ -217,7 +221,7 @@ class Engine:
         return int(sum_over_processes(counts).max())
 
     def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
-        """One optimisation step; halves the token budget and tries again when memory runs out."""
+        """One optimisation step; halves the token budget and retries when memory runs out."""
         part = part.replace(totals=self._step_totals(part, empty=empty))
         with torch.no_grad():
             self.optimizer.begin_step(part)
@@ -232,7 +236,7 @@ class Engine:
                     raise
                 self.adam.zero_grad()
                 self.optimizer.max_tokens //= 2
-                self.on_notice(f"out of memory: going on with max_tokens = {self.optimizer.max_tokens}")
+                self.on_notice(f"out of memory: continuing with max_tokens = {self.optimizer.max_tokens}")
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
@@ -251,7 +255,7 @@ class Engine:
     def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
         own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
-        # Others' losses come first: the last pass, in which gradients are shared, must run through every module.
+        # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
         others = [(1.0, loss) for companion in self.companions for loss in companion.losses(self.optimizer.max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]
         sums = {name: torch.zeros((), device=part.device) for name in named}
@@ -274,7 +278,7 @@ class Engine:
         own = part.counts()
         counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
         shared = mean_over_processes(counts * (not empty))
-        # A process that has run out of groups takes part with one that must not count: its means are 0.
+        # A process without groups left joins with a group that must not count: its means are 0.
         return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
 
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
@@ -282,12 +286,12 @@ class Engine:
         if bad:
             raise StoppedByCheck(
                 f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
-                "  fix: a lower learning_rate or max_grad_norm, or float32, then --resume --force"
+                "  fix: lower learning_rate or max_grad_norm, or use float32, then --resume --force"
             )
 
     @property
     def _reason(self) -> str:
-        """Why the run is to end early; empty while it goes on."""
+        """Why the run should end early; empty to continue."""
         return next((companion.reason for companion in self.companions if companion.reason), "")
 
     def _check_companions(self) -> None:
@@ -297,7 +301,7 @@ class Engine:
                 raise StoppedByCheck(f"step {self.position.step}: {why}")
 
     def _end_early(self) -> None:
-        """Leaves the batch that was sampled for nothing, and takes the weights that are to be saved."""
+        """Drops the current batch, and restores the best weights if a companion asks for them."""
         self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
         at_best = any(companion.ends_at_best for companion in self.companions)
         best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if at_best else None
@@ -327,9 +331,9 @@ class Engine:
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything that a resumed run needs; rank 0 writes, the others wait."""
+        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait."""
         barrier()
-        if process_index() == 0:
+        if self.resumable and process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
             tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
             tensors |= {c.name: held for c in self.companions if (held := c.tensors())}
@@ -349,7 +353,7 @@ class Engine:
         barrier()
 
     def restore(self, *, force: bool) -> None:
-        """Goes back to the newest checkpoint that verifies; does nothing where there is none."""
+        """Restores the newest checkpoint that verifies, if there is one."""
         path, problems = checkpoints.newest_checkpoint(self.folder)
         for problem in problems:
             self.on_notice(f"skipped a checkpoint: {problem}")
@@ -358,7 +362,7 @@ class Engine:
         state = checkpoints.load_state(path)
         if state["fingerprint"] != self.fingerprint and not force:
             raise CheckpointError(
-                f"{path} belongs to another recipe or other data\n  fix: --overwrite, --force or another --out"
+                f"{path} belongs to another recipe or other data\n  fix: use --overwrite, --force or another --out"
             )
         checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
         self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
@@ -380,7 +384,7 @@ class Engine:
 
 
 def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
-    """The order in which an epoch takes the groups of a batch in this process."""
+    """The order of a batch's groups in an epoch, in this process."""
     order = list(range(num_groups))
     random.Random(f"order/{seed}/{batch}/{epoch}/{process_index()}").shuffle(order)
     return order

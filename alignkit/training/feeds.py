@@ -1,4 +1,4 @@
-"""What the training loop is fed: a data set as one batch, or a batch of scored rollouts for each iteration."""
+"""Feeds of the training loop: a data set as one batch, or a batch of scored rollouts per iteration."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class BatchFeed(Protocol):
-    """Batches by number, the same for the same number and seed.
+    """Batches by number; the same number and seed give the same batch.
 
     Attributes:
-        num_batches: how many there are.
+        num_batches: number of batches.
         groups_per_batch: groups of a full batch in this process.
-        repeatable: whether a batch can be made again after the policy has moved on (rollouts can't).
+        repeatable: whether a batch can be made again after the policy has changed (rollouts can't).
     """
 
     num_batches: int
@@ -33,11 +33,11 @@ class BatchFeed(Protocol):
     repeatable: bool
 
     def batch(self, index: int) -> GroupBatch:
-        """The batch `index` of this process, encoded, and scored where the algorithm needs it."""
+        """This process's batch `index`, encoded, and scored if the algorithm needs it."""
 
 
 class OfflineFeed:
-    """A data set as one batch; the passes over it are the Optimizer's `n_epochs`. Each process holds its share."""
+    """A data set as one batch; `n_epochs` counts the passes over it. Each process holds its share."""
 
     repeatable = True
     num_batches = 1
@@ -47,7 +47,7 @@ class OfflineFeed:
         self._model = model
         if not self._groups:
             raise InputError(
-                f"{len(groups)} records for {num_processes()} processes", fix="give each process at least one"
+                f"{len(groups)} records for {num_processes()} processes", fix="use fewer processes or more records"
             )
         self.groups_per_batch = len(self._groups)
 
@@ -58,7 +58,7 @@ class OfflineFeed:
 
 
 class RolloutFeed:
-    """Samples the policy on the next prompts and scores what it said. Prompts come in a new order each round."""
+    """Samples the policy on the next prompts and scores the responses. Each pass over the prompts has a new order."""
 
     repeatable = False
 
@@ -73,12 +73,12 @@ class RolloutFeed:
         seed: int,
     ) -> None:
         if not prompts:
-            raise InputError("no prompts to sample from", where="prompts", fix="name a source in the [prompts] table")
+            raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
         if sampling.distortions:
             raise InputError(
-                "rollouts must be sampled from the policy's whole distribution: the ratio of a truncated one is wrong",
+                "rollouts need the policy's full distribution: a truncated one makes the ratio wrong",
                 where="sampling",
-                fix=f"leave out {', '.join(sampling.distortions)}",
+                fix=f"remove {', '.join(sampling.distortions)}",
             )
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
@@ -100,7 +100,7 @@ class RolloutFeed:
 
 
 def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
-    """The order in which a round over all prompts takes them, over all processes."""
+    """The order of the prompts in a pass over all of them, the same in all processes."""
     order = list(range(count))
     random.Random(f"prompts/{seed}/{round_number}").shuffle(order)
     return order

@@ -1,9 +1,9 @@
-"""How many tokens a micro-batch may have: what memory is free, over a careful estimate of what a token takes.
+"""The token budget of a micro-batch: the free memory divided by a cautious estimate per token.
 
-The activations that a backward pass keeps are about the inputs and outputs of the weight matrices (arXiv:2205.05198
-counts them for one architecture). Deliberately simpler: every matrix but an embedding counts alike, whatever the
-architecture, at 8 bytes a number. Six architectures in float32 keep 0.6 to 1.1 times that; in bfloat16, or with
-gradient checkpointing, less is kept and the estimate is the more careful.
+The activations stored for a backward pass are about the inputs and outputs of the weight matrices (arXiv:2205.05198
+counts them for one architecture). Deliberately simpler: all matrices except embeddings count alike, in any
+architecture, at 8 bytes per number. Six architectures in float32 store 0.6 to 1.1 times that; bfloat16 and gradient
+checkpointing store less.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 BYTES_OF_A_NUMBER = 8
-"""Float32, twice: norms, activation functions and rotations keep their own inputs."""
+"""Float32, twice: norms, activation functions and rotations store their inputs too."""
 BYTES_OF_A_WEIGHT = 16
-"""Gradient, the two moments of AdamW and room for a float32 copy, which come into being with the first step."""
+"""Gradient, AdamW's two moments and a float32 copy, all allocated in the first step."""
 USABLE = 0.8
-"""Share of the free memory that is planned with."""
+"""Share of the free memory to use."""
 EXPERTS = 8
-"""At most this many experts of a mixture read one token."""
+"""Assumed maximum of experts per token in a mixture."""
 LOWEST = 512
 HIGHEST = {"cpu": 16384, "cuda": 32768}
-"""More tokens than this at a time make nothing faster."""
+"""More tokens per pass are not faster."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def token_budget(modules: Iterable[torch.nn.Module], device: torch.device) -> tuple[int, str]:
-    """Tokens of a micro-batch, a power of two so that small changes of the free memory don't matter, and why so many.
+    """(tokens per micro-batch, reason). A power of two, so that small changes of the free memory don't matter.
 
-    Where memory can't be asked for, the highest figure, which is halved when memory runs out.
+    If the free memory is not known, the maximum, which is halved when memory runs out.
     """
     modules, highest = list(modules), HIGHEST.get(device.type, HIGHEST["cpu"])
     free, token = free_bytes(device), bytes_per_token(modules)
     if free is None:
-        return highest, "free memory is not known"
+        return highest, "the free memory is unknown"
     weights = sum(p.numel() for p in _parameters(modules) if p.requires_grad)
     room = USABLE * free - BYTES_OF_A_WEIGHT * weights
     fitting = max(1, int(room / max(1, token)))
@@ -50,7 +50,7 @@ def token_budget(modules: Iterable[torch.nn.Module], device: torch.device) -> tu
 
 
 def bytes_per_token(modules: Iterable[torch.nn.Module]) -> int:
-    """Upper estimate of what a training pass keeps of one token, from the shapes of the weights."""
+    """Upper estimate of what a training pass stores per token, from the shapes of the weights."""
     modules = list(modules)
     embeddings = {
         id(module.weight) for root in modules for module in root.modules() if isinstance(module, torch.nn.Embedding)
@@ -64,7 +64,7 @@ def bytes_per_token(modules: Iterable[torch.nn.Module]) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that a process can still take on a device, or None where nobody can say."""
+    """Memory that a process can still allocate on a device; None if unknown."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
@@ -74,7 +74,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def _container_bytes() -> list[int]:
-    """What the limit of a container leaves, where there is one. Cached files count as free."""
+    """What a container's limit leaves, if there is one. Cached files count as free."""
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
@@ -89,5 +89,5 @@ def _parameters(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Parameter]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation has failed, on a CUDA device or in torch's CPU allocator."""
+    """Whether an allocation failed, on a CUDA device or in torch's CPU allocator."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""PTX mixing: the likelihood of demonstrations or of other text in the loss of an online algorithm, against forgetting.
+"""PTX mixing: adds the likelihood of texts to the loss of an online algorithm, against forgetting.
 
-Ouyang et al., arXiv:2203.02155, eq. 2. Deliberately different: the log-likelihood is a mean over the step's tokens
-instead of a sum over each text, so that its weight means the same for texts of any length.
+Ouyang et al., arXiv:2203.02155, eq. 2. Deliberately different: the log-likelihood is a mean over the step's tokens, not
+a sum over each text, so that the weight does not depend on the length of the texts.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 
 class PtxText(Companion):
-    """Texts of which every optimisation step takes some, chosen by (seed, step) alone.
+    """Texts to keep likely; each optimisation step uses some, chosen by (seed, step) alone.
 
     Args:
-        groups: prompts with the responses to be likely. The prompt may be empty.
+        groups: prompts, which may be empty, with the responses to keep likely.
         coef: weight of the loss, above 0.
-        size: groups in a step, over all processes.
+        size: groups per step, over all processes.
 
     Raises:
-        InputError: there are no texts, or some are rankings, labelled, or have nothing to learn.
+        InputError: there are no texts, or some are rankings, labelled or empty.
     """
 
     name = "ptx"
@@ -57,7 +57,7 @@ class PtxText(Companion):
         self._batch = self.batch(step)
 
     def batch(self, step: int) -> GroupBatch | None:
-        """This process's texts of a step, counted from 0, with the step's totals; None where none are left for it."""
+        """This process's texts of a step, counted from 0, with the step's totals; None if it gets none."""
         mine = choice(self._texts.num_groups, self._size, seed=self._seed, step=step)[
             process_index() :: num_processes()
         ]
@@ -77,15 +77,15 @@ class PtxText(Companion):
 
 
 def choice(count: int, size: int, *, seed: int, step: int) -> list[int]:
-    """Which of `count` texts a step takes: `size` different ones, or all where there are fewer."""
+    """The indices of the `count` texts that a step uses: `size` different ones, or all if there are fewer."""
     return random.Random(f"ptx/{seed}/{step}").sample(range(count), min(size, count))
 
 
 def _check(groups: Sequence[Group]) -> None:
     fix = "give prompts with the responses to learn, as for [demonstrations]"
     if not groups:
-        raise InputError("ptx_coef is set, but there are no texts", where="ptx", fix=fix)
+        raise InputError("ptx_coef needs texts", where="ptx", fix=fix)
     if any(group.ranks is not None or group.labels is not None for group in groups):
-        raise InputError("rankings and labelled responses are not all to be imitated", where="ptx", fix=fix)
+        raise InputError("rankings and labels contain responses that should not be imitated", where="ptx", fix=fix)
     if any(not response for group in groups for response in group.responses):
-        raise InputError("some responses are empty: there is nothing to learn", where="ptx", fix=fix)
+        raise InputError("some responses are empty", where="ptx", fix=fix)

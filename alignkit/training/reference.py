@@ -1,13 +1,13 @@
-"""A reference that follows the policy: taken over every few steps, or an exponential moving average of its weights.
+"""A moving reference: a copy of the policy every few steps, or an exponential moving average of its weights.
 
 Every `reference_refresh_every` optimisation steps, counted over the whole run:
 
     reference = reference_decay * reference + (1 - reference_decay) * policy
 
-Gorbatovski et al., arXiv:2404.09656, call a decay of 0 the hard and any other the soft update; with a refresh at each
-step it is the moving average of Tarvainen and Valpola, arXiv:1703.01780. Different on purpose: where the policy is
-too far from the reference (`reference_max_kl`), it is not followed, and a later refresh decides anew. Weights shorter
-than float32 are averaged in float32, where small shares do not round away.
+Gorbatovski et al., arXiv:2404.09656, call a decay of 0 the hard update and any other the soft update; updating after
+each step gives the moving average of Tarvainen and Valpola, arXiv:1703.01780. Deliberately different: an update is
+skipped if the policy is too far from the reference (`reference_max_kl`). Weights below float32 are averaged in float32,
+so that small shares do not round away.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class MovingReference(Companion):
-    """Moves a reference as the options say. Made before the policy's modules are wrapped.
+    """Updates the reference as the options say. Make it before the policy's modules are wrapped.
 
     Raises:
-        InputError: the reference shares the policy's weights, so that it can't be moved apart from them.
+        InputError: the reference shares the policy's weights, so it can't move by itself.
     """
 
     name = "reference"
@@ -48,15 +48,15 @@ class MovingReference(Companion):
         self._frozen: dict[str, Tensor] = {name: kept[name] for name in trained}
         if any(p is self._frozen[name] for name, p in trained.items()):
             raise InputError(
-                "the reference is the policy with its adapter off, and can't be moved",
+                "the reference is the policy with its adapter off, so it can't move",
                 where="optimizer.reference_refresh_every",
-                fix='set policy.reference = "copy", or leave the reference where it is',
+                fix='set policy.reference = "copy", or leave this option out',
             )
         self._averages: dict[str, Tensor] = {name: _exact(frozen.detach()) for name, frozen in self._frozen.items()}
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, float]:
-        """Refreshes the reference where `step`, counted from 1, is due; the number of refreshes so far, to log."""
+        """Updates the reference if `step`, counted from 1, is due. Returns the number of updates so far, to log."""
         if step % self._every == 0 and self._allowed():
             trained = _named(self._modules)
             for name, average in self._averages.items():
@@ -66,7 +66,7 @@ class MovingReference(Companion):
         return {"reference_refreshes": float(self._refreshes)}
 
     def _allowed(self) -> bool:
-        """Whether the last batch's KL to the reference lets it follow."""
+        """Whether the last batch's KL to the reference allows an update."""
         return not self._max_kl or self._optimizer.batch_metrics["kl"] <= self._max_kl
 
     def _write(self) -> None:
@@ -89,5 +89,5 @@ def _named(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def _exact(frozen: Tensor) -> Tensor:
-    """The weights themselves, or a float32 copy of shorter ones."""
+    """The weights themselves, or a float32 copy if they are below float32."""
     return frozen.float() if torch.finfo(frozen.dtype).bits < 32 else frozen

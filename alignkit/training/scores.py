@@ -1,4 +1,4 @@
-"""Scores of a reward source, checked, for groups and for batches."""
+"""Checked scores of a reward source, for groups and batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from alignkit.errors import PluginError
 from alignkit.ops.distributed import mean_over_processes
+from alignkit.plugins import blamed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[list[float | None]]:
-    """What the source says, one finite float or None a response.
+    """The scores of a source: one finite float or None per response.
 
     Raises:
-        PluginError: naming the source and the group where it says anything else.
+        PluginError: the source returned anything else; the message names it and the group.
     """
     name = type(reward).__name__
-    scores = reward.score(groups)
+    with blamed(f"reward {name}", "score() failed"):
+        scores = reward.score(groups)
     if len(scores) != len(groups):
         raise PluginError(f"reward {name}: {len(scores)} lists of scores for {len(groups)} groups")
     for number, (row, group) in enumerate(zip(scores, groups, strict=True)):
@@ -39,7 +41,7 @@ def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[l
 
 
 def score_groups(reward: RewardSource[Any], groups: Sequence[Group]) -> list[Group]:
-    """The groups with `scores` from the source."""
+    """The groups with the source's `scores`."""
     return [
         replace(group, scores=tuple(row), source=type(reward).__name__)
         for group, row in zip(groups, checked_scores(reward, groups), strict=True)
@@ -47,7 +49,7 @@ def score_groups(reward: RewardSource[Any], groups: Sequence[Group]) -> list[Gro
 
 
 def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
-    """The batch with `rewards` [S]; responses on which the source abstained are left out.
+    """The batch with `rewards` [S]; responses on which the source abstained are dropped.
 
     Raises:
         PluginError: the source abstained on every response.
@@ -63,7 +65,7 @@ def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
 
 
 def shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:
-    """The means over processes of figures of equal names."""
+    """The mean over processes of each figure."""
     names = sorted(figures)
     means = mean_over_processes(torch.tensor([figures[name] for name in names], device=device))
     return dict(zip(names, means.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end a run after a checkpoint; a second one stops it at once."""
+"""SIGINT and SIGTERM end a run after a checkpoint; a second one has its default effect."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def terminated_cleanly() -> Iterator[None]:
-    """SIGTERM raises SystemExit(143), as SIGINT raises KeyboardInterrupt, so that what is open is closed; a second one
-    stops at once. Does nothing outside the main thread, or where somebody else handles SIGTERM."""
+    """SIGTERM raises SystemExit(143), as SIGINT raises KeyboardInterrupt, so that resources are closed; a second one
+    stops at once. Does nothing outside the main thread, or if SIGTERM already has a handler."""
 
     def leave(number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -35,7 +35,7 @@ def terminated_cleanly() -> Iterator[None]:
 
 
 class StopSignals:
-    """Which signal has asked the run to stop: `number`, 0 while none has."""
+    """The signal that asked the run to stop: `number`, or 0."""
 
     def __init__(self, on_notice: Callable[[str], None]) -> None:
         self.number = 0
@@ -43,13 +43,16 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Takes note of signals instead of dying of them, the first one only. Does nothing outside the main thread."""
+        """Records the first signal instead of dying from it. Does nothing outside the main thread."""
 
         def request_stop(number: int, _frame: object) -> None:
             self.number = number
-            for each in previous:
-                signal.signal(each, signal.SIG_DFL)
-            self._on_notice(f"{signal.Signals(number).name}: saving after this step; once more to stop at once")
+            give_back()
+            self._on_notice(f"{signal.Signals(number).name}: saving after this step; repeat to stop at once")
+
+        def give_back() -> None:
+            for number, handler in previous.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
         try:
             previous = {number: signal.signal(number, request_stop) for number in NUMBERS}
@@ -59,14 +62,13 @@ class StopSignals:
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            give_back()
 
     def raise_after(self, step: int) -> None:
-        """Raises Interrupted where a signal has come; a checkpoint of this step is there."""
+        """Raises Interrupted if a signal has come. Call it after the step's checkpoint."""
         if self.number:
             raise Interrupted(
                 self.number,
                 f"stopped by {signal.Signals(self.number).name} after step {step}; "
-                "a checkpoint is saved, go on with --resume",
+                "a checkpoint is saved: continue with --resume (resume=True in Python)",
             )

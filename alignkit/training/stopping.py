@@ -1,8 +1,8 @@
-"""When an online run ends early: the reward no longer rises, or a gold reward falls while the learned one rises.
+"""Ends an online run early: the reward has stopped rising, or a gold reward falls while the learned one rises.
 
-The second is over-optimisation as Gao et al., arXiv:2210.10760, measure it: a source that is not optimised stands for
-what is wanted. Deliberately different: they look at the finished curve, here the rule is applied while training, to
-moving means. Every process sees the same figures, so all of them decide alike.
+The second is over-optimisation as measured by Gao et al., arXiv:2210.10760, with a gold source that is not optimised.
+Deliberately different: they judge the finished curve; here the rule applies to moving means during training. All
+processes see the same figures, so they decide alike.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ GOLD = "gold_reward"
 
 
 def has_plateaued(rewards: Sequence[float], batches: int, delta: float) -> bool:
-    """Whether the mean of the last `batches` rewards is at most `delta` above that of as many before them."""
+    """Whether the mean of the last `batches` rewards is at most `delta` above the mean of as many before them."""
     if not batches or len(rewards) < 2 * batches:
         return False
     return fmean(rewards[-batches:]) - fmean(rewards[-2 * batches : -batches]) <= delta
 
 
 def moving_means(values: Sequence[float], window: int) -> list[float]:
-    """The means of all runs of `window` values; as many as there are values, less window - 1."""
+    """The means of every `window` consecutive values: len(values) - window + 1 of them."""
     return [fmean(values[end - window : end]) for end in range(window, len(values) + 1)]
 
 
 def best_of(means: Sequence[float]) -> int:
-    """The first place of the highest mean. Raises ValueError where there is none."""
+    """The index of the first highest mean. Raises ValueError if there are no means."""
     return max(range(len(means)), key=means.__getitem__)
 
 
 def is_over_optimised(gold: Sequence[float], rewards: Sequence[float], *, window: int, fall: float) -> bool:
-    """Whether gold's moving mean is more than `fall` below its best, and that of the rewards is above its value then.
+    """Whether gold's moving mean is more than `fall` below its best while the rewards' has risen since then.
 
     Args:
-        gold, rewards: means of the batches, in order and of equal number.
-        fall: in units of gold; 0 for never.
+        gold, rewards: one mean per batch, in order.
+        fall: in units of gold; 0 never ends a run.
     """
     golds, learned = moving_means(gold, window), moving_means(rewards, window)
     if not fall or not golds:
@@ -60,10 +60,10 @@ def is_over_optimised(gold: Sequence[float], rewards: Sequence[float], *, window
 
 
 class RolloutWatch(Companion):
-    """Follows the rewards of an online run, batch by batch.
+    """Watches the rewards of an online run, batch by batch.
 
     Attributes:
-        best_step: optimisation steps done when gold's moving mean was at its best; None before it is known.
+        best_step: optimisation steps done when gold's moving mean was best; None until known.
     """
 
     name = "watch"
@@ -77,7 +77,7 @@ class RolloutWatch(Companion):
         self.best_step: int | None = None
 
     def observe(self, batch: GroupBatch, step: int) -> dict[str, float]:
-        """Follows the batch's rewards and gold's; `gold_reward`, where there is a gold reward."""
+        """Adds the batch's rewards and gold's. Returns `gold_reward` if there is a gold reward."""
         if batch.rewards is None:
             return {}
         figures: dict[str, float] = {}
@@ -99,7 +99,7 @@ class RolloutWatch(Companion):
             last = fmean(self._rewards[-options.plateau :])
             self.reason = (
                 f"the reward has reached a plateau: its mean over the last {options.plateau} batches, {last:.4g}, is "
-                f"not more than {options.plateau_delta:g} above that of the {options.plateau} before"
+                f"at most {options.plateau_delta:g} above the mean of the {options.plateau} before"
             )
 
     def _check_gold(self, step: int) -> None:
@@ -110,12 +110,12 @@ class RolloutWatch(Companion):
         if is_over_optimised(gold, rewards, window=options.gold_window, fall=options.gold_fall):
             self.ends_at_best = True
             self.reason = (
-                f"over-optimised: the gold reward's moving mean has fallen from {max(means):.4g} to {means[-1]:.4g} "
-                f"while the reward rose; the weights after step {self.best_step}, where it was best, are taken"
+                f"over-optimised: the gold reward's moving mean fell from {max(means):.4g} to {means[-1]:.4g} "
+                f"while the reward rose; the best weights, after step {self.best_step}, are kept"
             )
 
     def is_best(self, step: int) -> bool:
-        """Whether gold's moving mean is at its best now."""
+        """Whether gold's moving mean is at its best."""
         return self.best_step == step
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,13 +134,13 @@ class RolloutWatch(Companion):
 
 
 def _shared_mean(values: Sequence[float], device: torch.device) -> float:
-    """The mean over all processes; not a number where none has any."""
+    """The mean over all processes; NaN if there are no values."""
     total, count = sum_over_processes(torch.tensor([sum(values), len(values)], device=device)).tolist()
     return total / count if count else math.nan
 
 
 class KLLimit(Companion):
-    """Stops a run whose KL to the reference has passed a limit, in nats a response."""
+    """Stops a run whose KL to the reference passes a limit, in nats per response."""
 
     name = "kl_limit"
 
@@ -150,4 +150,4 @@ class KLLimit(Companion):
     def check(self, figures: Mapping[str, float]) -> str:
         """Why the run must stop, by the last batch's `kl`."""
         kl = figures["kl"]
-        return f"the KL to the reference is {kl:.2f}, over {self._limit}" if kl > self._limit else ""
+        return f"the KL to the reference is {kl:.2f}, above {self._limit}" if kl > self._limit else ""

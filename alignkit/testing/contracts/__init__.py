@@ -1,4 +1,4 @@
-"""Contract tests: a plugin's author inherits one, names the component, and pytest does the rest."""
+"""Contract tests: a plugin author inherits one and names the component, pytest does the rest."""
 
 from __future__ import annotations
 

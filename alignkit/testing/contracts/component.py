@@ -1,4 +1,4 @@
-"""What every component must keep: its options, whatever its role."""
+"""The contract of every component, whatever its role: its options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEED = 7
 
 
 class ComponentContract:
-    """Base of the contracts. Set `component`, and `options` where it can't be built without; or override `make`."""
+    """Base of the contracts. Set `component`, and `options` if it needs any; or override `make`."""
 
     component: ClassVar[type[Component[Any]]]
     options: ClassVar[Mapping[str, Any]] = {}
@@ -37,14 +37,14 @@ class ComponentContract:
         return Context(seed=SEED, device="cpu", build=self._build)
 
     def _build(self, role: str, spec: ComponentSpec) -> Component[Any]:
-        """A component inside the tested one's options."""
+        """A component named in the tested component's options."""
         registration = registry().get(role, spec["plugin"])
         options = {key: value for key, value in spec.items() if key != "plugin"}
         component = registration.load()
         return component(_read(registration.config, options), self.context())
 
     def make(self) -> Any:
-        """A new component; equal at every call."""
+        """A new component; every call gives an equal one."""
         return self.component(self.config(), self.context())
 
     def test_options_are_a_frozen_keyword_only_dataclass(self) -> None:
@@ -80,5 +80,5 @@ def _read(config: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def _owners(config: type[Config]) -> list[type[Any]]:
-    """The options class and the dataclasses that it inherits fields from."""
+    """The options class and the dataclasses it inherits fields from."""
     return [owner for owner in config.__mro__ if "__dataclass_fields__" in vars(owner)]

@@ -14,7 +14,7 @@ class PreferenceSourceContract(ComponentContract):
     """`class TestMine(PreferenceSourceContract): component = Mine; options = {"path": ...}`"""
 
     def sampler(self) -> FixedSampler:
-        """What labellers of fresh responses sample from."""
+        """The sampler for labellers of fresh responses."""
         return FixedSampler()
 
     def _groups(self) -> list[Group]:
@@ -31,7 +31,7 @@ class PreferenceSourceContract(ComponentContract):
         assert self._groups() == self._groups()
         source = self.make()
         first = list(source.preferences(self.sampler()))
-        assert first == list(source.preferences(self.sampler())), "a second pass over one source gives other groups"
+        assert first == list(source.preferences(self.sampler())), "a second pass over the source gives different groups"
 
     def test_groups_survive_the_file_between_stages(self) -> None:
         for group in self._groups():

@@ -5,27 +5,29 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import pytest
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from alignkit.interfaces import RewardSource
 from alignkit.records import Group, Prompt
 from alignkit.testing.contracts.component import ComponentContract
 from alignkit.testing.material import groups
+from alignkit.testing.tolerance import near
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Scores = list[list[float | None]]
-TOLERANCE = 1e-5
 
 
 class RewardSourceContract(ComponentContract):
     """`class TestMine(RewardSourceContract): component = Mine`
 
-    A source that needs records of its own (a reference answer in `meta`) overrides `groups`.
+    A source that needs its own records (with a reference answer in `meta`, say) overrides `groups`.
     """
+
+    terms: ClassVar[int] = 2000
+    """Operations behind a score, for the rounding tolerance: enough for a model of a few thousand parameters. A larger
+    model needs more (`alignkit.testing.terms_of_network`)."""
 
     def groups(self) -> list[Group]:
         """At least two groups of several responses each."""
@@ -41,7 +43,7 @@ class RewardSourceContract(ComponentContract):
         scores = self._score(given)
         assert [len(row) for row in scores] == [len(group.responses) for group in given]
         for score in (score for row in scores for score in row):
-            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is no finite float"
+            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is not a finite float"
 
     def test_no_groups_give_no_scores(self) -> None:
         assert self._score([]) == []
@@ -54,15 +56,15 @@ class RewardSourceContract(ComponentContract):
         given = self.groups()
         together = self._score(given)
         source = self.make()
-        _assert_close([source.score([group])[0] for group in given], together)
-        _assert_close(source.score([*given, *given])[len(given) :], together)
-        _assert_close(source.score(given[::-1])[::-1], together)
+        self._assert_close([source.score([group])[0] for group in given], together)
+        self._assert_close(source.score([*given, *given])[len(given) :], together)
+        self._assert_close(source.score(given[::-1])[::-1], together)
 
     def test_a_response_scores_the_same_without_its_siblings(self) -> None:
         given = self.groups()
         alone = [[_only(group, k) for k in range(len(group.responses))] for group in given]
         source = self.make()
-        _assert_close([[source.score([one])[0][0] for one in row] for row in alone], self._score(given))
+        self._assert_close([[source.score([one])[0][0] for one in row] for row in alone], self._score(given))
 
     def test_feedback_that_a_record_carries_is_not_read(self) -> None:
         def judged(group: Group) -> Group:
@@ -71,7 +73,7 @@ class RewardSourceContract(ComponentContract):
                 group, ranks=tuple(range(count)), scores=tuple(map(float, range(count))), labels=(True,) * count
             )
 
-        _assert_close(self._score([judged(group) for group in self.groups()]), self._score(self.groups()))
+        self._assert_close(self._score([judged(group) for group in self.groups()]), self._score(self.groups()))
 
     def test_records_stay_as_they_are(self) -> None:
         given = self.groups()
@@ -84,13 +86,14 @@ class RewardSourceContract(ComponentContract):
         scores = self._score([replace(self.groups()[0], responses=("", "a")), Group(conversation, ("hello",))])
         assert [len(row) for row in scores] == [2, 1]
 
+    def _assert_close(self, found: Scores, expected: Scores) -> None:
+        scale = max((abs(score) for row in expected for score in row if score is not None), default=0.0) or 1.0
+
+        def close(score: float | None) -> Any:
+            return None if score is None else near(score, terms=self.terms, scale=scale)
+
+        assert found == [[close(score) for score in row] for row in expected]
+
 
 def _only(group: Group, k: int) -> Group:
     return replace(group.choose([k]), ranks=None, scores=None, labels=None)
-
-
-def _assert_close(found: Scores, expected: Scores) -> None:
-    def approximate(row: list[float | None]) -> list[Any]:
-        return [None if score is None else pytest.approx(score, abs=TOLERANCE, rel=TOLERANCE) for score in row]
-
-    assert found == [approximate(row) for row in expected]

@@ -1,4 +1,4 @@
-"""Plugin: the preference source `clicks`. Free of torch."""
+"""Plugin: the preference source `clicks`. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the preference source `clicks`. Free of torch; `check` reads the first rows of local files."""
+"""Options of the preference source `clicks`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from alignkit import Config, Count, InputError, NonNegative, Positive
 
 @dataclass(frozen=True, kw_only=True)
 class ClicksOptions(Config):
-    """A log of what people were shown and what they picked, corrected for where it stood."""
+    """A log of what people saw and what they picked, corrected for position bias."""
 
     path: str
-    """Local file or folder (.csv, .tsv, .jsonl, .json, .parquet, .arrow) with the columns that docs/data.md lists."""
+    """Local file or folder (.csv, .tsv, .jsonl, .json, .parquet, .arrow) with the columns listed in docs/data.md."""
     split: str = ""
-    """Split of a folder; empty takes the only one, or `train`."""
+    """Split of a folder; empty: the only one, or `train`."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """New names of columns by their old ones: `{chosen = "choice"}`."""
+    """Renames columns, old name to new: `{chosen = "choice"}`."""
     model: Literal["auto", "choice", "examination"] = "auto"
-    """choice: one of the shown responses is picked, impressions with another number of picks are left out;
-    examination: any number may be picked. auto: choice if every impression has one pick."""
+    """choice: exactly one response is picked, and impressions with another number of picks are dropped. examination:
+    any number may be picked. auto: choice if every impression has one pick."""
     propensities: tuple[Positive, ...] = ()
-    """Chance of a position to be picked from, relative to the first, all else being equal; empty estimates it from the
+    """Each position's chance of a pick relative to the first position, all else being equal. Empty: estimated from
     responses that were shown at several positions. `[1, 1]` corrects nothing."""
     min_shown: Count = 20
-    """Impressions that a response needs; others are left out."""
+    """Impressions that a response needs; responses with fewer are dropped."""
     min_confidence: Annotated[float, Ge(0.5), Le(1)] = 0.8
-    """Probability of being better from which a response stands above the next one; below it they tie."""
+    """A response ranks above the next one if it is better with at least this probability; otherwise they tie."""
     min_seconds: NonNegative = 0.0
-    """Impressions whose `seconds` are fewer are left out."""
+    """Impressions with fewer `seconds` are dropped."""
 
     def check(self) -> None:
-        """Looks whether the log is there.
+        """Checks that the log exists.
 
         Raises:
-            InputError: there is no such file.
+            InputError: the file is missing.
         """
         if not Path(self.path).expanduser().exists():
             raise InputError(f"no such file: {self.path}", where="path", fix="check the path")

@@ -1,14 +1,14 @@
-"""How much a place on the page adds to a response's chance to be picked, and what the response is worth without it.
+"""How much a position adds to a response's chance of being picked, and what the response is worth without it.
 
-Two models of a log, both with one propensity a position, relative to the first:
+Two models of a log, both with one propensity for each position, relative to the first:
 
 - examination: every shown response may be picked. P(pick) = propensity[position] * rate (the position-based model;
-  Joachims, Swaminathan and Schnabel 2017, arXiv:1608.04468, weigh each click by the inverse of its propensity; here
-  propensities come from the log itself, from responses that were shown at several positions, as in Agarwal et al. 2019,
-  arXiv:1812.05161). Fitted as Poisson counts by alternating steps; the rate is the inverse-propensity estimate
-  picks / sum of the propensities at which it was shown, which has a smaller variance than weighing every click.
-- choice: exactly one of the shown responses is picked. P(pick i) is in proportion to propensity[position] * strength:
-  Bradley-Terry or Luce with an effect of position (Hunter 2004, Ann. Statist. 32(1), section 3: home advantage), by
+  Joachims, Swaminathan and Schnabel 2017, arXiv:1608.04468, weight each click by the inverse of its propensity; here
+  the propensities come from the log itself, from responses shown at several positions, as in Agarwal et al. 2019,
+  arXiv:1812.05161). Fitted as Poisson counts in alternating steps; the rate is the inverse-propensity estimate
+  picks / sum of the propensities at which it was shown, which has a smaller variance than weighting every click.
+- choice: exactly one of the shown responses is picked. P(pick i) is proportional to propensity[position] * strength:
+  Bradley-Terry or Luce with a position effect (Hunter 2004, Ann. Statist. 32(1), section 3: home advantage), fitted by
   minorisation-maximisation with the prior of `alignkit.preferences.rank_fit`; strengths are centred after each step.
 """
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 MAX_STEPS = 5000
 TOLERANCE = 1e-7
 PRIOR = 0.1
-"""Pseudo-picks that keep what was never picked finite."""
+"""Pseudo-picks that keep the worth of never-picked items finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Impression:
-    """What one reader was shown: items in the order of their positions, and at which positions they picked."""
+    """What one reader saw: the items in order of position, and the positions that they picked."""
 
     shown: tuple[int, ...]
     picked: tuple[int, ...]
@@ -45,13 +45,13 @@ class Impression:
 
 @dataclass(frozen=True)
 class Fit:
-    """What explains a log.
+    """A model fitted to a log.
 
     Attributes:
         propensities: [P] of each position, relative to the first.
         worth: [I] log of each item's strength (choice) or of its rate at the first position (examination).
         shown: [I] how often each item was shown.
-        picked: [I] how often it was picked.
+        picked: [I] how often each item was picked.
     """
 
     propensities: Floats
@@ -60,8 +60,8 @@ class Fit:
     picked: Floats
 
     def confidence(self, one: int, other: int) -> float:
-        """Probability that `one` is worth more than `other`: normal, with the variance 1 / picks of a log count; what
-        is uncertain about the propensities isn't in it."""
+        """Probability that `one` is worth more than `other`: normal, with the variance 1 / picks of a log count. It
+        leaves out the uncertainty of the propensities."""
         variance = 1 / (self.picked[one] + PRIOR) + 1 / (self.picked[other] + PRIOR)
         return 0.5 * (1 + erf(float(self.worth[one] - self.worth[other]) / sqrt(2 * variance)))
 
@@ -70,12 +70,12 @@ def fit(impressions: Iterable[Impression], items: int, *, choice: bool, propensi
     """Fits one of the two models.
 
     Args:
-        items: how many there are.
-        choice: the model of one pick an impression, rather than of examination.
-        propensities: known ones; none estimates them.
+        items: number of items.
+        choice: fit the model of one pick per impression, not the examination model.
+        propensities: known propensities; empty estimates them.
 
     Raises:
-        ValueError: no item links some positions, so their propensities can't be told from what stood there.
+        ValueError: no item links some positions, so their propensities can't be told apart from the items' worth.
     """
     counted = Counter(impressions)
     rows = list(counted)
@@ -98,7 +98,7 @@ def fit(impressions: Iterable[Impression], items: int, *, choice: bool, propensi
 
 @dataclass(frozen=True)
 class _Log:
-    """Distinct impressions: shown [N, P] item or -1, picked [N, P], weight [N] how often."""
+    """Distinct impressions: shown [N, P] item or -1, picked [N, P], weight [N] counts."""
 
     shown: NDArray[np.int64]
     picked: Floats
@@ -110,7 +110,7 @@ class _Log:
         return (self.shown >= 0).astype(float)
 
     def of_item(self, values: Floats) -> Floats:
-        """[I] -> [N, P], 0 where nothing was shown."""
+        """[I] -> [N, P]; 0 where nothing was shown."""
         spread: Floats = np.where(self.shown >= 0, values[self.shown], 0.0)
         return spread
 
@@ -125,7 +125,7 @@ class _Log:
         return summed
 
     def centred(self, strengths: Floats) -> Floats:
-        """[I] with geometric mean 1 among the items that were ever shown together, for only their ratios count."""
+        """[I] with geometric mean 1 among items that were ever shown together, because only their ratios count."""
         logs = np.log(strengths)
         totals = np.bincount(self.rivals, weights=logs, minlength=self.items)
         sizes = np.bincount(self.rivals, minlength=self.items)
@@ -134,7 +134,7 @@ class _Log:
 
     @cached_property
     def rivals(self) -> NDArray[np.int64]:
-        """[I] the lowest item that each is compared with, however indirectly."""
+        """[I] the lowest item that each item is compared with, directly or indirectly."""
         lowest = np.arange(self.items)
         while True:
             before = lowest.copy()
@@ -145,7 +145,7 @@ class _Log:
                 return lowest
 
     def check_links(self) -> None:
-        """Raises ValueError where no chain of items shown at several positions joins all positions."""
+        """Raises ValueError unless items shown at several positions link all positions."""
         joined = list(range(self.shown.shape[1]))
         first: dict[int, int] = {}
         for position, column in enumerate(self.shown.T):
@@ -154,7 +154,7 @@ class _Log:
                 joined = [new if one == old else one for one in joined]
         if len(set(joined)) > 1:
             apart = next(place for place, one in enumerate(joined) if one != joined[0])
-            raise ValueError(f"no response was shown both at position 1 and, however indirectly, at {apart + 1}")
+            raise ValueError(f"no response links positions 1 and {apart + 1}, even indirectly")
 
 
 def _fit_examination(log: _Log, known: Floats | None) -> tuple[Floats, Floats]:

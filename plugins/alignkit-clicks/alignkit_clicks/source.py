@@ -1,4 +1,4 @@
-"""The preference source `clicks`: rankings from logs of what people were shown and what they picked."""
+"""The preference source `clicks`: rankings from logs of what people saw and what they picked."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PAIR = ("prompt", "response_1", "response_2", "choice")
 
 @dataclass
 class ClickLog:
-    """Impressions of a log, with the prompts and responses behind their items.
+    """Impressions of a log, with the prompts and responses of their items.
 
     Attributes:
-        items: (prompt's key, response) of each item.
-        too_fast: impressions that were left out because they took less than the least time.
+        items: the number of each (prompt's key, response).
+        too_fast: number of impressions dropped because they took less than `min_seconds`.
     """
 
     impressions: list[Impression] = field(default_factory=list)
@@ -46,10 +46,10 @@ class ClickLog:
         """One impression; `picked` holds positions from 0.
 
         Raises:
-            ValueError: fewer than two responses, one shown twice, or a pick of none of them.
+            ValueError: there are fewer than two responses, one was shown twice, or a picked position does not exist.
         """
         if len(responses) < 2 or len(set(responses)) < len(responses):
-            raise ValueError("an impression shows two or more responses, each once")
+            raise ValueError("an impression needs two or more responses, each shown once")
         if not all(0 <= position < len(responses) for position in picked):
             raise ValueError(f"picked position {max(picked) + 1} of {len(responses)}")
         self.prompts.setdefault(prompt.key, prompt)
@@ -62,11 +62,11 @@ class ClickLog:
 
 
 class Clicks(PreferenceSource[ClicksOptions]):
-    """One ranked group a prompt, of the responses with enough evidence, in the order of the log. Read at the first
-    use."""
+    """One ranked group for each prompt, with the responses that have enough evidence, in the order of the log. Read at
+    first use."""
 
     def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
-        """The groups; nothing is asked for.
+        """The groups; `ask` is not used.
 
         Raises:
             InputError: the log can't be read, or its position bias can't be estimated.
@@ -83,11 +83,11 @@ class Clicks(PreferenceSource[ClicksOptions]):
         choice = log.one_pick_each if config.model == "auto" else config.model == "choice"
         used = [impression for impression in log.impressions if not choice or len(impression.picked) == 1]
         if not used:
-            raise InputError("no impression can be used", where=config.path, fix='set model = "examination"')
+            raise InputError("no impression has exactly one pick", where=config.path, fix='set model = "examination"')
         try:
             found = fit(used, len(log.items), choice=choice, propensities=config.propensities)
         except ValueError as error:
-            fix = "show responses in a random order, or name the propensities"
+            fix = "show responses in random order, or set propensities"
             raise InputError(f"position bias can't be estimated: {error}", where=config.path, fix=fix) from error
         groups = list(_groups(log, found, config))
         if not groups:
@@ -103,7 +103,7 @@ def read_log(config: ClicksOptions) -> ClickLog:
     """The log of a file.
 
     Raises:
-        InputError: a row is malformed, or the columns are those of no log.
+        InputError: a row is malformed, or the columns fit no form of log.
     """
     log = ClickLog()
     long: dict[str, list[tuple[Row, dict[str, Any]]]] = defaultdict(list)
@@ -125,12 +125,12 @@ def read_log(config: ClicksOptions) -> ClickLog:
     for rows in long.values():
         _add_long(log, rows, config)
     if not log.impressions:
-        raise InputError("the log is empty", where=config.path, fix="name a file with at least one impression")
+        raise InputError("the log is empty", where=config.path, fix="give a file with at least one impression")
     return log
 
 
 def _add_long(log: ClickLog, rows: list[tuple[Row, dict[str, Any]]], config: ClicksOptions) -> None:
-    """One impression of several rows, one a response."""
+    """Adds one impression from several rows, one for each response."""
     with _Located(rows[0][0]):
         values = [value for _, value in rows]
         if any(_fast(value, config) for value in values):
@@ -157,7 +157,7 @@ class _Located:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValueError):
-            fix = "mend the row; docs/data.md shows the forms of logs"
+            fix = "fix the row; docs/data.md shows the forms of logs"
             raise InputError(str(error), where=self._row.where, fix=fix) from error
 
 
@@ -166,9 +166,9 @@ def _columns(values: Mapping[str, Any], row: Row) -> tuple[str, ...]:
         if set(form) <= set(values):
             return form
     raise InputError(
-        f"no log of clicks: found {', '.join(values) or 'nothing'}",
+        f"the columns are not those of a click log: found {', '.join(values) or 'none'}",
         where=row.where,
-        fix=f"name the columns: {'; or '.join(', '.join(form) for form in (WIDE, PAIR, LONG))}",
+        fix=f"rename the columns to {'; or '.join(', '.join(form) for form in (WIDE, PAIR, LONG))}",
     )
 
 
@@ -183,7 +183,7 @@ def _fast(values: Mapping[str, Any], config: ClicksOptions) -> bool:
 
 
 def _picked(choice: Any) -> list[int]:
-    """Positions from 0 of a choice: a position from 1, a list of them, or 0 or nothing for no choice."""
+    """The picked positions, from 0. A choice is a position from 1, a list of them, or 0 or empty for no pick."""
     if isinstance(choice, list | tuple):
         return [_whole(one, "choice") - 1 for one in choice]
     if choice in (None, ""):
@@ -239,7 +239,7 @@ def _groups(log: ClickLog, found: Fit, config: ClicksOptions) -> Iterator[Group]
 
 
 def _ranks(found: Fit, items: list[int], min_confidence: float) -> tuple[int, ...]:
-    """By worth; a response that isn't surely worse than the one before it in that order ties with it."""
+    """By worth; a response that isn't clearly worse than the one before it ties with it."""
     order = sorted(range(len(items)), key=lambda place: (-found.worth[items[place]], place))
     ranks = [0] * len(items)
     for before, place in pairwise(order):
@@ -252,9 +252,9 @@ def _explained(log: ClickLog, found: Fit, groups: list[Group], *, choice: bool) 
     kept = sum(len(group.responses) for group in groups)
     said = [
         f"{len(log.impressions)} impressions ({log.too_fast} more were too fast), model: "
-        + ("choice of one" if choice else "examination"),
+        + ("choice" if choice else "examination"),
         "propensity by position: " + ", ".join(f"{value:.3f}" for value in found.propensities),
-        f"{len(groups)} of {len(log.prompts)} prompts, {kept} of {len(log.items)} responses have the evidence;"
+        f"{len(groups)} of {len(log.prompts)} prompts and {kept} of {len(log.items)} responses have enough evidence;"
         f" {ordered} pairs are ordered",
     ]
     return "\n".join(said)

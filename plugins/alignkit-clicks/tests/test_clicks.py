@@ -1,4 +1,4 @@
-"""Logs of clicks: a known bias and known preferences are found again, where taking picks as they are is wrong."""
+"""Logs of clicks: the fit recovers a known bias and known preferences, while counting picks gets them wrong."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ BIAS = (1.0, 0.4)
 
 
 def a_b_log(seed: int = 0) -> list[Impression]:
-    """Items 2p and 2p + 1 of prompt p; the first is twice as strong, but stands second nine times of ten.
+    """Items 2p and 2p + 1 of prompt p; the first is twice as strong, but is shown second nine times out of ten.
 
-    So it is picked 0.9 * 0.8 / 1.8 + 0.1 * 2 / 2.4 = 48% of the time, though without the bias it would be 67%.
+    So it is picked 0.9 * 0.8 / 1.8 + 0.1 * 2 / 2.4 = 48% of the time; without the bias it would be 67%.
     """
     draw = random.Random(seed)
     log = []
@@ -53,7 +53,7 @@ def test_choices_recover_bias_and_preference_and_the_naive_count_does_not() -> N
 
 
 def test_examination_recovers_rates_and_the_naive_count_does_not() -> None:
-    """Three responses of rates 0.6, 0.45 and 0.3; the best one mostly stands last."""
+    """Three responses with rates 0.6, 0.45 and 0.3; the best one is mostly shown last."""
     bias, rates = (1.0, 0.6, 0.3), (0.6, 0.45, 0.3)
     draw = random.Random(1)
     log = []
@@ -71,7 +71,7 @@ def test_examination_recovers_rates_and_the_naive_count_does_not() -> None:
 
 
 def test_rates_of_known_propensities_by_hand() -> None:
-    """Shown once at each of positions 1 and 2, of propensities 1 and 0.5: two picks in 1.5 looks."""
+    """Shown once at each of positions 1 and 2, with propensities 1 and 0.5: two picks in 1.5 looks."""
     log = [Impression((0, 1), (0,)), Impression((1, 0), (1,))] * 1000
     found = fit(log, 2, choice=False, propensities=(2.0, 1.0))
     assert 2.718281828 ** found.worth[0] == pytest.approx(2 / 1.5, rel=1e-3)
@@ -91,15 +91,15 @@ def test_confidence_by_hand() -> None:
     assert found.confidence(0, 1) + found.confidence(1, 0) == pytest.approx(1.0)
 
 
-def test_positions_that_nothing_links_are_refused() -> None:
-    with pytest.raises(ValueError, match="position 1 and, however indirectly, at 2"):
+def test_unlinked_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="no response links positions 1 and 2, even indirectly"):
         fit([Impression((0, 1), (0,))] * 9, 2, choice=True)
     with pytest.raises(ValueError, match="1 propensities for 2"):
         fit([Impression((0, 1), (0,))] * 9, 2, choice=True, propensities=(1.0,))
 
 
 def rows(counts: Sequence[tuple[str, str, Any, int]]) -> list[dict[str, Any]]:
-    """(shown first, shown second, choice, how often) of one prompt."""
+    """Rows of one prompt from (shown first, shown second, choice, how often)."""
     return [
         {"prompt": "p", "response_1": one, "response_2": other, "choice": choice, "seconds": 3}
         for one, other, choice, count in counts
@@ -158,7 +158,7 @@ def test_long_logs_and_lists_of_responses_say_the_same(tmp_path: Path) -> None:
     assert found[0] == found[1] == found[2]
 
 
-def test_what_has_too_little_evidence(tmp_path: Path) -> None:
+def test_responses_with_too_little_evidence(tmp_path: Path) -> None:
     path = str(write(tmp_path / "log.csv", [*rows(SWAPPED), *rows([("good", "rare", 1, 5), ("rare", "good", 2, 5)])]))
     (group,) = Clicks(ClicksOptions(path=path)).preferences()
     assert group.responses == ("good", "bad")
@@ -188,7 +188,7 @@ def test_fast_impressions_and_those_without_a_pick(tmp_path: Path) -> None:
         ({"choice": 3}, "picked position 3 of 2"),
         ({"choice": "left"}, "choice is 'left'"),
         ({"choice": 1.5}, "choice is '1.5'"),
-        ({"response_2": "good"}, "each once"),
+        ({"response_2": "good"}, "each shown once"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -208,7 +208,7 @@ def test_a_log_always_in_one_order_is_refused_unless_the_bias_is_known(tmp_path:
 
 def test_other_columns_and_no_file(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", [{"a": 1, "b": 2}])
-    with pytest.raises(InputError, match="no log of clicks: found a, b"):
+    with pytest.raises(InputError, match="not those of a click log: found a, b"):
         list(Clicks(ClicksOptions(path=str(path))).preferences())
     with pytest.raises(InputError, match="no such file"):
         ClicksOptions(path=str(tmp_path / "none.csv")).check()

@@ -1,4 +1,4 @@
-"""Preference sources `dataset`, `function`, `candidates` and `mix`, and the export to TRL's columns. Free of torch."""
+"""Preference sources `dataset`, `function`, `candidates` and `mix`, and the export to TRL's columns. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ranking with ties out of pairwise comparisons: the one that reproduces every verdict, or the one that fits best."""
+"""Makes a ranking with ties from pairwise comparisons: the one that reproduces every verdict, or the best fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alignkit_data.messages import Unusable
 
 
 def checked_verdict(verdict: Any, name: str) -> int:
-    """A verdict on two responses: 0 tie, 1 the first is better, 2 the second. Raises ValueError where it is none."""
+    """A verdict on two responses: 0 tie, 1 the first is better, 2 the second. Raises ValueError for anything else."""
     if type(verdict) is not int or verdict not in (TIE, FIRST, SECOND):
         raise ValueError(f"{name} is {verdict!r}, expected 0 (tie), 1 (the first is better) or 2 (the second)")
     return verdict
@@ -28,11 +28,11 @@ def checked_verdict(verdict: Any, name: str) -> int:
 def ranks_of_comparisons(comparisons: Any, count: int) -> tuple[int, ...]:
     """Ranks of `count` responses, 0 is best, from `[i, j, verdict]` entries.
 
-    Responses that tie share a rank, along chains of ties too. So a verdict for a > b where a and b both tie with c is
-    as intransitive as a circle of wins.
+    Responses that tie share a rank, also along chains of ties. So if a and b both tie with c, then a > b is as
+    intransitive as a cycle of wins.
 
     Raises:
-        ValueError: an entry is no comparison of two of the responses.
+        ValueError: an entry does not compare two of the responses.
         Unusable: no ranking reproduces all verdicts, or more than one does.
     """
     entries = _checked(comparisons, count)
@@ -60,11 +60,11 @@ def ranks_of_comparisons(comparisons: Any, count: int) -> tuple[int, ...]:
 
 
 def fitted_ranks(comparisons: Any, count: int) -> tuple[tuple[int, ...], list[list[int]]]:
-    """Ranks of `count` responses by a Bradley-Terry fit, and the circles of majorities that no ranking reproduces.
+    """Ranks of `count` responses by a Bradley-Terry fit, and the cycles of majorities that no ranking reproduces.
 
     Raises:
-        ValueError: an entry is no comparison of two of the responses.
-        Unusable: some responses are not compared with the others, however indirectly.
+        ValueError: an entry does not compare two of the responses.
+        Unusable: some responses are not compared with the others, even indirectly.
     """
     wins = wins_of(((i, j, SHARE_OF_FIRST[verdict]) for i, j, verdict in _checked(comparisons, count)), count)
     if len(compared_together(wins)) > 1:
@@ -74,7 +74,7 @@ def fitted_ranks(comparisons: Any, count: int) -> tuple[tuple[int, ...], list[li
 
 def _checked(comparisons: Any, count: int) -> list[tuple[int, int, int]]:
     if not isinstance(comparisons, list):
-        raise ValueError("pairwise is no list of [i, j, verdict]")
+        raise ValueError("pairwise is not a list of [i, j, verdict]")
     entries = []
     for entry in comparisons:
         if not (isinstance(entry, list) and len(entry) == 3 and all(type(number) is int for number in entry[:2])):

@@ -1,4 +1,4 @@
-"""Groups back to the columns that TRL's trainers read, and rows to Parquet."""
+"""Exports groups to the columns that TRL's trainers read, and rows to Parquet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def to_trl_rows(groups: Iterable[Group], form: TRLForm = "pairs") -> Iterator[di
     """Rows in TRL's standard form for text prompts, in its conversational form for chats.
 
     Args:
-        groups: those that lack what the form needs (ranks, labels) give no rows.
-        form: `pairs`: prompt, chosen, rejected of all strictly ordered pairs; `best-worst`: of the first best and the
-            first worst response only; `labels`: prompt, completion, label; `demonstrations`: prompt, completion of the
-            best responses, or of all where nothing is ranked.
+        groups: groups without the ranks or labels that the form needs give no rows.
+        form: `pairs`: prompt, chosen, rejected for every strictly ordered pair; `best-worst`: only for the first best
+            and the first worst response; `labels`: prompt, completion, label; `demonstrations`: prompt, completion for
+            the best responses, or for all if nothing is ranked.
     """
     rows = {"pairs": _pairs, "best-worst": _best_worst, "labels": _labels, "demonstrations": _demonstrations}[form]
     for group in groups:
@@ -57,7 +57,7 @@ def _answer(group: Group, index: int) -> str | list[dict[str, str]]:
 
 
 def write_parquet(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Writes rows to a Parquet file, whole or not at all; returns how many.
+    """Writes rows to a Parquet file, whole or not at all; returns the row count.
 
     Raises:
         ValueError: a column holds values of several types (some prompts are texts, others chats).
@@ -68,7 +68,7 @@ def write_parquet(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
     try:
         table = pyarrow.table({name: [row.get(name) for row in listed] for name in columns})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"a column holds values of several types, which Parquet can't: {error}") from error
+        raise ValueError(f"a column holds values of several types, which Parquet can't store: {error}") from error
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")

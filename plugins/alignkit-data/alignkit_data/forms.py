@@ -1,6 +1,6 @@
-"""The forms of rows that are known, how one is told from another, and the group that a row of each becomes.
+"""The known forms of rows, how to detect them, and how to convert a row of each form to a group.
 
-A converter raises ValueError for a row that is malformed and Unusable for one with nothing to learn from.
+A converter raises ValueError for a malformed row and Unusable for a row with nothing to learn from.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Form:
     """A form of rows.
 
     Attributes:
-        needs: columns that each row must have; the first form whose needs are met is taken.
-        may: further columns that it uses. All others are kept in the prompt's `meta`.
+        needs: columns that each row must have; the first form whose needs are met applies.
+        may: optional columns. All others go to the prompt's `meta`.
         group: the converter.
     """
 
@@ -38,7 +38,7 @@ class Form:
     group: Callable[[Values], Group]
 
     def uses(self, columns: Collection[str]) -> set[str]:
-        """Those of a row's columns that become part of the group itself."""
+        """The columns of a row that become part of the group itself."""
         instruction = set() if "prompt" in columns or "instruction" not in columns else set(_INSTRUCTION)
         return {*self.needs, *self.may, *instruction} & set(columns)
 
@@ -59,13 +59,13 @@ def _prompt(values: Values) -> Content:
 
 
 def _instruction(values: Values) -> Content:
-    """Alpaca's columns as a chat: the input stands below the instruction, the history's turns before them."""
+    """Alpaca's columns as a chat: the history's turns, then the instruction with the input below it."""
     messages: list[dict[str, Any]] = []
     if values.get("system"):
         messages.append({"role": "system", "content": text_of(values["system"], "system")})
     for index, turn in enumerate(values.get("history") or ()):
         if not (isinstance(turn, list) and len(turn) == 2):
-            raise ValueError(f"history[{index}] is no pair of texts")
+            raise ValueError(f"history[{index}] is not a pair of texts")
         for role, text in zip(("user", "assistant"), turn, strict=True):
             messages.append({"role": role, "content": text_of(text, f"history[{index}]")})
     request = text_of(values["instruction"], "instruction")
@@ -100,10 +100,10 @@ def _verdict(values: Values) -> Group:
 
 
 def _annotated(values: Values) -> Group:
-    """A pair with the verdicts of several people and AIs; ranked by most of the people, or else of the AIs.
+    """A pair with the verdicts of several people and AIs, ranked by the majority of people, or of AIs without people.
 
-    Responses that are true, false or numbers are taken as text: spreadsheets make such values of texts. An empty one
-    stays: what was said of it says something about the annotators.
+    Booleans and numbers count as text, because spreadsheets turn texts into them. Empty responses stay, because the
+    verdicts on them tell something about the annotators.
     """
     responses = tuple(
         str(values[name]) if isinstance(values[name], int | float) else text_of(values[name], name)
@@ -116,7 +116,7 @@ def _annotated(values: Values) -> Group:
 
 
 def _said(values: Values, column: Literal["human", "ai"]) -> list[Annotation]:
-    """The verdicts in a column: by annotator's name, or a list by the annotator's place in it."""
+    """The verdicts in a column, by the annotator's name, or in a list by the annotator's place in it."""
     given = values.get(column) or {}
     if isinstance(given, list | tuple):
         given = {f"{column}-{number}": verdict for number, verdict in enumerate(given, start=1)}
@@ -130,7 +130,7 @@ def _said(values: Values, column: Literal["human", "ai"]) -> list[Annotation]:
 
 
 def _most_frequent(rankings: Iterable[tuple[int, ...] | None]) -> tuple[int, ...] | None:
-    """The ranks that most annotators gave, a tie where two are as frequent, None where all abstained."""
+    """The ranks that most annotators gave; a tie if two are equally frequent, None if all abstained."""
     ranked = Counter(ranks for ranks in rankings if ranks is not None).most_common(2)
     if not ranked:
         return None
@@ -138,7 +138,7 @@ def _most_frequent(rankings: Iterable[tuple[int, ...] | None]) -> tuple[int, ...
 
 
 def _completion(values: Values) -> Group:
-    """A demonstration. Its prompt may be empty: plain text to be learned from."""
+    """A demonstration. Its prompt may be empty: plain text to learn from."""
     content, (response,) = part(
         content_of(values["prompt"], "prompt"), [content_of(values["completion"], "completion")]
     )
@@ -177,12 +177,12 @@ def _alpaca(values: Values) -> Group:
 
 
 def _prompts(values: Values) -> Group:
-    """A prompt to sample from: its one response is empty, and not meant to be learned from."""
+    """A prompt to sample from; its one response is empty and not for learning."""
     return Group(Prompt.of(_prompt(values)), ("",))
 
 
 def _groups(values: Values) -> Group:
-    """The form that alignkit writes, one row a group; ranks of 0 (best) or 1 and up are both taken."""
+    """The form that alignkit writes, one row per group; ranks may start at 0 or 1."""
     content, responses = _responses(values)
     group = Group(
         Prompt.of(content, _mapping(values, "prompt_meta")),
@@ -206,7 +206,7 @@ def _comparisons(values: Values) -> Group:
 
 
 def fitted_comparisons(values: Values) -> Group:
-    """As `comparisons`, but ranked by a Bradley-Terry fit; circles stand in the group's meta."""
+    """Like `comparisons`, but ranked by a Bradley-Terry fit, with cycles in the group's meta."""
     content, responses = _responses(values)
     ranks, cycles = fitted_ranks(values["pairwise"], len(responses))
     meta = {"cycles": cycles} if cycles else {}
@@ -250,7 +250,7 @@ def _scores(values: Values) -> tuple[float | None, ...] | None:
 
 def _checked_ranks(ranks: Sequence[Any]) -> tuple[int, ...]:
     if len(ranks) == 1:
-        raise ValueError("a ranking with one entry ranks nothing")
+        raise ValueError("a ranking needs at least two entries")
     for rank in ranks:
         if type(rank) is not int or rank < 0:
             raise ValueError(f"ranks holds {rank!r}, expected integers from 0 (best)")
@@ -259,7 +259,7 @@ def _checked_ranks(ranks: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _ranked_by_scores(group: Group) -> Group:
-    """With ranks from the scores, where two or more are known; otherwise as it is."""
+    """With ranks from the scores if two or more are known; otherwise unchanged."""
     known = [score for score in group.scores or () if score is not None]
     if len(known) < 2:
         return group
@@ -315,7 +315,7 @@ _OTHER_NAMES = {
 def detected_form(columns: Collection[str]) -> Form | None:
     """The first form whose needs these columns meet, or None.
 
-    Bare prompts are only taken for such where nothing hints at a form that lacks a column.
+    Rows count as bare prompts only if no column hints at another form.
     """
     for form in FORMS.values():
         if not _lacks(form, columns):
@@ -325,7 +325,7 @@ def detected_form(columns: Collection[str]) -> Form | None:
 
 
 def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[str, str]:
-    """What to say of columns that fit none of these forms: what the closest form lacks, and which to rename."""
+    """For columns that fit none of these forms: what the closest form lacks, and which columns to rename."""
     guesses = [(form, _guess(columns, form)) for form in forms if _lacks(form, columns)]
 
     def distance(guess: tuple[Form, dict[str, str]]) -> tuple[int, int]:
@@ -335,7 +335,7 @@ def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[
     form, mapping = min(guesses, key=distance)
     if len(forms) > 1 and not mapping and not form.uses(columns):
         needs = "; ".join(f"{form.name} ({', '.join(form.needs)})" for form in forms)
-        return f"there is data of the forms {needs}", "--columns old=new"
+        return f"known forms: {needs}", "--columns old=new"
     missing = _lacks(form, columns)
     needs = ", ".join([*(name for name in missing if name not in form.needs), *form.needs])
     needed = f"{form.name} data needs {needs} (missing: {', '.join(missing)})"
@@ -343,9 +343,9 @@ def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[
 
 
 def _lacks(form: Form, columns: Collection[str]) -> list[str]:
-    """Columns that the form needs and that aren't there.
+    """Columns that the form needs and the row lacks.
 
-    Of a preference pair the prompt may be left out, unless a column looks like the prompt under another name.
+    A preference pair may lack the prompt, unless a column looks like the prompt under another name.
     """
     missing = [name for name in form.needs if name not in columns]
     if form.name == "preference" and not {"prompt", "instruction"} & set(columns):

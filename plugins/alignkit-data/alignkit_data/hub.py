@@ -1,4 +1,4 @@
-"""Rows of a data set on the Hugging Face hub, through `datasets`, which is imported only here."""
+"""Rows of a data set on the Hugging Face hub, through `datasets`, which only this module imports."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_LOCAL = "a local JSONL, JSON, CSV or Parquet file, or a folder of them, works as `path` too"
+_LOCAL = "or set path to a local JSONL, JSON, CSV or Parquet file, or a folder of them"
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path that isn't there may be a data set of the hub: `name` or `owner/name` without a file's ending."""
+    """Whether a path that doesn't exist may be a hub data set: `name` or `owner/name`, without a file extension."""
     endings = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt")
     return bool(_HUB_ID.fullmatch(path)) and path.strip(".") != "" and not path.lower().endswith(endings)
 
@@ -30,11 +30,11 @@ def hub_rows(name: str, subset: str, split: str) -> Iterator[Row]:
     """The rows of one split.
 
     Raises:
-        InputError: `datasets` is missing, the data set can't be had, or has no such split.
+        InputError: `datasets` is missing, the data set can't be loaded, or has no such split.
     """
     datasets = _datasets(name)
     if not (_is_reachable(datasets.config.HF_ENDPOINT) or _is_cached(name, Path(datasets.config.HF_DATASETS_CACHE))):
-        raise _not_had(name, "it can't be reached, and no copy is cached")
+        raise _not_had(name, "the hub can't be reached, and no copy is cached")
     splits = _asked(name, lambda: datasets.get_dataset_split_names(name, subset or None))
     chosen = choose_split(split, list(splits), name)
     rows = _asked(name, lambda: datasets.load_dataset(name, subset or None, split=chosen))
@@ -47,9 +47,9 @@ def _datasets(name: str) -> Any:
         return import_module("datasets")
     except ImportError as error:
         raise InputError(
-            f"there is no local file or folder {name!r}, and reading it from the hub needs the package 'datasets'",
+            f"there is no local file or folder {name!r}, and loading it from the hub needs the package 'datasets'",
             where="path",
-            fix=f"pip install 'alignkit-data[hub]'; {_LOCAL}",
+            fix=f"pip install 'alignkit-data[hub]', {_LOCAL}",
         ) from error
 
 
@@ -63,14 +63,14 @@ def _asked(name: str, question: Any) -> Any:
 
 def _not_had(name: str, reason: str) -> InputError:
     return InputError(
-        f"there is no local file or folder {name!r}, and the hub doesn't give it: {reason}",
+        f"there is no local file or folder {name!r}, and loading it from the hub failed: {reason}",
         where="path",
-        fix=f"check the name and the network; {_LOCAL}",
+        fix=f"check the name and the network, {_LOCAL}",
     )
 
 
 def _is_reachable(endpoint: str) -> bool:
-    """Whether a connection comes about within seconds; the hub's client would try for half a minute."""
+    """Whether a connection succeeds within two seconds; the hub's client would try for half a minute."""
     if getproxies():
         return True
     address = urlsplit(endpoint)
@@ -82,7 +82,7 @@ def _is_reachable(endpoint: str) -> bool:
 
 
 def _is_cached(name: str, cache: Path) -> bool:
-    """Whether `datasets` keeps a copy; its folders spell the name with other underscores and cases."""
+    """Whether `datasets` has a cached copy; its folders spell the name with other underscores and case."""
     wanted = _letters(name)
     return cache.is_dir() and any(_letters(folder.name) == wanted for folder in cache.iterdir())
 

@@ -1,4 +1,4 @@
-"""Groups out of rows: columns renamed, the form detected, rows with nothing to learn from dropped and counted."""
+"""Makes groups from rows: renames columns, detects the form, drops and counts rows with nothing to learn from."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Detected:
 
     Attributes:
         form: its name, a key of `alignkit_data.forms.FORMS`.
-        columns: those of the first row that became part of its group, after renaming.
+        columns: the first row's columns that became part of its group, after renaming.
         meta_columns: the others, kept in the prompt's `meta`.
         sample: the first group.
-        rows: how many were read.
-        dropped: how many of them were left out, by reason.
-        circles: how many of those that are kept have comparisons that run in a circle.
+        rows: number of rows read.
+        dropped: number of rows dropped, by reason.
+        circles: number of rows kept although their comparisons are intransitive.
     """
 
     form: str
@@ -42,12 +42,12 @@ class Detected:
     circles: int = 0
 
     def render(self) -> str:
-        """The form, the counts and the sample as text for a reader."""
+        """The form, the counts and the sample as text."""
         kept = self.rows - sum(self.dropped.values())
         lines = [f"form: {self.form} ({', '.join(self.columns)})", f"rows: {kept} of {self.rows}"]
         lines += [f"  dropped {count}: {reason}" for reason, count in self.dropped.items()]
         if self.circles:
-            lines.append(f"  in a circle {self.circles}: ranked by the fit all the same")
+            lines.append(f"  intransitive {self.circles}: ranked by the fit")
         if self.meta_columns:
             lines.append(f"kept for rewards: {', '.join(self.meta_columns)}")
         lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
@@ -72,15 +72,15 @@ def _known(group: Group, index: int) -> str:
 
 @dataclass
 class GroupMaker:
-    """Makes groups of rows one by one, all of the same form, and counts.
+    """Makes groups from rows one by one, all of the same form, and counts.
 
     Attributes:
         form: a form's name, or "auto" to detect it from the first row's columns.
         columns: new names by old name.
         template: makes the prompt from a row's columns, or "".
-        drop_malformed: malformed rows are dropped and counted too, rather than an error.
-        fit_comparisons: comparisons are ranked by a fit, rather than left out where no ranking reproduces them.
-        source: the groups' source where a row names none.
+        drop_malformed: drop and count malformed rows too, instead of raising an error.
+        fit_comparisons: rank comparisons by a fit, instead of dropping those that no ranking reproduces.
+        source: the groups' source if a row names none.
     """
 
     form: str = "auto"
@@ -99,7 +99,7 @@ class GroupMaker:
     _labels: set[bool] = field(default_factory=set)
 
     def groups(self, rows: Iterable[Row]) -> Iterator[Group]:
-        """The groups of those rows that can be used.
+        """The groups of the usable rows.
 
         Raises:
             InputError: a row is malformed, or the columns fit no form.
@@ -116,17 +116,17 @@ class GroupMaker:
                 self._drop("malformed", row)
 
     def detected(self) -> Detected:
-        """What was found so far, at least one group."""
+        """What was found so far. Needs at least one group."""
         if self._detected is None:
             raise ValueError("no group has been made yet")
         return replace(self._detected, rows=self.rows, dropped=dict(self.dropped), circles=self.circles)
 
     def check(self, place: str, max_bad_share: float, *, limited: bool = False) -> None:
-        """Whether the rows that were read can be used as a whole.
+        """Checks the rows read so far as a whole.
 
         Args:
             place: the data set, for the error.
-            max_bad_share: of the rows may be dropped.
+            max_bad_share: share of rows that may be dropped.
             limited: reading stopped at a limit; a few rows then say little about the share or the labels.
 
         Raises:
@@ -134,14 +134,14 @@ class GroupMaker:
         """
         bad = sum(self.dropped.values())
         if self.rows == 0:
-            raise InputError("the data set is empty", where=place, fix="name a file with at least one row")
+            raise InputError("the data set is empty", where=place, fix="give a file with at least one row")
         telling = not limited or self.rows >= _TELLING_ROWS
         if bad == self.rows or (telling and bad > max_bad_share * self.rows):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.dropped.most_common(5))
             raise InputError(
                 f"{bad} of {self.rows} rows can't be used: {reasons} (the first at {self._first_dropped})",
                 where=place,
-                fix=f"mend the rows, or allow more with max_bad_share (now {max_bad_share:g})",
+                fix=f"fix the rows, or raise max_bad_share (now {max_bad_share:g})",
             )
         if telling and self._form is FORMS["label"] and len(self._labels) == 1:
             raise InputError(
@@ -165,7 +165,7 @@ class GroupMaker:
             self._needs = {*self._form.needs, *({"prompt"} & self._form.uses(values))}
         form = self._form
         if missing := sorted(name for name in self._needs if name not in values):
-            raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows has")
+            raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows needs")
         fitted = self.fit_comparisons and form is FORMS["comparisons"]
         group = fitted_comparisons(values) if fitted else form.group(values)
         self.circles += "cycles" in group.meta
@@ -200,11 +200,11 @@ class GroupMaker:
         raise InputError(
             f"missing columns: found {_listed(values)}; {needed}",
             where=where,
-            fix=f"name the columns: {hint}; docs/data.md lists the forms",
+            fix=f"rename columns: {hint}; docs/data.md lists the forms",
         )
 
 
-_MEND = 'mend the row, or leave such rows out with malformed = "drop"; docs/data.md shows the forms'
+_MEND = 'fix the row, or drop such rows with malformed = "drop"; docs/data.md shows the forms'
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Prompts and responses out of what a row holds: texts, messages, or whole conversations.
+"""Finds prompts and responses in a row's texts, messages or whole conversations.
 
-Like TRL, the common beginning of chosen and rejected is the prompt where no prompt is given. Unlike TRL, that beginning
-ends at the last `Assistant:` marker if there is one, else before the last word, so that words which both responses
-happen to start with, or half of a word, don't end up in the prompt.
+As in TRL, chosen and rejected without a prompt get their common beginning as the prompt. Unlike in TRL, it ends at the
+last `Assistant:` marker, or without one before the last word, so that words (or half of one) that both responses happen
+to start with don't end up in the prompt.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ASSISTANT_MARKER = re.compile(r"(?:^|\n)Assistant:")
 
 
 class Unusable(Exception):  # noqa: N818
-    """A well-formed row with nothing to learn from; its reason is counted."""
+    """A well-formed row with nothing to learn from; reasons are counted."""
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words for an error."""
+    """The kind of a value, in words for an error."""
     if value is None:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
@@ -50,7 +50,7 @@ def content_of(value: Any, name: str) -> Content:
 
 
 def text_of(value: Any, name: str) -> str:
-    """The text that a column holds. Raises ValueError where it is none."""
+    """The text that a column holds. Raises ValueError for anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is {kind(value)}, expected text")
     return value
@@ -75,7 +75,7 @@ def split_last_turn(messages: list[Message]) -> tuple[list[Message], str]:
     """The last assistant turn of a conversation and the messages before it.
 
     Raises:
-        Unusable: the assistant says nothing, or nothing stands before it.
+        Unusable: there is no assistant turn, or nothing before it.
     """
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
@@ -86,16 +86,16 @@ def split_last_turn(messages: list[Message]) -> tuple[list[Message], str]:
 
 
 def part(prompt: Content | None, answers: Sequence[Content]) -> tuple[Content, list[str]]:
-    """The prompt, and what each answer adds to it, where answers may repeat the prompt or be all that there is.
+    """The prompt, and what each answer adds to it. Answers may repeat the prompt, or contain it if it is None.
 
     Raises:
         ValueError: some answers are texts and others messages.
-        Unusable: no prompt is found, or more than one turn comes after it.
+        Unusable: no prompt is found, or more than one turn follows it.
     """
     texts = [answer for answer in answers if isinstance(answer, str)]
     chats = [answer for answer in answers if not isinstance(answer, str)]
     if texts and chats:
-        raise ValueError("some responses are texts and others messages, expected one of the two")
+        raise ValueError("some responses are texts and others messages, expected one kind")
     return _part_chats(prompt, chats) if chats else _part_texts(prompt, texts)
 
 
@@ -155,7 +155,7 @@ def _assistant_text(messages: list[Message]) -> str:
 
 
 def filled_template(template: str, values: Mapping[str, Any]) -> Content:
-    """The prompt that a template makes of a row's columns; with a chat as `prompt`, its last message is filled.
+    """The prompt that a template makes from a row's columns; if `prompt` is a chat, its last message is filled.
 
     Raises:
         ValueError: a column that the template names is missing or null.

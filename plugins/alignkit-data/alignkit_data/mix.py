@@ -1,4 +1,4 @@
-"""The preference source `mix`: several sources in shares, or AIs first and people for what the AIs are unsure of."""
+"""The preference source `mix`: sources in given proportions, or AIs first and people for what the AIs are unsure of."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIELD = "mix"
 
 
 class Mix(PreferenceSource[MixOptions]):
-    """Groups of several sources, each with the source that its ranks come from in `meta.mix`."""
+    """Groups from several sources; `meta.mix` names the source of each group's ranks."""
 
     samples = True
 
@@ -33,8 +33,8 @@ class Mix(PreferenceSource[MixOptions]):
         self._said: list[str] = []
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
-        """The groups. By shares: each in turn from the source that is furthest behind its share. By doubt: those of the
-        AIs in their order, people's verdicts in place of theirs where there are any, then what only people have."""
+        """The groups. By shares: each from the source that is furthest behind its share. By doubt: the AIs' groups in
+        order, with people's ranks in place of theirs where people gave any, then the groups that only people have."""
         self._said = []
         return self._shared(ask) if self.config.rule == "shares" else iter(self._escalated(ask))
 
@@ -75,16 +75,16 @@ class Mix(PreferenceSource[MixOptions]):
         dropped = {i for i in left if config.undecided == "drop" or judged[i].ranks is None}
         kept = [group for index, group in enumerate(judged) if index not in dropped]
         self._said.append(
-            f"{len(judged)} groups of {', '.join(names[:-1])}; unsure of {len(unsure)}, {names[-1]} asked for"
-            f" {len(asked)}, has said {len(answered)} of them all and {len(alone)} others;"
-            f" {len(left)} unsure ones left, {len(dropped)} of them left out"
+            f"{len(judged)} groups from {', '.join(names[:-1])}; unsure of {len(unsure)}, asked {names[-1]} for"
+            f" {len(asked)}; {names[-1]} ranked {len(answered)} of the groups and {len(alone)} others;"
+            f" {len(left)} unsure groups remain, {len(dropped)} of them dropped"
         )
         return [*kept, *(_noted(_with_kind(group, names[-1], "human"), names[-1]) for group in alone)]
 
 
 @dataclass
 class Given:
-    """Gives what is there already: the responses of these groups."""
+    """An `ask` that returns the existing responses of these groups."""
 
     groups: list[Group]
 
@@ -101,8 +101,8 @@ class Given:
 
 
 def _ensemble(sources: Sequence[PreferenceSource[Any]], names: Sequence[str], ask: Ask) -> list[Group]:
-    """The first source's groups, with the verdicts of the other sources on the same responses: they are given these to
-    judge. The ranks are those of a Bradley-Terry fit to all verdicts where there are several sources."""
+    """The first source's groups, with the other sources' verdicts on the same responses. With several sources, the
+    ranks come from a Bradley-Terry fit to all verdicts."""
     first, *others = sources
     groups = [_with_kind(group, names[0], "ai") for group in first.preferences(ask)]
     for source, name in zip(others, names[1:], strict=True):
@@ -120,8 +120,8 @@ def _content(group: Group) -> Content:
 
 
 def _with_kind(group: Group, name: str, kind: Kind) -> Group:
-    """With its verdicts as annotations; those that say no kind are of this one. A source that only its plugin's name is
-    known of gets the name it has in the mixture, which tells two of one plugin apart."""
+    """With its verdicts as annotations, of this kind if they name none. A source known only by its plugin's name gets
+    its name in the mixture, which tells two sources of one plugin apart."""
     if not group.source or name.startswith(group.source):
         group = replace(group, source=name)
     said = [replace(one, kind=one.kind or kind) for one in annotations_of(group)]
@@ -129,7 +129,7 @@ def _with_kind(group: Group, name: str, kind: Kind) -> Group:
 
 
 def _joined(group: Group, other: Group) -> Group:
-    """With the annotations of both; the other's follow the order of this one's responses."""
+    """With the annotations of both, in the order of this group's responses."""
     aligned = other.choose([other.responses.index(response) for response in group.responses])
     cost: Counter[str] = Counter(group.meta.get("cost", {}))
     cost.update(other.meta.get("cost", {}))
@@ -143,7 +143,7 @@ def _voted(group: Group) -> Group:
 
 
 def _verdicts(group: Group) -> dict[tuple[int, int], list[int]]:
-    """What all annotators said of each pair of responses, without abstentions."""
+    """All annotators' verdicts on each pair of responses, without abstentions."""
     annotations = annotations_of(group)
     pairs = combinations(range(len(group.responses)), 2)
     found = {pair: [verdict for one in annotations if (verdict := one.verdict(*pair)) is not None] for pair in pairs}
@@ -151,10 +151,10 @@ def _verdicts(group: Group) -> dict[tuple[int, int], list[int]]:
 
 
 def _doubt(group: Group, config: MixOptions) -> float | None:
-    """How unsure the AIs are of a group, from 0 to 1; None where they are sure enough.
+    """How unsure the AIs are of a group, from 0 to 1; None if they are sure enough.
 
-    All of it where nothing is ranked above anything. Otherwise the mean share over pairs of verdicts (of any AI, in any
-    order) against the most frequent one, or how far the margin falls short, whichever is more.
+    1 if nothing is ranked above anything. Otherwise the larger of two numbers: the share of verdicts (of any AI, in any
+    order) against the most frequent one, averaged over pairs; and how far the margin falls short.
     """
     if not group.preferred_pairs():
         return 1.0
@@ -166,7 +166,7 @@ def _doubt(group: Group, config: MixOptions) -> float | None:
 
 
 def _margin(group: Group) -> float | None:
-    """`meta.judge.margin` where the judge left it, or else between the best two scores."""
+    """`meta.judge.margin` if present, otherwise the gap between the best two scores."""
     judge = group.meta.get("judge")
     if isinstance(judge, dict) and "margin" in judge:
         return float(judge["margin"])
@@ -175,7 +175,7 @@ def _margin(group: Group) -> float | None:
 
 
 def _overridden(group: Group, people: Group, name: str) -> Group:
-    """The AIs' group with the people's ranks, and the annotations of both."""
+    """The AIs' group with people's ranks and the annotations of both."""
     said = _with_kind(people, name, "human")
     aligned = said.choose([said.responses.index(response) for response in group.responses])
     joined = _joined(group, said)

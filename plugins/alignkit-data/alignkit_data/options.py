@@ -1,4 +1,4 @@
-"""Options of the preference sources. Free of torch; `check` reads the first rows of local files."""
+"""Options of the preference sources. Imports no torch; `check` reads the first rows of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from alignkit_data.loading import GroupMaker
 from alignkit_data.readers import Row, local_rows
 
 CHECKED_ROWS = 5000
-"""Rows that are read before the start."""
+"""Rows that `check` reads."""
 
 FormName = Literal[
     "auto",
@@ -48,20 +48,20 @@ class RowOptions(Config):
     """How rows become groups."""
 
     form: FormName = "auto"
-    """Form of the rows (docs/data.md); `auto` detects it from the columns of the first row."""
+    """Form of the rows (docs/data.md); `auto` detects it from the first row's columns."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """New names of columns by their old ones: `{question = "prompt"}`, or `--columns question=prompt`."""
+    """Renames columns, old name to new: `{question = "prompt"}`, or `--columns question=prompt`."""
     template: str = ""
-    """Makes each prompt from the row's columns: `"{context}\\n\\n{prompt}"`. Of a chat it fills the last message."""
+    """Builds each prompt from the row's columns: `"{context}\\n\\n{prompt}"`; in a chat, fills the last message."""
     malformed: Literal["stop", "drop"] = "stop"
-    """Rows that can't be read (broken JSON, null, a wrong type): an error naming the first, or dropped and counted."""
+    """Rows that can't be read (broken JSON, null, a wrong type): stop at the first, or drop and count them."""
     comparisons: Literal["exact", "fit"] = "exact"
-    """Rows of `comparisons` that no ranking reproduces are left out, or all are ranked by a Bradley-Terry fit."""
+    """`exact` drops rows of `comparisons` that no ranking reproduces; `fit` ranks all by a Bradley-Terry fit."""
     max_bad_share: Fraction = 0.5
-    """An error if a larger share of the rows is dropped (identical or empty responses, intransitive verdicts)."""
+    """Stop if a larger share of the rows is dropped (identical or empty responses, intransitive verdicts)."""
 
     def maker(self, source: str = "") -> GroupMaker:
-        """Makes groups of rows as these options say; `source` is the name that the groups get."""
+        """Makes groups from rows with these options; `source` is the groups' source."""
         return GroupMaker(
             form=self.form,
             columns=self.columns,
@@ -74,24 +74,24 @@ class RowOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions(RowOptions):
-    """A data set that is already there: local files of many forms, or one of the hub."""
+    """An existing data set: local files in many forms, or a data set on the Hugging Face hub."""
 
     path: str
     """Local file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; text also .gz), a folder of them, or a hub id."""
     split: str = ""
-    """Split of a folder or of the hub's data set; empty takes the only one, or `train`."""
+    """Split of a folder or hub data set; empty: the only one, or `train`."""
     subset: str = ""
-    """Configuration of the hub's data set, where it has several."""
+    """Configuration of a hub data set that has several."""
     limit: Count | None = None
-    """At most this many groups; none takes all."""
+    """Use at most this many groups; none: all."""
     shuffle: int | None = None
-    """Seed of a random order, before the limit; none keeps the order of the file."""
+    """Seed of a random order, applied before the limit; none: the order of the file."""
 
     def check(self) -> None:
-        """Reads the first rows, and all of a small file.
+        """Reads the first rows, or all of a small file.
 
         Raises:
-            InputError: the data set isn't there, is empty, or its rows fit no form.
+            InputError: the data set is missing or empty, or its rows fit no form.
         """
         maker = self.maker()
         limit = self.limit if self.shuffle is None else None
@@ -100,7 +100,7 @@ class DatasetOptions(RowOptions):
             maker.check(self.path, self.max_bad_share, limited=usable == limit)
 
     def rows(self) -> Iterator[Row]:
-        """The rows of the files, or of the hub's data set."""
+        """The rows of the files or of the hub data set."""
         path = Path(self.path).expanduser()
         if not path.exists() and is_hub_id(self.path):
             return hub_rows(self.path, self.subset, self.split)
@@ -114,9 +114,9 @@ class FunctionOptions(RowOptions):
     takes_function: ClassVar[str] = "function"
 
     function: str
-    """`module:function`, called as `f(ask, **args)`. It yields groups, or rows of any form that `dataset` reads."""
+    """`module:function`, called as `f(ask, **args)`; yields groups, or rows in any form that `dataset` reads."""
     args: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the function."""
+    """Keyword arguments for the function."""
 
     def check(self) -> None:
         """Imports the function.
@@ -129,49 +129,49 @@ class FunctionOptions(RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CandidatesOptions(Config):
-    """Fresh responses of the policy to the run's prompts, not ranked yet."""
+    """Fresh responses of the policy to the run's prompts, not ranked."""
 
     k: Count = 4
-    """Responses to each prompt; candidates.count overrides it."""
+    """Responses for each prompt; candidates.count overrides it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixOptions(Config):
-    """Several sources: in shares, or AIs first and people for what the AIs are unsure of."""
+    """Several sources: in given proportions, or AIs first and people for what the AIs are unsure of."""
 
     sources: tuple[PreferencesSpec, ...]
-    """The sources, two or more: `[{plugin = "judge", ...}, {plugin = "dataset", path = "people.jsonl"}]`."""
+    """Two or more sources: `[{plugin = "judge", ...}, {plugin = "dataset", path = "people.jsonl"}]`."""
     rule: Literal["shares", "unsure"] = "shares"
-    """shares: groups of all sources, by weights. unsure: the last source is people, those before it are AIs, an
-    ensemble where they are several; people are asked for what the AIs are unsure of, and what they say overrides."""
+    """shares: groups from all sources, by weights. unsure: the last source is people, the others are AIs (several form
+    an ensemble); people are asked for what the AIs are unsure of, and their verdicts override."""
     weights: tuple[Positive, ...] = ()
-    """shares: how many groups of each source, in proportion, until one that is due has no more; empty takes all."""
+    """shares: proportions of the sources, until a source that is due runs out; empty: all groups of all sources."""
     limit: Count | None = None
-    """shares: at most this many groups; none takes as many as the weights allow."""
+    """shares: at most this many groups; none: as many as the weights allow."""
     min_margin: NonNegative = 0.0
-    """unsure: AIs are unsure below this margin, of the judge's votes (0 to 1) or else between the best two scores."""
+    """unsure: AIs are unsure below this margin: the judge's (0 to 1), or the gap between the best two scores."""
     max_disagreement: Fraction = 0.25
-    """unsure: AIs are unsure where a larger share of their verdicts on a pair, of all AIs and orders, isn't the most
-    frequent one. They always are where nothing is ranked above anything."""
+    """unsure: AIs are unsure if a larger share of their verdicts, over all AIs and orders and averaged over pairs,
+    differs from the most frequent one; and always if nothing is ranked above anything."""
     budget: Natural | None = None
-    """unsure: at most this many groups are taken from people, the most doubtful first; none takes all."""
+    """unsure: at most this many groups from people, the most doubtful first; none: no limit."""
     undecided: Literal["keep", "drop"] = "keep"
-    """unsure: what becomes of groups that AIs are unsure of and people haven't decided."""
+    """unsure: keep or drop groups that the AIs are unsure of and people have not decided."""
 
     def check(self) -> None:
-        """Raises InputError where the options don't fit together."""
+        """Raises InputError if the options contradict each other."""
         if len(self.sources) < 2:
-            raise InputError("a mixture needs two sources", where="sources", fix="add a source")
+            raise InputError("a mixture needs at least two sources", where="sources", fix="add a source")
         if self.weights and len(self.weights) != len(self.sources):
             said = f"{len(self.weights)} weights for {len(self.sources)} sources"
-            raise InputError(said, where="weights", fix="give one a source")
+            raise InputError(said, where="weights", fix="give one weight for each source")
         of_doubt = ("budget", "min_margin", "max_disagreement", "undecided")
         self.counts_only_with("rule = 'shares'", self.rule == "shares", "weights", "limit")
         self.counts_only_with("rule = 'unsure'", self.rule == "unsure", *of_doubt)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each source: its plugin's, numbered where several are of one."""
+        """A name for each source: its plugin's name, numbered if several sources share it."""
         plugins = [str(spec.get("plugin", "")) for spec in self.sources]
         seen: Counter[str] = Counter()
         names = []

@@ -1,7 +1,6 @@
-"""Rows of local files and folders, each with the place it comes from. Reads lazily; free of torch.
+"""Rows of local files and folders, each with its place in the file. Reads lazily; imports no torch.
 
-Text formats are read with the standard library, for exact line numbers and a fast start; Parquet and Arrow through
-pyarrow.
+The standard library reads text formats, for exact line numbers and a fast start; pyarrow reads Parquet and Arrow.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _LONGEST_CELL = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row by column name and where it stands, or the `problem` that kept it from being read."""
+    """A row's values by column and its place, or the `problem` that kept it from being read."""
 
     where: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -41,7 +40,7 @@ def local_rows(path: Path, split: str) -> Iterator[Row]:
     """The rows of a file, or of one split of a folder.
 
     Raises:
-        InputError: path or split isn't there, or the format is unknown or broken beyond single rows.
+        InputError: the path or split is missing, or the format is unknown or broken beyond single rows.
     """
     for file in _files(path, split):
         yield from _file_rows(file)
@@ -58,7 +57,7 @@ def _files(path: Path, split: str) -> list[Path]:
         raise InputError(
             f"there is no split {split!r}: {path} is a single file",
             where="split",
-            fix="leave split out, or name a folder",
+            fix="leave split out, or give a folder",
         )
     return [path]
 
@@ -73,10 +72,10 @@ def _files_of_split(folder: Path, split: str) -> list[Path]:
 
 
 def choose_split(split: str, splits: list[str], place: str) -> str:
-    """The split that was asked for; without a name, the only one or `train`.
+    """The split with this name; without a name, the only one or `train`.
 
     Raises:
-        InputError: it isn't there; lists those that are.
+        InputError: it is missing; lists the others.
     """
     if not splits:
         raise InputError(f"{place} holds no data files", where="path", fix=f"formats: {', '.join(sorted(_READERS))}")
@@ -92,7 +91,7 @@ def choose_split(split: str, splits: list[str], place: str) -> str:
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether the name is that of a data file in a known format."""
+    """Whether the path is a data file in a known format."""
     return _format(path) in _READERS and path.name not in _METADATA and path.is_file()
 
 
@@ -108,12 +107,12 @@ def _file_rows(path: Path) -> Iterator[Row]:
     reader = _READERS.get(_format(path))
     if reader is None:
         raise InputError(
-            f"unknown format: {path.name}", where="path", fix=f"name a file that ends in {', '.join(sorted(_READERS))}"
+            f"unknown format: {path.name}", where="path", fix=f"give a file that ends in {', '.join(sorted(_READERS))}"
         )
     try:
         yield from reader(path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"the compressed file is broken: {error}", where=str(path), fix="fetch it again") from error
+        raise InputError(f"the compressed file is broken: {error}", where=str(path), fix="download it again") from error
     except OSError as error:
         raise InputError(
             f"can't be read: {error}", where=str(path), fix="check the file and its permissions"
@@ -147,7 +146,7 @@ def _object_row(value: Any, where: str) -> Row:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of objects, an object that holds one (`{"data": [...]}`), or JSON lines under this name."""
+    """A list of objects, an object that holds such a list (`{"data": [...]}`), or JSON lines in a .json file."""
     with _open(path) as file:
         raw = file.read()
     try:
@@ -161,7 +160,7 @@ def _json(path: Path) -> Iterator[Row]:
             return
         where = f"{path}:{error.lineno}"
         raise InputError(
-            f"broken JSON: {error.msg} at column {error.colno}", where=where, fix="mend the file"
+            f"broken JSON: {error.msg} at column {error.colno}", where=where, fix="fix the file"
         ) from error
     if isinstance(content, dict):
         content = next((content[key] for key in _LIST_KEYS if isinstance(content.get(key), list)), [content])
@@ -190,7 +189,7 @@ def _comma_separated(path: Path) -> Iterator[Row]:
                     yield Row(where, problem=f"{len(cells)} cells under a header of {len(header)}")
         except csv.Error as error:
             raise InputError(
-                f"broken CSV: {error}", where=f"{path}:{start}", fix="quote cells with line ends"
+                f"broken CSV: {error}", where=f"{path}:{start}", fix="quote cells that contain line breaks or quotes"
             ) from error
 
 
@@ -247,7 +246,7 @@ def _arrow_rows(path: Path, batches: Any) -> Iterator[Row]:
 
 
 def plain(value: Any) -> Any:
-    """The value in JSON types; others (dates, decimals, bytes) as text."""
+    """The value in JSON types; other types (dates, decimals, bytes) as text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

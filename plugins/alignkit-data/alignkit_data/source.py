@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Dataset(PreferenceSource[DatasetOptions]):
-    """Groups from files or the hub, in the order of the rows or a seeded one. Read once, at the first use."""
+    """Groups from files or the hub, in the order of the rows or a seeded order. Read once, at first use."""
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -29,10 +29,10 @@ class Dataset(PreferenceSource[DatasetOptions]):
 
     @classmethod
     def of_file(cls, path: Path, columns: Mapping[str, str]) -> Dataset:
-        """The groups of a file, however many of its rows can't be used.
+        """The groups of a file, no matter how many rows can't be used.
 
         Raises:
-            InputError: naming the file, where it is missing or holds nothing that can be read.
+            InputError: the file is missing or has no usable row; names the file.
         """
         try:
             return cls(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))
@@ -40,10 +40,10 @@ class Dataset(PreferenceSource[DatasetOptions]):
             raise InputError(error.what, where=str(path), fix=error.fix) from error
 
     def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
-        """The groups; nothing is asked for.
+        """The groups; `ask` is not used.
 
         Raises:
-            InputError: see `DatasetOptions.check`; here for all rows.
+            InputError: as in `DatasetOptions.check`, but for all rows.
         """
         return iter(self.groups())
 
@@ -55,7 +55,7 @@ class Dataset(PreferenceSource[DatasetOptions]):
         return self.describe().render()
 
     def describe(self) -> Detected:
-        """The form that was detected, a sample and the counts."""
+        """The detected form, a sample and the counts."""
         return self._loaded[1]
 
     @cached_property
@@ -73,14 +73,14 @@ class Dataset(PreferenceSource[DatasetOptions]):
 
 
 class FunctionSource(PreferenceSource[FunctionOptions]):
-    """Groups that a function yields, given `ask`, which samples the policy that a run is at."""
+    """Groups that a function yields, given `ask`, which samples the run's current policy."""
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         """The groups, as the function yields them.
 
         Raises:
-            InputError: the function isn't there, or yields a row that fits no form.
-            PluginError: the function raised.
+            InputError: the function can't be found, or yields a row that fits no form.
+            PluginError: the function raised an error.
         """
         config = self.config
         function = load_function(config.function)
@@ -103,7 +103,9 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
                 elif isinstance(item, dict):
                     yield Row(where, item)
                 else:
-                    raise InputError(f"{kind(item)} was yielded", where=where, fix="yield Group objects or dicts")
+                    raise InputError(
+                        f"the function yielded {kind(item)}", where=where, fix="yield Group objects or dicts"
+                    )
         except AlignkitError:
             raise
         except Exception as error:
@@ -111,10 +113,10 @@ class FunctionSource(PreferenceSource[FunctionOptions]):
 
 
 class Candidates(PreferenceSource[CandidatesOptions]):
-    """Responses of the policy to the run's prompts, not ranked: for people to label, or for a judge elsewhere."""
+    """Unranked responses of the policy to the run's prompts, for people or an outside judge to label."""
 
     samples = True
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
-        """A group a prompt."""
+        """One group for each prompt."""
         return iter(ask(ask.prompts, self.config.k))

@@ -1,4 +1,4 @@
-"""A helper of these tests lies beside them: `data_rows`."""
+"""Makes the test helper `data_rows` importable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a file, and the groups that they become."""
+"""Rows of a file, and the groups made from them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_rankings(comparisons: list[list[int]], ranks: tuple[int, ...]) -> None:
         ([], "leave the order open"),
     ],
 )
-def test_verdicts_that_are_no_ranking(comparisons: list[list[int]], reason: str) -> None:
+def test_verdicts_that_give_no_ranking(comparisons: list[list[int]], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         ranks_of_comparisons(comparisons, 3)
 
@@ -63,14 +63,14 @@ def test_malformed_comparisons(comparisons: Any) -> None:
 def test_a_fit_ranks_what_no_ranking_reproduces(
     pairwise: list[list[int]], ranks: tuple[int, ...], circles: list[list[int]]
 ) -> None:
-    """A circle ties; two more wins decide it; of a chain of ties the one verdict decides; two winners never compared
-    with each other tie."""
+    """A cycle ties; two more wins decide it; in a chain of ties the one verdict decides; two winners that were never
+    compared with each other tie."""
     assert fitted_ranks(pairwise, 3) == (ranks, circles)
     row = {"prompt": "Hi?", "responses": ["a", "b", "c"], "pairwise": pairwise}
     maker = GroupMaker(fit_comparisons=True)
     (group,) = maker.groups([Row("data.jsonl:7", row)])
     assert (group.ranks, group.meta.get("cycles", [])) == (ranks, circles)
-    assert ("in a circle 1" in maker.detected().render()) == bool(circles)
+    assert ("intransitive 1: ranked by the fit" in maker.detected().render()) == bool(circles)
 
 
 def test_a_fit_needs_all_responses_compared() -> None:

@@ -1,4 +1,4 @@
-"""Which form a row has is seen from its columns; columns are renamed, and templates make prompts of them."""
+"""A row's columns decide its form; columns are renamed, and templates make prompts from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example rows of docs/data.md are of the form that they stand under, and each form has one."""
+"""Each form has example rows in docs/data.md, and they are detected as that form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups back to TRL's columns, which TRL and this package both read again."""
+"""Exports groups to TRL's columns, which both TRL and this package can read."""
 
 from __future__ import annotations
 

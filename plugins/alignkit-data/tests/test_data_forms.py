@@ -1,4 +1,4 @@
-"""Each form becomes the group that one would write down by hand, and malformed rows say what is wrong with them."""
+"""Each form becomes the group that one would write by hand, and malformed rows say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class TestAnnotated:
     @pytest.mark.parametrize(
         ("human", "said"), [(["1"], "human.human-1 is '1'"), (1, "expected verdicts by annotator")]
     )
-    def test_what_is_no_verdict(self, human: Any, said: str) -> None:
+    def test_wrong_verdicts_are_errors(self, human: Any, said: str) -> None:
         with pytest.raises(InputError, match=rf"data.jsonl:7: .*{said}"):
             make({**self.ROW, "human": human})
 
@@ -258,8 +258,8 @@ class TestGroups:
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
-            ({"responses": ["a"], "ranks": [0]}, "a ranking with one entry"),
-            ({"responses": ["a", "b"], "ranks": [0]}, "a ranking with one entry"),
+            ({"responses": ["a"], "ranks": [0]}, "a ranking needs at least two entries"),
+            ({"responses": ["a", "b"], "ranks": [0]}, "a ranking needs at least two entries"),
             ({"responses": ["a", "b"], "ranks": [0, 1, 2]}, "3 ranks for 2 responses"),
             ({"responses": ["a", "b"], "ranks": [0, float("nan")]}, "ranks holds nan"),
             ({"responses": ["a", "b"], "ranks": [0, -1]}, "ranks holds -1"),
@@ -270,7 +270,7 @@ class TestGroups:
             ({"responses": ["a", "b"], "scores": [0.5, "1"]}, "scores holds '1'"),
             ({"responses": ["a", "b"], "scores": [0.5, True]}, "scores holds True"),
             ({"responses": ["a", "b"], "scores": [0.5]}, "1 scores for 2 responses"),
-            ({"responses": ["a", "b"], "labels": [True, None]}, "labels are true or false"),
+            ({"responses": ["a", "b"], "labels": [True, None]}, "labels must be true or false"),
             ({"responses": []}, "at least one response"),
             ({"responses": "a"}, "responses is text, expected a list"),
             ({"responses": ["a", None]}, r"responses\[1\] is null, expected text or messages"),
@@ -303,7 +303,7 @@ def test_comparisons_rank() -> None:
         ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content is null"),
         ({"messages": "Hi?"}, "messages is text, expected messages"),
         ({"instruction": "p", "output": None}, "output is null, expected text"),
-        ({"instruction": "p", "output": "a", "history": ["x"]}, r"history\[0\] is no pair"),
+        ({"instruction": "p", "output": "a", "history": ["x"]}, r"history\[0\] is not a pair"),
     ],
 )
 def test_wrong_types_name_the_row(row: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Mixtures: shares hold, people are asked for what AIs are unsure of and override, and every record says who ranked."""
+"""Mixtures: shares hold, people are asked for what AIs are unsure of and override, every record says who ranked it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RANKS = {0: (0, 0), 1: (0, 1), 2: (1, 0), None: None}
 
 
 class Listed(PreferenceSource[Any]):
-    """A source that yields what it was given, or what it makes of the responses that it asks for."""
+    """A source that yields the given groups, or those that a function makes with `ask`."""
 
     def __init__(self, found: Sequence[Group] | Callable[[Ask], Iterator[Group]]) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def of_judge(prompt: str, *verdicts: int | None, ranks: int | None = 1) -> Group
 
 
 def ranked(groups: Sequence[Group]) -> dict[str, tuple[Any, str]]:
-    """Prompt -> ranks, and who they are from."""
+    """Prompt -> ranks and their source."""
     return {group.prompt.plain: (group.ranks, group.meta["mix"]["ranks_from"]) for group in groups}
 
 
@@ -64,7 +64,7 @@ NOBODY: Any = Given([])
 
 
 def test_shares_hold_until_a_source_runs_out() -> None:
-    """Three of the first for one of the second: of 9 and 2, then the first is due and has no more."""
+    """Three of the first for each of the second, until the first is due and runs out."""
     source = mix([[pair(f"j{n}", 1) for n in range(9)], [pair(f"h{n}", 2) for n in range(4)]], weights=(3.0, 1.0))
     names = [group.prompt.plain[0] for group in source.preferences(NOBODY)]
     assert "".join(names) == "jjjhjjjhjjjh"
@@ -109,13 +109,13 @@ def test_people_decide_what_the_judge_is_unsure_of() -> None:
         ("anna", "human"),
     ]
     assert found[1].source == "anna"
-    assert "unsure of 3, human asked for 3, has said 3 of them all" in source.explain()
+    assert "unsure of 3, asked human for 3; human ranked 3 of the groups" in source.explain()
     against = figures(found)["agreement"]["ai_against_people"]["j"]
     assert (against["n"], against["agreement"]) == (2, 0.0)
 
 
-def test_the_budget_goes_to_the_most_doubtful_and_the_rest_may_be_left_out() -> None:
-    """Doubts of 1, 0.5 and 0.4: a tie, two orders that differ, a margin of 0.3 where 0.5 is asked for."""
+def test_the_budget_goes_to_the_most_doubtful_and_the_rest_may_be_dropped() -> None:
+    """Doubts of 1, 0.5 and 0.4: a tie, two orders that differ, a margin of 0.3 where min_margin is 0.5."""
     judged = [
         replace(of_judge("margin", 1, 1), meta={**of_judge("margin", 1, 1).meta, "judge": {"margin": 0.3}}),
         of_judge("orders", 1, 2),
@@ -134,14 +134,14 @@ def test_the_budget_goes_to_the_most_doubtful_and_the_rest_may_be_left_out() -> 
     assert by_people() == {"tie", "orders", "margin", "sure"}
     kept = mix([judged, people], rule="unsure", min_margin=0.5, budget=1, undecided="drop")
     assert set(ranked(list(kept.preferences(NOBODY)))) == {"tie", "sure"}
-    assert "2 unsure ones left, 2 of them left out" in kept.explain()
+    assert "2 unsure groups remain, 2 of them dropped" in kept.explain()
 
 
-def test_what_nobody_ranked_is_left_out_for_losses_need_ranks() -> None:
+def test_groups_that_nobody_ranked_are_dropped_because_losses_need_ranks() -> None:
     people = [replace(pair("p", None), source="anna"), pair("q", 0)]
     source = mix([[of_judge("p", None, ranks=None), of_judge("q", None, ranks=None)], people], rule="unsure")
     assert ranked(list(source.preferences(NOBODY))) == {"q": ((0, 0), "human")}
-    assert "1 unsure ones left, 1 of them left out" in source.explain()
+    assert "1 unsure groups remain, 1 of them dropped" in source.explain()
 
 
 def test_two_sources_of_one_plugin_are_two_annotators() -> None:

@@ -1,4 +1,4 @@
-"""Files of every format give the same rows; broken ones say where."""
+"""Files of every format give the same rows; broken files say where they are broken."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_parquet_and_arrow(tmp_path: Path) -> None:
     assert values(tmp_path / "a.arrow") == expected
 
 
-def test_rows_say_where_they_stand(tmp_path: Path) -> None:
+def test_rows_say_where_they_are(tmp_path: Path) -> None:
     lines = write(tmp_path / "a.jsonl", "\n" + LINES.replace("\n", "\n\n"))
     assert [row.where for row in local_rows(lines, "")] == [f"{lines}:2", f"{lines}:4"]
     table = write_csv(tmp_path / "a.csv", ",")
@@ -104,7 +104,7 @@ def test_rows_say_where_they_stand(tmp_path: Path) -> None:
     assert [row.where for row in local_rows(array, "")] == [f"{array}, row 1", f"{array}, row 2"]
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
     mark = b"\xef\xbb\xbf"
     assert values(write(tmp_path / "a.jsonl", mark + LINES.encode())) == ROWS
     assert values(write(tmp_path / "a.csv", mark + b"prompt\np\n")) == [{"prompt": "p"}]
@@ -216,7 +216,7 @@ class TestPathsAndSplits:
 class TestHub:
     @pytest.fixture
     def package(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-        """Stands in for `datasets`, with one data set of two splits; the hub itself is out of reach in tests."""
+        """A fake `datasets` with one data set of two splits; tests can't reach the hub itself."""
 
         def names(path: str, subset: str | None) -> list[str]:
             if path != "people/pairs":
@@ -265,7 +265,7 @@ class TestHub:
         with pytest.raises(InputError) as error:
             list(hub.hub_rows("people/pears", "", ""))
         assert error.value.where == "path"
-        assert error.value.what.endswith("the hub doesn't give it: people/pears doesn't exist")
+        assert error.value.what.endswith("loading it from the hub failed: people/pears doesn't exist")
         assert "a local JSONL, JSON, CSV or Parquet file" in error.value.fix
 
     def test_without_a_network_only_cached_data_sets_are_asked_for(self, package: Any, tmp_path: Path) -> None:

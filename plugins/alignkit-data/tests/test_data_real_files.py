@@ -1,4 +1,4 @@
-"""The real data sets beside the repository load whole, with the counts that their README gives."""
+"""The real data sets beside the repository load completely, with the counts that their README gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two sources as a run uses them: order, limits, counts, early checks."""
+"""The sources `dataset` and `function` as a run uses them: order, limits, counts, early checks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prompts(source: Dataset) -> list[str | None]:
 
 
 def refusal(path: Path, **options: Any) -> InputError:
-    """The one error that both the check before the start and the reading itself raise."""
+    """The error that both the early check and the reading itself raise."""
     with pytest.raises(InputError) as early:
         DatasetOptions(path=str(path), **options).check()
     with pytest.raises(InputError) as late:
@@ -250,7 +250,7 @@ class TestFunction:
         ("name", "message"),
         [
             ("nothing", "{0}:nothing: the data set is empty"),
-            ("wrong", "{0}:wrong, row 2: text was yielded"),
+            ("wrong", "{0}:wrong, row 2: the function yielded text"),
             ("null", "{0}:null, row 1: prompt is null"),
         ],
     )

@@ -1,3 +1,3 @@
-"""The embedded demo of alignkit: a small world in which the true reward is known (`alignkit demo`)."""
+"""The demo of alignkit (`alignkit demo`): a small world with a known true reward."""
 
 from __future__ import annotations

@@ -12,13 +12,13 @@ from alignkit.commands import AsJson, Overwrite, Quiet, show
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the data, the models and summary.json.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     compare: Annotated[
         str,
         typer.Option(
             metavar="NAMES",
-            help="Then run these algorithms on the same rankings and prompts and show them side by side: `all`, or "
-            "names with commas between them. A demo that is in the folder already is gone on from.",
+            help="Then compare these algorithms on the same rankings and prompts: `all`, or names separated by commas. "
+            "Continues the demo in this folder, if there is one.",
         ),
     ] = "",
     overwrite: Overwrite = False,
@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Take a tiny model from raw text through SFT and a reward model to PPO and DPO, in two minutes without a download.
 
-    Its world is a support desk in which the true reward of every reply is known, so the learned one can be checked.
+    In its world, a support desk, the true reward of every reply is known, so you can check the learned reward.
     """
     from alignkit.commands import make_reporter
     from alignkit_demo.comparison import compare as run_comparison

@@ -1,6 +1,6 @@
-"""Algorithms side by side: from one SFT policy, reward model and set of rankings, on an equal number of prompts.
+"""Algorithms side by side: same SFT policy, reward model and rankings, same number of prompts.
 
-Each runs as `alignkit run comparison.toml --optimizer NAME` in a process of its own, whose peak memory is measured.
+Each runs as `alignkit run comparison.toml --optimizer NAME` in its own process, to measure peak memory.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ RESULTS = "comparison.json"
 
 @dataclass(frozen=True)
 class Row:
-    """What became of the SFT policy under one algorithm.
+    """The result of one algorithm.
 
     Attributes:
-        gold, reward: means of the true and of the learned reward over replies to unseen prompts.
-        kl: to the SFT policy, in nats a reply. win_rate: against the SFT policy by gold, a tie counting a half.
+        gold, reward: mean true and learned reward over replies to unseen prompts.
+        kl: to the SFT policy, in nats per reply. win_rate: against the SFT policy by gold; a tie counts one half.
         seconds: of the algorithm's own stage. memory: peak of the whole process, in MiB.
     """
 
@@ -47,18 +47,18 @@ class Row:
 
 
 def algorithms(folder: Path) -> list[str]:
-    """The algorithms that have settings in the folder's comparison.toml, in its order."""
+    """The algorithms with settings in the folder's comparison.toml, in its order."""
     tables = tomllib.loads((folder / COMPARISON).read_text(encoding="utf-8"))
     return list(tables["optimizer"]["for"])
 
 
 def compare(folder: Path, names: Sequence[str], *, reporter: Reporter, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Runs algorithms in a demo's folder, and writes and returns what comparison.json holds.
+    """Runs algorithms in a demo's folder; writes and returns comparison.json.
 
-    Rows of other algorithms that an earlier call has left there are kept.
+    Keeps the rows of other algorithms from earlier calls.
 
     Args:
-        names: of `algorithms`; none for all. overrides: `-o` of every run.
+        names: some of `algorithms`; empty means all. overrides: `-o` of every run.
 
     Raises:
         InputError: an algorithm has no settings.

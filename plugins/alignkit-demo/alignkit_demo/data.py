@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alignkit import Prompt
 
 NOTES_SHARE = 0.35
-"""Share of the raw text that is product notes rather than conversations."""
+"""Share of product notes in the raw text; the rest is conversations."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sizes:
 
 
 def raw_text(random: Random) -> str:
-    """Product notes, or a conversation whose reply is of any quality; without the markers at its ends."""
+    """Product notes, or a conversation with a reply of any quality; without the outer markers."""
     if random.random() < NOTES_SHARE:
         note = make_note(random)
         return f"{' '.join(note[:2])}<agent>{' '.join(note[2:])}"
@@ -41,8 +41,8 @@ def raw_text(random: Random) -> str:
 def write_data(folder: Path, sizes: Sizes, *, seed: int) -> None:
     """Writes raw.jsonl, demonstrations.jsonl, prompts.jsonl and evaluation.jsonl.
 
-    Demonstrations are by agents of middling quality, so that there is room above them. The prompts of the evaluation
-    are drawn apart from all others.
+    Demonstrations are of medium quality, so that there is room for improvement. The prompts of the evaluation are drawn
+    separately.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = Random(f"demo/{seed}")

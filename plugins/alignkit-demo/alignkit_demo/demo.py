@@ -1,6 +1,6 @@
-"""The demo: a data generator, three runs of ordinary recipes, and figures of what came out.
+"""The demo: a data generator, three runs of ordinary recipes, and the figures of the results.
 
-Everything between the data and the figures is what any other model would go through.
+Everything between the data and the figures is the same as for any other model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUMMARY, COMPARISON = "summary.json", "comparison.toml"
 PLACEHOLDER = "demo"
-"""How the packaged recipes name the demo's folder."""
+"""The demo's folder in the packaged recipes."""
 RUNS = {
     "pretraining": ("pretraining.toml", {}),
     "ppo": ("recipe.toml", {}),
@@ -47,23 +47,21 @@ def run_demo(
     sizes: Sizes | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Makes the world's data and a base model, aligns it by PPO and by DPO, and measures what came out.
+    """Makes the data and a base model, aligns it by PPO and by DPO, and measures the results.
 
     Args:
-        folder: takes data/, untrained/, the recipes, the runs pretraining/, ppo/ and dpo/, and summary.json.
+        folder: gets data/, untrained/, the recipes, the runs pretraining/, ppo/ and dpo/, and summary.json.
         sizes: of the data.
-        overrides: `-o` of every run that has the table, as `sft.n_epochs=2`.
+        overrides: `-o` of every run with that table, such as `sft.n_epochs=2`.
 
     Returns:
-        What summary.json holds: `models`, `reward_model`, `examples` (`alignkit_demo.measures`), `seed`, `seconds`.
+        summary.json: `models`, `reward_model`, `examples` (see `alignkit_demo.measures`), `seed`, `seconds`.
 
     Raises:
-        InputError: the folder holds a demo and `overwrite` is not given.
+        InputError: the folder has a demo, and `overwrite` is False.
     """
     if (folder / "recipe.toml").exists() and not overwrite:
-        raise InputError(
-            "this folder holds a demo, or a part of one", where=str(folder), fix="--overwrite or another --out"
-        )
+        raise InputError("this folder already has a demo", where=str(folder), fix="use --overwrite or another --out")
     start = time.perf_counter()
     write_data(folder / "data", sizes or Sizes(), seed=seed)
     make_untrained_model(folder, seed=seed)
@@ -79,18 +77,18 @@ def run_demo(
 
 
 def make_untrained_model(folder: Path, *, seed: int) -> None:
-    """A tokenizer of the raw text, and a model of random weights -> untrained/."""
+    """Writes untrained/: a tokenizer for the raw text, and a model with random weights."""
     with (folder / "data" / "raw.jsonl").open(encoding="utf-8") as lines:
         texts = [json.loads(line)["completion"] for line in islice(lines, TOKENIZER_TEXTS)]
     save_untrained_model(folder / "untrained", train_tokenizer(texts), seed=seed)
 
 
 def write_recipes(folder: Path, *, seed: int) -> None:
-    """Writes the packaged recipes with the folder's path and the seed in place, from-sft.toml and comparison.toml.
+    """Writes the packaged recipes with the folder's path and the seed filled in, from-sft.toml and comparison.toml.
 
-    from-sft.toml is recipe.toml without its first stages: it goes on from the SFT policy, rankings and reward model of
-    the run ppo/, so that another algorithm on the same preferences costs seconds. comparison.toml is the same with
-    settings of every algorithm for an equal number of prompts.
+    from-sft.toml is recipe.toml without its first stages: it starts from the SFT policy, rankings and reward model of
+    the run ppo/, so that another algorithm on the same preferences takes seconds. comparison.toml also has settings of
+    every algorithm for an equal number of prompts.
     """
     path = json.dumps(folder.as_posix()).strip('"')
     packaged = {entry.name: entry for entry in (package_files("alignkit_demo") / "recipes").iterdir()}
@@ -111,7 +109,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
 
 
 def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:
-    """The checked recipe of one of RUNS, with those overrides that speak of its tables."""
+    """The checked recipe of one of RUNS, with the overrides that fit its tables."""
     name, flags = RUNS[run]
     tables = tomllib.loads((folder / name).read_text(encoding="utf-8"))
     fitting = [override for override in overrides if override.partition(".")[0] in tables]

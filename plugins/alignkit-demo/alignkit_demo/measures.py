@@ -1,4 +1,4 @@
-"""What came out of the demo, in figures: the four models side by side, and the reward model held against gold."""
+"""The demo's results: the four models side by side, and the reward model compared with gold."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dic
     """The figures of the demo.
 
     Args:
-        resolved: the recipe that starts from the SFT policy and holds the trained reward model.
-        runs: what the stages of pretraining, ppo and dpo said, as `alignkit.runs.run.run` returns it.
+        resolved: the recipe that starts from the SFT policy and has the trained reward model.
+        runs: the results of the stages of pretraining, ppo and dpo, as `alignkit.runs.run.run` returns them.
 
     Returns:
         models: a row for each of base, sft, dpo and ppo. `gold` and `reward` are means over sampled replies to unseen
-            prompts; `kl` is to the SFT policy, in nats a reply; `win_rate` is against the SFT policy by gold, a tie
-            counting a half; `seconds` is what its own training took, of PPO with the reward model's.
+            prompts; `kl` is to the SFT policy, in nats per reply; `win_rate` is against the SFT policy by gold, a tie
+            counting one half; `seconds` is the time of its own training, for PPO including the reward model's.
         reward_model: see `reward_model_figures`.
-        examples: unseen prompts with a reply of each model.
+        examples: unseen prompts with a reply from each model.
     """
     ppo, dpo = runs["ppo"], runs["dpo"]
     base, base_replies = base_report(folder, resolved)
@@ -66,13 +66,13 @@ def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dic
 
 
 def model_row(name: str, samples: Mapping[str, Any], win_rate: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """One row of the table, out of what the eval stage says."""
+    """One row of the table, from the results of the eval stage."""
     figures = {key: samples[key]["value"] for key in ("gold", "reward", "kl")}
     return {"model": name, **figures, "win_rate": win_rate["value"], "seconds": round(seconds, 1)}
 
 
 def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[Group]]:
-    """The base model against the SFT policy, as the eval stage compares two policies, and its replies."""
+    """The base model compared with the SFT policy as in the eval stage, and its replies."""
     options, context = resolved.eval, resolved.context()
     sft: Policy[Any] = resolved.build("policy")
     base: Policy[Any] = resolved.build("policy", saved=folder / "pretraining" / "sft")
@@ -88,11 +88,11 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
 
 
 def reward_model_figures(folder: Path, resolved: Resolved) -> dict[str, Any]:
-    """How the reward model orders pairs of held-out replies, against the order of the gold reward.
+    """How often the order of held-out replies agrees with the gold reward, over pairs.
 
     Returns:
-        agreement: of the reward model with gold.
-        best_possible: of a reward model that knows what annotators like on average, and so their fondness for length.
+        agreement: of the reward model.
+        best_possible: of a reward model that knows the annotators' average taste, including their bias for length.
         annotators: of the annotators' own choices, with their noise.
     """
     preferences = list(read_groups(folder / "ppo" / "preferences.jsonl"))
@@ -109,7 +109,7 @@ def reward_model_figures(folder: Path, resolved: Resolved) -> dict[str, Any]:
 
 
 def agreement_with_gold(scores: Sequence[Sequence[float | None]], groups: Sequence[Group]) -> Estimate:
-    """Share of the pairs of unequal gold reward that the scores order in the same way."""
+    """Share of the pairs with different gold rewards that the scores order the same way."""
     by_gold = [
         replace(group, scores=tuple(row)).ranked_by_scores()
         for group, row in zip(groups, _each(gold, groups), strict=True)

@@ -1,6 +1,6 @@
-"""A tiny language model made on the spot: a byte-level BPE tokenizer trained on the raw text and a two-layer Llama.
+"""A tiny language model: a byte-level BPE tokenizer trained on the raw text, and a two-layer Llama.
 
-What comes out is an ordinary transformers folder with a chat template, so that nothing after it knows how it was made.
+The result is an ordinary transformers folder with a chat template, so that later stages need not know its origin.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
-    """Writes the tokenizer and a two-layer Llama 64 wide for it, of random weights drawn from `seed`."""
+    """Writes the tokenizer and a two-layer Llama of width 64, with random weights from `seed`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,

@@ -1,4 +1,4 @@
-"""The words of the support desk: what customers ask, what agents answer, and what each sentence is worth.
+"""The sentences of the support desk: customers' questions, agents' answers, and the kind of each sentence.
 
 `{product}`, `{color}`, `{color2}` and `{number}` are filled in. Only solutions depend on the product, so every sentence
 of a reply can be recognised by looking it up.
@@ -149,7 +149,7 @@ NOTES = (
 
 
 class Kind(Enum):
-    """What a sentence of a reply is."""
+    """The kind of a sentence in a reply."""
 
     GREETING = "greeting"
     SYMPATHY = "sympathy"
@@ -176,7 +176,7 @@ SENTENCES: dict[str, Kind] = {
     )
     for sentence in sentences
 }
-"""Every sentence that depends on nothing, and its kind."""
+"""Every fixed sentence, and its kind."""
 SOLUTIONS: dict[str, tuple[str, str]] = {
     solution.format(product=product): (name, product)
     for name, intent in INTENTS.items()

@@ -1,4 +1,4 @@
-"""The demo's figures as a person reads them."""
+"""The demo's figures as tables and text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = {"base": "base model", "sft": "SFT", "dpo": "DPO", "ppo": "PPO"}
 
 
 def show_table(summary: Mapping[str, Any], folder: Path) -> None:
-    """Prints the table, three prompts with replies before and after, the files, and what to try next."""
+    """Prints the table, three prompts with replies before and after, the files, and commands to try next."""
     console = Console(highlight=False)
     console.print()
     console.print(_table(summary))
@@ -27,7 +27,7 @@ def show_table(summary: Mapping[str, Any], folder: Path) -> None:
 
 
 def show_comparison(comparison: Mapping[str, Any]) -> None:
-    """Prints a row for each algorithm, the best by gold reward first."""
+    """Prints a row per algorithm, highest gold reward first."""
     table = Table(title="The same prompts for each", title_justify="left")
     table.add_column("")
     for heading in ("gold", "reward", "KL", "wins against SFT", "seconds", "MiB"):
@@ -38,7 +38,7 @@ def show_comparison(comparison: Mapping[str, Any]) -> None:
 
 
 def comparison_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm, as they are shown."""
+    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm, formatted."""
     figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
     if row["algorithm"] == "sft":
         return (*figures, "", "", "")
@@ -46,7 +46,7 @@ def comparison_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def next_commands(folder: Path) -> list[list[str]]:
-    """What to try next, as words of the command line."""
+    """Commands to try next, as words of the command line."""
     return [
         ["alignkit", "run", f"{folder}/from-sft.toml", "--optimizer", "ipo", "--out", f"{folder}/ipo"],
         ["alignkit", "run", f"{folder}/recipe.toml", "-o", "reward.loss=infonce", "--out", f"{folder}/infonce"],
@@ -69,9 +69,9 @@ def _meaning(summary: Mapping[str, Any]) -> list[str]:
     share = {name: f"{figure['value']:.0%}" for name, figure in summary["reward_model"].items()}
     return [
         "gold: the true reward, which no model has seen. reward: the learned one; 0 is the mean of the demonstrations",
-        "and 1 a standard deviation more. KL: to SFT, in nats a reply. wins: how often gold prefers it to SFT.",
-        f"The reward model orders {share['agreement']} of held-out pairs as gold does. The annotators whom it learned",
-        f"from do {share['annotators']}; knowing their taste without their noise would give {share['best_possible']}.",
+        "and 1 one standard deviation above it. KL: to SFT, in nats per reply. wins: how often gold prefers it to SFT.",
+        f"The reward model orders {share['agreement']} of held-out pairs as gold does. The annotators it learned from:",
+        f"{share['annotators']}. A reward model that knew their taste without their noise: {share['best_possible']}.",
     ]
 
 
@@ -88,7 +88,7 @@ def _files(folder: Path) -> list[str]:
     return [
         f"Files in {folder}",
         "  data/*.jsonl       raw text, demonstrations and prompts",
-        "  recipe.toml        from the base model to PPO; from-sft.toml goes on from its SFT policy and rankings",
+        "  recipe.toml        from the base model to PPO; from-sft.toml starts from its SFT policy and rankings",
         "  ppo/, dpo/         models (sft, reward, policy), preferences.jsonl, metrics.jsonl, report.html",
         "  summary.json       these figures",
     ]

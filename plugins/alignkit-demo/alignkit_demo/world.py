@@ -1,11 +1,11 @@
 """The support desk: a world small enough that the true quality of every reply is known exactly.
 
 A seeded grammar writes customers' prompts and agents' replies. `gold` reads the intent and product from a prompt's
-`meta` and gives a reply its true reward, so that a learned reward can be held against it. Annotators see that reward
-only through noise and a fondness for long replies: they draw their ranking from a Plackett-Luce model, in which every
-pair follows Bradley-Terry (arXiv:1706.03741 takes the same view of human labellers).
+`meta` and gives a reply its true reward, to compare a learned reward with. Annotators see that reward through noise and
+a bias for long replies: they draw their ranking from a Plackett-Luce model, in which every pair follows Bradley-Terry
+(arXiv:1706.03741 models human labellers in the same way).
 
-`gold_reward` has TRL's signature of a reward function and `annotate` that of a preference source, so that recipes name
+`gold_reward` has the signature of TRL's reward functions and `annotate` that of a preference source, so recipes name
 them as `alignkit_demo.world:gold_reward` and `alignkit_demo.world:annotate`.
 """
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 RESPONSES_PER_RANKING = 4
 ANNOTATOR_TEMPERATURE = 0.7
-"""Gold reward over which an annotator's odds change by a factor of e."""
+"""Difference in gold reward that changes an annotator's odds by a factor of e."""
 LENGTH_BIAS = 0.03
-"""What each word adds to an annotator's liking, whatever it says."""
+"""Annotators like a reply this much more per word, whatever it says."""
 BRIEF_WORDS = 20
-"""A reply up to this long loses nothing for its length."""
+"""A reply up to this length loses nothing for it."""
 _SENTENCE = re.compile(r"[^.?!]+[.?!]?")
 
 
@@ -54,7 +54,7 @@ def make_prompts(count: int, random: Random) -> list[Prompt]:
 
 
 def make_reply(prompt: Prompt, quality: float, random: Random) -> str:
-    """What an agent of a quality between 0 (careless) and 1 (excellent) answers."""
+    """The reply of an agent with a quality between 0 (careless) and 1 (excellent)."""
 
     def happens(probability: float) -> bool:
         return random.random() < probability
@@ -82,14 +82,14 @@ def make_reply(prompt: Prompt, quality: float, random: Random) -> str:
 
 
 def _answer(prompt: Prompt, quality: float, random: Random) -> str:
-    """A solution; the worse the agent, the more often of another problem or product."""
+    """A solution; the worse the agent, the more often for another problem or product."""
     intent = prompt.meta["intent"] if random.random() < 0.45 + 0.55 * quality else random.choice(list(phrases.INTENTS))
     product = prompt.meta["product"] if random.random() < 0.65 + 0.35 * quality else random.choice(phrases.PRODUCTS)
     return random.choice(phrases.INTENTS[intent].solutions).format(product=product)
 
 
 def make_note(random: Random) -> list[str]:
-    """Six sentences of raw text about one product: it recurs, so that a tiny model learns to copy it."""
+    """Six sentences of raw text about one product; it recurs, so that a tiny model learns to copy it."""
     product = random.choice(phrases.PRODUCTS)
     return [
         random.choice(phrases.NOTES).format(
@@ -104,14 +104,14 @@ def make_note(random: Random) -> list[str]:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known about a reply.
+    """The assessment of a reply.
 
     Attributes:
         relevance: 1 for the right solution with the right product, 0.5 with another product, less 0.5 for each
-            solution of another problem; at least -1.
+            solution to another problem; at least -1.
         politeness: 0.5 for each of up to two kinds of courtesy, less 1 for each rude sentence; at least -1.
-        brevity: 1 up to 20 words, falling by 0.05 with each word more; at least -1.
-        garbled: sentences that nobody at the desk would write, and repeated ones.
+        brevity: 1 up to 20 words, less 0.05 for each further word; at least -1.
+        garbled: number of sentences that nobody at the desk would write, and of repeated ones.
         words: length of the reply.
     """
 
@@ -163,7 +163,7 @@ def gold_reward(
     product: Sequence[str],
     **_columns: Any,
 ) -> list[float]:
-    """The true reward as a reward function of TRL's signature."""
+    """The true reward, with the signature of TRL's reward functions."""
     return [
         assess(wanted, about, _text(completion)).gold
         for completion, wanted, about in zip(completions, intent, product, strict=True)
@@ -175,13 +175,13 @@ def _text(completion: str | Sequence[Mapping[str, Any]]) -> str:
 
 
 def liking(prompt: Prompt, reply: str) -> float:
-    """What annotators feel about a reply, before noise: the log-odds against another one are the difference."""
+    """How much annotators like a reply, before noise; differences are log-odds."""
     return gold(prompt, reply) / ANNOTATOR_TEMPERATURE + LENGTH_BIAS * len(reply.split())
 
 
 def rank(group: Group, annotator: str = "") -> Group:
-    """The group with one annotator's ranking, a Plackett-Luce draw on `liking` that the group's text seeds, and the
-    annotator's name, so that two of them disagree as people do."""
+    """The group with one annotator's ranking: a Plackett-Luce draw on `liking`, seeded by the group's text and the
+    annotator's name, so that two annotators disagree as people do."""
     random = Random(repr((group.prompt.key, group.responses)) + annotator)
     noisy = [liking(group.prompt, reply) - math.log(random.expovariate(1.0)) for reply in group.responses]
     best_first = sorted(range(len(noisy)), key=lambda index: -noisy[index])
@@ -190,7 +190,7 @@ def rank(group: Group, annotator: str = "") -> Group:
 
 
 def annotate(ask: Ask) -> Iterator[Group]:
-    """Rankings of four fresh replies to every prompt of the run; of equal replies one is kept."""
+    """Rankings of four fresh replies to every prompt of the run; duplicates are dropped."""
     for group in ask(ask.prompts, RESPONSES_PER_RANKING):
         distinct = group.without_duplicates()
         if len(distinct.responses) > 1:

@@ -1,4 +1,4 @@
-"""Plugin: preference optimisation, mostly without rollouts. Torch-free; an algorithm is imported when it is used."""
+"""Plugin: preference optimisation, mostly without rollouts. Imports no torch; algorithms are imported on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anchored preference optimisation, arXiv:2408.06266: each response is held against the reference, not only the other.
+"""Anchored preference optimisation, arXiv:2408.06266: each response is compared with the reference as well.
 
 `apo-zero` (eq. 7) raises the chosen and lowers the rejected response; `apo-down` (eq. 8) lowers both.
 """

@@ -1,8 +1,8 @@
 """DPO with a dynamic beta, arXiv:2407.08639.
 
-beta follows the step's mean lead of chosen over rejected, relative to a running mean that takes in the step first, as
-in the authors' code. Different on purpose: the lead is measured in a pass of its own over the whole step, so that all
-its micro-batches and processes share one beta; and no pairs are filtered out, which would need random numbers.
+beta follows the step's mean lead of chosen over rejected, relative to a running mean that already includes the step, as
+in the authors' code. Deliberately different: a separate pass measures the lead over the whole step, so that all
+micro-batches and processes share one beta; and no pairs are filtered out, which would need random numbers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from alignkit import GroupBatch
 
 LOWEST = 0.01
-"""Share of beta that it never falls below: at zero and under it the loss would push nowhere, or backwards."""
+"""Lowest share of beta: at zero or below, the loss would push nowhere, or backwards."""
 
 
 class BetaDPO(PreferenceLoss[BetaDPOOptions]):
-    """DPO whose beta follows how clearly the step's pairs are told apart."""
+    """DPO whose beta follows how clearly the policy tells the step's pairs apart."""
 
     _mean_lead = 0.0
     _scale = 1.0
 
     def begin_step(self, batch: GroupBatch) -> None:
-        """Sets beta for a step, and takes the step's mean lead into the running mean."""
+        """Adds the step's mean lead to the running mean, then sets beta for the step."""
         options = self.config
         responses = self.whole(batch, policy_logprobs(self.policy, batch, self.max_tokens))
         rankings = Rankings.of_batch(batch)

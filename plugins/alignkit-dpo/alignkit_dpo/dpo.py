@@ -1,9 +1,9 @@
-"""Direct preference optimisation and what differs from it in one term.
+"""Direct preference optimisation and the variants that differ in one term.
 
 DPO, arXiv:2305.18290, eq. 7: Bradley-Terry on beta * log(policy / reference). Label smoothing is the authors'
-conservative variant, robust DPO (arXiv:2403.00409) its unbiased counterpart. DPO-positive (arXiv:2402.13228) holds the
-chosen response's probability up, R-DPO (arXiv:2403.19159) takes length out of the reward. Different on purpose:
-rankings of any K (see `base`), and rewards of other divergences than the reverse KL (arXiv:2309.16240).
+conservative variant, robust DPO (arXiv:2403.00409) its unbiased counterpart. DPO-positive (arXiv:2402.13228) keeps up
+the chosen response's probability, R-DPO (arXiv:2403.19159) takes length out of the reward. Deliberately different:
+rankings of any K (see `alignkit.algorithms`), and divergences other than the reverse KL (arXiv:2309.16240).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DPO(PreferenceLoss[DPOOptions]):
 
 
 class RobustDPO(PreferenceLoss[RobustDPOOptions]):
-    """DPO whose expected loss under flipped preferences is that of the true ones."""
+    """DPO whose expected loss under flipped preferences equals the loss under the true ones."""
 
     def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
         leads, flipped = self.leads(chosen, rejected), self.config.label_smoothing

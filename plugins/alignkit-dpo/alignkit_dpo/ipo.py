@@ -1,7 +1,7 @@
 """Squared losses. IPO, arXiv:2310.12036, eq. 17, pulls the gap to 1 / (2 beta); SPPO, arXiv:2405.00675, each response.
 
-IPO's log-ratios are means over a response's tokens, as in the authors' own experiments and in TRL; the paper writes
-sums. SPPO's probabilities of winning are 1 and 0, as in TRL, where the paper asks a preference model.
+IPO's log-ratios are means over a response's tokens, as in the authors' experiments and in TRL; the paper writes sums.
+SPPO's probabilities of winning are 1 and 0, as in TRL; the paper takes them from a preference model.
 """
 
 from __future__ import annotations

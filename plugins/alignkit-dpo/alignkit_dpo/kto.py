@@ -1,9 +1,9 @@
 """Kahneman-Tversky optimisation, arXiv:2402.01306: single responses, each labelled desirable or not.
 
-A response's gain or loss is measured from a baseline z, the policy's KL from the reference, which is estimated from
-mismatched pairs: each prompt of a step with the response to the prompt before it, the first with the last's. Different
-on purpose: the baseline is that of the whole step, over all micro-batches and processes; a prompt with several
-responses lends all of them; and rankings are taken as they are, without being written as labels first.
+A response's gain or loss is measured from a baseline z, the policy's KL from the reference. It is estimated from
+mismatched pairs: each prompt of a step with the response to the previous prompt, the first with the last's.
+Deliberately different: the baseline is over the whole step, all micro-batches and processes; a prompt with several
+responses lends all of them; and rankings work directly, without being converted to labels first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class KTO(OfflineLoss[KTOOptions]):
     _unlabelled = 0
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Adds `labels` [S] and the reference's log-probabilities [R]; leaves out responses that are neither."""
+        """Adds `labels` [S] and the reference's log-probabilities [R]; drops responses without a label."""
         labels = [label for group in batch.groups for label in desirability(group)]
         labelled = batch.replace(labels=torch.tensor([bool(label) for label in labels], device=batch.device))
         known = torch.tensor([label is not None for label in labels], device=batch.device)
@@ -43,11 +43,11 @@ class KTO(OfflineLoss[KTOOptions]):
         return self.with_reference(labelled if bool(known.all()) else labelled.select_responses(known))
 
     def begin_step(self, batch: GroupBatch) -> None:
-        """Measures the baseline, and the share of desirable responses."""
+        """Measures the baseline and the share of desirable responses."""
         others, budget = mismatched(batch), self.max_tokens
         assert self.reference is not None and batch.labels is not None
         logratios = policy_logprobs(self.policy, others, budget) - policy_logprobs(self.reference, others, budget)
-        # One prompt alone has no mismatched pair: its baseline stays at the reference.
+        # A single prompt has no mismatched pair, so its baseline is 0.
         divergence = batch.response_mean(others.sum_by_response(logratios)) * (batch.num_groups > 1)
         self._baseline = self.config.beta * mean_over_processes(divergence).clamp(min=0)
         self._desirable = mean_over_processes(batch.response_mean(batch.labels.float()))
@@ -57,7 +57,7 @@ class KTO(OfflineLoss[KTOOptions]):
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         """The mean over responses of their weighted losses."""
         if self._baseline is None or batch.labels is None:
-            raise ValueError("prepare() and begin_step() come before loss()")
+            raise ValueError("call prepare() and begin_step() before loss()")
         responses, desirable = self.score(batch), batch.labels
         rewards = self.implicit_rewards(responses)
         gains = rewards - self._baseline
@@ -74,7 +74,7 @@ class KTO(OfflineLoss[KTOOptions]):
 
 
 def desirability(group: Group) -> list[bool | None]:
-    """Each response's label; of a ranking, whether it beats more responses than beat it, None where as many.
+    """Each response's label; in a ranking, whether it beats more responses than beat it, None if as many.
 
     Raises:
         InputError: the group has neither labels nor ranks.
@@ -94,10 +94,10 @@ def desirability(group: Group) -> list[bool | None]:
 
 
 def mismatched(batch: GroupBatch) -> GroupBatch:
-    """Each prompt with the responses to the prompt before it, the first with the last's.
+    """Each prompt with the responses to the previous prompt, the first with the last's.
 
-    Responses are cut where prompt and response together would be longer than the longest of the batch, so that they
-    stay within the model's context.
+    Responses are cut so that prompt and response are never longer than the longest of the batch and stay within the
+    model's context.
     """
     longest = int((batch.prompt_lengths[batch.group_index] + batch.lengths).max())
     rolled = batch.select([batch.num_groups - 1, *range(batch.num_groups - 1)])

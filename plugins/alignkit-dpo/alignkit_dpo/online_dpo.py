@@ -1,8 +1,8 @@
 """Online DPO, Guo et al., arXiv:2402.04792: DPO on the policy's own rollouts, ranked by a reward source.
 
-The loss is DPO's, on fresh pairs. Different on purpose: there may be more than two responses a prompt, of which the
-best and the worst or all pairs are compared; prompts without two different scores are left out, and count in no mean;
-beta may follow the KL that is measured, as kl_coef of a policy gradient does.
+The loss is DPO's, on fresh pairs. Deliberately different: a prompt may have more than two responses, compared as best
+against worst or in all pairs; prompts without two different scores are dropped and count in no mean; beta may follow
+the measured KL, like kl_coef of a policy gradient.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
     kl_weight_name = "beta"
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """The responses that are compared, with their ranks, and the reference's log-probabilities.
+        """The responses to compare, with their ranks and the reference's log-probabilities.
 
         Raises:
             ValueError: the batch has no rewards.
@@ -40,8 +40,8 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
         return self._compared(batch)
 
     def _compared(self, batch: GroupBatch) -> GroupBatch:
-        """The responses that are compared, with ranks; the first prompt's, all tied, where there is nothing to compare,
-        so that every process has something to take a step with."""
+        """The responses to compare, with ranks. If there is nothing to compare, the first prompt's responses, all tied,
+        so that every process has a step to take."""
         assert batch.rewards is not None
         scores = batch.rewards - self.config.missing_eos_penalty * ~batch.finished
         ranked = batch.replace(ranks=ranks_of_scores(scores, batch.group_index, batch.num_groups))
@@ -58,5 +58,5 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
 
     def _metrics(self, batch: GroupBatch, rankings: Rankings, responses: ResponseLogprobs) -> Metrics:
         metrics = super()._metrics(batch, rankings, responses)
-        del metrics["reference_kl"]  # that of responses sampled from the reference; these are the policy's
+        del metrics["reference_kl"]  # it is for responses sampled from the reference; these are the policy's
         return metrics

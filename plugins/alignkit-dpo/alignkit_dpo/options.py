@@ -1,6 +1,6 @@
-"""Options of the plugin's Optimizers. Free of torch.
+"""Options of the plugin's Optimizers. Imports no torch.
 
-In the formulas, r(y) is the implicit reward; that of another divergence where `f_divergence` says so.
+In the formulas r(y) is the implicit reward; it changes with `f_divergence`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ FlipProbability = Annotated[float, Interval(ge=0, lt=0.5)]
 class DivergenceOptions(PreferenceOptions):
     """Divergence from the reference.
 
-    What algorithms have whose implicit reward can come from another divergence than the reverse KL.
+    Options of algorithms whose implicit reward may come from a divergence other than the reverse KL.
     """
 
     f_divergence: FDivergence = "reverse-kl"
-    """Divergence from the reference that is penalised (arXiv:2309.16240): `reverse-kl` as in DPO seeks modes,
-    `forward-kl` covers the reference, `js` and `alpha` lie between them. The reward is beta * f'(pi / pi_ref)."""
+    """Penalised divergence from the reference (arXiv:2309.16240): `reverse-kl`, as in DPO, seeks modes; `forward-kl`
+    covers the reference; `js` and `alpha` lie between them. The reward is beta * f'(pi / pi_ref)."""
     f_alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.5
-    """Of `alpha`: towards 0 it becomes the reverse, towards 1 the forward KL."""
+    """Parameter of `alpha`: towards 0 it becomes the reverse KL, towards 1 the forward KL."""
 
     @property
     def divergence(self) -> tuple[FDivergence, float]:
@@ -52,7 +52,7 @@ class DPOOptions(LabelNoiseOptions, DivergenceOptions):
 
     Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Rafailov et al., arXiv:2305.18290, eq. 7.
-    Use it when: there are pairs or rankings, and a stable loss without sampling is wanted. The first one to try.
+    Use it when: you have pairs or rankings and want a stable loss without sampling. The first one to try.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing", "f_divergence")
@@ -65,8 +65,8 @@ class OnlineDPOOptions(DPOOptions, PtxOptions, HeldOptions):
     Formula: -log sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x)), y_w and y_l sampled from pi
         and ranked by their scores
     Paper: Guo et al., arXiv:2402.04792, algorithm 1.
-    Use it when: there is a reward or a judge, and DPO on recorded pairs stands still because the policy no longer
-        writes such responses. Simpler and steadier than a policy gradient, but it only knows who wins.
+    Use it when: you have a reward or a judge, and DPO on recorded pairs stalls because the policy no longer writes such
+        responses. Simpler and more stable than a policy gradient, but it only learns who wins.
     """
 
     matters: ClassVar[tuple[str, ...]] = (
@@ -81,10 +81,10 @@ class OnlineDPOOptions(DPOOptions, PtxOptions, HeldOptions):
     group_size: Annotated[int, Ge(2)] = 2
     """Responses sampled for each prompt."""
     pairs: Literal["best-worst", "all"] = "best-worst"
-    """Which pairs of a prompt's responses are compared: the highest against the lowest score, or all of different
-    scores. Prompts whose responses all score the same say nothing and are left out."""
+    """Pairs to compare per prompt: the highest against the lowest score, or all pairs with different scores. Prompts
+    whose responses all score the same are dropped."""
     missing_eos_penalty: NonNegative = 0.0
-    """Taken, before ranking, from the score of a response that was cut off at the length limit."""
+    """Subtracted, before ranking, from the score of a response that was cut off at the length limit."""
 
     @property
     def kl_weight(self) -> float:
@@ -104,7 +104,7 @@ class RobustDPOOptions(LabelNoiseOptions, DivergenceOptions):
     Formula: (-(1 - e) * log sigmoid(r(y_w) - r(y_l)) + e * log sigmoid(r(y_l) - r(y_w))) / (1 - 2 * e),
         with e = label_smoothing and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ray Chowdhury et al., arXiv:2403.00409, section 3.
-    Use it when: a known share of the preferences is wrong, as with labels of a crowd or a weak judge.
+    Use it when: a known share of the preferences is wrong, as with crowd workers or a weak judge.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing")
@@ -123,7 +123,7 @@ class IPOOptions(DivergenceOptions):
     """
 
     beta: Positive = 0.1
-    """Strength of the pull to the reference: chosen leads rejected by 1 / (2 beta) nats a token at the optimum."""
+    """Strength of the pull to the reference: chosen leads rejected by 1 / (2 beta) nats per token at the optimum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +132,11 @@ class SPPOOptions(PreferenceOptions):
 
     Formula: (d_w - 1 / (2 * beta))^2 + (d_l + 1 / (2 * beta))^2, with d = log(pi(y|x) / pi_ref(y|x))
     Paper: Wu et al., arXiv:2405.00675, eq. 4.7, with the probabilities 1 and 0 of winning; beta is their 1 / eta.
-    Use it when: the chosen response's own probability has to rise, not only its lead.
+    Use it when: the chosen response's own probability must rise, not only its lead.
     """
 
     beta: Positive = 0.001
-    """Strength of the pull to the reference: each response goes 1 / (2 beta) nats up or down."""
+    """Strength of the pull to the reference: each response moves 1 / (2 beta) nats up or down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,14 +145,14 @@ class SLiCOptions(DivergenceOptions):
 
     Formula: max(0, 1 - (r(y_w) - r(y_l))), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Zhao et al., arXiv:2305.10425, section 2.2; on ratios to the reference Liu et al., arXiv:2309.06657.
-    Use it when: pairs that are already told apart by a margin shall not move the policy any further.
+    Use it when: pairs that the policy already separates by a margin should not move it any further.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "normalized")
 
     normalized: bool = True
-    """Compare ratios to the reference. Without it, plain log-probabilities as in the first paper, whose regulariser is
-    then `sft_weight`; no reference is held in memory."""
+    """Compare ratios to the reference. False: compare plain log-probabilities as in the first paper, with `sft_weight`
+    as its regulariser and no reference in memory."""
 
     def check(self) -> None:
         super().check()
@@ -171,7 +171,7 @@ class DPOPOptions(PreferenceOptions):
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "penalty")
 
     penalty: NonNegative = 50.0
-    """Weight of the reward that the chosen response has lost against the reference."""
+    """Weight of the reward that the chosen response lost against the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,23 +187,23 @@ class RDPOOptions(DivergenceOptions):
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "length_weight")
 
     length_weight: float = 0.01
-    """Reward that a token is taken to be worth to the annotators, and that the policy shall not earn."""
+    """Reward that annotators are assumed to give per token, and that the policy should not earn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BetaDPOOptions(DivergenceOptions):
-    """DPO with a dynamic beta: higher where a step's pairs are told apart more clearly than usual (arXiv:2407.08639).
+    """DPO with a dynamic beta: higher when a step's pairs are clearer than usual (arXiv:2407.08639).
 
     Formula: -log sigmoid(b / beta * (r(y_w) - r(y_l))), with b = beta * (1 + beta_gain * (m - M)), m the step's mean of
         r(y_w) - r(y_l), M its running mean, and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Wu et al., arXiv:2407.08639, section 4, without the filtering of outliers.
-    Use it when: the quality of the pairs varies much, and no single beta fits. It costs another pass, without gradient.
+    Use it when: the quality of the pairs varies so much that no single beta fits. It costs a pass without gradient.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "beta_gain", "momentum")
 
     beta_gain: NonNegative = 0.6
-    """Share by which beta rises for each unit of reward that the step's mean lead is above its running mean."""
+    """Share by which beta rises per unit of reward that the step's mean lead is above its running mean."""
     momentum: Fraction = 0.9
     """Share of the running mean that each step keeps; it starts at 0."""
 
@@ -218,7 +218,7 @@ class APOZeroOptions(PreferenceOptions):
 
     Formula: 1 - sigmoid(r(y_w)) + sigmoid(r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 7.
-    Use it when: the chosen responses are better than what the policy writes itself.
+    Use it when: the chosen responses are better than the policy's own.
     """
 
 
@@ -228,7 +228,7 @@ class APODownOptions(PreferenceOptions):
 
     Formula: sigmoid(r(y_w)) + 1 - sigmoid(r(y_w) - r(y_l)), with r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: D'Oosterlinck et al., arXiv:2408.06266, eq. 8.
-    Use it when: the policy writes better responses than the chosen ones.
+    Use it when: the policy's own responses are better than the chosen ones.
     """
 
 
@@ -240,13 +240,13 @@ class EXOOptions(DivergenceOptions):
         1 - label_smoothing to the best and label_smoothing to the rest in equal parts, and
         r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ji et al., arXiv:2402.00856, eq. 16, which is K = 2.
-    Use it when: the policy shall be concentrated on the best response, rather than cover all good ones as DPO does.
+    Use it when: the policy should concentrate on the best response instead of covering all good ones, as DPO does.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "label_smoothing")
 
     label_smoothing: Annotated[float, Interval(gt=0, lt=0.5)] = 0.001
-    """Probability that one of the others is the best."""
+    """Probability that another response is the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,11 +256,11 @@ class NCAOptions(PreferenceOptions):
     Formula: -log sigmoid(r(y_w)) - mean over the K responses of log sigmoid(-r(y)), with y_w the best of them and
         r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Chen et al., arXiv:2402.05369, section 4, where the best response is certain.
-    Use it when: DPO lowers the chosen response's probability; here it is the reward itself that counts, not its lead.
+    Use it when: DPO lowers the chosen response's probability; here the reward itself counts, not its lead.
     """
 
     beta: Positive = 0.01
-    """Strength of the pull to the reference: the best response's reward goes to log(K)."""
+    """Strength of the pull to the reference: the best response's reward approaches log(K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +270,7 @@ class ListDPOOptions(DivergenceOptions):
     Formula: -sum over the places k of log(exp(r(y_k)) / sum over j >= k of exp(r(y_j))), with y_1 the best of K and
         r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Rafailov et al., arXiv:2305.18290, appendix A.3; ties by Efron's approximation.
-    Use it when: there are rankings of more than two. For pairs it is DPO.
+    Use it when: you have rankings of more than two responses. On pairs it equals DPO.
     """
 
 
@@ -280,17 +280,17 @@ class CPOOptions(PreferenceOptions):
 
     Formula: -log sigmoid(beta * (log pi(y_w|x) - log pi(y_l|x))) - sft_weight * log pi(y_w|x) / |y_w|
     Paper: Xu et al., arXiv:2401.08417, section 3; the likelihood is a mean over tokens, as in the authors' code.
-    Use it when: memory is short, and the chosen responses are good enough to be imitated.
+    Use it when: memory is short, and the chosen responses are good enough to imitate.
     """
 
     beta: Positive = 0.1
-    """Scale of the log-probabilities that are compared."""
+    """Scale of the compared log-probabilities."""
     sft_weight: NonNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimPOOptions(PreferenceOptions):
-    """Simple preference optimisation: log-probability a token, without a reference (arXiv:2405.14734).
+    """Simple preference optimisation: log-probability per token, without a reference (arXiv:2405.14734).
 
     Formula: -log sigmoid(beta * (log pi(y_w|x) / |y_w| - log pi(y_l|x) / |y_l|) - margin)
     Paper: Meng et al., arXiv:2405.14734, section 2; margin is their gamma.
@@ -301,9 +301,9 @@ class SimPOOptions(PreferenceOptions):
     matters: ClassVar[tuple[str, ...]] = (*PreferenceOptions.matters, "margin")
 
     beta: Positive = 2.0
-    """Scale of the mean log-probabilities that are compared."""
+    """Scale of the compared mean log-probabilities."""
     margin: float = 1.0
-    """Reward by which the chosen response shall lead."""
+    """Reward by which the chosen response should lead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,12 +313,12 @@ class ORPOOptions(PreferenceOptions):
     Formula: -sft_weight * log pi(y_w|x) / |y_w| - beta * log sigmoid(log odds(y_w) - log odds(y_l)),
         with odds(y) = p / (1 - p), p = exp(log pi(y|x) / |y|)
     Paper: Hong et al., arXiv:2403.07691, eq. 4 and 7; beta is their lambda, the likelihood is of the response alone.
-    Use it when: one starts from a base model, with pairs whose chosen responses are worth imitating.
+    Use it when: you start from a base model, with pairs whose chosen responses are worth imitating.
     """
 
     learning_rate: NonNegative = 8e-6
     beta: Positive = 0.1
-    """Weight of the odds ratio beside the likelihood."""
+    """Weight of the odds ratio, next to the likelihood."""
     sft_weight: NonNegative = 1.0
 
 
@@ -330,14 +330,14 @@ class KTOOptions(OfflineOptions):
         undesirable_weight * (1 - sigmoid(z - r(y))), with z = beta * max(0, mean of log(pi(y'|x) / pi_ref(y'|x))),
         y' the response to another prompt of the same step, and r(y) = beta * log(pi(y|x) / pi_ref(y|x))
     Paper: Ethayarajh et al., arXiv:2402.01306, eq. 7 and 8.
-    Use it when: there are thumbs up and down rather than pairs, or one kind is much rarer. Rankings work too: what
-        beats more than beats it is desirable.
+    Use it when: you have thumbs up and down instead of pairs, or one kind is much rarer. Rankings work too: a response
+        that beats more than beat it is desirable.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*OfflineOptions.matters, "desirable_weight", "undesirable_weight")
 
     desirable_weight: NonNegative = 1.0
-    """Weight of desirable responses. Where the kinds are unbalanced, the paper wants desirable_weight * desirable
-    between 1 and 4/3 times undesirable_weight * undesirable."""
+    """Weight of desirable responses. If the counts differ, the paper wants desirable_weight * desirable between 1 and
+    4/3 times undesirable_weight * undesirable."""
     undesirable_weight: NonNegative = 1.0
     """Weight of undesirable responses."""

@@ -1,7 +1,7 @@
 """Losses on pairs that need no reference: CPO (arXiv:2401.08417), SimPO (arXiv:2405.14734), ORPO (arXiv:2403.07691).
 
-Different on purpose: the likelihood that CPO and ORPO add is that of the response alone, never of the prompt, and a
-mean over its tokens, then over prompts.
+Deliberately different: the likelihood that CPO and ORPO add covers the response only, never the prompt, and is a mean
+over its tokens, then over prompts.
 """
 
 from __future__ import annotations

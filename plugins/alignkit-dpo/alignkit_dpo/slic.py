@@ -1,7 +1,7 @@
 """Sequence likelihood calibration, arXiv:2305.10425: a hinge on the lead of the chosen response.
 
-With the reference in the lead it is the `hinge-norm` of arXiv:2309.06657, without it the first paper's rank calibration
-loss divided by its margin, which is 1 / beta.
+With the reference in the lead it is `hinge-norm` of arXiv:2309.06657; without it, the first paper's rank calibration
+loss divided by its margin, 1 / beta.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Losses that take a ranking of K responses as it is, without cutting it into pairs.
+"""Losses on a whole ranking of K responses, without splitting it into pairs.
 
-List DPO: arXiv:2305.18290, appendix A.3. EXO: arXiv:2402.00856. NCA: arXiv:2402.05369. Different on purpose: EXO and
-NCA read the distribution that they aim at from the ranks, all on the best, where their papers ask a reward model; for
-K = 2 both are the papers' own losses on pairs.
+List DPO: arXiv:2305.18290, appendix A.3. EXO: arXiv:2402.00856. NCA: arXiv:2402.05369. Deliberately different: EXO and
+NCA take their target distribution from the ranks, all on the best, where the papers use a reward model; for K = 2 both
+are the papers' own losses on pairs.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from alignkit import GroupBatch, Optimizer
 
-TOLERANCE = 1e-5
 GROUPS_PER_STEP = 4
 
 Rows = list[dict[str, Any]]
@@ -83,4 +82,4 @@ def assert_equal_to_trl(
     assert len(theirs.losses) == 5
     assert max(abs(loss - theirs.losses[0]) for loss in theirs.losses) > 1e-3
     assert max(float(g.abs().max()) for g in theirs.gradients[0].values()) > 1e-3
-    parity_steps(optimizer, batch, groups_per_step=GROUPS_PER_STEP).assert_equal_to(theirs, tolerance=TOLERANCE)
+    parity_steps(optimizer, batch, groups_per_step=GROUPS_PER_STEP).assert_equal_to(theirs)

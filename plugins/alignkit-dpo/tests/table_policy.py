@@ -112,7 +112,9 @@ def minimise(optimizer: Optimizer[Any], batch: GroupBatch, steps: int = 60) -> N
         prepared = optimizer.prepare(batch)
         optimizer.begin_step(prepared)
     parameters = [p for module in optimizer.modules().values() for p in module.parameters()]
-    lbfgs = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+    # at the minimum, where the loss is flat, 1e-16 of it are 1e-8 of a parameter
+    tolerances = {"tolerance_grad": 1e-12, "tolerance_change": 1e-16}
+    lbfgs = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe", **tolerances)
 
     def closure() -> torch.Tensor:
         lbfgs.zero_grad()

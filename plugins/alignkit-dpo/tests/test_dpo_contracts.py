@@ -14,7 +14,7 @@ from alignkit_dpo.ipo import IPO
 from alignkit import Feed
 from alignkit.algorithms.options import PreferenceOptions
 from alignkit.algorithms.rankings import PreferenceLoss, ResponseLogprobs
-from alignkit.testing import OptimizerContract, TinyPolicy
+from alignkit.testing import ELEMENTARY, OptimizerContract, TinyPolicy, assert_near, near, terms_of_network
 from alignkit.testing.material import groups_for, nudge
 
 
@@ -48,12 +48,12 @@ def test_first_loss_and_metrics_by_hand() -> None:
     optimizer = DPO(policy=TinyPolicy())
     batch = optimizer.prepare(optimizer.policy.encode(groups_for(Feed.RANKINGS)))
     loss, metrics = optimizer.loss(batch)
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert loss.item() == near(math.log(2), terms=2 * ELEMENTARY)
     assert {name: float(metrics[name]) for name in ("accuracy", "margin", "reference_kl")} == {
         "accuracy": 0.5, "margin": 0.0, "reference_kl": 0.0,
     }  # fmt: skip
     ipo, _ = IPO(policy=TinyPolicy()).loss(batch)
-    assert ipo.item() == pytest.approx(25.0, abs=1e-4)  # (0 - 1 / (2 * 0.1))^2
+    assert ipo.item() == near(25.0, terms=8)  # (0 - 1 / (2 * 0.1))^2
 
 
 def test_metrics_of_one_pair_by_hand() -> None:
@@ -75,8 +75,9 @@ def test_metrics_of_one_pair_by_hand() -> None:
         "accuracy": float(chosen > rejected),
         "reference_kl": (ref_better - better + ref_worse - worse) / 2,
     }
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(expected, abs=1e-5)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(rejected - chosen)), abs=1e-6)
+    assert {name: float(value) for name, value in metrics.items()} == near(expected, terms=batch.num_tokens)
+    expected_loss = math.log(1 + math.exp(rejected - chosen))
+    assert loss.item() == near(expected_loss, terms=batch.num_tokens, scale=0.1 * abs(worse))
 
 
 def test_groups_without_an_order_are_dropped_and_counted() -> None:
@@ -96,7 +97,9 @@ def test_reference_is_the_policy_at_the_start() -> None:
     optimizer, start = DPO(policy=TinyPolicy()), TinyPolicy()
     nudge(optimizer.modules())
     batch = optimizer.policy.encode(groups_for(Feed.RANKINGS))
-    assert torch.equal(optimizer.prepare(batch).ref_logprobs, start.forward(batch).logprobs)  # type: ignore[arg-type]
+    found, terms = optimizer.prepare(batch).ref_logprobs, terms_of_network(start.modules(), batch.num_tokens)
+    assert found is not None
+    assert_near(found, start.forward(batch).logprobs.detach(), terms=terms)
 
 
 def test_loss_before_prepare_says_so() -> None:

@@ -111,7 +111,8 @@ DERIVATIVES: dict[str, Callable[[float], float]] = {
 def test_other_divergences_reach_their_optimum(member: type[Any], kind: str) -> None:
     # arXiv:2309.16240, theorem 1: beta * f'(pi / pi_ref) is the reward, up to a constant.
     population = population_of_pairs() if member is DPO else population_of_rankings()
-    _, gains = learnt(member, population, start=REFERENCE, beta=2.0, f_divergence=kind, f_alpha=0.4)
+    alpha = {"f_alpha": 0.4} if kind == "alpha" else {}
+    _, gains = learnt(member, population, start=REFERENCE, beta=2.0, f_divergence=kind, **alpha)
     rewards = [2.0 * DERIVATIVES[kind](math.exp(gain)) for gain in gains.tolist()]
     assert rewards[1] - rewards[0] == pytest.approx(math.log(2), abs=1e-3)
     assert rewards[2] - rewards[0] == pytest.approx(math.log(5), abs=1e-3)

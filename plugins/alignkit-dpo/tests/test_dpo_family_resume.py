@@ -13,7 +13,7 @@ from alignkit_dpo.reference_free import ORPO
 from alignkit_dpo.whole_rankings import ListDPO
 
 from alignkit import Group, Prompt
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, adam_rounding, near, terms_of_network
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed
 
@@ -45,6 +45,8 @@ def run(
     torch.manual_seed(0)
     options = {"learning_rate": 0.01, "minibatch_size": 3, "n_epochs": 3, "save_every": 1, "max_tokens": max_tokens}
     policy = TinyPolicy()
+    # AdamW makes whole steps of what rounding leaves of gradients that are zero; in float64 these are harmless.
+    policy.modules()["policy"].double()
     optimizer = member(member.Config(**options), policy=policy)
     log: list[Mapping[str, float]] = []
 
@@ -79,9 +81,11 @@ def test_figures_of_the_step_are_the_same_for_any_micro_batch_size(
 ) -> None:
     whole, log = run(member, tmp_path / "whole")
     pieces, log_in_pieces = run(member, tmp_path / "pieces", max_tokens=1)
-    assert torch.allclose(weights(whole), weights(pieces), atol=1e-5)
+    terms = terms_of_network(whole.modules(), tokens=200)
+    bound = adam_rounding(terms, steps=len(log), learning_rate=0.01)
+    assert torch.allclose(weights(whole), weights(pieces), rtol=0, atol=bound)
     figures = [record[figure] for record in log]
-    assert [record[figure] for record in log_in_pieces] == pytest.approx(figures, abs=1e-5)
+    assert [record[figure] for record in log_in_pieces] == near(figures, terms=terms)
     assert max(figures) > min(figures)
     for name in ("loss", "accuracy"):
-        assert log[-1][name] == pytest.approx(log_in_pieces[-1][name], abs=1e-5)
+        assert log[-1][name] == near(log_in_pieces[-1][name], terms=terms)

@@ -1,4 +1,4 @@
-"""Plugin: policy gradients without a critic. Torch-free; an algorithm is imported when it is used."""
+"""Plugin: policy gradients without a critic. Imports no torch; algorithms are imported on use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALIGNKIT_INTERFACE = 1
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    """Registers the algorithms: one base with different options, and the imitation of the best."""
+    """Registers the algorithms: one base with different options, and `raft`."""
     register("grpo", "alignkit_grpo.members:GRPO", config=options.GRPOOptions)
     register("rloo", "alignkit_grpo.members:RLOO", config=options.RLOOOptions)
     register("reinforce", "alignkit_grpo.members:REINFORCE", config=options.REINFORCEOptions)

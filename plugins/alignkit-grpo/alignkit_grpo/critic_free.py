@@ -1,7 +1,7 @@
-"""What algorithms without a critic share: a baseline instead of values, and which responses are trained on.
+"""The base of algorithms without a critic: a baseline instead of values, and the choice of responses to train on.
 
-Deliberately different: a loss is taken over the responses that are trained on. Where `truncated` or `dynamic_sampling`
-leave some out, they count in no mean; other tools divide by them too.
+Deliberately different: means are over the responses that are trained on. Responses that `truncated` or
+`dynamic_sampling` drop count in no mean; other tools divide by them too.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT", bound=CriticFreeOptions)
 STD_EPSILON = 1e-4
-"""Added to a standard deviation that divides: rewards that differ by rounding only are no reason to learn."""
+"""Added to a standard deviation before dividing by it, so that rewards that differ only by rounding teach nothing."""
 
 
 class CriticFree(PolicyGradient[OptionsT]):
-    """Policy gradient whose baseline is made of rewards."""
+    """Policy gradient whose baseline comes from rewards."""
 
     Config: ClassVar[type[Config]] = CriticFreeOptions
 
@@ -37,7 +37,7 @@ class CriticFree(PolicyGradient[OptionsT]):
         self.earlier_rewards = RunningMoments()
 
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
-        """The batch with token_rewards and advantages [R], less the responses that are left out."""
+        """The batch with token_rewards and advantages [R], without the dropped responses."""
         batch = batch.replace(response_limit=batch.response_limit or int(batch.lengths.max()))
         scores = self.shaped_scores(batch) - self._overlong(batch)
         token_rewards = self.token_rewards(batch, scores)
@@ -52,12 +52,12 @@ class CriticFree(PolicyGradient[OptionsT]):
         return self.only(batch, self._kept(batch))
 
     def _overlong(self, batch: GroupBatch) -> Tensor:
-        """[S] the penalty of long responses: 0 up to the last share of the limit, then rising."""
+        """[S] the penalty of long responses: 0 up to the last share of the limit, then rising linearly."""
         share = (batch.lengths / batch.response_limit - 1) / max(self.config.overlong_share, 1e-9) + 1
         return self.config.overlong_penalty * share.clamp(0, 1)
 
     def _baseline(self, batch: GroupBatch, rewards: Tensor) -> Tensor:
-        """[S] what each response's reward [S] is held against."""
+        """[S] the baseline of each response's reward [S]."""
         kind = self.config.baseline
         if kind == "group":
             return group_mean(rewards, batch.group_index)
@@ -71,13 +71,13 @@ class CriticFree(PolicyGradient[OptionsT]):
         return self._greedy_rewards(batch) if kind == "greedy" else torch.zeros_like(rewards)
 
     def _greedy_rewards(self, batch: GroupBatch) -> Tensor:
-        """[S] what the likeliest response to each response's prompt earns, with all penalties but that of the KL."""
+        """[S] the reward of the likeliest response to each response's prompt, with all penalties but the KL's."""
         greedy = greedy_rollouts(self.policy, self.reward, batch)
-        scores = self.shaped(known(greedy.rewards)) - self._overlong(greedy)
+        scores = self.shaped(known(greedy, "rewards")) - self._overlong(greedy)
         return (scores - self.config.missing_eos_penalty * ~greedy.finished)[batch.group_index]
 
     def _normalized(self, batch: GroupBatch, advantages: Tensor, rewards: Tensor) -> Tensor:
-        """[R] the advantages [R] on the scale that the options ask for; rewards: [S]."""
+        """[R] the advantages [R], normalised as the options say; rewards: [S]."""
         kind = self.config.normalize_advantages
         if kind == "group":
             return advantages / (group_std(rewards, batch.group_index) + STD_EPSILON)[batch.response_index]
@@ -87,10 +87,10 @@ class CriticFree(PolicyGradient[OptionsT]):
         return whiten(advantages) if kind == "tokens" else advantages
 
     def _kept(self, batch: GroupBatch) -> Tensor:
-        """[S] which responses are trained on."""
+        """[S] which responses to train on."""
         kept = batch.finished if self.config.truncated == "drop" else torch.ones_like(batch.finished)
         if self.config.dynamic_sampling:
-            kept = kept & (group_std(known(batch.rewards), batch.group_index) > 0)
+            kept = kept & (group_std(known(batch, "rewards"), batch.group_index) > 0)
         return kept
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Options of the plugin's Optimizers. An algorithm is a choice of defaults; an option has its help where it is first
+"""Options of the plugin's Optimizers. An algorithm is a choice of defaults; an option is documented where it is first
 defined."""
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ class AdvantageOptions(Config):
     """Advantages."""
 
     baseline: Baseline = "group"
-    """What a response's reward is held against: nothing, the mean of all rewards of earlier batches, the mean of its
-    group, the mean of the others of its group, or the reward of the likeliest response to its prompt."""
+    """Baseline of a response's reward: `none`; `running`, the mean of all rewards of earlier batches; `group`, the mean
+    of its group; `leave-one-out`, the mean of the others in its group; `greedy`, the reward of the likeliest response
+    to its prompt."""
     normalize_advantages: Normalization = "none"
-    """Divide advantages by the standard deviation of their group's rewards or of the batch's, or scale those of all
-    tokens of the batch to mean 0 and variance 1."""
+    """Divide advantages by the standard deviation of the rewards in the `group` or `batch`, or scale the advantages of
+    all `tokens` of the batch to mean 0 and variance 1."""
     credit: Credit = "response"
-    """Whether a token answers for its whole response, or only for the rewards from it on (the KL of earlier tokens is
-    left out; the baseline is then taken from the scores alone)."""
+    """Credit of a token: the reward of its whole `response`; or with `token` only the rewards from it on, without the
+    KL of earlier tokens, and the baseline comes from the scores alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseOptions(Config):
-    """Responses that count."""
+    """Responses to train on."""
 
     truncated: Literal["keep", "drop"] = "keep"
-    """Whether responses that were cut off at the length limit are trained on. They count in baselines either way."""
+    """Keep or drop responses that were cut off at the length limit. They count in baselines either way."""
     overlong_penalty: NonNegative = 0.0
-    """Reward taken from a response at the length limit, and in proportion from those near it."""
+    """Reward subtracted from a response at the length limit, and proportionally less near it."""
     overlong_share: Fraction = 0.2
     """Last share of the length limit, over which overlong_penalty rises from 0."""
     dynamic_sampling: bool = False
-    """Leave out groups whose rewards are all equal, which say nothing; raise batch_size for what is left."""
+    """Drop groups whose rewards are all equal: they teach nothing. Raise batch_size to make up for them."""
 
     def check(self) -> None:
         super().check()
@@ -52,7 +53,7 @@ class ResponseOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CriticFreeOptions(AdvantageOptions, ResponseOptions, PtxOptions, PolicyGradientOptions):
-    """What every algorithm without a critic has."""
+    """Options of every algorithm without a critic."""
 
     group_size: Count = 8
     """Responses sampled for each prompt."""
@@ -62,9 +63,9 @@ class CriticFreeOptions(AdvantageOptions, ResponseOptions, PtxOptions, PolicyGra
         compares = self.baseline in ("group", "leave-one-out") or self.normalize_advantages == "group"
         if self.group_size == 1 and (compares or self.dynamic_sampling):
             raise InputError(
-                "a group of one response has nothing to be compared with",
+                "a group of one response has nothing to compare with",
                 where="group_size",
-                fix="at least 2, or another baseline, without dynamic_sampling and normalising by group",
+                fix="set it to at least 2, or choose another baseline without dynamic_sampling or group normalisation",
             )
         kl_in_reward = self.penalizes_kl and self.kl_place == "reward"
         self.counts_only_with(
@@ -83,8 +84,8 @@ class GRPOOptions(CriticFreeOptions, ClippedOptions):
         A = (r - mean of its group) / std of its group
     Paper: Shao et al. (DeepSeekMath), arXiv:2402.03300, eq. 3 and 4; the weight w of the KL: DeepSeek-AI,
         arXiv:2512.02556, section 3.1.
-    Use it when: responses are scored by rules or a model, several of them a prompt, and a critic is too dear. The usual
-        first choice for verifiable rewards.
+    Use it when: rules or a model score several responses per prompt, and a critic is too expensive. The usual first
+        choice for verifiable rewards.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "normalize_advantages", "aggregation")
@@ -104,7 +105,7 @@ class RLOOOptions(CriticFreeOptions, ClippedOptions):
     Formula: -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(y|x) / pi_old(y|x) of the whole
         response, A = R - mean of the other R of its group, R = score - kl_coef * log(pi_old(y|x) / pi_ref(y|x))
     Paper: Ahmadian et al., arXiv:2402.14740, section 3.2; the clip of the ratio is TRL's, for more than one step.
-    Use it when: rewards come from a preference model, and an unbiased gradient is wanted without a critic.
+    Use it when: rewards come from a preference model, and you want an unbiased gradient without a critic.
     """
 
     group_size: Count = 4
@@ -120,7 +121,7 @@ class REINFORCEOptions(OnePassOptions, CriticFreeOptions):
     Formula: -(R - b) * log pi(y|x), with R = score - kl_coef * log(pi_old(y|x) / pi_ref(y|x)) and b the mean of all R
         of earlier batches
     Paper: Williams 1992, Machine Learning 8, 229-256; for language models Ahmadian et al., arXiv:2402.14740, eq. 5.
-    Use it when: the plainest unbiased policy gradient is wanted, with one response a prompt, or as a yardstick.
+    Use it when: you want the simplest unbiased policy gradient, with one response per prompt, or a baseline.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "baseline")
@@ -137,7 +138,7 @@ class DrGRPOOptions(CriticFreeOptions, ClippedOptions):
     Formula: mean over responses of the sum over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A)
         / longest response, with w = pi(t) / pi_old(t) of each token t and A = r - mean of its group
     Paper: Liu et al., arXiv:2503.20783, section 3.2.
-    Use it when: GRPO's responses grow longer without growing better, or prompts differ much in difficulty.
+    Use it when: GRPO's responses grow longer but not better, or prompts differ much in difficulty.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "loss_length")
@@ -154,9 +155,9 @@ class DAPOOptions(CriticFreeOptions, ClippedOptions):
 
     Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
         w = pi(t) / pi_old(t) of each token t, A = (r - mean of its group) / std of its group, r less the penalty of
-        long responses; groups of equal rewards are left out
+        long responses; groups of equal rewards are dropped
     Paper: Yu et al., arXiv:2503.14476, eq. 8 to 13.
-    Use it when: rewards are right or wrong and responses long, so that many groups say nothing and entropy would fall.
+    Use it when: rewards are right or wrong and responses long, so that many groups teach nothing and entropy falls.
     """
 
     matters: ClassVar[tuple[str, ...]] = (
@@ -181,7 +182,7 @@ class GSPOOptions(CriticFreeOptions, ClippedOptions):
     Formula: mean over responses of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range_high) * A), with
         w = (pi(y|x) / pi_old(y|x))^(1 / |y|) and A = (r - mean of its group) / std of its group
     Paper: Zheng et al., arXiv:2507.18071, eq. 5 to 7.
-    Use it when: GRPO is unstable over many steps a batch, as with mixtures of experts or long responses.
+    Use it when: GRPO is unstable over many steps per batch, as with mixtures of experts or long responses.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "clip_range_high")
@@ -202,9 +203,9 @@ class REINFORCEPlusPlusOptions(CriticFreeOptions, ClippedOptions):
     Formula: mean over tokens of -min(w * A, clip(w, 1 - clip_range, 1 + clip_range) * A), with w = pi(t) / pi_old(t) of
         each token t and A = score - kl_coef * sum from t on of log(pi_old / pi_ref), scaled to mean 0 and variance 1
         over all tokens of the batch
-    Paper: Hu et al., arXiv:2501.03262, eq. 6 to 8; with baseline = "group" and group_size > 1 it is its
-        REINFORCE++-baseline, but for the KL's place.
-    Use it when: there is one response a prompt, and neither a critic nor a group to compare with.
+    Paper: Hu et al., arXiv:2501.03262, eq. 6 to 8; with baseline = "group" and group_size > 1 it is the
+        paper's REINFORCE++-baseline, except for the place of the KL.
+    Use it when: there is one response per prompt, and neither a critic nor a group to compare with.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*ClippedOptions.matters, "baseline")
@@ -222,7 +223,7 @@ class ReMaxOptions(OnePassOptions, CriticFreeOptions):
 
     Formula: -sum over tokens of log pi(t) * (r - r_greedy - kl_coef * sum from t on of log(pi_old / pi_ref))
     Paper: Li et al., arXiv:2310.10505, eq. 4 and algorithm 1.
-    Use it when: rewards of prompts differ much and one response a prompt is sampled; the greedy one costs a second.
+    Use it when: rewards differ much between prompts, with one response per prompt; the greedy one costs a second.
     """
 
     group_size: Count = 1
@@ -235,12 +236,12 @@ class ReMaxOptions(OnePassOptions, CriticFreeOptions):
 class RAFTOptions(PtxOptions, PolicyGradientOptions):
     """Reward-ranked fine-tuning: the likelihood of the best of n rollouts (arXiv:2304.06767).
 
-    Formula: mean over tokens of -log pi(t), over the winners: of each group the `winners` highest
+    Formula: mean over tokens of -log pi(t), over the winners: in each group the `winners` highest
         score - kl_coef * log(pi_old(y|x) / pi_ref(y|x)), with a score of at least the threshold
-    Paper: Dong et al., arXiv:2304.06767, algorithm 1; by a threshold alone it is rejection sampling fine-tuning,
+    Paper: Dong et al., arXiv:2304.06767, algorithm 1; with a threshold alone it is rejection sampling fine-tuning,
         Yuan et al., arXiv:2308.01825.
     Use it when: supervised fine-tuning is stable and a policy gradient is not, or as a strong baseline. With winners =
-        group_size and a threshold, all right answers of a verifiable task are imitated.
+        group_size and a threshold it imitates all right answers of a verifiable task.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "n_epochs", "winners", "threshold")
@@ -248,20 +249,22 @@ class RAFTOptions(PtxOptions, PolicyGradientOptions):
     group_size: Annotated[int, Ge(2)] = 8
     """Responses sampled for each prompt."""
     winners: Count = 1
-    """Responses of each group that are trained on; of equal rewards the ones sampled first."""
+    """Responses per group to train on; among equal rewards the ones sampled first."""
     threshold: float | None = None
-    """Lowest score, as the reward source gives it, that is trained on. Left out, all winners are."""
+    """Lowest score to train on, as the reward source gives it. Without it, all winners count."""
     kl_coef: NonNegative = 0.0
 
     def check(self) -> None:
         super().check()
         if self.winners > self.group_size:
-            raise InputError(f"a group has only {self.group_size} responses", where="winners", fix="at most group_size")
+            raise InputError(
+                f"a group has only {self.group_size} responses", where="winners", fix="set it to at most group_size"
+            )
         if self.winners == self.group_size and self.threshold is None:
             raise InputError(
                 "every response would win, whatever its reward",
                 where="winners",
-                fix="fewer than group_size, or set a threshold",
+                fix="set it below group_size, or set a threshold",
             )
         ranked_by_more = self.penalizes_kl or self.missing_eos_penalty > 0 or self.reward_clip > 0
         self.counts_only_with(

@@ -1,8 +1,8 @@
-"""RAFT, Dong et al., arXiv:2304.06767: sample, rank by the reward, fine-tune on the best, and again.
+"""RAFT, Dong et al., arXiv:2304.06767: sample, rank by the reward, fine-tune on the best, repeat.
 
-In the terms of a policy gradient: an advantage of 1 for the winners, and no one else is there. So the KL to a reference
-counts in the ranking, as in the paper's regularised reward, and what all online algorithms have is here too. Different
-on purpose: by a threshold (rejection sampling, arXiv:2308.01825) duplicates are kept, so that a response counts as
+As a policy gradient: the winners have an advantage of 1, all others are dropped. So the KL to a reference counts in the
+ranking, as in the paper's regularised reward, and RAFT has everything that online algorithms share. Deliberately
+different: with a threshold (rejection sampling, arXiv:2308.01825) duplicates are kept, so that a response counts as
 often as it was sampled.
 """
 
@@ -28,5 +28,5 @@ class RAFT(PolicyGradient[RAFTOptions]):
         token_rewards = self.token_rewards(batch, self.shaped_scores(batch))
         won = highest_of_groups(batch.sum_by_response(token_rewards), batch.group_index, self.config.winners)
         if self.config.threshold is not None:
-            won = won & (known(batch.rewards) >= self.config.threshold)
+            won = won & (known(batch, "rewards") >= self.config.threshold)
         return self.only(batch.replace(token_rewards=token_rewards, advantages=torch.ones_like(token_rewards)), won)

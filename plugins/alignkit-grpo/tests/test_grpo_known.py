@@ -1,7 +1,8 @@
 """Every algorithm learns a problem whose answer is known, and those with a KL reach the closed-form optimum.
 
-Distances are in total variation. The reference is 0.23 away from the optimum, and the trained policies 0.001 (RLOO,
-REINFORCE, REINFORCE++, Dr. GRPO and GSPO with the KL in the reward), 0.007 (GRPO) and 0.015 (ReMax).
+Distances are in total variation. The reference is 0.23 away from the optimum, and the trained policies at most 0.002
+(RLOO, REINFORCE, REINFORCE++, Dr. GRPO and GSPO with the KL in the reward), 0.010 (GRPO) and 0.012 (ReMax), whichever
+of six seeds the rollouts have.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ def trained(
         (DrGRPO, {"kl_place": "reward", "n_epochs": 2}),
         (GSPO, {"kl_place": "reward", "clip_range": 0.2, "clip_range_high": 0.2}),
         (REINFORCEPlusPlus, {"normalize_advantages": "tokens"}),
-        (ReMax, {}),
+        (ReMax, {"n": 1024}),
     ],
 )
 def test_reaches_the_optimum_of_the_reward_with_the_kl(component: type[Any], options: dict[str, Any]) -> None:
-    algorithm = trained(component, **{**EXACT, **options})
+    algorithm = trained(component, **{"n": 512, **EXACT, **options})
     target = optimum(token_distribution(algorithm.reference), BETA)
     assert distance(token_distribution(algorithm.policy), target) < 0.02
     assert distance(token_distribution(algorithm.reference), target) > 0.2
@@ -69,7 +70,7 @@ def test_reaches_the_optimum_of_the_reward_with_the_kl(component: type[Any], opt
 
 def test_k3_in_the_loss_without_weights_has_another_optimum() -> None:
     """Its gradient is that of KL(reference || policy): policy = beta * reference / (multiplier - reward)."""
-    algorithm = trained(GRPO, **EXACT, kl_importance=False)
+    algorithm = trained(GRPO, **EXACT, kl_importance=False, n=512)
     reference = token_distribution(algorithm.reference)
     rewards = torch.tensor(list(REWARD_OF_TOKEN.values()))
     low, high = 1.0 + 1e-6, 10.0
@@ -80,7 +81,7 @@ def test_k3_in_the_loss_without_weights_has_another_optimum() -> None:
     other = BETA * reference / (multiplier - rewards)
     found = token_distribution(algorithm.policy)
     assert distance(found, other) < 0.015
-    assert distance(found, optimum(reference, BETA)) > 0.04
+    assert distance(found, optimum(reference, BETA)) > 0.03
 
 
 @pytest.mark.parametrize("component", [GRPO, RLOO, REINFORCE, DrGRPO, DAPO, REINFORCEPlusPlus, ReMax])
@@ -120,5 +121,5 @@ def test_learns_to_stop_from_the_overlong_penalty() -> None:
 
 @pytest.mark.parametrize("options", [{"kl_place": "reward", "kl_importance": False}, {"kl_importance": True}])
 def test_the_exact_kl_is_a_term_of_the_loss_without_weights(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="term of the loss"):
+    with pytest.raises(InputError, match="only in the loss"):
         GRPO.Config(kl_estimator="full", **options).check()

@@ -11,7 +11,7 @@ from alignkit_grpo.raft import RAFT
 from alignkit.batch import GroupBatch
 from alignkit.checking import OptionsError
 from alignkit.records import Group, Prompt
-from alignkit.testing import OptimizerContract
+from alignkit.testing import OptimizerContract, near
 from alignkit.testing.known_answer import (
     REWARD_OF_TOKEN,
     ScoreOf,
@@ -69,12 +69,12 @@ def test_the_first_of_the_best_is_imitated() -> None:
     """B and C score the same; E and F too."""
     winners, loss = trained_on()
     assert winners == ["B", "E"]
-    assert loss == pytest.approx((0.3 + 1.2 + 0.4 + 0.9) / 4, abs=1e-6)
+    assert loss == near((0.3 + 1.2 + 0.4 + 0.9) / 4, terms=10)
 
 
 def test_each_response_weighs_the_same_where_asked() -> None:
     _, loss = trained_on(aggregation="response", winners=2)
-    assert loss == pytest.approx(((0.3 + 1.2) / 2 + 0.7 + (0.4 + 0.9) / 2 + 1.5) / 4, abs=1e-6)
+    assert loss == near(((0.3 + 1.2) / 2 + 0.7 + (0.4 + 0.9) / 2 + 1.5) / 4, terms=10)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_where_no_one_reaches_the_threshold_nothing_is_learnt() -> None:
     assert batch.num_groups == 1
     assert float(loss.detach()) == 0.0
     assert optimizer.batch_metrics["kept"] == 0.0
-    assert optimizer.batch_metrics["reward"] == pytest.approx(sum(SCORES) / 6, abs=1e-6)
+    assert optimizer.batch_metrics["reward"] == near(sum(SCORES) / 6, terms=10)
 
 
 def test_later_epochs_are_likelihood_too() -> None:
     """The weights have moved since sampling: the loss is that of the policy as it is, without a ratio."""
     optimizer = RAFT(RAFT.Config(n_epochs=3), policy=TablePolicy([2 * x for x in LOGPROBS], REFERENCE))
     batch = optimizer.prepare(rollouts())
-    assert float(optimizer.loss(batch)[0].detach()) == pytest.approx(2 * (0.3 + 1.2 + 0.4 + 0.9) / 4, abs=1e-6)
+    assert float(optimizer.loss(batch)[0].detach()) == near(2 * (0.3 + 1.2 + 0.4 + 0.9) / 4, terms=10)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_the_best_token_takes_all() -> None:
 
 
 def test_rejection_sampling_leaves_the_policy_given_that_it_passes() -> None:
-    """After one batch, fitted to the end: pi(y) / pi(all that pass) for what passes. It ends 0.002 away from it."""
-    options = {"winners": 1024, "group_size": 1024, "threshold": 0.3, "n_epochs": 40}
+    """After one batch, fitted to the end: pi(y) / pi(all that pass) for what passes. It ends within 0.012."""
+    options = {"winners": 4096, "group_size": 4096, "threshold": 0.3, "n_epochs": 40}
     optimizer = learner(ScoreOf(REWARD_OF_TOKEN.__getitem__), **options)
     start = token_distribution(optimizer.policy)
-    learn(optimizer, iterations=1, n=1024, max_tokens=1, rate=0.05)
+    learn(optimizer, iterations=1, n=4096, max_tokens=1, rate=0.05)
     passes = start * torch.tensor([1.0, 1.0, 0.0, 0.0])
     assert distance(start, passes / passes.sum()) > 0.3
     assert distance(token_distribution(optimizer.policy), passes / passes.sum()) < 0.02

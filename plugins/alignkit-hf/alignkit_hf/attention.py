@@ -1,5 +1,5 @@
-"""The bridge to transformers' AttentionInterface: with a kernel in the keyword arguments it computes the attention,
-without one the model behaves as with `sdpa`, soft caps and sinks included."""
+"""The bridge to transformers' AttentionInterface: a kernel in the keyword arguments computes the attention; without one
+the model behaves as with `sdpa`, including soft caps and sinks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from alignkit.ops import AttentionRule, attend, packed_attention
+from alignkit_hf.kernels.attention import AttentionRule, attend, packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from alignkit.ops import PackedLayout
+    from alignkit_hf.kernels.packed_layout import PackedLayout
 
 NAME = "alignkit"
 
 
 class Kernel(Protocol):
-    """Computes attention for the tokens of one forward pass, laid out as [1, heads, N, D]."""
+    """Computes the attention of one forward pass, with tokens laid out as [1, heads, N, D]."""
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
         """[1, heads, N, D_v]."""
@@ -49,7 +49,7 @@ def attention_forward(
     kernel: Kernel | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every attention layer: [1, heads, N, D] in, [1, N, heads, D_v] out."""
+    """Called by transformers in every attention layer: [1, heads, N, D] in, [1, N, heads, D_v] out."""
     rule = AttentionRule(
         scale=scaling,
         window=kwargs.get("sliding_window"),
@@ -67,7 +67,7 @@ def attention_forward(
     if attention_mask is None and query.shape[2] == 1:
         attention_mask = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool, device=key.device)
     if attention_mask is not None:
-        # a padded position whose window holds padding alone sees nothing, and its NaN would reach the others
+        # a padded position whose window is all padding sees nothing, and its NaN would reach the others
         attention_mask = attention_mask | ~attention_mask.any(-1, keepdim=True)
     key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     return attend(query, key, value, attention_mask, rule).transpose(1, 2).contiguous(), None

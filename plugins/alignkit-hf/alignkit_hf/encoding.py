@@ -1,7 +1,7 @@
-"""Text to tokens and back: prompt and response are tokenised apart, so that no token spans their boundary.
+"""Text to tokens and back: prompt and response are tokenised separately, so that no token spans their boundary.
 
 Chat messages go through the tokenizer's chat template with the generation prompt; a prompt has exactly one BOS. A
-response is its text and, unless it was cut off, the end token.
+response is its text plus the end token, unless it was cut off.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Encoder:
     """Encodes groups for one model.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a transformers tokenizer.
         stop_ids: the tokens that end a response, at least one.
-        end_id: the token that text is ended with; None for the chat template's end of turn or the first stop token.
-        max_length: longest prompt with a response, in tokens.
+        end_id: the token appended to text; None: the chat template's end of turn, or the first stop token.
+        max_length: longest prompt plus response, in tokens.
         use_template: whether messages go through the tokenizer's chat template.
     """
 
@@ -48,10 +48,10 @@ class Encoder:
         self._told: set[str] = set()
 
     def encode(self, groups: Sequence[Group], device: torch.device | str) -> GroupBatch:
-        """The batch of the groups. What is too long is cut, counted and logged.
+        """The batch of the groups. Texts that are too long are cut, counted and logged.
 
         Raises:
-            InputError: not one of the groups fits the limit, so that cutting would ruin all of them.
+            InputError: no group fits the limit, so cutting would ruin all of them.
         """
         prompts = self.prompts([group.prompt for group in groups])
         texts = [text for group in groups for text in group.responses]
@@ -89,7 +89,7 @@ class Encoder:
         """Token ids of each prompt, short enough for a response of `room` tokens.
 
         Raises:
-            InputError: not one of the prompts leaves that room.
+            InputError: no prompt leaves that much room.
         """
         limit = self.max_length - room
         if limit < 1:
@@ -103,7 +103,7 @@ class Encoder:
         return [self.shorten(ids, limit) for ids in encoded]
 
     def render(self, prompt: Prompt) -> str:
-        """The text of a prompt as the model reads it, without a BOS that the template does not write."""
+        """The prompt's text as the model reads it; a BOS only if the template writes one."""
         if prompt.messages is None:
             return prompt.text or ""
         if self.use_template:
@@ -111,12 +111,12 @@ class Encoder:
                 list(prompt.messages), tokenize=False, add_generation_prompt=True
             )
             return text
-        self._tell_once("the tokenizer has no chat template in use: messages are written as 'User: ...' lines")
+        self._tell_once("no chat template is in use: messages become 'User: ...' lines")
         lines = [f"{message['role'].capitalize()}: {_text(message['content'])}" for message in prompt.messages]
         return "\n".join([*lines, "Assistant:"])
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
-        """Text of each response without its stop token and other special tokens."""
+        """Text of each response, without the stop token and other special tokens."""
         stops = set(self.stop_ids)
         bare = [ids[:-1] if ids and ids[-1] in stops else ids for ids in responses]
         texts: list[str] = self.tokenizer.batch_decode(
@@ -125,7 +125,7 @@ class Encoder:
         return texts
 
     def shorten(self, ids: list[int], limit: int) -> list[int]:
-        """The last `limit` tokens of a prompt, its BOS kept."""
+        """The last `limit` tokens of a prompt, keeping its BOS."""
         if len(ids) <= limit:
             return ids
         if ids[0] == self.bos_id and limit > 1:
@@ -141,12 +141,12 @@ class Encoder:
         return encoded
 
     def _end_of_turn(self) -> int:
-        """The token with which the chat template ends the assistant's turn if it is a stop token, or the first one."""
+        """The token that ends an assistant's turn in the chat template if it is a stop token; else the first one."""
         if self.use_template:
             turn = [{"role": "user", "content": _CONTENT}, {"role": "assistant", "content": _CONTENT}]
             try:
                 text: str = self.tokenizer.apply_chat_template(turn, tokenize=False)
-            except Exception:  # a template may refuse this conversation in any way it likes
+            except Exception:  # a template may reject this conversation with any error
                 return self.stop_ids[0]
             tail = self._tokenise([text[text.rfind(_CONTENT) + len(_CONTENT) :]])[0]
             return next((token for token in tail if token in self.stop_ids), self.stop_ids[0])
@@ -159,9 +159,9 @@ class Encoder:
             raise InputError(
                 f"none of {total} prompts fits the limit of {self.max_length} tokens with its responses",
                 where="policy.max_length",
-                fix="raise it up to the model's context, or shorten the prompts",
+                fix="raise it, at most to the model's context, or shorten the prompts",
             )
-        logger.warning("%d of %d groups are over the limit of %d tokens and were cut", cut, total, self.max_length)
+        logger.warning("%d of %d groups exceed the limit of %d tokens and were cut", cut, total, self.max_length)
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:

@@ -1,7 +1,7 @@
-"""Sampling through transformers' generate, for models that the packed layout does not serve.
+"""Sampling through transformers' generate, for models that can't run in the packed layout.
 
-The choice of tokens is ours: a logits processor draws from each response's own stream and leaves generate, set to
-greedy, no other token. Prompts of equal length go together, so that nothing is padded.
+We choose the tokens: a logits processor draws from each response's own stream and masks all other tokens, and generate
+is set to greedy. Prompts of equal length run together, so that nothing is padded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Draw(LogitsProcessor):
-    """Replaces scores [B, V] by minus infinity everywhere but at the token that was drawn."""
+    """Replaces scores [B, V] with minus infinity everywhere except at the drawn token."""
 
     def __init__(self, chooser: TokenChooser, rows: Tensor) -> None:
         self.chooser, self.rows = chooser, rows
@@ -49,7 +49,7 @@ class _Draw(LogitsProcessor):
 
 
 class _Ended(StoppingCriteria):
-    """Ends the rows whose last token the chooser has ended them with."""
+    """Ends the rows that the chooser has ended."""
 
     def __init__(self, draw: _Draw) -> None:
         self.draw = draw
@@ -92,7 +92,7 @@ def _sample_part(
 
 @contextlib.contextmanager
 def _only(lm: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Without what the model's own generation config adds, such as a penalty for repetition."""
+    """Without the model's own generation config, which may add a repetition penalty, for example."""
     own = lm.generation_config
     lm.generation_config = config
     try:

@@ -1,6 +1,6 @@
-"""Which layers of a model are trained: the embeddings and the lower layers may stay as they are.
+"""Freezes the embeddings and the lower layers of a model.
 
-What lies below the first layer is found by running the model up to there, so that no model's names are needed.
+The modules below the first layer are found by running the model up to it, so no names of model parts are needed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class _ReachedError(Exception):
 
 
 def freeze(model: TrunkModel, options: HFOptions, *, where: str = "") -> None:
-    """Takes what the options say is not trained out of training."""
+    """Freezes the parameters that the options exclude from training."""
     for parameter in frozen_parameters(model, options, where=where):
         parameter.requires_grad_(False)
 
 
 def frozen_parameters(model: TrunkModel, options: HFOptions, *, where: str = "") -> list[nn.Parameter]:
-    """What the options say is not trained; nothing where they say nothing.
+    """The parameters that the options exclude from training.
 
-    A vocabulary head that is tied to the token embedding is the same parameter, and so among them. With an adapter,
-    that of a layer that is not trained is, too, and stays zero.
+    They include a vocabulary head tied to the token embedding, which is the same parameter, and the adapters of frozen
+    layers, which stay zero.
 
     Raises:
-        InputError: there are fewer layers, or it can't be told which they are.
+        InputError: the model has fewer layers, or its layers can't be found.
     """
     if not (options.freeze_layers or options.train_last):
         return []
@@ -49,20 +49,20 @@ def frozen_parameters(model: TrunkModel, options: HFOptions, *, where: str = "")
 
 
 def layers_of(model: TrunkModel) -> nn.ModuleList:
-    """The layers, the lowest first. Raises InputError where the model has no one list of them."""
+    """The layers, lowest first. Raises InputError if the model does not keep them in one list."""
     count = getattr(model.lm.config.get_text_config(), "num_hidden_layers", None)
     for module in model.trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise InputError(
-        f"{type(model.lm).__name__} has no list of layers that could be told apart",
+        f"can't find the list of layers in {type(model.lm).__name__}",
         where="policy.freeze_layers",
         fix="leave out freeze_layers and train_last",
     )
 
 
 def parameters_below(model: TrunkModel, first_layer: nn.Module) -> list[nn.Parameter]:
-    """Those that the input goes through before it comes to the first layer: embeddings, of positions as well."""
+    """The parameters that the input passes before the first layer: token and position embeddings."""
     met: list[nn.Module] = []
 
     def stop(*_: object) -> None:
@@ -86,9 +86,9 @@ def parameters_below(model: TrunkModel, first_layer: nn.Module) -> list[nn.Param
 
 
 def frozen_text(model: TrunkModel) -> str:
-    """What of a policy is not trained, for people."""
+    """The frozen parts of a policy, as text."""
     layers = layers_of(model)
     frozen = sum(not any(parameter.requires_grad for parameter in layer.parameters()) for layer in layers)
     tied = model.vocabulary_head.weight is model.lm.get_input_embeddings().weight
-    head = " (with the vocabulary head, which is tied to them)" if tied else ""
+    head = " (with the tied vocabulary head)" if tied else ""
     return f"the embeddings{head} and the first {frozen} of {len(layers)} layers are not trained"

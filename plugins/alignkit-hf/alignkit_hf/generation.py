@@ -1,8 +1,8 @@
-"""Sampling n responses a prompt: the prompt's keys and values are shared by its responses (as in Hydragen,
+"""Samples n responses for each prompt: the responses share the prompt's keys and values (as in Hydragen,
 arXiv:2402.05099), finished responses are dropped, waiting prompts take their place (continuous admission, as in Orca,
 OSDI 2022), and log-probabilities come from the sampling pass itself.
 
-Works on any model that the packed layout serves, through the same attention interface. Others go through
+Works on any model that can run in the packed layout, through the same attention interface. Other models use
 transformers' own generate, with the same choice of tokens (`alignkit_hf.fallback`).
 """
 
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from alignkit.ops import AttentionRule, PackedLayout, packed_attention, padded_index, score_weights, working_dtype
+from alignkit_hf.kernels.attention import AttentionRule, packed_attention, padded_index, score_weights, working_dtype
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.prepacked import prepacked
 
 if TYPE_CHECKING:
@@ -27,27 +28,27 @@ if TYPE_CHECKING:
     from alignkit_hf.sampling import TokenChooser
 
 COMPACT_BELOW = 0.95
-"""Finished responses are dropped from the batch, and prompts admitted, when the share of live ones falls to this."""
+"""When the share of live responses falls to this, finished ones are dropped and waiting prompts admitted."""
 ROOM = 32
-"""Tokens of a response that keys and values have room for at first. The room doubles as often as it is too small, so
-that it is paid for by what is sampled, not by what is allowed."""
+"""Initial room, in tokens, for a response's keys and values. It doubles when it is full, so that memory depends on what
+is sampled, not on what is allowed."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What is sampled side by side at most.
+    """How much is sampled at the same time.
 
     Attributes:
-        tokens: prompts once, and room for the longest response in every row. rows: responses.
+        tokens: each prompt once, and room for the longest response in every row. rows: responses.
     """
 
     tokens: int
     rows: int
 
     def admits(self, costs: Sequence[int], n: int, tokens: int = 0, rows: int = 0) -> int:
-        """How many of the prompts with these costs in tokens, `n` responses each, fit beside what is held already.
+        """How many prompts with these costs in tokens, `n` responses each, fit beside the current tokens and rows.
 
-        At least one where nothing is.
+        At least one if there are no rows yet.
         """
         count = 0
         for cost in costs:
@@ -60,10 +61,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What was sampled for a number of responses in order.
+    """The sampled responses, in order.
 
     Attributes:
-        ids: the tokens of each, with the stop token where it finished.
+        ids: the tokens of each, with the stop token if it finished.
         logprobs: [R] of all tokens, float32 on the CPU.
         finished: whether a stop token ended it.
     """
@@ -81,7 +82,7 @@ class Sampled:
 
     @classmethod
     def concat(cls, parts: Sequence[Sampled]) -> Sampled:
-        """The responses of all parts in order."""
+        """The responses of all parts, in order."""
         return cls(
             [ids for part in parts for ids in part.ids],
             torch.cat([part.logprobs for part in parts]),
@@ -104,8 +105,8 @@ class _PromptPass:
 class _ResponsePass:
     """The attention of one new token of each live response to its prompt and its own earlier tokens.
 
-    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, room, D], of which each row has
-    `lengths` [B]; what lies behind is zero.
+    Prompts: keys [G, heads, P, D] once for all their responses. Responses: [B, heads, room, D]; each row uses `lengths`
+    [B], and the rest is zero.
     """
 
     def __init__(self, prompts: _PromptPass, n: int, steps: int) -> None:
@@ -124,7 +125,7 @@ class _ResponsePass:
         self._arrange(group, torch.zeros_like(group))
 
     def _arrange(self, group: Tensor, lengths: Tensor) -> None:
-        """Slots [groups, most responses of one] so that a prompt's keys are read once for all of its responses."""
+        """Slots [groups, most responses of one], so that a prompt's keys are read once for all its responses."""
         self.group, self.lengths = group, lengths
         self.longest = int(lengths.max())
         self.in_step = bool((lengths == self.longest).all())
@@ -143,12 +144,12 @@ class _ResponsePass:
 
     @property
     def tokens(self) -> int:
-        """Tokens that keys and values are held for."""
+        """Tokens for which keys and values are held."""
         lengths = self.prompt_lengths[torch.unique_consecutive(self.group)]
         return int(lengths.sum()) + len(self.group) * self.steps
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these of the rows."""
+        """Keeps only these rows."""
         before = torch.unique_consecutive(self.group)
         after = torch.unique_consecutive(self.group[rows])
         if len(after) < len(before):
@@ -161,7 +162,7 @@ class _ResponsePass:
         self._arrange(self.group[rows], self.lengths[rows])
 
     def join(self, other: _ResponsePass) -> None:
-        """Goes on with the rows of the other pass behind its own."""
+        """Appends the rows of the other pass."""
         prefix, self.room = max(self.prefix, other.prefix), max(self.room, other.room)
         for layer, pair in self.prompt.items():
             self.prompt[layer] = _joined(_stretched(pair, prefix), _stretched(other.prompt[layer], prefix))
@@ -187,7 +188,7 @@ class _ResponsePass:
         return self.prompt_lengths[self.group] + self.lengths
 
     def _mask(self, window: int | None) -> Tensor | None:
-        """[B, 1, 1, P + longest + 1] which keys each row sees, or None where it is all of them."""
+        """[B, 1, 1, P + longest + 1] which keys each row sees, or None if all rows see all keys."""
         if window not in self._masks:
             own = torch.arange(self.longest + 1, device=self.group.device)
             prompt = torch.arange(self.prefix, device=self.group.device)
@@ -257,7 +258,7 @@ def _both(function: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> 
 
 
 def _stretched(pair: tuple[Tensor, Tensor], length: int) -> tuple[Tensor, Tensor]:
-    """Keys and values [.., D] with zeros behind them up to this length of their last axis but one."""
+    """Keys and values [.., D], padded with zeros to this length on the second-to-last axis."""
     return _both(lambda x: pad(x, (0, 0, 0, length - x.shape[2])), pair)
 
 
@@ -271,15 +272,15 @@ def sample(
     """Samples `n` responses of at most `steps` tokens for each prompt.
 
     Args:
-        chooser: decides the tokens of all responses, in the order of the prompts.
-        budget: how much is sampled side by side; it does not change what is sampled.
+        chooser: chooses the tokens of all responses, in the order of the prompts.
+        budget: how much is sampled at the same time; it does not change the result.
     """
     with torch.no_grad(), model.computing(), contextlib.nullcontext() if model.autocast else prepacked(model):
         return _Sampling(model, prompts, n, steps, chooser, budget).run()
 
 
 class _Sampling:
-    """Buffers [steps, S] of what is sampled, and the prompts that wait."""
+    """Buffers [steps, S] of sampled tokens, and the waiting prompts."""
 
     def __init__(
         self,
@@ -342,7 +343,7 @@ class _Sampling:
                 row, logits = torch.cat((row, more)), torch.cat((logits, first))
 
     def _choose(self, logits: Tensor, row: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens [B] of these rows, written down, and which rows go on."""
+        """Records and returns the tokens [B] of these rows, and which rows continue."""
         chosen, logprob, ends = self.chooser(logits, row, step)
         self.tokens[step, row], self.logprobs[step, row] = chosen, logprob
         ended = ends & ~self.finished[row]

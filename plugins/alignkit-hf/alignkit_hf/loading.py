@@ -1,4 +1,4 @@
-"""Loads models and tokenizers: safetensors only, float32 weights, dropout off, an adapter where asked for."""
+"""Loads models and tokenizers: safetensors only, float32 weights, dropout off, an adapter on request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a context names; auto takes CUDA, then MPS, then the CPU."""
+    """The device that a context names; auto: CUDA, then MPS, then the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -33,14 +33,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast_dtype(dtype: str, device: torch.device) -> torch.dtype | None:
-    """What is computed in beside float32 weights, or None for float32."""
+    """The computing precision over float32 weights, or None for float32."""
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     return torch.bfloat16 if dtype == "bfloat16" else None
 
 
 def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
-    """The model on its device, with an adapter that the folder may hold merged into it.
+    """The model on its device; an adapter in the folder is merged into it.
 
     Raises:
         InputError: the model can't be loaded.
@@ -69,10 +69,10 @@ def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model, as it was saved.
+    """The saved tokenizer of a model.
 
     Raises:
-        InputError: there is none.
+        InputError: it can't be loaded.
     """
     base, adapter = base_and_adapter(name)
     source = adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists() else base
@@ -83,7 +83,7 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
 
 
 def base_and_adapter(name: str) -> tuple[str, str | None]:
-    """The model, and the folder of an adapter on it where the name is that of such a folder."""
+    """The model, and the adapter's folder if `name` is one (otherwise None)."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return name, None
@@ -95,7 +95,7 @@ def base_and_adapter(name: str) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def loading(option: str, name: str) -> Iterator[None]:
-    """Turns what transformers raises for a model that it can't load into one message."""
+    """Turns transformers' errors about a model that can't be loaded into one message."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
@@ -106,14 +106,14 @@ def loading(option: str, name: str) -> Iterator[None]:
         raise InputError(
             f"transformers can't load {name!r}: {first}",
             where=option,
-            fix="check the folder or the hub id, and that the files were downloaded where there is no network",
+            fix="check the folder or the hub id; without a network, download the model first",
         ) from error
 
 
 def switch_dropout_off(model: nn.Module) -> None:
-    """Sets every dropout of the modules to 0, so that the policy that is trained is the one that was sampled.
+    """Sets every dropout to 0, so that training and sampling use the same policy.
 
-    The config stays as it is, and with it what is saved.
+    The config, and so the saved model, stays unchanged.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -124,17 +124,17 @@ def switch_dropout_off(model: nn.Module) -> None:
 
 
 def let_every_token_learn(model: nn.Module) -> None:
-    """Lets the padding token's embedding have a gradient: no layout reads padding, and it may be the stop token."""
+    """Gives the padding token's embedding a gradient: no layout reads padding, and it may be the stop token."""
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None
 
 
 def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None, where: str = "lora") -> nn.Module:
-    """The model inside a PeftModel whose adapter is zero at the start; `head` names a module that is trained whole.
+    """The model in a PeftModel with an adapter that starts at zero; `head` names a module that is fully trained.
 
     Raises:
-        InputError: a target module is not there.
+        InputError: the model has no module of the target names.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -161,12 +161,12 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
         raise InputError(
             f"no module of the model is called {' or '.join(lora.target_modules)}",
             where=f"{where}.target_modules",
-            fix=f"choose among: {', '.join(sorted(linear))}",
+            fix=f"choose from: {', '.join(sorted(linear))}",
         ) from error
 
 
 def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
-    """Gradient checkpointing where it is asked for."""
+    """Switches gradient checkpointing on if requested."""
     if gradient_checkpointing:
         enable_checkpointing(model.lm)
         model.train()
@@ -174,35 +174,35 @@ def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) ->
 
 
 def enable_checkpointing(lm: PreTrainedModel) -> None:
-    """Gradient checkpointing, by whichever name this version of transformers has for it."""
+    """Switches gradient checkpointing on, under the name that this version of transformers uses."""
     switch = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable
     switch({"use_reentrant": False})
 
 
 def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:
-    """Longest sequence, in tokens: the option's, at most the model's context."""
+    """Longest sequence in tokens: the option's limit, or the model's context. Raises InputError beyond the context."""
     config = lm.config.get_text_config()
     known = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
     context = next((value for value in known if isinstance(value, int) and value > 0), 0)
     if not context:
         context = tokenizer.model_max_length if tokenizer.model_max_length < 10**9 else 2**20
     if limit > context:
-        raise InputError(
-            f"{limit} tokens are more than the model's context of {context}", where="max_length", fix="lower it"
-        )
+        raise InputError(f"{limit} tokens exceed the model's context of {context}", where="max_length", fix="lower it")
     return limit or context
 
 
 def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> tuple[int, ...]:
-    """The tokens that end a response: those given, or of the generation config, the tokenizer, the config.
+    """The tokens that end a response: the given ones, or those of the generation config, the tokenizer, the config.
 
     Raises:
-        InputError: there is none, or one is outside the vocabulary.
+        InputError: there is none, or a given one is outside the vocabulary.
     """
     size = lm.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     if outside := [token for token in given if not 0 <= token < size]:
         raise InputError(
-            f"no such token: {outside[0]} of {size}", where="stop_token_ids", fix="use the tokenizer's ids"
+            f"the vocabulary of {size} tokens has no token {outside[0]}",
+            where="stop_token_ids",
+            fix="use the tokenizer's ids",
         )
     generation = getattr(lm, "generation_config", None)
     for source in (
@@ -219,8 +219,8 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> 
 
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
-    """Without warnings that concern peft alone: it asks transformers by a deprecated name, and sets ranks for experts
-    of a mixture that are not adapted."""
+    """Hides warnings that concern only peft: it uses a deprecated name of transformers, and sets ranks for experts of a
+    mixture that are not adapted."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)

@@ -1,7 +1,7 @@
-"""One module that does all the work of a model in its forward pass: trunk, vocabulary head, value and score heads.
+"""One module whose forward pass does all the work of a model: trunk, vocabulary head, value and score heads.
 
-Sharded weights are only whole inside the `forward` of the module that the engine wraps, so nothing of the model is
-called from outside of it, except for sampling and saving.
+Sharded weights are whole only inside the `forward` of the module that the engine wraps, so nothing else calls parts of
+the model, except for sampling and saving.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from alignkit.ops import Head, LogitTransform, PackedLayout, linear_logprobs
 from alignkit_hf.attention import PackedKernel
+from alignkit_hf.kernels.exact_kl import Head
+from alignkit_hf.kernels.logprobs import LogitTransform, linear_logprobs
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.trunk import TrunkModel
 from alignkit_hf.value_branch import ValueBranch
 
@@ -36,11 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a forward pass is asked for: `logprobs`, `entropy`, `hidden`, `values` [R, ..] or `scores` [S].
+    """What a forward pass should return: `logprobs`, `entropy`, `hidden`, `values` [R, ..] or `scores` [S].
 
     Attributes:
-        distribution: [R, V] log-probabilities, of a head that is not fused.
-        kl_to: asks for `kl` [R], the exact KL to this.
+        distribution: [R, V] log-probabilities, for heads that are not fused.
+        kl_to: also return `kl` [R], the exact KL to this reference.
     """
 
     logprobs: bool = False
@@ -55,8 +57,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Path:
-    """How a model is run: in the packed layout or a padded row a response, and whether its vocabulary head may be
-    applied to the positions that predict responses only. `reason` is why the packed layout does not serve, or empty."""
+    """How a model runs: in the packed layout or in one padded row per response, and whether its vocabulary head can be
+    applied to the predicting positions alone. `reason` says why the packed layout does not work, or is empty."""
 
     packed: bool = True
     fused_head: bool = True
@@ -67,7 +69,7 @@ class PackedModel(TrunkModel):
     """A transformers model with the heads of a policy or a scorer.
 
     Attributes:
-        value_head: [H] -> 1 on the trunk of a policy, or on last layers of its own; None until `add_value_head`.
+        value_head: [H] -> 1 on a policy's trunk, or on its own copies of the last layers; None until `add_value_head`.
         path: set by the probe, see `alignkit_hf.probe`.
     """
 
@@ -99,7 +101,7 @@ class PackedModel(TrunkModel):
         return logit_transform(self.lm)
 
     def add_value_head(self, layers: int = 0) -> None:
-        """A scalar head, zero at the start, on the trunk, or on copies of its last `layers` layers."""
+        """Adds a scalar head that starts at zero, on the trunk or on copies of its last `layers` layers."""
         if self.value_head is None:
             size = self.vocabulary_head.weight.shape[1]
             head = nn.Linear(size, 1, device=self.device, dtype=torch.float32)
@@ -109,7 +111,7 @@ class PackedModel(TrunkModel):
 
     @contextlib.contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """The weights below the adapter."""
+        """Runs with the weights below the adapter."""
         if not self.has_adapter:
             raise ValueError("the model has no adapter to switch off")
         tuner: Any = self.model.base_model
@@ -120,7 +122,7 @@ class PackedModel(TrunkModel):
             tuner.enable_adapter_layers()
 
     def forward(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
-        """What was asked for, by the names of `Request`, in float32."""
+        """The requested outputs, by the names of `Request`, in float32."""
         with contextlib.ExitStack() as stack:
             if not request.adapter:
                 stack.enter_context(self.adapter_off())
@@ -148,8 +150,8 @@ class PackedModel(TrunkModel):
         return self._heads(predicting, last, valued, batch, request)
 
     def run_kernel(self, input_ids: Tensor, position_ids: Tensor, kernel: Any) -> Tensor:
-        """[N, H] last hidden states of N tokens on one axis, with the attention that the kernel computes."""
-        # a mask of four dimensions is passed on as it is, which saves the making of one that no kernel looks at
+        """[N, H] last hidden states of N tokens on one axis, with the kernel's attention."""
+        # transformers passes a 4D mask on unchanged, which saves making one that no kernel reads
         mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)
         return self.run_trunk(input_ids[None], position_ids[None], attention_mask=mask, kernel=kernel)[0]
 
@@ -171,7 +173,7 @@ class PackedModel(TrunkModel):
         return self._heads(predicting, last, valued, batch, request, wanted)
 
     def _plain_logits(self, rows: PaddedRows) -> tuple[Tensor, Tensor]:
-        """Hidden states and logits by the model's own forward, for heads that do more than one product."""
+        """Hidden states and logits from the model's own forward, for heads that are more than one product."""
         seen: list[Tensor] = []
         hook = self.vocabulary_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         positions = {"position_ids": rows.position_ids} if "position_ids" in _parameters(self.lm) else {}
@@ -190,7 +192,7 @@ class PackedModel(TrunkModel):
         request: Request,
         logprobs: dict[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """The heads on hidden states of predicting positions [R, H], for values as well, and of last tokens [S, H]."""
+        """The heads on hidden states of predicting positions [R, H], `valued` for values, and of last tokens [S, H]."""
         output = dict(logprobs or {})
         if request.logprobs and logprobs is None:
             head = self.vocabulary_head
@@ -240,7 +242,7 @@ class PaddedRows:
 
     @classmethod
     def of(cls, batch: GroupBatch) -> PaddedRows:
-        """The rows of a batch. What stands in the padding is never looked at."""
+        """The rows of a batch. The content of the padding is never read."""
         prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
         responses = torch.split(batch.response_ids, batch.lengths.tolist())
         group_of = batch.group_index.tolist()
@@ -262,7 +264,7 @@ class PaddedRows:
 
 
 def logit_transform(lm: PreTrainedModel) -> LogitTransform:
-    """What the model does to its logits, as its config and attributes say."""
+    """What the model does to its logits, according to its config and attributes."""
     config = lm.config.get_text_config()
     scale = 1.0
     if isinstance(factor := getattr(config, "logit_scale", None), int | float):
@@ -286,7 +288,7 @@ def _plain_logprobs(logits: Tensor, batch: GroupBatch, request: Request) -> dict
 
 
 def _of_branch(branch: ValueBranch, calls: Sequence[Call], hidden: Tensor) -> Tensor:
-    """The branch's hidden states, of the shape of the trunk's."""
+    """The branch's hidden states, in the shape of the trunk's."""
     own: Tensor = branch(calls)
     return own.reshape(hidden.shape)
 

@@ -1,4 +1,4 @@
-"""Options of the policy `hf` and the optimizer `sft`. Free of torch and transformers."""
+"""Options of the policy `hf` and the optimizer `sft`. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class LoraOptions(Config):
     """Low-rank adapters (arXiv:2106.09685) instead of full fine-tuning."""
 
     r: Natural = 0
-    """Rank of the adapters; 0 trains all weights instead."""
+    """Rank of the adapters; 0: no adapters, all weights are trained."""
     alpha: Positive = 16.0
     """The adapter's output is scaled by alpha / r."""
     target_modules: tuple[str, ...] = ("all-linear",)
-    """Names of the linear modules that get an adapter; "all-linear" takes every one but the vocabulary head."""
+    """Names of the linear modules that get an adapter; "all-linear": all except the vocabulary head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,68 +55,68 @@ class HFOptions(Config):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What is computed in. auto: bfloat16 on CUDA and where the weights are bfloat16, float32 elsewhere."""
+    """Precision of the computation. auto: bfloat16 on CUDA and for bfloat16 weights, otherwise float32."""
     weights: Literal["float32", "bfloat16"] = "float32"
-    """What weights are kept in. bfloat16 halves those of the reference and of LoRA's base; weights that are trained
-    have float32 copies beside them, in one process. What is saved is in bfloat16 then."""
+    """Precision of the weights. bfloat16 halves the memory of the reference and of LoRA's base; trained weights also
+    keep float32 copies (in one process only), and the model is saved in bfloat16."""
     attention: str = "auto"
-    """auto: packed groups by the fastest kernel. Another name is one of transformers' attentions (sdpa, eager,
-    flash_attention_2) and takes the padded layout."""
+    """auto: packed groups with the fastest kernel. Other names are transformers' attentions (sdpa, eager,
+    flash_attention_2) and use the padded layout."""
     layout: Literal["auto", "packed", "padded"] = "auto"
-    """packed: each prompt once and no padding. padded: one padded row a response. auto: packed where a probe at
-    loading finds that the model computes the same in both."""
+    """packed: each prompt once, no padding. padded: one padded row per response. auto: packed if a probe at loading
+    finds that the model computes the same in both."""
     lora: LoraOptions = field(default_factory=LoraOptions)
     """Low-rank adapters; `lora.r = 8` switches them on."""
     freeze_layers: Natural = 0
-    """The embeddings and this many layers above them stay as they are: no gradient, no optimiser state. A vocabulary
-    head that is tied to the embedding stays with it; another one and the last norm are trained. With LoRA, the adapters
-    of these layers stay zero. Reward models and critics that start from this policy keep the same layers."""
+    """Freeze the embeddings and this many layers above them, with a vocabulary head tied to the embeddings (an untied
+    head and the last norm are trained). LoRA adapters there stay zero. Reward models and critics that start from this
+    policy freeze the same layers."""
     train_last: Natural = 0
-    """The same counted from the other end: only this many last layers are trained, with the last norm and a vocabulary
-    head of its own; 0 trains all that freeze_layers does not keep."""
+    """The same counted from the top: train only this many last layers, the last norm and an untied vocabulary head;
+    0: all that freeze_layers leaves."""
     reference: Literal["auto", "copy", "adapter-off"] = "auto"
-    """The frozen reference: a copy, or these weights with the adapter off. auto: adapter-off with LoRA."""
+    """The frozen reference: a copy, or the policy's weights with the adapter off. auto: adapter-off with LoRA, else a
+    copy."""
     quantize: Literal["none", "4bit"] = "none"
-    """4bit keeps the frozen weights in 4 bits under LoRA (QLoRA, arXiv:2305.14314); needs CUDA and bitsandbytes."""
+    """4bit stores the frozen weights in 4 bits under LoRA (QLoRA, arXiv:2305.14314); needs CUDA and bitsandbytes."""
     max_length: Natural = 0
-    """Longest prompt with its response, in tokens; 0 takes the model's own context."""
+    """Longest prompt plus response, in tokens; 0: the model's context."""
     chat_template: Literal["auto", "plain"] = "auto"
-    """auto: messages through the tokenizer's chat template where it has one. plain: as "User: ..." lines."""
+    """auto: the tokenizer's chat template, if it has one. plain: messages as "User: ..." lines."""
     stop_token_ids: tuple[int, ...] = ()
-    """Any of these tokens ends a response. Empty: the end tokens of the model's generation config or tokenizer."""
+    """Each of these tokens ends a response. Empty: the end tokens of the model's generation config or tokenizer."""
     end_token_id: int | None = None
-    """Token that a response is ended with when text is encoded. None: the chat template's end of turn, or the first
-    stop token."""
+    """Token appended to the text of a response. None: the chat template's end of turn, or the first stop token."""
     gradient_checkpointing: bool = False
-    """Computes activations again in the backward pass: less memory, a third more time."""
+    """Recompute activations in the backward pass: less memory, a third more time."""
     trust_remote_code: bool = False
-    """Runs Python code that comes with the model. Only for models whose code you have read."""
+    """Run Python code that comes with the model. Only for models whose code you have read."""
 
     def check(self) -> None:
-        """Finds what can be found without loading: a missing folder, options that exclude each other."""
+        """Checks what needs no loading: a missing folder, options that exclude each other."""
         self._check_model()
         if self.layout == "packed" and self.attention != "auto":
             raise InputError(
-                f"attention {self.attention!r} is one of the padded layout, but layout is 'packed'",
+                f'{self.attention!r} needs layout = "padded"',
                 where="attention",
-                fix="leave attention at 'auto', or set layout = \"padded\"",
+                fix='set layout = "padded", or leave attention at "auto"',
             )
         if self.weights == "bfloat16" and self.dtype == "float32":
             raise InputError(
-                "weights in bfloat16 are not computed with in float32", where="dtype", fix="leave dtype at 'auto'"
+                'can\'t be "float32" when weights is "bfloat16"', where="dtype", fix='leave dtype at "auto"'
             )
         if self.reference == "adapter-off" and self.lora.r == 0:
             raise InputError(
                 "there is no adapter to switch off", where="reference", fix='set lora.r, or reference = "copy"'
             )
         if self.freeze_layers and self.train_last:
-            raise InputError("freeze_layers says it already", where="train_last", fix="give one of the two")
+            raise InputError("can't be combined with freeze_layers", where="train_last", fix="leave one of them out")
         if self.quantize == "4bit":
             self._check_quantize()
 
     def _check_model(self) -> None:
         if not self.model:
-            raise InputError("no model is given", where="model", fix="set it to a local folder or a hub id")
+            raise InputError("is missing", where="model", fix="set it to a local folder or a hub id")
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             _check_folder(folder)
@@ -126,7 +126,7 @@ class HFOptions(Config):
         elif ("/" not in self.model or _offline()) and not _in_hub_cache(self.model):
             state = "neither a folder nor in the local cache"
             if _offline():
-                state += ", and the hub is switched off (HF_HUB_OFFLINE)"
+                state += ", and HF_HUB_OFFLINE switches the hub off"
             raise InputError(
                 f"{self.model!r} is {state}", where="model", fix="give a local folder or a hub id (owner/name)"
             )
@@ -141,7 +141,7 @@ class HFOptions(Config):
         for name in ("freeze_layers", "train_last"):
             if layers is not None and getattr(self, name) > layers:
                 raise InputError(
-                    f"the model has {layers} layers, not {getattr(self, name)}", where=name, fix=f"at most {layers}"
+                    f"the model has {layers} layers, not {getattr(self, name)}", where=name, fix=f"set at most {layers}"
                 )
 
     def _check_quantize(self) -> None:
@@ -157,9 +157,9 @@ class HFOptions(Config):
 class SFTOptions(TrainingOptions):
     """Supervised fine-tuning on demonstrations (arXiv:2203.02155, section 3.5).
 
-    Formula: -log pi(t | x, what stands before t), the mean over all response tokens t of the step
+    Formula: -log pi(t | x, tokens before t), the mean over all response tokens t of the step
     Paper: Ouyang et al., arXiv:2203.02155, section 3.5.
-    Use it when: there are good answers to imitate. It nearly always comes before the others.
+    Use it when: you have good answers to imitate. It is nearly always the first stage.
     """
 
     learning_rate: NonNegative = 2e-5
@@ -172,9 +172,9 @@ def _check_folder(folder: Path) -> None:
         raise InputError(f"{folder} has no config.json", where="model", fix="give a folder that save_pretrained wrote")
     if not any(name.endswith(".safetensors") for name in names):
         raise InputError(
-            f"{folder} has no weights in safetensors (pickled weights can run code and are not loaded)",
+            f"{folder} has no safetensors weights (pickled weights can run code, so they are not loaded)",
             where="model",
-            fix="convert them: load in transformers and call save_pretrained",
+            fix="convert them: load the model in transformers and call save_pretrained",
         )
     for name in names & {"config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json"}:
         try:

@@ -1,4 +1,4 @@
-"""The policy `hf`: any causal LM of transformers, fully fine-tuned or through LoRA."""
+"""The policy `hf`: any transformers causal LM, with full fine-tuning or LoRA."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 import transformers
 
 from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
-from alignkit.ops import Head, digest_of_tensors
+from alignkit.ops import digest_of_tensors
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
+from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
@@ -33,16 +34,16 @@ if TYPE_CHECKING:
     from alignkit import Context, Prompt, Sampling
 
 CACHE_BYTES = 512 * 2**20
-"""Keys and values that sampling holds at a time on a CPU; a CUDA device gives a third of its free memory."""
+"""Bytes of keys and values that sampling holds at a time on a CPU; on CUDA, a third of the free memory."""
 MAX_ROWS = 512
-"""Responses sampled side by side."""
+"""Responses sampled at the same time."""
 
 
 class HFPolicy(Policy[HFOptions], HasValues):
     """A causal LM that is sampled, scored and trained.
 
     Args:
-        parts: the module, encoder and tokenizer of a loaded policy; loaded as the options say where None.
+        parts: the module, encoder and tokenizer of a loaded policy; None loads them as the options say.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
     @classmethod
     def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
-        """The policy in a folder that `save` or transformers wrote."""
+        """The policy in a folder written by `save` or transformers."""
         return cls(replace(config, model=str(path)), context)
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
@@ -96,7 +97,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return {"policy": self._bound}
 
     def bind(self, modules: Mapping[str, nn.Module]) -> None:
-        """Runs forward passes through `modules["policy"]`; sampling and saving go on with the module inside."""
+        """Runs forward passes through `modules["policy"]`; sampling and saving still use the module inside."""
         self._bound = modules["policy"]
 
     def forward(
@@ -108,10 +109,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         values: bool = False,
         kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
-        """Log-probabilities [R] of the response tokens, and what else is asked for, in one pass.
+        """Log-probabilities [R] of the response tokens, and the other requested outputs, in one pass.
 
         Raises:
-            ValueError: `kl_to` is a policy of another kind.
+            ValueError: `kl_to` is not a policy `hf`.
         """
         states = None if kl_to is None else self._states_of(kl_to, batch)
         request = Request(logprobs=True, entropy=entropy, hidden=hidden, values=values, kl_to=states)
@@ -125,9 +126,9 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
     @torch.no_grad()
     def _states_of(self, reference: Policy[Any], batch: GroupBatch) -> ReferenceStates:
-        """What the exact KL to a policy needs of that policy's pass."""
+        """What the exact KL needs from the reference's pass."""
         if not isinstance(reference, HFPolicy):
-            raise ValueError(f"the exact KL is between two policies `hf`, found {type(reference).__name__}")
+            raise ValueError(f"the exact KL needs a reference of policy `hf`, found {type(reference).__name__}")
         raw = reference.raw
         if not raw.path.fused_head:
             output = reference._run(batch, Request(logprobs=True, distribution=True))
@@ -137,9 +138,9 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return ReferenceStates(hidden=reference._run(batch, Request(hidden=True))["hidden"], head=own)
 
     def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
-        """Samples `n` responses a prompt; log-probabilities are of the distribution that was drawn from.
+        """Samples `n` responses for each prompt, with log-probabilities under the distribution they were drawn from.
 
-        With `temperature` 0 they are of the model's own distribution, at temperature 1.
+        With `temperature` 0 they are log-probabilities under the model's own distribution, at temperature 1.
         """
         steps = sampling.max_tokens
         ids = self.encoder.prompts_with_room(prompts, steps)
@@ -166,7 +167,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
 
     def _budget(self) -> Budget:
-        """What is sampled side by side, so that its keys and values fit the memory."""
+        """How much to sample at the same time, so that keys and values fit into memory."""
         config = self.raw.lm.config.get_text_config()
         width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -177,11 +178,11 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return Budget(tokens=free // token_bytes, rows=MAX_ROWS)
 
     def reference(self) -> HFPolicy:
-        """This policy as it is now, frozen: these weights with the adapter off where it is still zero, or a copy.
+        """This policy as it is now, frozen: the same weights with the adapter off if it is still zero, or a copy.
 
-        An adapter that has been trained already is merged into the weights first and a new one takes its place, so
-        that switching it off leads back to this policy and not to the model below it. Weights of 4 bits are copied
-        then, because merging would round the adapter away.
+        A trained adapter is first merged into the weights and replaced by a new one, so that switching it off leads
+        back to this policy and not to the model below it. 4-bit weights are copied instead, because merging would round
+        the adapter away.
         """
         shares = self.raw.has_adapter and self.config.reference != "copy"
         if shares and self._adapter_is_trained() and self.config.quantize == "none":
@@ -199,7 +200,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return HFPolicy(self.config, self.context, parts=(frozen, self.encoder, self.tokenizer))
 
     def explain(self) -> str:
-        """The layout, and why it is not the packed one."""
+        """The layout, and why it is not packed."""
         path, name = self.raw.path, type(self.raw.lm).__name__
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
         if path.packed:
@@ -207,7 +208,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
 
     def digest(self) -> str:
-        """sha256 of the weights that take part (no adapter that is switched off) and of how they are computed with."""
+        """sha256 of the weights in use (without an adapter that is off) and of how the model computes with them."""
         raw, off = self.raw, () if self._adapter_on else ("lora_", "value_head")
         tensors = {key: t for key, t in raw.state_dict().items() if not any(part in key for part in off)}
         config = {key: value for key, value in raw.lm.config.to_dict().items() if key != "_name_or_path"}
@@ -219,22 +220,22 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
 
     def add_value_head(self) -> None:
-        """Adds `value_head` to the one module, zero at the start."""
+        """Adds `value_head` to the module; it starts at zero."""
         self.raw.add_value_head()
 
     def add_value_branch(self, layers: int) -> None:
-        """Adds `value_head` to the one module: copies of the last layers, and a head that is zero at the start."""
+        """Adds `value_head` to the module: copies of the last layers, and a head that starts at zero."""
         self.raw.add_value_head(layers)
 
     def scorer(self) -> HFScorer:
-        """A new scorer with a copy of this trunk; with LoRA options its trunk has an adapter of its own."""
+        """A new scorer with a copy of this trunk; with LoRA the copy has its own adapter."""
         return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer)
 
     @classmethod
     def load_scorer(cls, path: Path, context: Context) -> HFScorer:
-        """The scorer in a folder of a sequence classifier with one label; see `HFScorer.load`."""
+        """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
         return HFScorer.load(path, context)
 
     def save(self, path: Path) -> None:
-        """A folder that transformers loads, adapter merged; with LoRA also the adapter alone in `path/adapter`."""
+        """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""
         save_policy(self.raw, self.tokenizer, path)

@@ -1,8 +1,8 @@
-"""Linear layers whose weights are laid out once for products of few rows, as sampling has them.
+"""Linear layers whose weights are laid out once for products of few rows, as in sampling.
 
-On a CPU a product of a few rows is as long as the reading of the weight, and a BLAS library rearranges the weight anew
-in every call. oneDNN (its "blocked" weight formats) keeps the rearranged copy: 1.3 times faster at 64 rows, 1.7 times
-at 8, and up to 3 times for a vocabulary head. The copies live as long as the context.
+On a CPU a product of a few rows takes as long as reading the weight, and a BLAS library rearranges the weight in every
+call. oneDNN (its "blocked" weight formats) keeps the rearranged copy: 1.3 times faster at 64 rows, 1.7 times at 8, and
+up to 3 times for a vocabulary head. The copies live as long as the context.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 COPIES_BYTES = 2**30
-"""No copies are made of a model whose weights take more than this."""
+"""Models with larger weights are not copied."""
 TYPICAL_ROWS = 32
-"""Rows that the layout is chosen for; it serves any number."""
+"""The layout is chosen for this number of rows; it works for any number."""
 
 
 @contextlib.contextmanager
 def prepacked(model: nn.Module) -> Iterator[None]:
-    """Inside, the float32 linear layers of a model on a CPU compute without gradient and with copies of their weights
-    as they were at the start. Other models and layers stay as they are."""
+    """Inside, float32 linear layers on a CPU compute without gradient, with copies of their weights made at the start.
+    Other models and layers don't change."""
     layers = _served_layers(model)
     try:
         for layer in layers:

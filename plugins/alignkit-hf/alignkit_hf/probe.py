@@ -1,8 +1,8 @@
-"""Finds out how a model may be run: some architectures compute something else in the packed layout, without any error.
+"""Finds out how to run a model: some architectures compute something else in the packed layout, without any error.
 
-A few short groups are compared with plain forward passes of one sequence at a time, once for each architecture and
-config in a process. Sliding windows are made shorter than the groups meanwhile. Differences are judged against what
-the change of one prompt token does, because in a model with small random weights no mistake of the attention is large.
+The probe compares a few short groups with plain forward passes of one sequence at a time, once per architecture and
+config in a process. Meanwhile, sliding windows are shorter than the groups. Differences are judged against the effect
+of changing one prompt token, because in a model with small random weights no mistake in the attention is large.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit import Group, GroupBatch, InputError, Prompt
-from alignkit.ops import PackedLayout
 from alignkit_hf.attention import NAME, PackedKernel
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.modeling import PackedModel, Path
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit.ops import AttentionRule
+    from alignkit_hf.kernels.attention import AttentionRule
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Largest difference of a log-probability, in nats, for float32 weights."""
 SHARE = 0.02
-"""Largest difference of a hidden state, as a share of what another prompt token changes."""
+"""Largest difference of a hidden state, as a share of the effect of another prompt token."""
 WINDOW = 6
 _WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "window_size")
 _LENGTHS = ((9, (7, 3)), (4, (5, 1, 11)))
@@ -39,17 +39,17 @@ _SEEN: dict[tuple[type, str], Path] = {}
 
 
 def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
-    """The way in which the model computes what its own forward does; sets its attention accordingly.
+    """The way to run the model that gives the result of its own forward; sets its attention accordingly.
 
     Raises:
-        InputError: the packed layout is asked for and the model can't be run in it.
+        InputError: `layout` is "packed" and the model can't run in it.
     """
     key = (type(lm), f"{layout} {attention} {lm.config.to_json_string(use_diff=False)}")
     if key not in _SEEN:
         path = _probe(lm, try_packed=layout != "padded" and attention == "auto")
         if path.reason and layout == "packed":
             raise InputError(
-                f"{type(lm).__name__} can't be run in the packed layout: {path.reason}",
+                f"{type(lm).__name__} can't run in the packed layout: {path.reason}",
                 where="layout",
                 fix='set layout = "auto" or "padded"',
             )
@@ -63,7 +63,7 @@ def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
 
 
 def _probe(lm: PreTrainedModel, *, try_packed: bool) -> Path:
-    """The path, and why it is not the packed one ("" where it is, or where that was not tried)."""
+    """The path, and why it is not packed ("" if it is, or if packed was not tried)."""
     was_training = lm.training
     lm.train(False)
     try:
@@ -92,7 +92,7 @@ def _groups(model: PackedModel) -> GroupBatch:
 
 
 def _sequences(batch: GroupBatch) -> list[Tensor]:
-    """[1, L] prompt and response of each response."""
+    """[1, L] prompt and response, for each response."""
     prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
     responses = torch.split(batch.response_ids, batch.lengths.tolist())
     group_of = batch.group_index.tolist()
@@ -100,13 +100,13 @@ def _sequences(batch: GroupBatch) -> list[Tensor]:
 
 
 def _alone(model: PackedModel, ids: Tensor) -> Tensor:
-    """[L, H] hidden states by the trunk's own forward."""
+    """[L, H] hidden states from the trunk's own forward."""
     hidden: Tensor = model.trunk(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[0]
 
 
 def _response_parts(batch: GroupBatch, rows: list[Tensor]) -> Tensor:
-    """[R, ..] of the positions that predict response tokens, from a row [L, ..] a response."""
+    """[R, ..] values at the positions that predict response tokens, from one row [L, ..] per response."""
     lengths = batch.lengths.tolist()
     return torch.cat([row[-length - 1 : -1] for row, length in zip(rows, lengths, strict=True)])
 
@@ -125,7 +125,7 @@ def _head_is_one_product(model: PackedModel, batch: GroupBatch, rows: list[Tenso
 
 
 def _difference(model: PackedModel, batch: GroupBatch, rows: list[Tensor]) -> str:
-    """Why the packed layout does not serve, or ""."""
+    """Why the packed layout does not work, or ""."""
     lm = model.lm
     before = lm.config._attn_implementation
     other = _sequences(batch)
@@ -139,7 +139,7 @@ def _difference(model: PackedModel, batch: GroupBatch, rows: list[Tensor]) -> st
         with _quiet_transformers():
             lm.set_attn_implementation(NAME)
             hidden = model.run_kernel(layout.input_ids, layout.position_ids, kernel)[layout.predict_index]
-    except Exception as error:  # whatever a foreign architecture raises means that it is not served
+    except Exception as error:  # whatever an unknown architecture raises, the packed layout does not work for it
         reason = (
             f"its forward pass raised {type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
         )
@@ -156,22 +156,22 @@ def _judge(model: PackedModel, hidden: Tensor, expected: Tensor, effect: Tensor)
     noise = 4 * torch.finfo(expected.dtype).eps * expected.abs().max()
     allowed = torch.maximum(SHARE * (effect - expected).abs().max(), noise)
     if not bool(difference <= allowed):
-        return f"its hidden states differ by {float(difference):.1e} from those of single sequences"
+        return f"its hidden states differ by {float(difference):.1e} from single sequences"
     if model.is_language_model:
         ours, theirs = (model.logits(x).log_softmax(-1) for x in (hidden, expected))
         largest = float((ours - theirs).abs().max())
         if not largest <= _tolerance(model):
-            return f"its log-probabilities differ by {largest:.1e} from those of single sequences"
+            return f"its log-probabilities differ by {largest:.1e} from single sequences"
     return ""
 
 
 def _tolerance(model: PackedModel) -> float:
-    """In nats. In reduced precision, that of quantised models, only gross mistakes show in log-probabilities."""
+    """In nats. In reduced precision (quantised models) only gross mistakes show in log-probabilities."""
     return TOLERANCE if model.lm.dtype in (torch.float32, torch.float64) else 1.0
 
 
 class _CountingKernel(PackedKernel):
-    """Tells whether the model used it."""
+    """Counts its calls, to see whether the model used it."""
 
     calls = 0
 
@@ -182,7 +182,7 @@ class _CountingKernel(PackedKernel):
 
 @contextlib.contextmanager
 def _short_windows(lm: PreTrainedModel) -> Iterator[None]:
-    """Every sliding window of the config and the modules is shorter than the probe's groups."""
+    """Makes every sliding window of the config and the modules shorter than the probe's groups."""
     config = lm.config.get_text_config()
     changed: list[tuple[Any, str, int]] = []
     for owner in {id(x): x for x in (lm.config, config, *lm.modules())}.values():
@@ -200,7 +200,7 @@ def _short_windows(lm: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exact_products() -> Iterator[None]:
-    """Float32 products in full precision, whatever the process has chosen for its training."""
+    """Float32 products in full precision, whatever the process uses for training."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -211,7 +211,7 @@ def _exact_products() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Its warnings about attention implementations are ours to give."""
+    """Hides transformers' warnings about attention implementations; the probe gives its own."""
     library = logging.getLogger("transformers")
     level = library.level
     library.setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""What the exact KL to a reference needs of the reference's own pass over the same batch."""
+"""What the exact KL to a reference needs from the reference's pass over the same batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from alignkit.ops import Head, linear_kl
+from alignkit_hf.kernels.exact_kl import Head, linear_kl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +16,9 @@ class ReferenceStates:
     """The reference at the R positions that predict response tokens.
 
     Attributes:
-        hidden: [R, H], under a vocabulary head that may be applied to these positions alone.
-        head: of the reference; None for the policy's own, of which it is the same weights with the adapter off.
-        distribution: [R, V] log-probabilities, under any other head.
+        hidden: [R, H], if the vocabulary head can be applied to these positions alone.
+        head: the reference's head; None if it is the policy's own, as with the adapter off.
+        distribution: [R, V] log-probabilities, for any other head.
     """
 
     hidden: Tensor | None = None

@@ -1,8 +1,8 @@
-"""Choosing tokens: inverse-CDF draws from a stream of uniform numbers of each response's own.
+"""Chooses tokens by inverse-CDF draws; each response has its own stream of uniform numbers.
 
 A stream is a counter-based generator (SplitMix64, doi:10.1145/2660193.2660195) keyed by seed, prompt and index, so a
-response does not depend on what is sampled beside it. One uniform number a token replaces the one a logit that
-torch.multinomial draws.
+response does not depend on what is sampled next to it. It takes one uniform number per token, where torch.multinomial
+draws one per logit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK = 128
 DIRECT_VOCABULARY = 8192
-"""Larger vocabularies are summed in two levels: one running float32 sum over them would be too coarse."""
+"""Larger vocabularies are summed in two levels, because one running float32 sum would be too coarse."""
 
 
 def uniform_streams(seed: int, keys: Sequence[str], n: int, steps: int) -> Tensor:
@@ -81,10 +81,10 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def filtered(logits: Tensor, sampling: Sampling, step: int | Tensor, stop_ids: Tensor) -> Tensor:
-    """Logits [B, V] with what `top_k`, `top_p`, `min_p` and `min_tokens` exclude at minus infinity.
+    """Logits [B, V], with minus infinity at the tokens that `top_k`, `top_p`, `min_p` and `min_tokens` exclude.
 
     Args:
-        step: of all rows, or [B].
+        step: one for all rows, or [B].
     """
     if sampling.min_tokens:
         early = torch.as_tensor(step, device=logits.device).expand(len(logits)) < sampling.min_tokens
@@ -105,13 +105,13 @@ def filtered(logits: Tensor, sampling: Sampling, step: int | Tensor, stop_ids: T
 
 
 def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Logits [B, V] with those of the tokens `seen` [B, T] divided by the penalty, or multiplied where negative."""
+    """Logits [B, V]; those of the tokens `seen` [B, T] are divided by the penalty, or multiplied if negative."""
     values = logits.gather(1, seen)
     return logits.scatter(1, seen, torch.where(values < 0, values * penalty, values / penalty))
 
 
 def before_stop(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first of these strings in it."""
+    """The text before the first of these strings."""
     return text[: min((text.find(string) for string in stop if string in text), default=len(text))]
 
 
@@ -121,8 +121,8 @@ class TokenChooser:
     Args:
         streams: [S, steps] uniform numbers of all responses.
         stop_ids: tokens that end a response.
-        prompts: token ids of the prompts, whose responses are S in all; looked at with a repetition penalty.
-        decode: text of each of a number of responses; used with stop strings.
+        prompts: token ids of the prompts of the S responses; needed for a repetition penalty.
+        decode: the texts of responses; needed for stop strings.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class TokenChooser:
             self._history = self._new_history(prompts if self._penalised else [[0]]).to(device)
 
     def _new_history(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """[S, prefix + steps] tokens of prompts and responses; what is not there yet repeats the first token."""
+        """[S, prefix + steps] tokens of prompts and responses; empty places repeat the first token."""
         steps, count = self.streams.shape
         rows = []
         for ids in prompts:
@@ -163,7 +163,7 @@ class TokenChooser:
 
         Args:
             logits: [B, V].
-            step: number of the token in its response, of all rows or [B].
+            step: number of the token in its response, one for all rows or [B].
         """
         temperature = self.sampling.temperature
         if self._penalised:

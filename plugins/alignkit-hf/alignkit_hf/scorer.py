@@ -1,7 +1,7 @@
 """Reward models and critics: a trunk with one scalar head on every token.
 
-Stored as a standard sequence classifier with one label. Unlike transformers' own forward, the score is read at the
-last response token by its index and never by looking for padding.
+Stored as a standard sequence classifier with one label. Unlike in transformers' own forward, the score is read at the
+index of the last response token, never by looking for padding.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HFScorer(Scorer):
 
     @classmethod
     def from_policy(cls, raw: PackedModel, options: HFOptions, encoder: Encoder, tokenizer: Any) -> HFScorer:
-        """A copy of a policy's trunk with a head that is zero.
+        """A copy of a policy's trunk with a head that starts at zero.
 
         Args:
             raw: the policy's model.
@@ -54,7 +54,7 @@ class HFScorer(Scorer):
         """
         lm = merged_model(raw)
         if lm is raw.lm:
-            # What neither of the two trains is there once. Sharded weights must not belong to two modules, though.
+            # Parameters frozen in both are shared. With several processes they aren't: sharded weights need one owner.
             shared = frozen_parameters(raw, options) if num_processes() == 1 else []
             lm = copy.deepcopy(lm, {id(parameter): parameter for parameter in shared})
         config = copy.deepcopy(lm.config)
@@ -62,7 +62,9 @@ class HFScorer(Scorer):
         with loading.loading("model", options.model), torch.device("meta"):
             classifier = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
         if not isinstance(getattr(classifier, HEAD, None), nn.Linear):
-            raise InputError(f"{type(classifier).__name__} has no head called 'score'", where="policy.model")
+            raise InputError(
+                f"{type(classifier).__name__} has no head called 'score'", where="policy.model", fix="use another model"
+            )
         hidden_size = classifier.score.weight.shape[1]
         setattr(classifier, classifier.base_model_prefix, lm.base_model)
         classifier.score = nn.Linear(hidden_size, 1, bias=classifier.score.bias is not None, device=raw.device)
@@ -85,7 +87,7 @@ class HFScorer(Scorer):
         """The scorer of a folder.
 
         Raises:
-            InputError: the folder is missing, or holds another kind of model.
+            InputError: the folder is missing or holds another kind of model.
         """
         _check_classifier(path)
         device = loading.pick_device(context.device)
@@ -110,11 +112,11 @@ class HFScorer(Scorer):
         return cls(PackedModel(classifier, autocast=autocast, path=found), encoder, tokenizer)
 
     def encode(self, groups: Sequence[Group]) -> GroupBatch:
-        """The token batch of text records on the scorer's device; see `Encoder.encode`."""
+        """The token batch of text records, on the scorer's device; see `Encoder.encode`."""
         return self.encoder.encode(groups, self.raw.device)
 
     def modules(self) -> dict[str, nn.Module]:
-        """{"scorer": the one module}."""
+        """{"scorer": the module}."""
         return {"scorer": self._bound}
 
     def bind(self, modules: Mapping[str, nn.Module]) -> None:
@@ -126,21 +128,21 @@ class HFScorer(Scorer):
         return ScorerOutput(**self._bound(batch, Request(values=True, scores=True)))
 
     def rescale(self, mean: float, std: float) -> None:
-        """Gives the head a bias where it has none; `save` is for scorers that have not been rescaled.
+        """Rescales scores through the head's weight and bias, adding a bias if needed. Don't `save` afterwards.
 
         Raises:
             NotImplementedError: the head is wrapped in an adapter.
         """
         head = self.raw.score_head
         if not isinstance(head, nn.Linear):
-            raise NotImplementedError("the head is wrapped in an adapter: rescale before that")
+            raise NotImplementedError("the head is wrapped in an adapter: rescale before adding the adapter")
         with torch.no_grad():
             shift = torch.zeros_like(head.weight[:, 0]) if head.bias is None else head.bias
             head.bias = nn.Parameter((shift - mean) / std)
             head.weight /= std
 
     def save(self, path: Path) -> None:
-        """A folder that AutoModelForSequenceClassification and its tokenizer load from, adapter merged."""
+        """Writes a folder that AutoModelForSequenceClassification and its tokenizer can load, adapter merged."""
         path.mkdir(parents=True, exist_ok=True)
         merged_model(self.raw).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
@@ -164,11 +166,11 @@ def _check_classifier(path: Path) -> None:
         raise InputError(
             f"{path} is a {kinds[0]}, which has no scoring head",
             where="model",
-            fix="train a reward model from it, or give a sequence classifier with one label",
+            fix="train a reward model from it, or give a one-label sequence classifier",
         )
     labels = config.get("id2label")
     if (config.get("num_labels") or (2 if labels is None else len(labels))) != 1:
-        raise InputError(f"{path} has more than one label", where="model", fix="a reward model has one label")
+        raise InputError(f"{path} has more than one label", where="model", fix="give a classifier with one label")
 
 
 def _read_encoding(path: Path) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _read_encoding(path: Path) -> dict[str, Any]:
 
 
 def _padding_id(encoder: Encoder, tokenizer: Any, config: Any) -> int:
-    """A token that no finished response ends with: transformers takes the last token that differs from it."""
+    """A token that no finished response ends with, because transformers reads the last token that differs from it."""
     known = (
         tokenizer.pad_token_id,
         config.get_text_config().pad_token_id,

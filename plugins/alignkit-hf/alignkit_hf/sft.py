@@ -1,7 +1,7 @@
 """Supervised fine-tuning: maximum likelihood of demonstrations given their prompts.
 
-As in arXiv:2203.02155, section 3.5. Only response tokens and the end token of each response carry loss, and the mean
-is over all of them in the optimisation step, whatever the micro-batches.
+As in arXiv:2203.02155, section 3.5. Only response tokens, including each response's end token, carry loss. The mean is
+over all of them in the optimisation step, whatever the micro-batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes models as the folders that transformers loads."""
+"""Writes models as folders that transformers can load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def save_policy(model: PackedModel, tokenizer: Any, path: Path) -> None:
-    """The causal LM with its tokenizer; an adapter is merged into it and stands alone in `path/adapter` beside it."""
+    """Writes the causal LM with its tokenizer; an adapter is merged, and also saved alone in `path/adapter`."""
     path.mkdir(parents=True, exist_ok=True)
     merged_model(model).save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -23,7 +23,7 @@ def save_policy(model: PackedModel, tokenizer: Any, path: Path) -> None:
 
 
 def merged_model(model: PackedModel) -> PreTrainedModel:
-    """The transformers model with its adapter merged: the model itself where there is none, otherwise a copy."""
+    """The transformers model with its adapter merged (a copy), or the model itself if it has no adapter."""
     if not model.has_adapter:
         return model.lm
     merged: PreTrainedModel = copy.deepcopy(model.model).merge_and_unload()  # type: ignore[operator]

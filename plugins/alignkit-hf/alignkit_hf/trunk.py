@@ -16,8 +16,8 @@ class TrunkModel(nn.Module):
     """The parts of a transformers model that freezing and further heads build on.
 
     Attributes:
-        model: the causal LM or sequence classifier, inside a PeftModel where it has an adapter.
-        autocast: dtype that is computed in, None for the weights' own.
+        model: the causal LM or sequence classifier, inside a PeftModel if it has an adapter.
+        autocast: dtype of the computation; None for the weights' own.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None) -> None:
@@ -55,7 +55,7 @@ class TrunkModel(nn.Module):
         return head
 
     def computing(self) -> contextlib.AbstractContextManager[Any]:
-        """The mixed precision that this model computes in."""
+        """The mixed precision of this model's computation."""
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)

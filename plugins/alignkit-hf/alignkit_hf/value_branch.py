@@ -1,7 +1,7 @@
-"""A critic that shares the lower layers of a policy, and has copies of its own of the upper ones.
+"""A critic that shares a policy's lower layers and has its own copies of the upper layers.
 
-What the policy's upper layers are called with is noted in the policy's pass, and each copy is called with the same, but
-for the hidden states: those that the copies have made of what the lower layers said. So any model's layers will do.
+The policy's pass records the arguments of its upper layers. Each copy is called with the same arguments, except that
+its hidden states come from the copy below it (the first copy's from the lower layers). So any model's layers work.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ WHERE = "optimizer.critic_layers"
 
 
 class ValueBranch(nn.Module):
-    """The last layers of a policy once more, what lies behind them, and a scalar head.
+    """Copies of a policy's last layers and of the modules behind them, and a scalar head.
 
     Args:
-        count: layers of its own, at least 1.
+        count: number of copied layers, at least 1.
         head: [H] -> 1.
 
     Raises:
-        InputError: the model has fewer layers, or does something with them that the copies don't.
+        InputError: the model has fewer layers, or the copies don't compute the same.
     """
 
     def __init__(self, model: TrunkModel, count: int, head: nn.Linear) -> None:
@@ -54,7 +54,7 @@ class ValueBranch(nn.Module):
 
     @contextmanager
     def noting(self) -> Iterator[list[Call]]:
-        """What the policy's last layers are called with, in order."""
+        """Records the arguments of the policy's last layers, in order."""
         calls: list[Call] = []
 
         def note(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -87,14 +87,14 @@ class ValueBranch(nn.Module):
             same = torch.allclose(self(calls), expected, atol=1e-4, rtol=1e-3)
         if not same:
             raise InputError(
-                f"copies of the last layers of {type(model.lm).__name__} don't do what the layers do",
+                f"copies of the last layers of {type(model.lm).__name__} don't compute the same as the layers",
                 where=WHERE,
-                fix='set it to 0, or critic to "policy"',
+                fix='set it to 0, or set critic = "policy"',
             )
 
 
 def modules_behind(model: TrunkModel, last_layer: nn.Module) -> list[nn.Module]:
-    """What hidden states go through after the last layer: the last norm, in some models a projection."""
+    """The modules that hidden states pass after the last layer: the last norm, in some models a projection."""
     met: list[nn.Module] = []
     hooks = [last_layer.register_forward_hook(lambda *_: met.clear())]
     hooks += [

@@ -1,4 +1,4 @@
-"""What a prompt and a response become: tokenised apart, one BOS, an end token, cut at the limit."""
+"""Encoding: prompt and response tokenised separately, one BOS, an end token, cut at the limit."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_chat_prompt_has_exactly_one_bos_where_template_or_tokenizer_put_one(t
     assert tokenizer.decode([i for i in ids if i != BOS]) == "<user>a big dog|<assistant>"
 
 
-def test_the_end_token_is_the_one_that_the_template_ends_a_turn_with() -> None:
+def test_the_end_token_is_the_templates_end_of_turn() -> None:
     assert encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END, PAD)).end_id == PAD
     assert encoder(build_tokenizer(template=WITH_BOS), stop_ids=(PAD, END)).end_id == END
     assert encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END,)).end_id == END
@@ -141,7 +141,7 @@ def test_room_for_the_response_is_kept() -> None:
     assert [len(ids) for ids in prompts] == [4, 2]
 
 
-def test_without_a_bos_an_empty_prompt_has_a_token_all_the_same() -> None:
+def test_without_a_bos_an_empty_prompt_still_has_a_token() -> None:
     tokenizer = build_tokenizer()
     tokenizer.bos_token = None
     assert encoder(tokenizer).prompts([Prompt(text=""), Prompt(text="<bos>")]) == [[END], [BOS]]

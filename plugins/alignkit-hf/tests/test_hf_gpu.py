@@ -1,5 +1,5 @@
-"""On a CUDA device: every layout computes what plain transformers does, sampling agrees with the forward pass, and
-training runs through the engine. Skipped where there is no device."""
+"""On a CUDA device: every layout computes the same as plain transformers, sampling agrees with the forward pass, and
+training runs through the engine. Skipped without a device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 WIDE = {"hidden_size": 64, "head_dim": 16}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.15}
-"""Of a log-probability in nats; bfloat16 has 8 bits of mantissa and the model's weights are loud on purpose."""
+"""For a log-probability, in nats; bfloat16 has 8 bits of mantissa, and the model's weights are large on purpose."""
 
 
 def policy_of(tmp_path: Path, family: str = "llama", **options: Any) -> HFPolicy:

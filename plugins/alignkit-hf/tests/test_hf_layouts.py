@@ -1,4 +1,4 @@
-"""Packed equals padded equals one sequence at a time through plain transformers, for values and gradients."""
+"""Packed equals padded equals one sequence at a time in plain transformers, for values and gradients."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 import torch
 from alignkit_hf import probe
 from alignkit_hf.attention import NAME
+from alignkit_hf.kernels import attention
+from alignkit_hf.kernels.packed_layout import PackedLayout
 from alignkit_hf.loading import add_adapter, enable_checkpointing, switch_dropout_off
 from alignkit_hf.modeling import PackedModel, PaddedRows, Path, Request
 from alignkit_hf.options import LoraOptions
-from hf_tiny import build_model, plain_logits, plain_logprobs, token_batch
+from hf_tiny import assert_equal_figures, build_model, plain_logits, plain_logprobs, token_batch
 
 from alignkit.errors import InputError
-from alignkit.ops import PackedLayout, attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +29,6 @@ def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert got.keys() == expected.keys()
-    scale = max(float(gradient.abs().max()) for gradient in expected.values())
-    for name, gradient in expected.items():
-        assert float((got[name] - gradient).abs().max()) <= 1e-5 * scale, name
 
 
 @pytest.mark.parametrize("call_cost", [0, 10**9], ids=["by-segment", "by-padded-group"])
@@ -52,10 +46,10 @@ def test_packed_equals_single_sequences(family: str, call_cost: int, monkeypatch
     path = probe.find_path(model, layout="auto", attention="auto")
     assert path == Path(packed=True, fused_head=True)
     output = PackedModel(model, path=path)(batch, REQUEST)
-    torch.testing.assert_close(output["logprobs"], expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(output["entropy"], expected_entropy, atol=1e-5, rtol=0)
+    assert_equal_figures(model, output["logprobs"], expected)
+    assert_equal_figures(model, output["entropy"], expected_entropy)
     got = gradients(model, (weights * output["logprobs"]).sum() + output["entropy"].mean())
-    assert_same_gradients(got, expected_gradients)
+    assert_equal_figures(model, got, expected_gradients)
 
 
 @pytest.mark.parametrize("fused_head", [True, False])
@@ -67,10 +61,10 @@ def test_padded_equals_single_sequences(family: str, fused_head: bool) -> None:
     expected = plain_logprobs(model, batch)
     expected_gradients = gradients(model, expected.square().sum())
     output = PackedModel(model, path=Path(packed=False, fused_head=fused_head))(batch, REQUEST)
-    torch.testing.assert_close(output["logprobs"], expected, atol=2e-5, rtol=0)
-    assert_same_gradients(gradients(model, output["logprobs"].square().sum()), expected_gradients)
+    assert_equal_figures(model, output["logprobs"], expected)
+    assert_equal_figures(model, gradients(model, output["logprobs"].square().sum()), expected_gradients)
     packed_entropy = (plain_logits(model, batch) / 1.3).softmax(-1)
-    torch.testing.assert_close(output["entropy"], torch.special.entr(packed_entropy).sum(-1), atol=2e-5, rtol=0)
+    assert_equal_figures(model, output["entropy"], torch.special.entr(packed_entropy).sum(-1))
 
 
 def test_hidden_states_are_those_that_predict() -> None:
@@ -81,11 +75,11 @@ def test_hidden_states_are_those_that_predict() -> None:
     probe.find_path(model, layout="auto", attention="auto")
     packed = PackedModel(model)
     hidden = packed(batch, Request(logprobs=True, hidden=True))["hidden"]
-    torch.testing.assert_close(hidden, padded[rows.row, rows.predict_column], atol=1e-5, rtol=1e-5)
+    assert_equal_figures(model, hidden, padded[rows.row, rows.predict_column])
     # token 15 is the one token of a response: the last of the four tokens of its prompt predicts it
     assert batch.lengths.tolist()[3] == 1
     alone = model.model(torch.cat((batch.prompt_ids[9:13], batch.response_ids[15:16]))[None]).last_hidden_state[0]
-    torch.testing.assert_close(hidden[15], alone[3], atol=1e-5, rtol=1e-5)
+    assert_equal_figures(model, hidden[15], alone[3])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3"])
@@ -98,9 +92,7 @@ def test_a_padding_id_in_the_sequence_makes_no_difference(family: str) -> None:
     batch = batch.replace(response_ids=ids)
     expected = plain_logprobs(model, batch)
     for path in (Path(packed=False), probe.find_path(model, layout="packed", attention="auto")):
-        torch.testing.assert_close(
-            PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=1e-5, rtol=0
-        )
+        assert_equal_figures(model, PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -125,8 +117,8 @@ def test_lora_gradients_are_the_same_in_both_layouts(family: str, checkpointing:
         outputs.append((loss.detach(), gradients(packed, loss)))
     assert outputs[0][1], "nothing is trained"
     assert all("lora" in name for name in outputs[0][1])
-    torch.testing.assert_close(outputs[0][0], outputs[1][0], rtol=1e-5, atol=0)
-    assert_same_gradients(outputs[0][1], outputs[1][1])
+    assert_equal_figures(model, outputs[1][0], outputs[0][0])
+    assert_equal_figures(model, outputs[1][1], outputs[0][1])
 
 
 @pytest.mark.parametrize("family", ["bloom", "mamba"])
@@ -141,18 +133,18 @@ def test_a_model_that_packing_does_not_serve_falls_back_with_one_warning(
     assert [record.levelname for record in caplog.records if record.name == "alignkit_hf.probe"] == ["WARNING"]
     assert "padded layout" in caplog.text
     assert not path.packed
-    torch.testing.assert_close(PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=2e-5, rtol=0)
+    assert_equal_figures(model, PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected)
 
 
-def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
-    """Every token sees all before it on the axis, other groups and responses too."""
+def _leaking(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: Any) -> Tensor:
+    """Every token sees all tokens before it on the axis, even of other groups and responses."""
     repeats = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=rule.scale)
 
 
-def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: attention.PackedLayout, rule: Any) -> Tensor:
-    """Attention that is right but for its scale."""
+def _wrong_scale(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, rule: Any) -> Tensor:
+    """Correct attention except for its scale."""
     return attention.packed_attention(query * 1.1, key, value, layout, rule)
 
 
@@ -169,7 +161,7 @@ def test_the_probe_catches_a_broken_attention(
     assert "differ by" in caplog.text
     with pytest.raises(InputError, match="packed layout"):
         probe.find_path(model, layout="packed", attention="auto")
-    torch.testing.assert_close(PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected, atol=2e-5, rtol=0)
+    assert_equal_figures(model, PackedModel(model, path=path)(batch, REQUEST)["logprobs"], expected)
 
 
 @pytest.mark.parametrize("window", [8, 100])
@@ -178,7 +170,7 @@ def test_the_probe_catches_a_broken_attention(
 def test_the_probe_sees_a_wrong_window_even_in_small_random_weights(
     family: str, loud: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A packed attention that forgot the window must not pass, however little the attention does."""
+    """A packed attention that ignores the window must not pass, however small its effect is."""
     monkeypatch.setattr(PackedLayout, "visible", _visible_without_window)
     monkeypatch.setattr(attention, "CALL_COST", 10**9)
     model = build_model(family, loud=loud, sliding_window=window)
@@ -209,7 +201,7 @@ def test_without_a_kernel_the_model_is_transformers_own(monkeypatch: pytest.Monk
         ids = torch.arange(10, 40)[None]
         expected = model(ids).logits
         model.set_attn_implementation(NAME)
-        torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=1e-5)
+        assert_equal_figures(model, model(ids).logits, expected)
 
 
 def test_autocast_keeps_log_probabilities_near_and_in_float32() -> None:
@@ -236,4 +228,4 @@ def test_gradient_checkpointing_changes_no_gradient(family: str) -> None:
     enable_checkpointing(model)
     packed.train()
     got = gradients(packed, packed(batch, REQUEST)["logprobs"].square().sum())
-    assert_same_gradients(got, expected)
+    assert_equal_figures(model, got, expected)

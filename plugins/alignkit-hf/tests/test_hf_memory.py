@@ -1,4 +1,4 @@
-"""The estimate of what a token takes, against what autograd keeps."""
+"""The estimated memory of a token, against what autograd keeps."""
 
 from __future__ import annotations
 

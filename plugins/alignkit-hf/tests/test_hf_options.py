@@ -1,10 +1,9 @@
-"""Wrong options are refused before torch is imported, each with what is wrong and how to fix it."""
+"""Wrong options are refused before torch is imported; each error says what is wrong and how to fix it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,10 +70,9 @@ def test_options_that_exclude_each_other(build_folder: BuildFolder, monkeypatch:
     assert "CUDA" in refused(model=model, quantize="4bit", lora=lora).what
 
 
-def test_checking_imports_no_torch_and_is_quick(tmp_path: Path) -> None:
+def test_checking_imports_no_torch(tmp_path: Path) -> None:
     code = f"""
-import sys, time
-start = time.perf_counter()
+import sys
 from alignkit.errors import InputError
 from alignkit_hf.options import HFOptions
 try:
@@ -85,6 +83,4 @@ else:
     raise SystemExit("not refused")
 assert not {{"torch", "transformers"}} & set(sys.modules), "heavy imports"
 """
-    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - start < 3

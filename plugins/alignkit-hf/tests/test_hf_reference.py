@@ -25,7 +25,7 @@ LORA = LoraOptions(r=2)
 
 
 class Held(OnlineAlgorithm[OnlineOptions]):
-    """Does nothing but to have a reference."""
+    """Does nothing, but has a reference."""
 
     uses_reference = True
 

@@ -1,4 +1,4 @@
-"""Penalties, stop strings, min-p, and prompts that are admitted while others are sampled."""
+"""Penalties, stop strings, min-p, and prompts admitted while others are being sampled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.generation import Budget, Sampled, sample
 from alignkit_hf.modeling import PackedModel
 from alignkit_hf.sampling import TokenChooser, before_stop, filtered, penalised, uniform_streams
-from hf_tiny import END, VOCABULARY, build_model
+from hf_tiny import END, VOCABULARY, assert_equal_figures, build_model
 
 from alignkit.options import Sampling
 from alignkit.records import Prompt
@@ -62,7 +62,7 @@ def test_the_budget_changes_nothing(
         parts = draw(model, options, budget)
         assert parts.ids == whole.ids
         assert parts.finished == whole.finished
-        torch.testing.assert_close(parts.logprobs, whole.logprobs, atol=1e-5, rtol=0)
+        assert_equal_figures(model, parts.logprobs, whole.logprobs)
         assert (len(mixed) > before + 2) == (model.path.packed and budget.rows > 1)
     assert not any(mixed), "no responses of different ages were sampled side by side"
 
@@ -169,7 +169,7 @@ def test_the_first_of_several_stop_strings_counts() -> None:
     assert before_stop("a b", []) == "a b"
 
 
-def test_what_the_options_need_is_asked_for() -> None:
+def test_options_without_what_they_need_are_refused() -> None:
     streams = torch.zeros(1, 2)
     for options, message in ((Sampling(stop=("x",)), "decode"), (Sampling(repetition_penalty=2.0), "prompts")):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Scorers: standard sequence classifiers whose score stands at the last response token."""
+"""Scorers: standard sequence classifiers whose score is read at the last response token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import transformers
 from alignkit_hf.options import LoraOptions
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import END
+from hf_tiny import END, assert_equal_figures
 from torch import nn
 
 from alignkit.components import Context
@@ -32,7 +32,7 @@ LORA = LoraOptions(r=4)
 
 
 def noisy(scorer: HFScorer) -> HFScorer:
-    """Every trained parameter moved, so that nothing is lost unseen."""
+    """Every trained parameter moved, so that a lost one is noticed."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in scorer.raw.parameters():
@@ -61,17 +61,17 @@ def test_transformers_gives_the_same_scores(
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer").eval()
     rows = sequences(scorer)
     one_by_one = torch.cat([plain(torch.tensor([ids])).logits[0] for ids in rows])
-    torch.testing.assert_close(output.scores, one_by_one, atol=1e-5, rtol=0)
+    assert_equal_figures(scorer.raw, output.scores, one_by_one)
     loaded = HFPolicy.load_scorer(tmp_path / "scorer", CPU)
-    torch.testing.assert_close(loaded.forward(loaded.encode(GROUPS)).scores, output.scores, atol=1e-5, rtol=0)
-    torch.testing.assert_close(loaded.forward(loaded.encode(GROUPS)).values, output.values, atol=1e-5, rtol=0)
+    assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).scores, output.scores)
+    assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).values, output.values)
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "<end>"])
 def test_a_padded_batch_in_transformers_gives_the_same_scores(
     build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, pad: str
 ) -> None:
-    """Where the tokenizer pads with its end token, transformers would read the score before it: the config differs."""
+    """If the tokenizer pads with its end token, transformers would read the score before it: the config differs."""
     folder = build_folder("llama", pad=pad, pad_token_id=END if pad == "<end>" else 0)
     scorer = noisy(load_policy(folder=folder).scorer())
     scorer.save(tmp_path / "scorer")
@@ -82,7 +82,7 @@ def test_a_padded_batch_in_transformers_gives_the_same_scores(
     ids = torch.tensor([row + [plain.config.pad_token_id] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     expected = plain(ids, attention_mask=mask).logits[:, 0]
-    torch.testing.assert_close(scorer.forward(scorer.encode(GROUPS)).scores, expected, atol=1e-5, rtol=0)
+    assert_equal_figures(scorer.raw, scorer.forward(scorer.encode(GROUPS)).scores, expected)
 
 
 def test_values_stand_where_tokens_are_predicted(load_policy: LoadPolicy, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_values_stand_where_tokens_are_predicted(load_policy: LoadPolicy, tmp_pa
     for row, length in zip(rows, batch.lengths.tolist(), strict=True):
         scores = head(trunk(input_ids=torch.tensor([row])).last_hidden_state[0])[:, 0]
         values += scores[len(row) - length - 1 : -1].tolist()
-    torch.testing.assert_close(output.values, torch.tensor(values), atol=1e-5, rtol=0)
+    assert_equal_figures(scorer.raw, output.values, torch.tensor(values))
 
 
 def test_a_new_scorer_gives_zero_and_leaves_the_policy_alone(load_policy: LoadPolicy) -> None:
@@ -131,7 +131,7 @@ def test_the_scorer_of_a_trained_adapter_starts_from_what_was_trained(load_polic
     batch = policy.encode(GROUPS)
     hidden = policy.forward(batch, hidden=True).hidden
     assert hidden is not None
-    torch.testing.assert_close(scorer.forward(batch).values, hidden.sum(-1), atol=1e-4, rtol=1e-4)
+    assert_equal_figures(scorer.raw, scorer.forward(batch).values, hidden.sum(-1))
 
 
 def test_a_causal_lm_is_refused(build_folder: BuildFolder) -> None:
@@ -166,7 +166,7 @@ def test_bound_modules_are_used(load_policy: LoadPolicy) -> None:
 
 
 def test_a_stop_token_that_is_the_padding_learns(load_policy: LoadPolicy, build_folder: BuildFolder) -> None:
-    """Transformers makes the padding token's embedding without gradient, which would freeze the stop token's."""
+    """Transformers gives the padding token's embedding no gradient, which would freeze the stop token's."""
     policy = load_policy(folder=build_folder("llama", pad="<end>", pad_token_id=END, tie_word_embeddings=False))
     scorer = noisy(policy.scorer())
     batch = scorer.encode(GROUPS)

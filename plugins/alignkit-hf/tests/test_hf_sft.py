@@ -10,7 +10,7 @@ import transformers
 from alignkit_hf.options import SFTOptions
 from alignkit_hf.sft import SFT
 from alignkit_trl.testing.parity import parity_steps, trl_steps
-from hf_tiny import END, TEXT, build_model
+from hf_tiny import END, TEXT, assert_equal_figures, build_model
 from torch.nn import functional as F
 
 from alignkit.interfaces import Feed
@@ -53,7 +53,7 @@ def test_the_loss_is_the_cross_entropy_of_response_and_end_tokens(load_policy: L
     batch = policy.encode(GROUPS)
     loss, metrics = SFT(SFTOptions(), policy=policy).loss(batch)
     expected = masked_cross_entropy(build_model(family), batch)
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    assert_equal_figures(policy.raw, loss, expected)
     assert float(metrics["loss"]) == pytest.approx(loss.item())
     assert batch.response_ids[batch.last_token].tolist() == [END] * 3
 
@@ -88,7 +88,7 @@ def test_losses_and_gradients_of_five_steps_equal_trl(
     )
     ours = parity_steps(SFT(SFTOptions(), policy=policy), batch, groups_per_step=4)
     assert len(theirs.losses) == 5
-    ours.assert_equal_to(theirs, tolerance=1e-5)
+    ours.assert_equal_to(theirs)
 
 
 def test_it_consumes_demonstrations_and_couples_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Weights in bfloat16 with float32 copies: near float32's training, and resumed bit for bit."""
+"""bfloat16 weights with float32 copies: training stays near float32's, and resumes bit for bit."""
 
 from __future__ import annotations
 

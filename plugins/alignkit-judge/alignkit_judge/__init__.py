@@ -1,4 +1,4 @@
-"""Plugin: `judge`, a language model as annotator. Torch-free; a component is imported when it is used."""
+"""Plugin: `judge`, a language model as annotator. Imports no torch; components are imported when they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was asked and what it cost, and a stop before it costs more. Shared by the threads and the judges of a run."""
+"""Counts what was asked and what it cost, and stops before a limit is passed. Shared by all threads and judges."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 
 class BudgetSpent(Exception):  # noqa: N818
-    """The next request may pass the budget."""
+    """The next request may exceed the budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request, as the server counts them or as they are estimated before it."""
+    """Tokens of a request, as counted by the server or estimated before it is sent."""
 
     question: int
     reply: int
 
     def money(self, judge: JudgeModel) -> float:
-        """What they cost."""
+        """Their cost."""
         return (self.question * judge.price_in + self.reply * judge.price_out) / 1e6
 
 
 class Budget:
-    """Counts requests, tokens and money. What is under way counts with its estimate, so that the limit on requests is
-    exact and the others are passed by no more than an estimate is wrong."""
+    """Counts requests, tokens and money. Requests under way count with their estimate, so the limit on requests is
+    exact, and the other limits are exceeded by at most the error of an estimate."""
 
     def __init__(self, limits: BudgetOptions) -> None:
         self._limits, self._lock = limits, Lock()
@@ -37,7 +37,7 @@ class Budget:
         self._tokens_under_way, self._money_under_way = 0, 0.0
 
     def reserve(self, judge: JudgeModel, estimate: Usage) -> None:
-        """Before each request. Raises BudgetSpent where it may pass a limit."""
+        """Call before each request. Raises BudgetSpent if the request may exceed a limit."""
         tokens, money = estimate.question + estimate.reply, estimate.money(judge)
         limits = self._limits
         with self._lock:
@@ -52,7 +52,7 @@ class Budget:
             self._money_under_way += money
 
     def settle(self, judge: JudgeModel, estimate: Usage, used: Usage | None) -> None:
-        """After each request: what was used, None where the server did not answer."""
+        """Call after each request with what it used, or None if the server did not answer."""
         with self._lock:
             self._tokens_under_way -= estimate.question + estimate.reply
             self._money_under_way -= estimate.money(judge)

@@ -1,4 +1,4 @@
-"""Verdicts that were paid for, in SQLite: a question is asked once, also when the program was killed in between."""
+"""Keeps paid verdicts in SQLite: a question is asked once, even if the program is killed in between."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class VerdictCache:
     """Answers by the digest of (judge, template, item, order, sample). Several processes may share a file.
 
     Args:
-        path: the file; None keeps verdicts in memory only.
+        path: the file; None keeps verdicts in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -39,12 +39,12 @@ class VerdictCache:
         self._connection.execute(_TABLE)
 
     def get(self, judge: str, question: Question) -> Answer | None:
-        """The answer of a judge to a question, if it was given before."""
+        """A judge's earlier answer to this question, or None."""
         row = self._connection.execute("SELECT answer FROM verdicts WHERE key = ?", (_key(judge, question),)).fetchone()
         return None if row is None else Answer.from_json(json.loads(row[0]))
 
     def put(self, judge: str, question: Question, answer: Answer) -> None:
-        """Keeps an answer, written through at once."""
+        """Stores an answer on disk at once."""
         self._connection.execute(
             "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
             (_key(judge, question), *_parts(judge, question), json.dumps(answer.to_json())),

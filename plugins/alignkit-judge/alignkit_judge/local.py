@@ -1,7 +1,7 @@
-"""A local judge: a transformers causal LM whose verdict is read from the logits of the answers' tokens, in batches.
+"""A local judge: reads the verdict of a transformers causal LM from the logits of the answer tokens, in batches.
 
-Nothing is sampled for a verdict, and none is made up: where the model puts less than `min_mass` of its probability on
-the tokens of all answers together, it does not answer the question, and abstains.
+Verdicts are never sampled and never made up: a model that puts less than `min_mass` of its probability on the tokens of
+all answers together is not answering the question, so it abstains.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LocalJudge:
         self._context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """(index of the question, answer), batch by batch of similar length; all questions are of one protocol."""
+        """(index of the question, answer), in batches of similar length. All questions must have the same protocol."""
         encoded = []
         for index, question in enumerate(questions):
             text = self._prompt(question)
@@ -91,7 +91,7 @@ class LocalJudge:
         return str(self._tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
 
     def _reason(self, question: Question, text: str) -> str:
-        """The model's reasoning, one question at a time, so that it depends on nothing else."""
+        """The model's reasoning, one question at a time, so that it does not depend on the others."""
         inputs = self._tokenizer(text, add_special_tokens=self._adds_specials, return_tensors="pt").to(self._device)
         length = inputs["input_ids"].shape[1]
         room = self._context - length - 16
@@ -115,7 +115,7 @@ class LocalJudge:
         return int(pad if pad is not None else self._tokenizer.eos_token_id or 0)
 
     def _answer_ids(self) -> dict[str, list[int]]:
-        """Token ids of each answer: all tokens that are just it, with or without a space before it."""
+        """Token ids of each answer: every token that is exactly the answer, with or without a leading space."""
         wanted = {*"ABCDEFGHI", *map(str, range(LOWEST, HIGHEST + 1)), "0"}
         found: dict[str, list[int]] = {label: [] for label in wanted}
         special = set(self._tokenizer.all_special_ids)
@@ -128,12 +128,12 @@ class LocalJudge:
     def _tokens_of(self, label: str) -> list[int]:
         if not self._ids[label]:
             raise InputError(
-                f"its vocabulary has no token {label!r}", where=f"judge {self._judge.model}", fix="take another model"
+                f"its vocabulary has no token {label!r}", where=f"judge {self._judge.model}", fix="use another model"
             )
         return self._ids[label]
 
     def _chances(self, rows: list[list[int]], questions: Sequence[Question]) -> list[Chances]:
-        """The probability of each answer to each question of one protocol."""
+        """The probability of each answer, for questions of one protocol."""
         following = self._next(rows)
         if questions[0].protocol == "pointwise":
             return self._score_chances(rows, following)
@@ -144,7 +144,7 @@ class LocalJudge:
         ]
 
     def _score_chances(self, rows: list[list[int]], following: Tensor) -> list[Chances]:
-        """Of 1 to 10. A vocabulary of single digits says 10 as a 1 with a 0 after it, which takes another pass."""
+        """The probabilities of 1 to 10. If the vocabulary has single digits only, 10 is "1" then "0": a second pass."""
         scores = [str(score) for score in range(LOWEST, HIGHEST)]
         chances = [{score: float(each[self._tokens_of(score)].sum()) for score in scores} for each in following]
         ten = self._ids[str(HIGHEST)]
@@ -162,7 +162,7 @@ class LocalJudge:
 
     @torch.no_grad()
     def _next(self, rows: list[list[int]]) -> Tensor:
-        """[B, V] probabilities of the token after each row; rows are padded on the left and know their positions."""
+        """[B, V] probabilities of the token after each row; rows are padded on the left, with their own positions."""
         longest = max(map(len, rows))
         ids = torch.full((len(rows), longest), self._pad)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
@@ -178,7 +178,7 @@ class LocalJudge:
 
 
 def verdict(question: Question, chances: Chances, min_mass: float, reasoning: str = "") -> Answer:
-    """The answer from the probabilities of all answers: expected score, shares of a pair, or a letter's probability."""
+    """The answer that the probabilities give: the expected score, shares of a pair, or each letter's probability."""
     mass = sum(chances.values())
     if mass < min_mass or mass == 0:
         return Answer(None, "no answer", reasoning)
@@ -189,7 +189,7 @@ def verdict(question: Question, chances: Chances, min_mass: float, reasoning: st
 
 
 def _batches(rows: list[tuple[list[int], int, str]], budget: int) -> Iterator[list[tuple[list[int], int, str]]]:
-    """Rows in order, as many together as fit the budget of tokens when padded to the longest."""
+    """Splits rows, in order, into batches that fit the token budget when padded to the longest row."""
     batch: list[tuple[list[int], int, str]] = []
     for row in rows:
         if batch and (len(batch) + 1) * len(row[0]) > budget:

@@ -1,4 +1,4 @@
-"""All judges of a run behind one call: what is cached is not asked again, and nobody asks past the budget."""
+"""All judges of a run behind one call: cached questions are not asked again, and the budget holds for all judges."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Backend(Protocol):
 
 
 class Panel:
-    """The judges. A judge is connected, or loaded, at its first question that the cache can't answer.
+    """The judges. A judge is connected to, or loaded, at its first question that is not in the cache.
 
     Attributes:
         budget: what was asked and paid.
-        cached: answers that came from the cache.
+        cached: number of answers from the cache.
     """
 
     def __init__(self, options: JudgeOptions, context: Context) -> None:
@@ -46,7 +46,7 @@ class Panel:
 
     @property
     def names(self) -> list[str]:
-        """The judges' names on records, each once."""
+        """The judges' names in records, made unique."""
         names = [judge.name for judge in self._options.panel]
         return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]
 
@@ -54,7 +54,7 @@ class Panel:
         """Each judge's answers to the questions.
 
         Raises:
-            StoppedByCheck: the budget is spent (unless it shall be used up), or a server doesn't answer.
+            StoppedByCheck: the budget is spent and `budget.then` is "stop", or a server doesn't answer.
             InputError: a judge can't be used.
         """
         distinct = list(dict.fromkeys(questions))
@@ -64,7 +64,7 @@ class Panel:
         return [[known[question] for question in questions] for known in answers]
 
     def spent(self) -> str:
-        """What this run has asked and paid, for people."""
+        """What this run has asked and paid, as text."""
         budget = self.budget
         money = f", {budget.money:.4f} money" if budget.money else ""
         paid = f"{budget.paid} paid ({budget.tokens} tokens{money})"
@@ -95,7 +95,7 @@ class Panel:
             f"{wanted - known} are missing"
         )
         if self._options.budget.then == "stop":
-            raise StoppedByCheck(f"{said}; verdicts are kept: run it again, with more budget, to go on")
+            raise StoppedByCheck(f"{said}; the verdicts are saved: continue with the same command and a larger budget")
         logger.warning("%s", said)
 
     def _backend(self, number: int) -> Backend:
@@ -113,8 +113,8 @@ class Panel:
 
 
 def identity_of(judge: JudgeModel) -> str:
-    """What a verdict depends on beside the question: the model, and how it is run. A local folder counts with the sizes
-    and times of its files, so that a model that was trained on is another judge."""
+    """What a verdict depends on besides the question: the model and how it is run. For a local folder that includes
+    its files' sizes and times, so a model that was trained further counts as another judge."""
     common = [judge.backend, judge.model, judge.temperature, judge.reply_tokens]
     if judge.backend == "openai":
         return digest([*common, judge.base_url, judge.structured, judge.top_logprobs])

@@ -1,4 +1,4 @@
-"""A question to a judge and its answer, whatever the protocol."""
+"""A question to a judge and its answer, for all protocols."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def digest(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a judge is asked once.
+    """One question to a judge.
 
     Attributes:
-        responses: in the order in which they are shown; two, all K, or one for a score.
-        criterion: what is judged.
+        responses: in the order shown; two, all K, or one to be scored.
+        criterion: what to judge by.
         reasoning: whether the judge reasons before its verdict.
-        sample: number of the sample; otherwise equal questions with other numbers are asked again.
+        sample: number of the sample; the same question with another number is asked again.
     """
 
     protocol: Protocol
@@ -47,39 +47,39 @@ class Question:
 
     @property
     def item(self) -> str:
-        """Digest of what is judged, whatever the order."""
+        """Digest of what is judged, independent of the order."""
         return digest([self.prompt, sorted(self.responses)])
 
     @property
     def order(self) -> str:
-        """The order in which the responses are shown, relative to their sorted one."""
+        """The order in which the responses are shown, relative to their sorted order."""
         ordered = sorted(self.responses)
         return ",".join(str(ordered.index(response)) for response in self.responses)
 
     @property
     def nonce(self) -> str:
-        """16 hexadecimal digits that stand in none of the texts: who writes a response can't know what they will be."""
+        """16 hexadecimal digits that occur in none of the texts: the author of a response can't know them."""
         texts = [self.prompt, *self.responses]
         for attempt in range(1000):
             nonce = digest([attempt, *texts])[:16]
             if not any(nonce in text for text in texts):
                 return nonce
-        raise AssertionError("unreachable: a thousand digests stand in the texts")
+        raise AssertionError("unreachable: the texts contain a thousand digests")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a judge said to a question.
+    """A judge's answer to a question.
 
     Attributes:
-        values: one number a response as shown, higher is better; None: it abstained. Of a pair or a ranking they are in
-            proportion to the chances of being the better one, of a score they are the score.
+        values: one number for each response, in the order shown, higher is better; None if the judge abstained. For a
+            pair or a ranking they are in proportion to the chance of being the better one; for a score, the score.
         reason: why it abstained, in a few words.
         reasoning: what it wrote before its verdict.
-        final: False where the question was not answered at all, so that it is asked again in the next run.
-        requests: replies that were paid for it.
+        final: False if the question got no answer, so that the next run asks it again.
+        requests: paid replies.
         tokens: of the questions and replies.
-        money: what they cost.
+        money: their cost.
     """
 
     values: tuple[float, ...] | None
@@ -91,11 +91,11 @@ class Answer:
     money: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, to be kept."""
+        """All fields."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Answer:
-        """A kept answer, with what it cost when it was given."""
+        """A stored answer, with its original cost."""
         values = record["values"]
         return cls(**{**record, "values": None if values is None else tuple(values)})

@@ -1,6 +1,6 @@
-"""A judge behind an OpenAI-compatible server: several requests at a time, each until it is answered or given up.
+"""A judge behind an OpenAI-compatible server: concurrent requests, each retried until it is answered or given up.
 
-The SDK's own retries are off: these honour Retry-After for all threads at once, and count every request.
+The SDK's own retries are off: ours honour Retry-After for all threads at once and count every request.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|hf|xai)[-_][A-Za-z0-9_*-]{6,}")
 
 
 class Unanswered(Exception):  # noqa: N818
-    """The server did not answer this question, and asking on is no use."""
+    """The server did not answer this question, and more retries won't help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server said."""
+    """A server's reply."""
 
     text: str
     refusal: bool
@@ -54,7 +54,7 @@ class Reply:
 
 
 class RemoteJudge:
-    """Asks a server. Answers come as they are given, unanswered questions as answers that are not final."""
+    """Asks a server. Yields answers as they arrive; for an unanswered question, an answer that is not final."""
 
     def __init__(self, judge: JudgeModel, options: JudgeOptions, budget: Budget) -> None:
         self._judge, self._options, self._budget = judge, options, budget
@@ -64,11 +64,11 @@ class RemoteJudge:
         self._gate = Gate()
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """(index of the question, answer), in the order in which they come.
+        """(index of the question, answer), in the order of arrival.
 
         Raises:
             BudgetSpent: after the answers that were under way.
-            StoppedByCheck: too many questions in a row stay unanswered.
+            StoppedByCheck: too many questions in a row got no answer.
             InputError: the server refuses the key or doesn't know the model.
         """
         self._gate = Gate()
@@ -111,8 +111,8 @@ class RemoteJudge:
     def _check(self, failures: int, last: Answer) -> None:
         if failures >= self._options.retry.max_failures:
             raise StoppedByCheck(
-                f"the judge {self._judge.name} left {failures} questions in a row without an answer (the last: "
-                f"{last.reason}); verdicts so far are kept, go on with the same command"
+                f"judge {self._judge.name}: {failures} questions in a row got no answer (the last: {last.reason}); "
+                "the verdicts so far are saved: continue with the same command"
             )
 
     def _ask(self, question: Question) -> Answer:
@@ -143,7 +143,7 @@ class RemoteJudge:
         return replace(cost, reason=reason)
 
     def _reply(self, question: Question, messages: list[dict[str, str]]) -> tuple[Reply | None, Usage]:
-        """A reply, None where what came is none, and what it used. Raises Unanswered, BudgetSpent, InputError."""
+        """The reply, or None if it can't be read, and what it used. Raises Unanswered, BudgetSpent, InputError."""
         asked = sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN
         estimate = Usage(asked, self._judge.reply_tokens)
         problem = ""
@@ -167,7 +167,7 @@ class RemoteJudge:
         raise Unanswered(f"{problem}, {self._options.retry.attempts} times")
 
     def _judge_status(self, error: openai.APIStatusError, problem: str) -> None:
-        """Returns where it is worth asking again, after the wait that the server asks for."""
+        """Raises unless another try may help; closes the gate for the time that the server asks to wait."""
         status = error.status_code
         if status in _REFUSING:
             where = f"the variable {self._judge.key_variable}" if self._judge.key_variable else "key_env"
@@ -175,7 +175,7 @@ class RemoteJudge:
                 problem, where=f"judge {self._judge.name}", fix=f"check {where}, model and base_url"
             ) from None
         if error.code == "insufficient_quota":
-            raise StoppedByCheck(f"judge {self._judge.name}: {problem}; verdicts so far are kept") from None
+            raise StoppedByCheck(f"judge {self._judge.name}: {problem}; the verdicts so far are saved") from None
         if status not in _TEMPORARY and status < 500:
             raise Unanswered(problem) from None
         seconds = retry_after(error.response.headers, time.time())
@@ -188,7 +188,7 @@ class RemoteJudge:
         return self._redacted(f"status {error.status_code}: {error.message}"[:300])
 
     def _redacted(self, text: str) -> str:
-        """The text without the key, and without what looks like one."""
+        """The text without the key or anything that looks like one."""
         return _KEY_LIKE.sub("[redacted]", text.replace(self._secret, "[redacted]") if self._secret else text)
 
     def _request(self, question: Question, messages: list[dict[str, str]]) -> Reply | None:
@@ -213,7 +213,7 @@ class RemoteJudge:
 
 
 def _read(said: Any) -> Reply:
-    """The reply in a completion. Raises AttributeError, TypeError or IndexError where it is none."""
+    """The reply in a completion. Raises AttributeError, TypeError or IndexError if there is none."""
     choice = said.choices[0]
     refusal = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
     text = choice.message.content or ""
@@ -227,7 +227,7 @@ def _read(said: Any) -> Reply:
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that a server asks to wait, 0 where it doesn't say (RFC 9110, section 10.2.3: seconds or a date)."""
+    """Seconds that a server asks to wait, 0 if it doesn't say (RFC 9110, section 10.2.3: seconds or a date)."""
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d+(\.\d+)?", value):
         return float(value)
@@ -238,23 +238,23 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
 
 
 class Gate:
-    """Lets threads send requests, after waits of their own and those that the server asks of all."""
+    """Holds threads back before a request: each for its own wait, all for the wait that the server asks for."""
 
     def __init__(self) -> None:
         self._open, self._lock, self._not_before = Event(), Lock(), 0.0
         self._jitter = random.Random()
 
     def close_for(self, seconds: float) -> None:
-        """No request of any thread is sent for so long."""
+        """Holds back the requests of all threads for this long."""
         with self._lock:
             self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     def open_for_good(self) -> None:
-        """Ends all waits, by Unanswered."""
+        """Ends all waits with Unanswered."""
         self._open.set()
 
     def wait(self, seconds: float) -> None:
-        """Waits between half of this time and all of it, then until the gate is open, and a little apart."""
+        """Waits for half to all of this time, then until the gate opens, plus a little jitter."""
         with self._lock:
             share = self._jitter.random()
         if seconds:
@@ -262,4 +262,4 @@ class Gate:
         while (left := self._not_before - time.monotonic()) > 0 and not self._open.is_set():
             self._open.wait(left + 0.05 * share)
         if self._open.is_set():
-            raise Unanswered("the run ends")
+            raise Unanswered("the run is ending")

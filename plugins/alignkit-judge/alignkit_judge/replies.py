@@ -1,6 +1,6 @@
-"""Replies of a server as verdicts: one JSON object that fits a schema and repeats the item's nonce, or nothing.
+"""Turns a server's reply into a verdict: one JSON object that fits a schema and repeats the item's nonce, or nothing.
 
-A judge that copies what it found in a response therefore gives no verdict, whatever stood there.
+So a judge that copies text from a response never gives a verdict.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*)\n```$", re.DOTALL)
 _SCORE = re.compile(r'"score"\s*:\s*(\d+)')
 LEAD = 1000.0
-"""A ranking says no chances: each place counts as so many times as likely as the one below it."""
+"""A ranking gives no probabilities: each place counts as this many times as likely as the next one."""
 LEAST_MASS = 0.5
-"""Share of probability that the known alternatives of a score must have for their expected value to count."""
+"""The expected score counts only if the known alternatives have at least this share of the probability."""
 
 Alternatives = Sequence[tuple[str, Sequence[tuple[str, float]]]]
-"""Each token of a reply with the likeliest tokens in its place and their log-probabilities."""
+"""Each token of a reply, with the likeliest tokens at its place and their log-probabilities."""
 
 
 class Malformed(ValueError):  # noqa: N818
-    """The reply is no verdict on this question."""
+    """The reply is not a verdict on this question."""
 
 
 @cache
@@ -56,10 +56,10 @@ def parse_reply(text: str, question: Question, alternatives: Alternatives = ()) 
     """The answer in a reply.
 
     Args:
-        alternatives: of the reply's tokens, where the server gives them; they make a score the expected one.
+        alternatives: to the reply's tokens, if the server gives them; then the score is the expected one.
 
     Raises:
-        Malformed: it is no JSON object of the schema, or not on this item.
+        Malformed: it does not fit the schema, or is about another item.
     """
     stripped = _THOUGHTS.sub("", text).strip()
     if fenced := _FENCE.match(stripped):
@@ -67,10 +67,10 @@ def parse_reply(text: str, question: Question, alternatives: Alternatives = ()) 
     try:
         reply = reply_model(question.protocol, question.reasoning).model_validate_json(stripped)
     except ValidationError as error:
-        raise Malformed(f"no verdict of the schema ({error.errors()[0]['msg']})") from error
+        raise Malformed(f"does not fit the schema ({error.errors()[0]['msg']})") from error
     said = reply.model_dump()
     if said["id"] != question.nonce:
-        raise Malformed("a verdict without the item's id")
+        raise Malformed("does not repeat the item's id")
     verdict = said[_VERDICT[question.protocol][0]]
     values = _values(verdict, question)
     if values is not None and question.protocol == "pointwise" and alternatives:
@@ -86,14 +86,14 @@ def _values(verdict: Any, question: Question) -> tuple[float, ...] | None:
     if not verdict:
         return None
     if sorted(label for tied in verdict for label in tied) != list(question.labels) or not all(verdict):
-        raise Malformed("a ranking that does not name each response once")
+        raise Malformed("the ranking does not name each response once")
     place = {label: place for place, tied in enumerate(verdict) for label in tied}
     return tuple(LEAD ** -place[label] for label in question.labels)
 
 
 def expected_score(text: str, score: int, alternatives: Alternatives) -> float:
-    """The mean of the scores that the judge might have given in this place, by their probabilities; the score itself
-    where the alternatives are not whole scores or hold less than half of the probability."""
+    """The mean of the scores that the judge might have given, weighted by probability; the score itself if the
+    alternatives are not whole scores or have less than half of the probability."""
     found = list(_SCORE.finditer(text))
     if not found or "".join(token for token, _ in alternatives) != text:
         return float(score)

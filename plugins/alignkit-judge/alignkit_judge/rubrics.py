@@ -1,4 +1,4 @@
-"""What is judged: the rubrics helpful, harmless and honest (arXiv:2112.00861), or the principles of a constitution."""
+"""What to judge by: the rubrics helpful, harmless and honest (arXiv:2112.00861), or a constitution's principles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def principles_of(file: str) -> list[str]:
     """The principles of a constitution file.
 
     Raises:
-        InputError: there is no such file, or no principle in it.
+        InputError: the file is missing or holds no principle.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -35,14 +35,16 @@ def principles_of(file: str) -> list[str]:
         try:
             listed = tomllib.loads(text).get("principles")
         except tomllib.TOMLDecodeError as error:
-            raise InputError(f"{file} is broken TOML: {error}", where="constitution", fix="correct it") from error
+            raise InputError(f"{file} is not valid TOML: {error}", where="constitution", fix="correct it") from error
         if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-            raise InputError(f"{file} has no list of texts", where="constitution", fix='principles = ["...", "..."]')
+            raise InputError(
+                f"{file} has no list of principles", where="constitution", fix='write principles = ["...", "..."]'
+            )
     else:
         listed = [line.strip().removeprefix("- ") for line in text.splitlines() if not line.lstrip().startswith("#")]
     found = [one.strip() for one in listed if one.strip()]
     if not found:
-        raise InputError(f"{file} holds no principle", where="constitution", fix="write one on each line")
+        raise InputError(f"{file} holds no principle", where="constitution", fix="write one per line")
     return found
 
 
@@ -52,5 +54,5 @@ def draw(principles: Sequence[str], seed: int, key: str) -> str:
 
 
 def by_principle(principle: str) -> str:
-    """The criterion that a principle makes."""
+    """The criterion made of a principle."""
     return f"Judge by this principle: {principle}"

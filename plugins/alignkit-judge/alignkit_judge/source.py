@@ -1,4 +1,4 @@
-"""The judge as preference source, which ranks responses, and as reward source, which scores them."""
+"""The judge as preference source, which ranks responses, and as reward, which scores them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Criteria:
-    """What is judged in an item: a rubric, words of the user's own, or a principle drawn from the constitution."""
+    """What to judge an item by: a rubric, the user's own words, or a principle drawn from the constitution."""
 
     def __init__(self, options: JudgeOptions, seed: int) -> None:
         self._principles = principles_of(options.constitution) if options.constitution else []
@@ -43,11 +43,11 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question, and where its answer belongs.
+    """A question and where its answer belongs.
 
     Attributes:
         turn: number of the order.
-        shown: indices of the responses that it shows.
+        shown: indices of the responses shown.
     """
 
     question: Question
@@ -56,7 +56,7 @@ class Asked:
 
 
 class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
-    """Ranks responses as the judges say."""
+    """Ranks responses by the judges' verdicts."""
 
     samples = True
 
@@ -70,10 +70,10 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         self._said = ""
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
-        """One ranked group a prompt, ties included, with the single verdicts in `meta.annotations`.
+        """One ranked group for each prompt, ties included, with each verdict in `meta.annotations`.
 
         Raises:
-            StoppedByCheck: the budget is spent, or a server doesn't answer; verdicts are kept.
+            StoppedByCheck: the budget is spent, or a server doesn't answer; the verdicts are saved.
             InputError: a judge can't be used, or abstained from everything.
         """
         if self._source is not None:
@@ -85,12 +85,14 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         )
         kept = judged if self.config.abstentions == "keep" else [group for group in judged if group.ranks is not None]
         if judged and not kept:
-            raise InputError(self._said, where="judge", fix="see what it was asked and said, or take another judge")
+            raise InputError(
+                self._said, where="judge", fix="use another judge, or read its answers with abstentions = 'keep'"
+            )
         yield from kept
 
     def judge(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups in their order with the judges' ranks, None where they abstained. Responses that no verdict
-        connects to most others are left out of a ranked group.
+        """The groups in order, with the judges' ranks; None if they abstained. A ranked group loses the responses that
+        no verdict connects to the largest connected part.
 
         Raises:
             StoppedByCheck, InputError: as in `preferences`.
@@ -112,13 +114,13 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         return [_judged(*parts) for parts in zip(groups, outcomes, spent, strict=True)]
 
     def explain(self) -> str:
-        """What was judged, how often the judges disagree or abstain, how much they favour a position, what it cost."""
+        """What was judged, how often the judges disagree or abstain, their position bias, and the cost."""
         return self._said
 
     def _questions(self, group: Group) -> list[Asked]:
         config, count = self.config, len(group.responses)
         if count > 9:
-            raise InputError(f"{count} responses are too many to judge", where="judge", fix="at most 9")
+            raise InputError(f"can't judge {count} responses at once", where="judge", fix="give at most 9 per group")
         if config.protocol == "pointwise":
             shown: list[tuple[int, tuple[int, ...]]] = [(0, (index,)) for index in range(count)]
         else:
@@ -169,7 +171,7 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         ]
 
     def _scored(self, entries: Sequence[Asked], said: Sequence[Sequence[Answer]], count: int) -> list[Ballot]:
-        """A ballot of each judge and sample with the scores of all responses."""
+        """A ballot for each judge and sample, with the scores of all responses."""
         found = []
         everything = tuple(range(count))
         for name, answers in zip(self.panel.names, said, strict=True):
@@ -199,11 +201,11 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         positions = position_counts(flat, self.config.min_margin)
         if positions[1] + positions[-1]:
             differ = fmean(found.orders_disagree for found in outcomes)
-            bias = f"the first position wins {position_bias(positions):+.1f} points over half"
+            bias = f"the first position wins {position_bias(positions):+.1f} points more than half"
             parts.append(f"{bias}, orders disagree in {differ:.0%}")
         circles = sum(bool(found.cycles) for found in outcomes)
         if circles:
-            parts.append(f"{circles} groups with intransitive verdicts")
+            parts.append(f"{circles} groups have intransitive verdicts")
         return "; ".join([*parts, self.panel.spent()])
 
 
@@ -217,10 +219,10 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
         self._abstained = 0.0
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """The mean of the judges' mean scores; None where one of them abstained.
+        """The mean of the judges' mean scores; None if one of them abstained.
 
         Raises:
-            StoppedByCheck: the budget is spent, or a server doesn't answer; verdicts are kept.
+            StoppedByCheck: the budget is spent, or a server doesn't answer; the verdicts are saved.
             InputError: a judge can't be used.
         """
         numbers = range(self.config.samples)
@@ -240,7 +242,7 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
         return scores
 
     def figures(self) -> Mapping[str, float]:
-        """`judge_abstained`: share of the responses without a score."""
+        """`judge_abstained`: share of responses without a score."""
         return {"judge_abstained": self._abstained}
 
 
@@ -250,7 +252,7 @@ def _mean(said: Sequence[Sequence[Answer]]) -> float | None:
 
 
 def _judged(group: Group, found: Outcome, answers: Sequence[Answer]) -> Group:
-    """The group with what was found, as annotations, and as figures in `meta.judge` and `meta.cost`."""
+    """The group with the verdicts as annotations, and figures in `meta.judge` and `meta.cost`."""
     figures: dict[str, Any] = {
         name: round(getattr(found, name), 4) for name in ("margin", "orders_disagree", "judges_disagree", "abstained")
     }

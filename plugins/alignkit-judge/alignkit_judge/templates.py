@@ -1,8 +1,7 @@
-"""How a question is put to a judge. What is judged is data: it stands in blocks between marks with a nonce of the item.
+"""The wording of a question to a judge. The material to judge is data, in blocks between marks with the item's nonce.
 
-Marks alone stop nobody (arXiv:2403.17710), so that a verdict must also repeat the nonce and fit a schema (`replies`),
-and the control tokens of chat templates, by which a text could close its message and open one of another role, are
-taken apart.
+Marks alone stop nobody (arXiv:2403.17710), so a verdict must also repeat the nonce and fit a schema (`replies`), and
+control tokens of chat templates, with which a text could close its message and open one of another role, are broken up.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ ANSWER = "Answer:"
 
 
 def defused(text: str, control_tokens: Iterable[str] = ()) -> str:
-    """The text with control tokens taken apart by a space after their first character: those that are usual, and
-    those of a tokenizer."""
+    """The text with control tokens broken up by a space after their first character: the usual ones, and these."""
     text = _CONTROL.sub(lambda found: found[0] + " ", text)
     for token in control_tokens:
         text = text.replace(token, f"{token[:1]} {token[1:]}")
@@ -72,7 +70,7 @@ def chat_messages(question: Question) -> list[dict[str, str]]:
 
 
 def local_text(question: Question, control_tokens: Iterable[str] = ()) -> str:
-    """The whole question for a local judge, up to where its reasoning or its answer comes."""
+    """The whole question for a local judge, up to its reasoning or answer."""
     asked = _ASKED[question.protocol] + (_REASON_FIRST if question.reasoning else "")
     head = f"{_TASK[question.protocol]} {question.criterion}\n{_DATA.format(nonce=question.nonce)}"
     return f"{head}\n{blocks(question, control_tokens)}\n{asked}"
@@ -91,7 +89,7 @@ def blocks(question: Question, control_tokens: Iterable[str] = ()) -> str:
 
 
 def template_digest(question: Question) -> str:
-    """Digest of everything that a judge is told beside the item itself."""
+    """Digest of everything that a judge is told besides the item."""
     return digest(
         [_TASK, _FORM, _ASKED, _DATA, _REASON, _REASON_FIRST, question.protocol, question.criterion, question.reasoning]
     )

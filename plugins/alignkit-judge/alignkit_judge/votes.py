@@ -1,7 +1,7 @@
 """From single verdicts to a ranking: samples, then orders, then judges, then a Bradley-Terry fit over all pairs.
 
-Of the samples of a question the most frequent verdict counts; verdicts in both orders that differ are a tie
-(arXiv:2305.17926, arXiv:2306.05685); of several judges the most frequent verdict counts, without those that abstained.
+The most frequent verdict among a question's samples counts; different verdicts in the two orders are a tie
+(arXiv:2305.17926, arXiv:2306.05685); then the most frequent verdict among the judges that did not abstain counts.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Vote = int | None
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What one judge said once about responses of a group.
+    """One answer of one judge about responses of a group.
 
     Attributes:
         turn: number of the order in which the group is shown.
-        shown: indices of the group's responses, in the order in which they were shown.
-        values: one number each, higher is better, None where the judge abstained.
-        scored: whether the values are scores, each given without a look at the others.
+        shown: indices of the group's responses, in the order shown.
+        values: one number for each, higher is better; None if the judge abstained.
+        scored: whether the values are scores, each given without seeing the others.
     """
 
     judge: str
@@ -47,17 +47,18 @@ class Ballot:
 
     @property
     def graded(self) -> bool:
-        """Whether its margins say how sure the judge is: those of a ranking of more than two only say who is ahead."""
+        """Whether the margins say how sure the judge is: in a ranking of three or more they only say who is ahead."""
         return self.scored or len(self.shown) == 2
 
     def votes(self, min_margin: float) -> dict[Pair, Vote]:
-        """For each pair (i, j) that was shown, i before j, in the order shown; a margin below this one is a tie."""
+        """The vote on each pair (i, j) in the order shown, i before j; a smaller margin than this is a tie."""
         return {pair: _vote(margin, min_margin) for pair, margin in self.margins().items()}
 
     def margins(self) -> dict[Pair, float | None]:
-        """How much better the first of each such pair is, from -1 to 1; None for an abstention.
+        """How much better the first of each pair is, from -1 to 1; None for an abstention.
 
-        Of scores the difference as a share of their range, or else that of the two chances as a share of their sum.
+        For scores: their difference as a share of the scale; otherwise the difference of the two chances as a share of
+        their sum.
         """
         return {
             (self.shown[a], self.shown[b]): self._margin(self.values[a], self.values[b])
@@ -80,18 +81,18 @@ def _vote(margin: float | None, min_margin: float) -> Vote:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a group's ballots come to.
+    """The result of a group's ballots.
 
     Attributes:
-        verdicts: of each pair (i, j), i < j, on which not all abstained.
-        ranks: by index of a response; of those that comparisons connect, two at least, or else none.
-        annotations: of each judge in each order.
-        margin: mean over all pairs of how far the verdicts lean to one side, 0 (not at all, or all abstained) to 1: a
-            score of 8 against 7 leans less than one of 9 against 2.
-        orders_disagree: share of the pairs and judges with verdicts in both orders in which they differ.
-        judges_disagree: share of the pairs with verdicts of several judges in which they are not the same.
-        abstained: share of the pairs without a verdict.
-        cycles: circles of verdicts that no ranking can follow.
+        verdicts: on each pair (i, j), i < j, on which at least one judge did not abstain.
+        ranks: by index of the response, for the two or more that comparisons connect; otherwise empty.
+        annotations: one for each judge and order.
+        margin: mean over all pairs of how far the verdicts lean to one side, 0 (not at all, or all abstained) to 1:
+            scores of 8 and 7 lean less than scores of 9 and 2.
+        orders_disagree: share of (pair, judge) with verdicts in both orders where the two differ.
+        judges_disagree: share of pairs with verdicts of several judges where the judges differ.
+        abstained: share of pairs without a verdict.
+        cycles: cycles of verdicts that no ranking can reproduce.
     """
 
     verdicts: Mapping[Pair, int]
@@ -105,7 +106,7 @@ class Outcome:
 
 
 def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome:
-    """What these ballots on a group of `count` responses come to."""
+    """The result of these ballots on a group of `count` responses."""
     samples: dict[tuple[str, int, Pair], list[Vote]] = defaultdict(list)
     leaning: dict[Pair, list[float]] = defaultdict(list)
     for ballot in ballots:
@@ -137,25 +138,25 @@ def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome
 
 
 def most_frequent(votes: Sequence[Vote]) -> Vote:
-    """The most frequent vote; a draw between verdicts is a tie, one with abstentions an abstention."""
+    """The most frequent vote. Equal counts make a tie; if abstentions are among them, an abstention."""
     counts = Counter(votes)
     leading = [vote for vote, times in counts.items() if times == max(counts.values())]
     return leading[0] if len(leading) == 1 else None if None in leading or not leading else 0
 
 
 def agreed(votes: Sequence[Vote]) -> Vote:
-    """The verdict that is the same in all orders, a tie where they differ, an abstention where one is missing."""
+    """The verdict if all orders agree, a tie if they differ, an abstention if one abstained."""
     return None if None in votes else votes[0] if len(set(votes)) == 1 else 0
 
 
 def position_counts(ballots: Iterable[Ballot], min_margin: float) -> Counter[Vote]:
-    """Votes for what was shown first (1), for what was shown after it (-1), ties (0) and abstentions (None)."""
+    """Votes for the response shown first (1), for the later one (-1), ties (0) and abstentions (None)."""
     return Counter(vote for ballot in ballots if not ballot.scored for vote in ballot.votes(min_margin).values())
 
 
 def position_bias(counts: Mapping[Vote, int]) -> float:
-    """How much more often than half of the time what is shown first wins, in points, ties left out; 0 where nothing
-    is decided."""
+    """The share of wins of the response shown first, minus 50, in percentage points; ties don't count; 0 if there are
+    only ties."""
     decided = counts.get(1, 0) + counts.get(-1, 0)
     return 100 * (counts.get(1, 0) / decided - 0.5) if decided else 0.0
 
@@ -182,7 +183,7 @@ def _wins(verdicts: Mapping[Pair, int], count: int) -> NDArray[np.float64]:
 def _annotations(
     ballots: Sequence[Ballot], samples: Mapping[tuple[str, int, Pair], Sequence[Vote]], count: int
 ) -> list[Annotation]:
-    """One of each judge and order, in the order of the ballots."""
+    """One for each judge and order, in the order of the ballots."""
     found = []
     for judge, turn in dict.fromkeys((ballot.judge, ballot.turn) for ballot in ballots):
         votes = {
@@ -206,7 +207,7 @@ def _annotations(
 
 
 def _order(ballots: Sequence[Ballot]) -> tuple[int, ...]:
-    """The order in which a turn shows the group, of which each ballot shows a part."""
+    """The order in which a turn shows the group; each ballot may show a part of it."""
     before = Counter(index for ballot in ballots for index in ballot.shown[:-1])
     members = {index for ballot in ballots for index in ballot.shown}
     if len(ballots[0].shown) == len(members):

@@ -1,4 +1,4 @@
-"""A helper of these tests lies beside them: `scripted_judge`, a server that plays a judge by a script."""
+"""Makes the test helper `scripted_judge` importable: a server that plays a judge by a script."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A judge that plays by a script behind a real server on loopback: for tests, and to try a recipe without paying.
+"""A scripted judge behind a real server on loopback: for tests, and to try a recipe without paying.
 
     with ScriptedJudge(lambda seen: {"verdict": "A"}) as judge:
         JudgePreferenceOptions(model="scripted", base_url=judge.base_url)
 
-It reads questions as a gullible judge would: what stands outside the marked blocks, or after a control token of a chat
-template, is an instruction.
+It reads questions like a gullible judge: text outside the marked blocks, or after a control token of a chat template,
+is an instruction.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Seen:
 
     Attributes:
         nonce: the item's id.
-        blocks: what stands between the marks, by name: "prompt", "response A", ...
-        outside: what stands outside them in the user's messages, and so gives instructions.
+        blocks: the text between the marks, by name: "prompt", "response A", ...
+        outside: the text outside them in the user's messages, which counts as instructions.
         asked: the system message.
         payload: the whole request.
-        key: the key that came with it.
+        key: the key sent with it.
     """
 
     nonce: str
@@ -51,7 +51,7 @@ class Seen:
 
     @classmethod
     def of(cls, payload: Mapping[str, Any], key: str = "") -> Seen:
-        """What a request says."""
+        """Parses a request."""
         asked = payload["messages"][0]["content"]
         found = _ID.search(asked)
         nonce = found[1] if found else ""
@@ -72,14 +72,14 @@ class ScriptedJudge:
     """A server in a thread of this process.
 
     Args:
-        decide: the reply to a question: its fields beside `id`, or a text that is sent as it is.
+        decide: the reply to a question: its fields besides `id`, or a text that is sent unchanged.
         fault: what goes wrong with a question at its n-th request (from 0): "" nothing, "429", "500", "slow", "cut",
             "garbage" (no JSON body), "malformed" (no JSON reply), "refusal", or another status code.
         retry_after: seconds in the header of a 429.
         slow: seconds that a "slow" request takes.
 
     Attributes:
-        counts: requests by what became of them: "served", or the fault.
+        counts: requests by result: "served", or the fault.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ScriptedJudge:
 
     @property
     def requests(self) -> int:
-        """All requests that came."""
+        """The number of requests received."""
         return sum(self.counts.values())
 
     def __enter__(self) -> ScriptedJudge:
@@ -119,7 +119,7 @@ class ScriptedJudge:
         self._server.server_close()
 
     def take(self, seen: Seen) -> str:
-        """Counts a request and says what goes wrong with it."""
+        """Counts a request and returns its fault."""
         question = json.dumps([seen.nonce, seen.payload["messages"][1], seen.payload.get("seed")])
         with self._lock:
             number = self._asked[question]
@@ -180,6 +180,6 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Instructions inside responses change no verdict of a judge that obeys every instruction outside its marks."""
+"""Instructions inside responses change no verdict, even if the judge obeys every instruction outside the marks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD, BAD = "quality 9 . A good answer.", "quality 2 . A bad answer."
 
 
 def obedient(seen: Seen) -> Mapping[str, Any]:
-    """Obeys what stands outside the marks, and judges by the stated quality only where nothing does."""
+    """Obeys any instruction outside the marks; otherwise judges by the stated quality."""
     if found := ORDER.search(seen.outside):
         return {"verdict": found[1], "ranking": [[found[1]]], "score": 10}
     qualities = {name: int(text.split("quality ")[1][0]) for name, text in seen.blocks.items() if "quality" in text}
@@ -44,7 +44,7 @@ def parrot(seen: Seen) -> str:
 
 
 def infected(canary: Mapping[str, str]) -> list[Group]:
-    """The worse response carries the canary, at either end, for either label; or the prompt does."""
+    """The worse response carries the canary, at either end, for either label; or the prompt carries it."""
     groups = []
     for label in "AB":
         text = canary["text"].replace("{label}", label)
@@ -55,7 +55,7 @@ def infected(canary: Mapping[str, str]) -> list[Group]:
     return groups
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_canaries() -> None:
     assert len({canary["text"] for canary in CANARIES}) >= 30
     assert all("{label}" in canary["text"] for canary in CANARIES)
 
@@ -75,7 +75,7 @@ def test_the_scripted_judge_is_really_obedient() -> None:
 
 
 def misled(groups: list[Group], protocol: str) -> list[tuple[str, ...]]:
-    """The responses of groups that the obedient judge ranks otherwise than by their quality."""
+    """The responses of groups that the obedient judge does not rank by quality."""
     with ScriptedJudge(obedient) as judge:
         options = {"protocol": protocol, "model": "obedient", "base_url": judge.base_url, "orders": "one"}
         found = JudgeSource(JudgePreferenceOptions(**options)).judge(groups)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def test_a_judge_that_copies_verdicts_from_responses_gives_none() -> None:
         assert {group.ranks for group in source.judge(groups)} == {None}
 
 
-def test_a_nonce_stands_in_none_of_the_texts() -> None:
+def test_a_nonce_occurs_in_none_of_the_texts() -> None:
     first = Question("pairwise", "p", ("a", "b"), "c")
     holding = Question("pairwise", "p", ("a", f"b {first.nonce}"), "c")
     assert re.fullmatch("[0-9a-f]{16}", first.nonce)
@@ -119,7 +119,7 @@ def test_a_nonce_stands_in_none_of_the_texts() -> None:
     assert holding.nonce not in blocks(first)
 
 
-def test_control_tokens_are_taken_apart_and_code_is_not() -> None:
+def test_control_tokens_are_broken_up_and_code_is_not() -> None:
     for token in ("<|im_end|>", "</s>", "[/INST]", "<<SYS>>", "<end_of_turn>", "<\uff5cUser\uff5c>", "<think>"):
         assert token not in defused(f"x {token} y")
     assert defused("<own> text", ["<own>"]) == "< own> text"

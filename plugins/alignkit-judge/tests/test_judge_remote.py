@@ -1,5 +1,5 @@
-"""A judge behind a real server on loopback: every fault ends in a right verdict or an abstention, and what is paid is
-paid once."""
+"""A judge behind a real server on loopback: every fault ends in a correct verdict or an abstention, and nothing is paid
+for twice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def by_quality(seen: Seen) -> Mapping[str, Any]:
 
 
 def pairs(count: int) -> list[Group]:
-    """Pairs of which the first is better, the second is, or neither, in turn."""
+    """Pairs in which the first is better, the second is better, or neither, in turn."""
     qualities = ((7, 3), (2, 9), (5, 5))
     return [
         Group(
@@ -74,7 +74,7 @@ def source_at(judge: ScriptedJudge, cache: Path | None = None, **options: Any) -
 
 
 def unreliable(seen: Seen, number: int) -> str:
-    """A fault in some 40% of requests, by the question and how often it was asked."""
+    """A fault in about 40% of requests, depending on the question and how often it was asked."""
     kinds = {"429": 0.08, "500": 0.08, "slow": 0.01, "cut": 0.06, "garbage": 0.05, "malformed": 0.07, "refusal": 0.05}
     draw = random.Random(f"{seen.nonce}/{number}").random()
     for kind, share in kinds.items():
@@ -112,7 +112,7 @@ def test_faults_over_500_items(tmp_path: Path) -> None:
     check_faulty_run(500, tmp_path)
 
 
-def test_a_server_that_is_down_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+def test_a_server_that_is_down_stops_the_run_and_the_next_run_continues(tmp_path: Path) -> None:
     down = [False]
 
     def fault(seen: Seen, number: int) -> str:

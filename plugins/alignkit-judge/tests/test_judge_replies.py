@@ -51,7 +51,7 @@ def test_scores() -> None:
         f"\n {said(PAIR, verdict='A')} \n",
     ],
 )
-def test_wrappings_that_models_add_are_taken_off(text: str) -> None:
+def test_wrappings_that_models_add_are_removed(text: str) -> None:
     assert parse_reply(text, PAIR).values == (1.0, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Against a real server: `transformers serve` with a tiny random model, whose nonsense must never be a verdict."""
+"""Against a real server: `transformers serve` with a tiny random model, whose nonsense must never become a verdict."""
 
 from __future__ import annotations
 

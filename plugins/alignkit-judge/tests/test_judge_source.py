@@ -1,4 +1,4 @@
-"""The judge as a run uses it: over files and fresh samples, by flags, with a constitution and several judges."""
+"""The judge as a run uses it: on files and fresh samples, by flags, with a constitution and several judges."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_judge_that_prefers_the_first_position_is_found_out() -> None:
     with ScriptedJudge(lambda seen: {"verdict": "A"}) as judge:
         found, source = judged_by(judge, many)
         assert [group.ranks for group in found] == [(0, 0)] * 5
-        assert "the first position wins +50.0 points over half, orders disagree in 100%" in source.explain()
+        assert "the first position wins +50.0 points more than half, orders disagree in 100%" in source.explain()
         assert "5 tied" in source.explain()
         found, _ = judged_by(judge, many, orders="one")
         assert {group.ranks for group in found} == {(0, 1), (1, 0)}
@@ -90,7 +90,7 @@ def test_a_judge_that_prefers_the_first_position_is_found_out() -> None:
 
 @pytest.mark.slow
 def test_a_bias_of_20_points_is_measured_and_evened_out() -> None:
-    """The judge calls the first position better in 4 of 10 questions, and tells the truth in the others: 20 points."""
+    """The judge prefers the first position in 4 of 10 questions and tells the truth in the others: 20 points."""
     given = [Group(Prompt.of(str(number)), ("good", "the better")) for number in range(500)]
 
     def biased(seen: Seen) -> Mapping[str, Any]:
@@ -192,7 +192,7 @@ def test_pairs_of_a_file_are_judged_and_scored_by_flags(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dpo", "ppo"])
 def test_a_local_judge_from_samples_to_a_trained_policy_by_flags(algorithm: str, tmp_path: Path) -> None:
-    """min_mass = 0 takes the random judge at its word, so that there is something to train on."""
+    """min_mass = 0 lets the random judge decide, so that there is something to train on."""
     model = write_tiny_llama(tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))

@@ -1,4 +1,4 @@
-"""From verdicts to rankings: ties, abstentions, orders, judges, circles, and a judge that favours a position."""
+"""From verdicts to rankings: ties, abstentions, orders, judges, cycles, and a judge with position bias."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NONE = (None, None)
 
 
 def pair(values: tuple[float | None, float | None], *, turn: int = 0, judge: str = "one", **more: Any) -> Ballot:
-    """A ballot on responses 0 and 1; in turn 1 they are shown the other way round, and so are the values."""
+    """A ballot on responses 0 and 1; in turn 1 they, and their values, are the other way round."""
     return Ballot(judge, turn, (0, 1) if turn == 0 else (1, 0), values, **more)
 
 
@@ -78,13 +78,13 @@ def test_samples_are_settled_before_orders() -> None:
     assert outcome([*forth, pair(SECOND, turn=1)], 2, 0).ranks == {0: 0, 1: 1}
 
 
-def test_scores_rank_and_tie_by_their_range() -> None:
+def test_scores_rank_and_tie_as_a_share_of_the_scale() -> None:
     scored = Ballot("one", 0, (0, 1, 2, 3), (7.0, 7.4, 2.0, None), scored=True)
     assert outcome([scored], 4, 0.05).ranks == {0: 0, 1: 0, 2: 2}
     assert outcome([scored], 4, 0.04).ranks == {0: 1, 1: 0, 2: 2}
 
 
-def test_a_response_that_no_verdict_connects_is_left_out_and_circles_are_named() -> None:
+def test_a_response_that_no_verdict_connects_is_dropped_and_cycles_are_named() -> None:
     beats = [(0, 1), (1, 2), (2, 0), (0, 3), (1, 3), (2, 3)]
     ballots = [Ballot("one", 0, shown, FIRST) for shown in beats]
     found = outcome([*ballots, Ballot("one", 0, (3, 4), NONE)], 5, 0)
@@ -94,7 +94,7 @@ def test_a_response_that_no_verdict_connects_is_left_out_and_circles_are_named()
     assert found.annotations[0].ranks is None
 
 
-def test_annotations_hold_each_order_for_itself() -> None:
+def test_annotations_keep_the_orders_apart() -> None:
     forth = [Ballot("one", 0, shown, FIRST) for shown in combinations((0, 1, 2), 2)]
     back = [Ballot("one", 1, shown, FIRST) for shown in combinations((2, 1, 0), 2)]
     found = outcome([*forth, *back], 3, 0)
@@ -114,7 +114,7 @@ def biased_ballot(draw: random.Random, turn: int, shown: tuple[int, int], bias: 
 
 
 def test_both_orders_recover_the_ranking_from_a_judge_biased_by_20_points() -> None:
-    """The worse response is always shown first, as in a file that is sorted so: one order ranks the wrong way round."""
+    """The worse response always comes first, as in a sorted file: one order alone gives the wrong ranking."""
     draw = random.Random(0)
     shown = [pair[::-1] for pair in combinations(range(4), 2)]
     ballots = [biased_ballot(draw, 0, one, 0.2) for one in shown for _ in range(500)]

@@ -1,4 +1,4 @@
-"""Preference source `human` and the command `alignkit label`: people compare and rank responses. Free of torch."""
+"""Preference source `human` and the command `alignkit label`: people compare and rank responses. Imports no torch."""
 
 from __future__ import annotations
 

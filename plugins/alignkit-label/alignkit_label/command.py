@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from alignkit_label.store import Said, Store
 
 app = typer.Typer(
-    help="Let people compare and rank responses, on a web page of this machine.",
+    help="Let people compare and rank responses on a local web page.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 Database = Annotated[Path, typer.Argument(metavar="DATABASE", help="The SQLite file with items and verdicts.")]
-NewDatabase = Annotated[Path, typer.Option("--db", metavar="DATABASE", help="The SQLite file, made if need be.")]
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Responses in any form that `dataset` reads, or JSON of "
+NewDatabase = Annotated[Path, typer.Option("--db", metavar="DATABASE", help="The SQLite file; created if missing.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Responses in any form that `dataset` reads, or JSON from "
                                       "Argilla or Label Studio.")]  # fmt: skip
 Labels = Annotated[
     Literal["ignore", "keep", "gold"],
-    typer.Option(help="What the file says of its responses: nobody sees it; it counts as said; or it is the gold."),
+    typer.Option(help="The file's own labels: ignore them, keep them as verdicts, or use them as gold answers."),
 ]
 Names = Annotated[list[str] | None, typer.Option("--annotator", "-a", metavar="NAME", help="An annotator. Repeatable.")]
 ExportForm = Annotated[
     Literal["groups", "pairs", "labels", "argilla", "label-studio"],
-    typer.Option("--form", help="alignkit's groups, TRL's pairs or KTO labels, or the JSON of another program."),
+    typer.Option("--form", help="alignkit's groups, TRL's pairs, KTO's labels, or JSON for another program."),
 ]
 
 
@@ -45,13 +45,17 @@ def import_file(
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add responses to be judged."""
+    """Add responses to judge."""
     from alignkit_label.exchange import read_records
     from alignkit_label.store import Store
 
     groups = [group for group in read_records(file, column_names(columns)) if len(set(group.responses)) > 1]
     if not groups:
-        raise InputError("holds no two responses to one prompt", where=str(file), fix="alignkit preferences --sample 4")
+        raise InputError(
+            "no prompt has two different responses",
+            where=str(file),
+            fix="sample some: alignkit preferences RECIPE --preferences candidates --sample 4 --out FILE",
+        )
     store = Store(db)
     before = len(store.items())
     store.add_items(groups, gold=labels == "gold")
@@ -63,19 +67,21 @@ def import_file(
 def serve(
     database: Database,
     annotator: Names = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8765,
     guidelines: Annotated[Path | None, typer.Option(metavar="FILE", help="A text that annotators can open.")] = None,
-    overlap: Annotated[int | None, typer.Option(min=1, help="Annotators of an item.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=1, help="Annotators per overlapping item.")] = None,
     overlap_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Share of the items that so many judge; the others need one.")
+        float | None, typer.Option(min=0, max=1, help="Share of overlapping items; the others need one annotator.")
     ] = None,
-    gold_every: Annotated[int | None, typer.Option(min=1, help="One gold item in so many.")] = None,
+    gold_every: Annotated[int | None, typer.Option(min=1, help="Show one gold item in every N.")] = None,
     lease_minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="How long an item that was shown is kept for its annotator.")
+        float | None, typer.Option(min=0.1, help="How long an item stays reserved for the annotator who sees it.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the order of responses and of what overlaps.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed for the order of responses and the choice of overlapping items.")
+    ] = None,
 ) -> None:
-    """Serve the page on 127.0.0.1, with a link for each annotator. Settings are kept for the next time."""
+    """Serve the page on 127.0.0.1, with a link for each annotator. The settings are saved for the next time."""
     from alignkit_label.server import HOST, listen
     from alignkit_label.server import serve as answer
 
@@ -94,13 +100,13 @@ def serve(
     for name in annotator or store.annotators() or ["annotator"]:
         link = f"http://{HOST}:{listening.getsockname()[1]}/#token={store.add_annotator(name)}"
         print(f"{name}: {link}", flush=True)
-    print("Each link is its annotator's key. Ctrl-C ends.", flush=True)
+    print("Each link is private to its annotator. Press Ctrl-C to stop.", flush=True)
     answer(store, listening)
 
 
 @app.command()
 def status(database: Database, as_json: AsJson = False) -> None:
-    """Say what is labelled, what is missing, how long it took, and who got the gold items right."""
+    """Show what is labelled, what is missing, how long it took, and who got the gold items right."""
     from alignkit_label.records import status as counted
 
     show(counted(_existing(database)), as_json=as_json)
@@ -109,14 +115,16 @@ def status(database: Database, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     database: Database,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="What to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
     form: ExportForm = "groups",
-    min_annotators: Annotated[int, typer.Option(min=1, help="People who must have judged an item.")] = 1,
-    min_gold: Annotated[float, typer.Option(min=0, max=1, help="Gold items that they must get right, a share.")] = 0.0,
-    with_gold: Annotated[bool, typer.Option("--with-gold", help="The gold items too.")] = False,
+    min_annotators: Annotated[int, typer.Option(min=1, help="Annotators that an item needs.")] = 1,
+    min_gold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of gold items that an annotator must get right.")
+    ] = 0.0,
+    with_gold: Annotated[bool, typer.Option("--with-gold", help="Include the gold items.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what is labelled. `alignkit preferences report` reads agreement from the form `groups`."""
+    """Write the labelled items. `alignkit preferences report` measures agreement in the form `groups`."""
     from alignkit_label.exchange import rows_of, write_rows
     from alignkit_label.records import labelled
 
@@ -128,7 +136,7 @@ def export(
 
 @app.command()
 def agreement(database: Database, as_json: AsJson = False) -> None:
-    """Say how far the annotators agree: raw, Cohen's kappa of every two, Krippendorff's alpha; position bias; gold."""
+    """Show agreement (raw, Cohen's kappa of each pair, Krippendorff's alpha), position bias and gold results."""
     from alignkit_report.figures import figures
 
     from alignkit_label.records import gold_shares, labelled
@@ -150,7 +158,7 @@ def _existing(path: Path) -> Store:
     from alignkit_label.store import Store
 
     if not path.expanduser().is_file():
-        raise InputError("no such file", where=str(path), fix=f"make it: alignkit label import FILE --db {path}")
+        raise InputError("no such file", where=str(path), fix=f"create it: alignkit label import FILE --db {path}")
     return Store(path)
 
 
@@ -158,11 +166,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"can't be read: {error}", where=str(path), fix="name a text file") from error
+        raise InputError(f"can't be read: {error}", where=str(path), fix="give a UTF-8 text file") from error
 
 
 def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
-    """What the groups' annotations, or their ranks alone, say of the store's items."""
+    """The groups' annotations, or their ranks if they have none, as verdicts on the store's items."""
     from alignkit.preferences import annotations_of
     from alignkit_label.store import Said, item_id
 

@@ -1,6 +1,6 @@
-"""Records in and out: any file that `dataset` reads, the JSON of Argilla 2 and of Label Studio, and TRL's columns.
+"""Records in and out: any file that `dataset` reads, JSON of Argilla 2 and Label Studio, and TRL's columns.
 
-Which forms of the two programs are meant stands in docs/data.md; they were written from their sources and manuals, not
+docs/data.md describes the forms of the two programs. They follow the programs' sources and manuals and have not been
 tried against a running server.
 """
 
@@ -30,10 +30,10 @@ NUMBERED = re.compile(r"response[-_ ]?(\d+)$")
 
 
 def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
-    """The groups of a file. Single responses to one prompt, such as those of KTO, become one group.
+    """The groups of a file. Single responses to one prompt (KTO) become one group.
 
     Raises:
-        InputError: there is no such file, or it has none of the forms.
+        InputError: the file is missing, or fits none of the forms.
     """
     if not path.is_file():
         raise InputError("no such file", where=str(path), fix="check the path")
@@ -46,13 +46,13 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
         try:
             found.append(convert(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(what, where=f"{path}, record {number}", fix="docs/data.md shows the form") from error
     return found
 
 
 def rows_of(groups: Iterable[Group], form: Form) -> Iterator[Record]:
-    """The rows of a form: `pairs` and `labels` have TRL's columns."""
+    """Rows in this form; `pairs` and `labels` have TRL's columns."""
     if form == "pairs":
         return to_trl_rows(groups, form)
     if form == "labels":
@@ -63,7 +63,7 @@ def rows_of(groups: Iterable[Group], form: Form) -> Iterator[Record]:
 
 
 def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
-    """Writes JSON lines, or one JSON list for Argilla and Label Studio; whole or not at all. Returns how many."""
+    """Writes JSON lines, or one JSON list for Argilla and Label Studio, whole or not at all. Returns the row count."""
     listed = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -77,7 +77,7 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
 
 
 def _joined(groups: Iterable[Group]) -> list[Group]:
-    """Groups of one response put together by prompt, at the place of the first; their labels stand for ranks."""
+    """Joins groups of one response by prompt, at the place of the first; their labels become ranks."""
     joined: dict[str, list[Group]] = {}
     for number, group in enumerate(groups):
         key = group.prompt.key if len(group.responses) == 1 else f"group {number}"
@@ -95,13 +95,13 @@ def _joined(groups: Iterable[Group]) -> list[Group]:
 
 
 def _foreign(path: Path) -> tuple[Callable[[Any], Group], list[Any]] | None:
-    """The rows of a JSON file of one of the two programs, and their converter."""
+    """The converter and the rows of a JSON file of Argilla or Label Studio; None for other files."""
     if path.suffix != ".json":
         return None
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"no JSON: {error}", where=str(path), fix="mend the file, or use .jsonl") from error
+        raise InputError(f"not valid JSON: {error}", where=str(path), fix="fix the file, or use .jsonl") from error
     first = rows[0] if isinstance(rows, list) and rows else None
     if not isinstance(first, dict):
         return None
@@ -237,12 +237,12 @@ def _people(group: Group, *, skips: bool = False) -> list[Annotation]:
 def _numbered(fields: Mapping[str, Any]) -> list[str]:
     found = {int(match[1]): name for name in fields if (match := NUMBERED.match(name))}
     if len(found) < 2:
-        raise ValueError(f"fewer than two fields response-1, response-2, ... among {', '.join(fields)}")
+        raise ValueError(f"needs at least two fields response-1, response-2, ...; found {', '.join(fields)}")
     return [found[number] for number in sorted(found)]
 
 
 def _with_labels(groups: Iterable[Group]) -> Iterator[Group]:
-    """The best are desirable and the worst are not, what lies between is left out; all are not where all are bad."""
+    """The best are desirable, the worst are not, those between are dropped. Existing labels (all bad) stay."""
     for group in groups:
         ranks = group.ranks or ()
         if group.labels is not None:

@@ -1,4 +1,4 @@
-"""Options of the preference source `human`. Free of torch."""
+"""Options of the preference source `human`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from alignkit import Config, Count, Fraction, InputError
 
 @dataclass(frozen=True, kw_only=True)
 class HumanOptions(Config):
-    """What people have said so far on the page of `alignkit label serve`; nothing is waited for."""
+    """What people have said so far on the page of `alignkit label serve`. Never waits for more."""
 
     database: str
-    """The SQLite file that `alignkit label` keeps."""
+    """The SQLite file of `alignkit label`."""
     k: Annotated[int, Interval(ge=0, le=9)] = 0
-    """Responses to sample for each of the run's prompts and put before the annotators, where they aren't there yet;
-    2 to 9, 0 samples none. Inside `mix` the responses that it is unsure of are put there instead."""
+    """New responses for the annotators: 2 to 9 sampled for each prompt of the run; 0 samples none. Inside `mix`, the
+    responses that it is unsure of are added instead."""
     min_annotators: Count = 1
-    """People who must have judged an item; others are left out and counted as missing."""
+    """Annotators that an item needs; items with fewer are dropped and counted as missing."""
     min_gold: Fraction = 0.0
-    """Share of the gold items that an annotator must get right; what others said is left out."""
+    """Share of gold items that an annotator must get right; otherwise all their verdicts are dropped."""
 
     def check(self) -> None:
-        """Looks whether the database is there.
+        """Checks that the database exists.
 
         Raises:
-            InputError: there is none, and nothing would be put into a new one.
+            InputError: it does not, and `k` would not fill a new one.
         """
         if self.k == 1:
-            raise InputError("one response leaves nothing to compare", where="k", fix="2 to 9, or 0 to sample none")
+            raise InputError("one response leaves nothing to compare", where="k", fix="set 2 to 9, or 0 to sample none")
         if not self.k and not Path(self.database).expanduser().is_file():
             raise InputError(
                 f"no such file: {self.database}",
                 where="database",
-                fix=f"make it: alignkit label import FILE --db {self.database}",
+                fix=f"create it: alignkit label import FILE --db {self.database}",
             )

@@ -1,4 +1,4 @@
-"""Items and what was said of them as groups: one ranking from several people, every verdict kept beside it."""
+"""Labelled items as groups: one ranking from several people, with every verdict kept."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Labelled:
     """What people have said so far.
 
     Attributes:
-        groups: items with a ranking, in their order.
-        unjudged: ids of the items that too few have judged.
+        groups: items with a ranking, in order.
+        unjudged: ids of items that too few people have judged.
         left_out: annotators who got too few gold items right.
     """
 
@@ -35,14 +35,14 @@ class Labelled:
 
     @property
     def missing(self) -> int:
-        """How many items too few have judged."""
+        """Number of items that too few people have judged."""
         return len(self.unjudged)
 
     @property
     def summary(self) -> str:
-        """What there is and what is missing, in a line."""
+        """What is labelled and what is missing, in one line."""
         text = f"{len(self.groups)} of {len(self.groups) + self.missing} items labelled, {self.missing} missing"
-        return text + (f"; left out for their gold items: {', '.join(self.left_out)}" if self.left_out else "")
+        return text + (f"; dropped for wrong gold items: {', '.join(self.left_out)}" if self.left_out else "")
 
 
 def labelled(
@@ -55,8 +55,8 @@ def labelled(
     """Ranked groups of the items that enough people have judged.
 
     Args:
-        min_gold: share of the gold items that an annotator must get right to be listened to.
-        with_gold: gold items too.
+        min_gold: share of gold items that an annotator must get right to count.
+        with_gold: include the gold items.
     """
     items, said = store.items(), store.said()
     shares = gold_shares(items, said)
@@ -77,8 +77,8 @@ def labelled(
 
 
 def ranked(group: Group, said: Sequence[Said]) -> Group:
-    """The group with what these people said and, from several, the ranks of a Bradley-Terry fit to all of it. `labels`
-    are all false where most of them found every response bad."""
+    """The group with these people's verdicts; the ranks of several come from a Bradley-Terry fit to all of them.
+    `labels` are all false if most people found every response bad."""
     rankings = [one.ranks for one in said if one.ranks is not None]
     noted = [_annotation(one) for one in said]
     ranks = rankings[0] if len(rankings) == 1 else voted_ranks(noted, len(group.responses))
@@ -88,7 +88,7 @@ def ranked(group: Group, said: Sequence[Said]) -> Group:
 
 
 def gold_shares(items: Iterable[Item], said: Iterable[Said]) -> dict[str, Share]:
-    """How many of the gold items that an annotator judged they got right: every pair that gold orders, in its order."""
+    """The share of gold items that each annotator got right: every pair that gold orders, in the same order."""
     gold = {item.id: item.gold for item in items if item.gold is not None}
     seen: dict[str, list[bool]] = defaultdict(list)
     for one in said:
@@ -103,7 +103,7 @@ def gold_shares(items: Iterable[Item], said: Iterable[Said]) -> dict[str, Share]
 
 
 def status(store: Store) -> dict[str, Any]:
-    """Counts of items and verdicts, and for each annotator: judged, skipped, left, median seconds, gold."""
+    """Counts of items and verdicts; for each annotator: judged, skipped, left, median seconds, gold."""
     items, said, wanted = store.items(), store.said(), store.wanted()
     shares = gold_shares(items, said)
     judged: dict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""The SQLite file of the annotators: its tables, and how connections to it behave."""
+"""The annotators' SQLite file: its tables and connections."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_verdict ON annotations (item, annotator) W
 
 
 def make_file(path: Path) -> None:
-    """Makes the file and its tables, readable by its owner only: it holds the annotators' tokens.
+    """Creates the file and its tables, readable only by its owner because it holds the annotators' tokens.
 
     Raises:
-        InputError: the file is something else, or of a later version.
+        InputError: the file is something else, or from a newer version.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
@@ -49,17 +49,23 @@ def make_file(path: Path) -> None:
             database.execute("PRAGMA journal_mode = WAL")
             known = database.execute("PRAGMA user_version").fetchone()[0]
             if known > VERSION:
-                raise InputError(f"version {known} of the file", where=str(path), fix="use a later alignkit-label")
+                raise InputError(
+                    f"the file has version {known}, this alignkit-label knows {VERSION}",
+                    where=str(path),
+                    fix="upgrade alignkit-label",
+                )
             if known < VERSION:
                 database.executescript(TABLES)
                 database.execute(f"PRAGMA user_version = {VERSION}")
     except sqlite3.DatabaseError as error:
-        raise InputError(f"can't be used: {error}", where=str(path), fix="name a file of `alignkit label`") from error
+        raise InputError(
+            f"can't be used: {error}", where=str(path), fix="give a database of `alignkit label import`"
+        ) from error
 
 
 @contextmanager
 def connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of this call's own. What a transaction has committed is on disk before the next line runs."""
+    """A new connection. What a transaction commits is on disk before the next line runs."""
     database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
     try:
         database.row_factory = sqlite3.Row
@@ -72,7 +78,7 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """A transaction that excludes every other writer from its start, so that what it reads is still so at its end."""
+    """A transaction that locks out other writers from the start, so that what it reads still holds at its end."""
     with connected(path) as database:
         database.execute("BEGIN IMMEDIATE")
         try:

@@ -1,10 +1,10 @@
-"""The page of the annotators on 127.0.0.1: a small JSON interface over the store, and the static files.
+"""The annotators' page on 127.0.0.1: a small JSON interface to the store, and the static files.
 
 What keeps other pages and other people out:
 - the server listens on 127.0.0.1 only, and answers only requests whose Host is that address and port (DNS rebinding);
-- every request but for static files carries the annotator's token in a header, which a page of another origin can't
-  send, and a write whose Origin is another one, or whose body isn't declared to be JSON, is refused (CSRF);
-- a strict Content-Security-Policy, and a page that shows texts as text only.
+- every request except for static files needs the annotator's token in a header, which a page of another origin can't
+  send; writes with another Origin, or with a body not declared as JSON, are refused (CSRF);
+- a strict Content-Security-Policy, and a page that shows texts only as text.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make_app(store: Store, port: int) -> Starlette:
             token = request.headers.get("authorization", "").removeprefix("Bearer ")
             annotator = await run_in_threadpool(store.annotator_of, token)
             if annotator is None:
-                return _refusal(401, "unknown token: open the link that you were given")
+                return _refusal(401, "unknown token: open your own link again")
             try:
                 body = await _body(request)
                 return JSONResponse(await run_in_threadpool(act, store, annotator, body))
@@ -75,7 +75,7 @@ def make_app(store: Store, port: int) -> Starlette:
 
 
 class Guard:
-    """Refuses requests for other hosts and writes from other origins, and adds the headers that every answer has."""
+    """Refuses requests for other hosts and writes from other origins, and adds the headers of every answer."""
 
     def __init__(self, app: ASGIApp, port: int) -> None:
         self._app = app
@@ -102,18 +102,18 @@ class Guard:
     def _problem(self, method: str, headers: dict[str, str]) -> str:
         host = headers.get("host", "")
         if host not in self._hosts:
-            return "this server answers on 127.0.0.1 only"
+            return "this server answers only on 127.0.0.1"
         if method in ("GET", "HEAD"):
             return ""
         if headers.get("origin") != f"http://{host}":
-            return "a write from another page"
+            return "the request comes from another page"
         if headers.get("content-type", "").split(";")[0].strip() != "application/json":
-            return "a write is JSON"
+            return "the request must be JSON"
         return ""
 
 
 def state(store: Store, annotator: str, _sent: dict[str, Any]) -> dict[str, Any]:
-    """What the annotator has before them, and how far they are."""
+    """The annotator's current item and progress."""
     found = store.next(annotator)
     settings = store.settings()
     item = None
@@ -136,10 +136,10 @@ def state(store: Store, annotator: str, _sent: dict[str, Any]) -> dict[str, Any]
 
 
 def annotate(store: Store, annotator: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Keeps a verdict, then says what comes next. The answer to a repeated write is the same but for `repeated`."""
+    """Saves a verdict and returns the next state. The answer to a repeated write differs only in `repeated`."""
     ranks, seconds = body.get("ranks"), body.get("seconds")
     if not isinstance(ranks, list | None) or isinstance(seconds, bool) or not isinstance(seconds, float | int | None):
-        raise Refused(422, "ranks is a list, seconds a number")
+        raise Refused(422, "ranks must be a list, seconds a number")
     said = Said(
         write=_string(body, "write", 8, 64),
         item=_string(body, "item", 1, 64),
@@ -154,13 +154,13 @@ def annotate(store: Store, annotator: str, body: dict[str, Any]) -> dict[str, An
 
 
 def undo(store: Store, annotator: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Takes the last verdict back, then shows its item again."""
+    """Takes back the last verdict and shows its item again."""
     store.undo(annotator, _string(body, "write", 8, 64))
     return state(store, annotator, body)
 
 
 def listen(port: int) -> socket.socket:
-    """A socket on 127.0.0.1 that holds connections until `serve` answers them; port 0 takes a free one.
+    """A socket on 127.0.0.1 that queues connections until `serve` answers them; port 0 takes any free port.
 
     Raises:
         InputError: the port is taken.
@@ -172,12 +172,12 @@ def listen(port: int) -> socket.socket:
         listening.listen()
     except OSError as error:
         listening.close()
-        raise InputError(str(error), where=f"--port {port}", fix="name another port, or 0 for a free one") from error
+        raise InputError(str(error), where=f"--port {port}", fix="choose another port, or 0 for a free one") from error
     return listening
 
 
 def serve(store: Store, listening: socket.socket) -> None:
-    """Answers until a signal ends it."""
+    """Answers requests until a signal stops it."""
     import uvicorn
 
     app = make_app(store, listening.getsockname()[1])
@@ -201,20 +201,20 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
-        raise Refused(400, "no JSON") from error
+        raise Refused(400, "not valid JSON") from error
     if not isinstance(body, dict):
-        raise Refused(400, "no JSON object")
+        raise Refused(400, "not a JSON object")
     return body
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _string(body: dict[str, Any], name: str, shortest: int, longest: int) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not shortest <= len(value) <= longest:
-        raise Refused(422, f"{name} is a text of {shortest} to {longest} characters")
+        raise Refused(422, f"{name} must be a text of {shortest} to {longest} characters")
     return value
 
 
@@ -227,4 +227,4 @@ def _refusal(status: int, what: str) -> JSONResponse:
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:
-    return PlainTextResponse("There is no such page.", status_code=404)
+    return PlainTextResponse("No such page.", status_code=404)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Human(PreferenceSource[HumanOptions]):
-    """Ranked groups of the items that are labelled. With `k`, fresh responses become items for the annotators first."""
+    """Ranked groups of the labelled items. With `k`, fresh responses first become items for the annotators."""
 
     samples = True
     _said = ""
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
-        """The groups, in the order of the items, with every verdict in `meta.annotations`. Nothing is waited for.
+        """The groups, in the order of the items, with every verdict in `meta.annotations`. Never waits.
 
         Raises:
             InputError: nothing is labelled yet.
@@ -38,7 +38,7 @@ class Human(PreferenceSource[HumanOptions]):
         self._said = f"{config.database}: {found.summary}"
         if asked is not None:
             missing = asked.intersection(found.unjudged)
-            self._said += f"; {len(missing)} of the {len(asked)} items that were asked for now"
+            self._said += f"; {len(missing)} of the {len(asked)} items of this run are missing"
         if not found.groups:
             fix = f"label some: alignkit label serve {config.database}"
             raise InputError(self._said, where="human", fix=fix)

@@ -1,7 +1,7 @@
-"""Items, annotators and what they said, in one SQLite file. Every method is one transaction, done when it returns.
+"""Items, annotators and their verdicts in one SQLite file. Every method is one transaction, committed on return.
 
-A write carries an id that the client makes, so that the same write sent twice is one. An item that an annotator has
-before them is leased to them for a while, so that two annotators at once are not given the last wanted place of one.
+The client gives each write an id, so a write sent twice counts once. An item is leased for a while to the annotator who
+sees it, so that two annotators don't judge an item that needs only one more verdict.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class Refused(ValueError):  # noqa: N818
-    """A write that can't be taken, and the HTTP status that says so."""
+    """A write that is refused, and its HTTP status."""
 
     def __init__(self, status: int, what: str) -> None:
         super().__init__(what)
@@ -44,12 +44,12 @@ class Refused(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What an annotator said of an item.
+    """An annotator's verdict on an item.
 
     Attributes:
-        write: the id that the client made.
-        ranks: one a response in the order in which the record holds them; None for a skip.
-        shown: indices of the responses in the order in which they were shown.
+        write: the id made by the client.
+        ranks: one for each response, in the record's order; None for a skip.
+        shown: indices of the responses in the order shown.
     """
 
     write: str
@@ -64,7 +64,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A group to judge, without any feedback. `gold`: the ranks that are known to be right."""
+    """A group to judge, without feedback. `gold`: the ranks known to be right."""
 
     id: str
     group: Group
@@ -72,15 +72,15 @@ class Item:
 
 
 class Store:
-    """The file at `path`, made when it isn't there."""
+    """The file at `path`, created if missing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser()
         make_file(self.path)
 
     def add_items(self, groups: Iterable[Group], *, gold: bool = False) -> list[str]:
-        """Adds groups of 2 to 9 different responses as items, and returns the ids of all of them; one that is there
-        already stays as it is. With `gold` their ranks are kept as the right ones.
+        """Adds groups of 2 to 9 different responses as items and returns all their ids; existing items stay unchanged.
+        With `gold`, their ranks count as the right ones.
 
         Raises:
             InputError: a group has another number of responses, or no ranks for gold.
@@ -91,9 +91,11 @@ class Store:
             found = []
             for number, (group, ranks) in enumerate(listed, start=1):
                 if not 2 <= len(group.responses) <= MOST_RESPONSES or (gold and ranks is None):
-                    what = "no ranks" if gold and ranks is None else f"{len(group.responses)} different responses"
+                    count = f"has {len(group.responses)} different responses, needs 2 to {MOST_RESPONSES}"
                     raise InputError(
-                        f"{what} to judge", where=f"record {number}", fix="2 to 9 responses; ranks in gold"
+                        "has no ranks" if gold and ranks is None else count,
+                        where=f"record {number}",
+                        fix="give 2 to 9 different responses, and ranks for gold items",
                     )
                 right = json.dumps(ranks) if gold else None
                 values = (item_id(group), place, json.dumps(group.to_json(), ensure_ascii=False), right)
@@ -104,7 +106,7 @@ class Store:
         return found
 
     def configure(self, **settings: Any) -> None:
-        """Keeps settings (`SETTINGS` names them), and draws anew which items several annotators are to judge."""
+        """Saves settings (see `SETTINGS`) and draws again which items need several annotators."""
         with transaction(self.path) as database:
             for name, value in settings.items():
                 if name not in SETTINGS:
@@ -113,23 +115,23 @@ class Store:
             _plan(database)
 
     def settings(self) -> dict[str, Any]:
-        """The settings, with defaults for what was never set."""
+        """The settings, with defaults for those never set."""
         with connected(self.path) as database:
             return _settings(database)
 
     def items(self) -> list[Item]:
-        """All items in their order."""
+        """All items, in order."""
         with connected(self.path) as database:
             rows = database.execute("SELECT * FROM items ORDER BY position").fetchall()
         return [_item(row) for row in rows]
 
     def wanted(self) -> dict[str, int]:
-        """How many annotators each item is to have."""
+        """How many annotators each item needs."""
         with connected(self.path) as database:
             return dict(database.execute("SELECT id, wanted FROM items ORDER BY position").fetchall())
 
     def add_annotator(self, name: str) -> str:
-        """The annotator's token; the same whenever the name is added again."""
+        """The annotator's token; adding the same name again returns the same token."""
         with transaction(self.path) as database:
             values = (name, secrets.token_urlsafe(24))
             database.execute("INSERT OR IGNORE INTO annotators VALUES (?, ?)", values)
@@ -137,12 +139,12 @@ class Store:
         return str(row["token"])
 
     def annotators(self) -> list[str]:
-        """The names of those who have a token."""
+        """The names of all annotators with a token."""
         with connected(self.path) as database:
             return [row["name"] for row in database.execute("SELECT name FROM annotators ORDER BY rowid")]
 
     def annotator_of(self, token: str) -> str | None:
-        """Whose token it is."""
+        """The annotator with this token, or None."""
         found = None
         with connected(self.path) as database:
             for row in database.execute("SELECT name, token FROM annotators"):
@@ -151,7 +153,7 @@ class Store:
         return found
 
     def next(self, annotator: str) -> tuple[Item, tuple[int, ...]] | None:
-        """The item that the annotator has before them, leased to them, and the order to show it in; None at the end."""
+        """The annotator's current item, leased to them, and the order to show it in; None at the end."""
         with transaction(self.path) as database:
             row = _choose(database, annotator)
             if row is None:
@@ -161,10 +163,10 @@ class Store:
             return _item(row), _shown(database, row, annotator)
 
     def record(self, said: Said) -> bool:
-        """Keeps a verdict whose ranks follow the shown order. False where this very write is there already.
+        """Saves a verdict whose ranks follow the order shown. False if this write is already saved.
 
         Raises:
-            Refused: it is malformed, of an item that was not shown, or the annotator has judged the item before.
+            Refused: it is malformed, the item was not shown, or the annotator has already judged it.
         """
         with transaction(self.path) as database:
             row = database.execute("SELECT * FROM annotations WHERE write = ?", (said.write,)).fetchone()
@@ -179,16 +181,16 @@ class Store:
             shown = tuple(json.loads(order["shown"]))
             judged = f"SELECT 1 FROM annotations WHERE item = ? AND annotator = ? AND {LIVE}"
             if database.execute(judged, values).fetchone():
-                raise Refused(409, "the item is judged already")
+                raise Refused(409, "you have already judged this item")
             _insert(database, replace(_checked(said, shown), shown=shown))
             database.execute("DELETE FROM leases WHERE item = ? AND annotator = ?", values)
         return True
 
     def undo(self, annotator: str, write: str) -> None:
-        """Takes the annotator's last verdict back and gives them its item again; the same again changes nothing.
+        """Takes back the annotator's last verdict and gives them its item again; repeating it changes nothing.
 
         Raises:
-            Refused: there is no such verdict of theirs, or they have given others since.
+            Refused: the annotator has no such verdict, or has given others since.
         """
         with transaction(self.path) as database:
             last = _last(database, annotator)
@@ -204,12 +206,12 @@ class Store:
             database.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (row["item"], annotator, now()))
 
     def take_over(self, said: Iterable[Said]) -> int:
-        """Adds verdicts that were given elsewhere, their ranks in the record's order; returns how many are new."""
+        """Adds verdicts given elsewhere, with ranks in the record's order; returns how many are new."""
         with transaction(self.path) as database:
             return sum(_insert(database, one, otherwise="OR IGNORE") for one in said)
 
     def said(self) -> list[Said]:
-        """All verdicts that were not undone, in the order in which they were given."""
+        """All verdicts that were not undone, in the order given."""
         with connected(self.path) as database:
             rows = database.execute(f"SELECT * FROM annotations WHERE {LIVE} ORDER BY number").fetchall()
         return [_said(row) for row in rows]
@@ -221,7 +223,7 @@ class Store:
         return None if row is None else str(row["write"])
 
     def progress(self, annotator: str) -> dict[str, int]:
-        """How many items the annotator has judged and skipped, and how many there are for them in all."""
+        """How many items the annotator has done (skips included) and skipped, and their total."""
         with connected(self.path) as database:
             query = f"SELECT verdict = 'skip' FROM annotations WHERE annotator = ? AND {LIVE}"
             skips = [row[0] for row in database.execute(query, (annotator,))]
@@ -230,13 +232,13 @@ class Store:
 
 
 def item_id(group: Group) -> str:
-    """A digest of the prompt and the responses, whatever their order."""
+    """A digest of the prompt and the responses, independent of their order."""
     content = json.dumps([group.prompt.content, sorted(group.responses)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:20]
 
 
 def without_gaps(ranks: Sequence[int]) -> tuple[int, ...]:
-    """The same order and ties in ranks 0, 1, 2, ..."""
+    """The same order and ties as ranks 0, 1, 2, ..."""
     known = sorted(set(ranks))
     return tuple(known.index(rank) for rank in ranks)
 
@@ -254,7 +256,7 @@ def _settings(database: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _plan(database: sqlite3.Connection) -> None:
-    """How many annotators each item is to have: `overlap` for a share of them that the seed draws, one for the rest."""
+    """Sets how many annotators each item needs: `overlap` for a share drawn by the seed, one for the rest."""
     settings = _settings(database)
     for (item,) in database.execute("SELECT id FROM items").fetchall():
         drawn = random.Random(f"{settings['seed']}:overlap:{item}").random() < settings["overlap_share"]
@@ -274,8 +276,8 @@ def _said(row: Row) -> Said:
 
 
 def _open_items(database: sqlite3.Connection, annotator: str) -> list[Row]:
-    """Items that the annotator may still be given: gold, and those with fewer verdicts and leases of others than
-    wanted. A skip is no verdict."""
+    """Items that the annotator may still get: gold, and items whose verdicts and other people's leases are fewer than
+    they need. A skip does not count as a verdict."""
     since = now() - 60 * _settings(database)["lease_minutes"]
     query = f"""
         SELECT * FROM items WHERE
@@ -290,8 +292,7 @@ def _open_items(database: sqlite3.Connection, annotator: str) -> list[Row]:
 
 
 def _choose(database: sqlite3.Connection, annotator: str) -> Row | None:
-    """What the annotator has before them already, the latest first; else a gold item where one is due, or the first of
-    the others."""
+    """The annotator's latest leased item; otherwise a gold item if one is due, or the first of the others."""
     found = _open_items(database, annotator)
     leases = "SELECT item FROM leases WHERE annotator = ? ORDER BY given DESC"
     by_id = {row["id"]: row for row in found}
@@ -325,12 +326,12 @@ def _last(database: sqlite3.Connection, annotator: str) -> Row | None:
 
 
 def _checked(said: Said, shown: Sequence[int]) -> Said:
-    """The verdict with its ranks in the record's order and from 0 without gaps."""
+    """The verdict with its ranks in the record's order, from 0 without gaps."""
     if said.verdict not in get_args(Verdict):
         raise Refused(422, f"unknown verdict {said.verdict!r}")
     seconds = said.seconds
     if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= LONGEST_SECONDS):
-        raise Refused(422, "seconds is no duration")
+        raise Refused(422, "seconds is not a duration")
     reason = said.reason.strip()[:LONGEST_REASON]
     if said.verdict == "skip":
         if not reason:
@@ -338,7 +339,7 @@ def _checked(said: Said, shown: Sequence[int]) -> Said:
         return replace(said, ranks=None, reason=reason)
     given = (0,) * len(shown) if said.verdict == "both_bad" else said.ranks
     if given is None or len(given) != len(shown) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise Refused(422, f"ranks are {len(shown)} integers from 0")
+        raise Refused(422, f"ranks must be {len(shown)} integers from 0")
     ranks = dict(zip(shown, without_gaps(given), strict=True))
     return replace(said, ranks=tuple(ranks[index] for index in range(len(shown))), reason=reason)
 

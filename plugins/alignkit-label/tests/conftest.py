@@ -38,7 +38,7 @@ class Server:
         return int(self.base.rpartition(":")[2])
 
     def post(self, name: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to an annotator's request; waits for a server that is starting."""
+        """The answer to an annotator's request; waits while the server is starting."""
         headers = {
             "Authorization": f"Bearer {self.tokens[name]}",
             "Content-Type": "application/json",
@@ -72,7 +72,7 @@ class StartServer(Protocol):
 
 @pytest.fixture
 def start_server() -> Iterator[StartServer]:
-    """Starts servers; those that still run at the end are killed."""
+    """Starts servers and kills those still running at the end."""
     started: list[Server] = []
 
     def start(database: Path, *names: str, port: int = 0) -> Server:

@@ -1,8 +1,9 @@
-"""The page in a real Chromium: two annotators at once, by keys alone, with the server killed and started between."""
+"""The page in a real Chromium: two annotators at once, by keys alone, while the server is killed and restarted."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def pairs(count: int) -> list[Group]:
 
 
 class Person:
-    """Somebody at a page who uses the keyboard only."""
+    """Somebody at a page who uses only the keyboard."""
 
     def __init__(self, browser: Any, link: str, **options: Any) -> None:
         self.context = browser.new_context(viewport={"width": 1100, "height": 800}, **options)
@@ -88,6 +89,7 @@ class Person:
 def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
     browser: Any, store: Store, start_server: StartServer
 ) -> None:
+    start = time.monotonic()
     store.add_items(pairs(ITEMS))
     server = start_server(store.path, "anna", "ben")
     port = server.port
@@ -122,6 +124,7 @@ def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
         for person in people.values():
             if not person.done:
                 person.prefer_good()
+    passed = time.monotonic() - start
     found = labelled(store)
     assert (len(found.groups), found.missing) == (ITEMS, 0)
     said = store.said()
@@ -130,7 +133,7 @@ def test_two_annotators_at_once_by_keys_alone_with_a_kill_between(
     (skip,) = [one for one in said if one.verdict == "skip"]
     assert (skip.annotator, skip.reason) == ("ben", "the prompt is unclear: 12tbsu")
     assert sorted(group.ranks for group in found.groups if group.ranks) == [(0, 0)] * 2 + [(0, 1)] * (ITEMS - 2)
-    assert all(one.seconds is not None and one.seconds < 60 for one in said)
+    assert all(one.seconds is not None and 0 <= one.seconds < passed for one in said)
     assert all(person.problems == [] and person.page.title() == "Compare responses" for person in people.values())
 
 
@@ -168,7 +171,7 @@ def test_a_ranking_of_four_by_keys_by_buttons_and_by_dragging(
 def test_the_page_has_no_accessibility_faults(
     browser: Any, store: Store, start_server: StartServer, scheme: str, width: int
 ) -> None:
-    """Needs axe-core's script (npm pack axe-core), named by AXE_CORE."""
+    """Needs axe-core's script (npm pack axe-core); AXE_CORE holds its path."""
     script = os.environ.get("AXE_CORE", "")
     if not script:
         pytest.skip("AXE_CORE names no copy of axe.min.js")

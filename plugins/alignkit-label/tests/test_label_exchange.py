@@ -45,7 +45,7 @@ def test_trl_columns() -> None:
     assert rows("labels", Group(Prompt.of("q"), ("x", "y"), (0, 0))) == []
 
 
-def test_label_studio_as_its_manual_has_it() -> None:
+def test_label_studio_as_in_its_manual() -> None:
     pair, triple = rows("label-studio", PAIR, TRIPLE)
     assert pair["id"] == 1
     assert pair["data"] == {"prompt": "Name a prime.", "response_1": "7", "response_2": "9"}
@@ -59,7 +59,7 @@ def test_label_studio_as_its_manual_has_it() -> None:
     assert buckets == [{"rank-1": ["2"], "rank-2": ["1"], "rank-3": ["3"]}, {"rank-1": ["2"], "rank-2": ["1", "3"]}]
 
 
-def test_argilla_as_its_source_has_it() -> None:
+def test_argilla_as_in_its_source() -> None:
     pair, triple = rows("argilla", PAIR, TRIPLE)
     assert pair["fields"] == {"prompt": "Name a prime.", "response-1": "7", "response-2": "9"}
     assert [answer["value"] for answer in pair["responses"]["ranking"]] == [["response-1", "response-2"]]
@@ -105,11 +105,11 @@ def test_label_studio_from_elsewhere(tmp_path: Path) -> None:
     ]
     tasks[0]["data"] = {"prompt": "q", "response_1": "x"}
     path.write_text(json.dumps(tasks))
-    with pytest.raises(InputError, match="record 1: fewer than two fields"):
+    with pytest.raises(InputError, match="record 1: needs at least two fields"):
         read_records(path, {})
 
 
-def test_responses_with_labels_are_put_together_by_prompt(tmp_path: Path) -> None:
+def test_responses_with_labels_are_joined_by_prompt(tmp_path: Path) -> None:
     path = tmp_path / "kto.jsonl"
     labelled = [("q", "x", True), ("other", "z", True), ("q", "y", False)]
     path.write_text("".join(json.dumps({"prompt": p, "completion": c, "label": v}) + "\n" for p, c, v in labelled))

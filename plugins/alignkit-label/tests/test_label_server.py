@@ -1,4 +1,4 @@
-"""The server: what it answers, whom it refuses, and what is left after it was killed between writes."""
+"""The server: what it answers, whom it refuses, and what remains when it is killed between writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def client(store: Store) -> Iterator[TestClient]:
 
 
 def write(state: dict[str, Any], number: int, **more: Any) -> dict[str, Any]:
-    """The body of a write that prefers the good response of what is shown."""
+    """The body of a write that prefers the good one of the responses shown."""
     ranks = [0 if text.startswith("good") else 1 for text in state["item"]["responses"]]
     return {"write": f"write {number:04}", "item": state["item"]["id"], "verdict": "ranked", "ranks": ranks, **more}
 
@@ -76,7 +76,7 @@ def test_a_write_that_is_sent_again_is_one(client: TestClient, store: Store) -> 
     assert first == again
     assert len(store.said()) == 1
     twice = client.post("/api/annotate", json={**body, "write": "another id"})
-    assert (twice.status_code, twice.json()) == (409, {"error": "the item is judged already"})
+    assert (twice.status_code, twice.json()) == (409, {"error": "you have already judged this item"})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_rebound_names_get_no_page_and_methods_are_fixed(client: TestClient) -> 
     assert client.get("/labels.db").status_code == 404
 
 
-def test_pages_bring_a_strict_policy_and_set_no_html(client: TestClient) -> None:
+def test_pages_have_a_strict_policy_and_set_no_html(client: TestClient) -> None:
     for path in ("/", "/label.js", "/label.css", "/api/none"):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]

@@ -1,4 +1,4 @@
-"""The annotators' file: orders, leases, overlap, gold, undo, and what becomes of it all in records."""
+"""The annotators' file: orders, leases, overlap, gold, undo, and the records made from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def judge(store: Store, name: str, write: str, ranks: tuple[int, ...] = (0, 1), **more: Any) -> str:
-    """The annotator judges what is before them; ranks follow the shown order."""
+    """The annotator judges their current item; ranks follow the order shown."""
     found = store.next(name)
     assert found is not None
     store.record(Said(write, found[0].id, name, more.pop("verdict", "ranked"), ranks, **more))
@@ -59,7 +59,7 @@ def test_items_carry_no_feedback_and_are_there_once(store: Store) -> None:
     assert [item.group.responses for item in store.items()] == [known.responses, pair(2).responses]
     group = store.items()[0].group
     assert (group.ranks, group.scores, dict(group.meta)) == (None, None, {"kept": 1})
-    with pytest.raises(InputError, match="record 2: 1 different responses"):
+    with pytest.raises(InputError, match="record 2: has 1 different responses"):
         store.add_items([pair(3), Group(Prompt.of("q"), ("same", "same"))])
     assert len(store.items()) == 2, "an import that fails adds nothing"
 
@@ -261,7 +261,7 @@ def test_the_ranks_of_several_people() -> None:
     assert (one.kind, one.order, one.seconds) == ("human", (1, 0), 2.5)
 
 
-def test_the_source_waits_for_nothing_and_says_what_is_missing(store: Store) -> None:
+def test_the_source_never_waits_and_says_what_is_missing(store: Store) -> None:
     store.add_items([pair(1), pair(2), pair(3)])
     source = Human(HumanOptions(database=str(store.path)), Context())
     with pytest.raises(InputError, match="0 of 3 items labelled, 3 missing"):
@@ -291,7 +291,7 @@ def test_fresh_responses_become_items_once(store: Store) -> None:
     for _ in range(2):
         (group,) = source.preferences(Fresh())
         assert group.ranks == (0, 1)
-        assert source.explain().endswith("1 of 2 items labelled, 1 missing; 1 of the 2 items that were asked for now")
+        assert source.explain().endswith("1 of 2 items labelled, 1 missing; 1 of the 2 items of this run are missing")
     assert len(store.items()) == 2
 
 

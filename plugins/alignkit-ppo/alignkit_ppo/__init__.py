@@ -1,4 +1,4 @@
-"""Plugin: policy gradients with a critic. Torch-free; an algorithm is imported when it is used."""
+"""Plugin: policy gradients with a critic. Imports no torch; algorithms are imported on use."""
 
 from __future__ import annotations
 

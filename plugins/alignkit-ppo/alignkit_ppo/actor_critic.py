@@ -1,9 +1,9 @@
-"""What algorithms with a critic share: generalised advantage estimation, and the value loss.
+"""The base of algorithms with a critic: generalised advantage estimation and the value loss.
 
-Deliberately different: a cut-off response is not a terminal state. Its score is not paid and the value behind the cut
-is bootstrapped instead (Pardo et al., arXiv:1712.00378); paying both would count the end twice and reward being cut
-off. A critic with its own trunk gives the value behind the last token exactly. A head on the policy's trunk is read
-only where a token is predicted, so there the value before the last token stands in for it.
+Deliberately different: a cut-off response is not a terminal state. It gets the critic's value after the cut instead of
+its score (Pardo et al., arXiv:1712.00378); both together would count the end twice and reward being cut off. A critic
+with its own trunk gives that value exactly. A head on the policy's trunk is read only where a token is predicted, so
+the value before the last token stands in for it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ActorCritic(PolicyGradient[OptionsT]):
     """Policy gradient with a critic.
 
     Attributes:
-        critic: the critic with its own trunk, or None where the value head sits on the policy's trunk.
-        batches: that have been prepared.
+        critic: the critic with its own trunk; None if the value head is on the policy's trunk.
+        batches: number of prepared batches.
     """
 
     needs_values = True
@@ -70,18 +70,18 @@ class ActorCritic(PolicyGradient[OptionsT]):
 
     @property
     def warms_up(self) -> bool:
-        """Whether only the critic learns from the last batch that was prepared."""
+        """Whether only the critic learns from the last prepared batch."""
         return 0 < self.batches <= self.config.critic_warmup
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         prepared = super().prepare(batch)
         self.batches += 1
         if self.warms_up:
-            self._last_kl = []  # of a policy that has not moved, so it says nothing to the controller
+            self._last_kl = []  # the policy does not move, so the KL must not reach the controller
         return prepared
 
     def with_logprobs(self, batch: GroupBatch) -> GroupBatch:
-        """A head on the policy's trunk needs a pass of the policy, which gives the log-probabilities as well."""
+        """A head on the policy's trunk needs a policy pass, which also gives the log-probabilities."""
         return batch if self.critic is None else super().with_logprobs(batch)
 
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
@@ -92,7 +92,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
         token_rewards = self.token_rewards(batch, self.shaped_scores(batch).masked_fill(~ended, 0.0))
         advantages, returns = gae(
             token_rewards,
-            known(batch.values),
+            known(batch, "values"),
             batch.lengths,
             behind.masked_fill(ended, 0.0),
             gamma=options.gamma,
@@ -101,14 +101,14 @@ class ActorCritic(PolicyGradient[OptionsT]):
         if options.whiten_advantages:
             advantages = whiten(advantages)
         batch = batch.replace(token_rewards=token_rewards, advantages=advantages, returns=returns)
-        self.observe(batch, explained_variance=explained_variance(known(batch.values), returns))
+        self.observe(batch, explained_variance=explained_variance(known(batch, "values"), returns))
         return batch
 
     def _ended(self, batch: GroupBatch) -> Tensor:
-        """[S] where a response has ended and its score is paid.
+        """[S] whether a response has ended, so that it gets its score.
 
-        Where nothing of a batch finishes, there is nothing to learn the value behind the cut from, and the limit is the
-        end: without this, a model that never stops would learn nothing.
+        If no response of the batch finishes, all count as ended: the critic has nothing to learn the value after the
+        cut from, and a model that never stops would learn nothing.
         """
         counts = torch.stack([batch.finished.sum(), torch.tensor(batch.num_responses, device=batch.device)])
         finished, responses = sum_over_processes(counts).tolist()
@@ -117,7 +117,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
         if finished < FEW_FINISHED * responses and not self._warned:
             self._warned = True
             log.warning(
-                "only %d of %d responses finished, and only their scores are paid: raise sampling.max_tokens, or say "
+                "only %d of %d responses finished, and only their scores count: raise sampling.max_tokens, or set "
                 "optimizer.bootstrap_truncated = false",
                 finished,
                 responses,
@@ -125,10 +125,10 @@ class ActorCritic(PolicyGradient[OptionsT]):
         return batch.finished
 
     def _with_values(self, batch: GroupBatch) -> tuple[GroupBatch, Tensor]:
-        """The batch with values, and the values [S] behind the last tokens, exact or the last ones.
+        """The batch with values, and the values [S] after the last tokens; a shared head takes the last ones instead.
 
-        The log-probabilities of the pass that a shared head needs replace those of the sampler, which differ by
-        rounding: the ratio starts at exactly 1.
+        A shared head needs a pass of its own, whose log-probabilities replace the sampler's: they differ by rounding,
+        and the ratio must start at exactly 1.
         """
         if self.critic is not None:
             critic = scorer_outputs(self.critic, batch, self.max_tokens)
@@ -136,21 +136,21 @@ class ActorCritic(PolicyGradient[OptionsT]):
         policy = require_values(self.policy)
         outputs = [policy.forward(piece, values=True) for piece in batch.pieces(self.max_tokens)]
         logprobs = torch.cat([output.logprobs for output in outputs])
-        values = torch.cat([known(output.values) for output in outputs]).float()
+        values = torch.cat([known(output, "values") for output in outputs]).float()
         return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
         output = self.forward(batch, **({"values": True} if self.critic is None else {}))
-        values = known(output.values) if self.critic is None else self.critic.forward(batch).values
+        values = known(output, "values") if self.critic is None else self.critic.forward(batch).values
         loss, metrics = self.policy_loss(batch, output)
         loss = 0.0 * loss if self.warms_up else loss
         value_loss = batch.token_mean(
-            clipped_value_loss(values, known(batch.values), known(batch.returns), self.config.clip_range_value)
+            clipped_value_loss(values, known(batch, "values"), known(batch, "returns"), self.config.clip_range_value)
         )
         return loss + self.config.vf_coef * value_loss, {**metrics, "value_loss": value_loss.detach()}
 
     def take_step(self, batch: GroupBatch) -> dict[str, float]:
-        """While the critic warms up, everything of the policy but its value head has no gradient."""
+        """While the critic warms up, only the value head of the policy keeps its gradient."""
         if self.warms_up:
             for module in self.policy.modules().values():
                 for name, parameter in module.named_parameters():

@@ -1,5 +1,5 @@
-"""Options of the plugin's Optimizers. Defaults follow Huang et al., arXiv:2403.17031, where it gives one; the comments
-say where not."""
+"""Options of the plugin's Optimizers. Defaults follow Huang et al., arXiv:2403.17031, where it gives one; comments mark
+the exceptions."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ class CriticOptions(Config):
     """Critic."""
 
     gamma: Fraction = 1.0
-    """Discount factor of a token's reward for each token before it, 0 to 1."""
+    """Discount factor of a later reward, per token, 0 to 1."""
     gae_lambda: Fraction = 0.95
     """Decay of generalised advantage estimation, 0 (trust the critic) to 1 (trust the rewards)."""
     whiten_advantages: bool = True
     """Scale advantages to mean 0 and variance 1 over all tokens of the batch, on all processes."""
     clip_range_value: NonNegative = 0.2
-    """The value counts up to this distance from the value before the update, in units of reward; 0 does not clip."""
+    """Clip the value to this distance from the value before the update, in units of reward; 0: no clipping."""
     vf_coef: NonNegative = 0.1
     """Weight of the value loss."""
     critic: Literal["shared", "policy", "reward"] = "shared"
-    """Where values come from: `shared` is a head on the policy's trunk, `policy` a model of its own that starts as a
-    copy of the policy, `reward` one that starts as a copy of the reward model. Layers that policy.freeze_layers keeps
-    are there once for the policy and a critic that starts from it."""
-    # The paper's critic is a copy of the reward model and needs no other rate; a head that starts at zero does.
+    """Where values come from: `shared` is a head on the policy's trunk; `policy` is a separate model that starts as a
+    copy of the policy and shares its frozen layers (policy.freeze_layers); `reward` is a separate model that starts as
+    a copy of the reward model."""
+    # The paper's critic is a copy of the reward model and needs no rate of its own; a head that starts at zero does.
     critic_lr_scale: NonNegative = 10.0
-    """Factor on the learning rate for the critic: its head if `shared`, all of it otherwise."""
+    """Factor on the critic's learning rate: on its head if `shared`, on all of it otherwise."""
     critic_warmup: Natural = 0
-    """Iterations at the start in which only the critic is trained, while the policy stays as it is, bit for bit."""
+    """Iterations at the start that train only the critic; the policy stays the same, bit for bit."""
     bootstrap_truncated: bool = True
-    """A response that was cut off has not ended: the critic's value behind the cut stands in for its score, which is
-    paid for finished responses only, or for all where none finishes. False takes the limit for the end."""
+    """Give a response that was cut off the critic's value after the cut instead of its score, unless no response of the
+    batch finishes. False: the length limit is the end, and every response gets its score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class SharedCriticOptions(CriticOptions):
     """Critic on the policy's trunk."""
 
     critic_layers: Natural = 0
-    """Of a `shared` critic: how many last layers, with the last norm, are its own, copies of the policy's at the start;
+    """How many last layers (and the last norm) a `shared` critic has of its own, copied from the policy at the start;
     0 shares the whole trunk."""
 
     def check(self) -> None:
@@ -55,16 +55,16 @@ class SharedCriticOptions(CriticOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ActorCriticOptions(CriticOptions, PolicyGradientOptions):
-    """What every algorithm with a critic has."""
+    """Options of every algorithm with a critic."""
 
     matters: ClassVar[tuple[str, ...]] = (*PolicyGradientOptions.matters, "critic", "vf_coef")
 
     learning_rate: NonNegative = 3e-6
     """Peak learning rate of AdamW."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Course of the learning rate after the warm-up, towards zero over the planned steps."""
+    """Schedule of the learning rate after the warm-up: constant, or to zero over the planned steps."""
     missing_eos_penalty: NonNegative = 1.0
-    """Reward taken from the last token of a response that was cut off at the length limit."""
+    """Reward subtracted at the last token of a response that was cut off at the length limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,7 @@ class PPOOptions(SharedCriticOptions, PtxOptions, ActorCriticOptions, ClippedOpt
         -kl_coef * log(pi_old(t) / pi_ref(t)) at every token, plus the score at the last one
     Paper: Schulman et al., arXiv:1707.06347, eq. 7 and 9; for language models Ouyang et al., arXiv:2203.02155;
         details and defaults: Huang et al., arXiv:2403.17031.
-    Use it when: there is a reward for fresh responses, and each token shall get its own credit, at the price of a
-        critic.
+    Use it when: you have a reward for fresh responses and want credit per token, at the price of a critic.
     """
 
     matters: ClassVar[tuple[str, ...]] = (
@@ -100,7 +99,7 @@ class PPOKLOptions(SharedCriticOptions, PtxOptions, ActorCriticOptions):
         t, A by GAE(gamma, gae_lambda), and penalty_coef doubled after an update whose KL is above 1.5 * penalty_target,
         halved after one below penalty_target / 1.5
     Paper: Schulman et al., arXiv:1707.06347, eq. 8 and section 4.
-    Use it when: updates shall be held to a size in nats rather than cut off at a ratio; PPO's clip is the usual choice.
+    Use it when: updates should be bounded in nats instead of clipped at a ratio. PPO's clip is the usual choice.
     """
 
     matters: ClassVar[tuple[str, ...]] = (
@@ -112,21 +111,21 @@ class PPOKLOptions(SharedCriticOptions, PtxOptions, ActorCriticOptions):
     )
 
     n_epochs: Count = 4
-    """Passes over the rollouts of each iteration; with a single step there is no KL to hold."""
+    """Passes over the rollouts of each iteration. The penalty needs at least two steps per iteration."""
     penalty_coef: Positive = 1.0
-    """Weight of the KL from the policy that sampled, at the start."""
+    """Weight of the KL from the sampling policy at the start."""
     penalty_target: Positive = 0.01
-    """KL of an update that the weight is adapted to hold, in nats a token."""
+    """KL of an update that the weight adapts to, in nats per token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class A2COptions(OnePassOptions, SharedCriticOptions, PtxOptions, ActorCriticOptions):
-    """Advantage actor-critic, one gradient step a batch (arXiv:1602.01783).
+    """Advantage actor-critic, one pass over each batch (arXiv:1602.01783).
 
     Formula: -A * log pi(t) + vf_coef * (V - R)^2 / 2 - ent_coef * H of each token t, with A = R - V and R the sum of
         the rewards from t on
     Paper: Mnih et al., arXiv:1602.01783, algorithm S3 and section 4.
-    Use it when: a critic is wanted without ratios and clips, or as a yardstick for PPO.
+    Use it when: you want a critic without ratios and clips, or a baseline for PPO.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*ActorCriticOptions.matters, "ent_coef", "bootstrap_truncated")
@@ -145,7 +144,7 @@ class TRPOOptions(ActorCriticOptions):
     Formula: -w * A, with w = pi(t) / pi_old(t) of each token t and A by GAE(gamma, gae_lambda), by a step along F^-1 g
         (F the Fisher matrix, g the gradient) that keeps KL(pi_old, pi) <= trust_region; the critic by (V - R)^2 / 2
     Paper: Schulman et al., arXiv:1502.05477, eq. 14 and appendix C.
-    Use it when: each update's KL must be bounded for certain, at some ten times the cost of a gradient step.
+    Use it when: each update's KL must have a hard bound, at about ten times the cost of a gradient step.
     """
 
     matters: ClassVar[tuple[str, ...]] = (
@@ -157,17 +156,17 @@ class TRPOOptions(ActorCriticOptions):
     )
 
     minibatch_size: Count = 32
-    """Groups (a prompt with its responses) in one update, over all processes; an update wants the whole batch."""
+    """Groups (a prompt with its responses) per update, over all processes. Best is the whole batch."""
     critic: Literal["policy", "reward"] = "policy"
-    """Where values come from: `policy` is a model of its own that starts as a copy of the policy, `reward` one that
-    starts as a copy of the reward model. A head on the policy's trunk would move the policy out of the region."""
+    """Where values come from: `policy` is a separate model that starts as a copy of the policy, `reward` one that
+    starts as a copy of the reward model. A head on the policy's trunk would move the policy out of the trust region."""
     trust_region: Positive = 0.01
-    """Largest KL of an update, in nats a token."""
+    """Largest KL of an update, in nats per token."""
     damping: NonNegative = 0.1
     """Added to the diagonal of the Fisher matrix."""
     cg_iterations: Count = 10
-    """Steps of conjugate gradient; each costs two forward passes and a gradient."""
+    """Conjugate gradient steps; each costs two forward passes and a gradient."""
     line_search_steps: Count = 10
-    """Step lengths that are tried before the policy stays as it is."""
+    """Step lengths to try before giving up; then the policy stays the same."""
     line_search_decay: Annotated[float, Gt(0), Lt(1)] = 0.8
-    """Length of each step that is tried, as a share of the one before."""
+    """Length of each step, as a share of the one before."""

@@ -1,8 +1,8 @@
 """PPO with an adaptive KL penalty, Schulman et al., arXiv:1707.06347, section 4: instead of a clip, the loss has the KL
-from the policy that sampled. Its coefficient is doubled or halved after each batch, to hold that KL near a target.
+from the sampling policy. Its coefficient doubles or halves after each batch, to hold that KL near a target.
 
-Different from the paper: the KL of an update is that measured in its last step, before AdamW's move. It needs several
-steps a batch: with one the KL measured is 0.
+Different from the paper: the KL of an update is measured in its last step, before AdamW moves the weights. A batch
+needs several steps: with one, the measured KL is 0.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class PPOKL(ActorCritic[PPOKLOptions]):
         return prepared
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
-        return -known(batch.advantages) * log_ratio.exp()
+        return -known(batch, "advantages") * log_ratio.exp()
 
     def policy_loss(self, batch: GroupBatch, output: PolicyOutput) -> tuple[Tensor, Metrics]:
         loss, metrics = super().policy_loss(batch, output)
-        penalty = batch.token_mean(kl_estimate(known(batch.logprobs), output.logprobs, "k3"))
+        penalty = batch.token_mean(kl_estimate(known(batch, "logprobs"), output.logprobs, "k3"))
         return loss + self.penalty.coef * penalty, metrics
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:

@@ -1,13 +1,13 @@
 """Trust region policy optimisation, Schulman et al., arXiv:1502.05477, section 6 and appendix C.
 
-The policy takes a natural-gradient step, as long as the trust region allows, then shorter ones until the measured KL is
-within the region and the surrogate has improved; where none is, it stays. AdamW trains the critic only.
+The policy tries the longest natural-gradient step that the trust region allows, then shorter ones, until the measured
+KL is within the region and the surrogate has improved; if none succeeds, it stays. AdamW trains only the critic.
 
-Different from the paper: the Fisher matrix is the one of the sampled tokens, (1/R) sum of s s^T with s the gradient of
-a token's log-probability. Its products are J^T (J v), where J v is a central difference: models and kernels need no
-second derivative. The KL that is held is the mean over the sampled tokens of ratio - 1 - log ratio. The exact one, over
-the whole vocabulary, is scattered around it the more the fewer tokens a batch has. The weights must be whole in every
-process (not FSDP or ZeRO-3).
+Different from the paper: the Fisher matrix is that of the sampled tokens, (1/R) sum of s s^T with s the gradient of a
+token's log-probability. Its products are J^T (J v), where J v is a central difference: models and kernels need no
+second derivative. The bounded KL is the mean over the sampled tokens of ratio - 1 - log ratio. The exact KL, over the
+whole vocabulary, scatters around it, the more the fewer tokens a batch has. Every process must hold all weights (not
+FSDP or ZeRO-3).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.algorithms import known
-from alignkit.ops import assign, conjugate_gradient, directional_derivative, flattened, kl_estimate, mean_over_processes
+from alignkit.ops import kl_estimate, mean_over_processes
 from alignkit_ppo.actor_critic import ActorCritic
+from alignkit_ppo.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
 from alignkit_ppo.options import TRPOOptions
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class TRPO(ActorCritic[TRPOOptions]):
-    """Natural policy gradient within a trust region, with a critic of its own trunk."""
+    """Natural policy gradient within a trust region; the critic has its own trunk."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -41,10 +42,10 @@ class TRPO(ActorCritic[TRPOOptions]):
         self._wrapped = {name: modules[name] for name in self._bare}
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
-        return -known(batch.advantages) * log_ratio.exp()
+        return -known(batch, "advantages") * log_ratio.exp()
 
     def take_step(self, batch: GroupBatch) -> dict[str, float]:
-        """Moves the policy. The wrapped modules stand aside: their hooks are for backward passes of the loss."""
+        """Moves the policy, through the unwrapped modules: the wrappers' hooks expect backward passes of the loss."""
         self.policy.bind(self._bare)
         try:
             return self._natural_step(batch.split(self.max_tokens, divisible=True))
@@ -103,7 +104,7 @@ class TRPO(ActorCritic[TRPOOptions]):
 
     @torch.no_grad()
     def _measure(self, parts: Sequence[GroupBatch], logprobs: Sequence[Tensor]) -> tuple[float, float]:
-        """The policy's loss, and its mean KL in nats a token from these log-probabilities [R] of each part."""
+        """The policy's loss, and its mean KL in nats per token from these log-probabilities [R] of each part."""
         sums = torch.zeros(2, dtype=torch.float64, device=logprobs[0].device)
         for part, old in zip(parts, logprobs, strict=True):
             output = self.forward(part)

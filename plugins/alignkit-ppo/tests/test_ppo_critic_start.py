@@ -12,6 +12,7 @@ from alignkit_ppo.ppo import PPO
 from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
+from alignkit.testing import assert_near, near, terms_of_network
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ def test_values_are_the_normalised_scores_at_every_position(tmp_path: Path, norm
     raw = raw_scores(folder, batch)
     expected = [(scores - MEAN) / STD if normalise else scores for scores in raw]
     output = critic.forward(batch)
-    torch.testing.assert_close(output.scores, torch.stack([scores[-1] for scores in expected]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(output.values, torch.cat([scores[:-1] for scores in expected]), atol=1e-5, rtol=0)
+    terms = terms_of_network(critic.modules(), tokens=batch.num_tokens)
+    assert_near(output.scores, torch.stack([scores[-1] for scores in expected]), terms=terms)
+    assert_near(output.values, torch.cat([scores[:-1] for scores in expected]), terms=terms)
     scored = [score for row in reward.score(GROUPS) for score in row]
-    assert output.scores.tolist() == pytest.approx(scored, abs=1e-5)
+    assert output.scores.tolist() == near(scored, terms=terms)
     assert max(abs(score) for score in scored) > 0.2
     again = [score for row in reward.score(GROUPS) for score in row]
     assert again == scored, "the reward model itself is not rescaled"
@@ -86,10 +88,9 @@ def test_ppo_starts_from_them(tmp_path: Path) -> None:
     prepared = ppo.prepare(batch.replace(rewards=torch.zeros(4)))
     raw = raw_scores(folder, batch)
     assert prepared.values is not None
-    torch.testing.assert_close(
-        prepared.values, torch.cat([(scores[:-1] - MEAN) / STD for scores in raw]), atol=1e-5, rtol=0
-    )
     assert ppo.critic is not None
+    terms = terms_of_network(ppo.critic.modules(), tokens=batch.num_tokens)
+    assert_near(prepared.values, torch.cat([(scores[:-1] - MEAN) / STD for scores in raw]), terms=terms)
     head = ppo.critic.modules()["scorer"].get_submodule("model.score")
     assert all(parameter.requires_grad for parameter in head.parameters())
     assert len(list(head.parameters())) == 2

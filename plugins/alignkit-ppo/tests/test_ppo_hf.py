@@ -14,6 +14,7 @@ from alignkit.errors import InputError
 from alignkit.interfaces import RewardSource, Scorer
 from alignkit.options import Sampling
 from alignkit.records import Prompt
+from alignkit.testing import rounding, terms_of_network
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ def test_an_iteration_moves_policy_and_critic(tmp_path: Path, critic: str, rank:
     adam = torch.optim.AdamW(parameters.values(), lr=1e-2)
 
     first = ppo.prepare(rollouts(ppo, seed=0))
-    assert ppo.batch_metrics["kl"] == pytest.approx(0.0, abs=1e-4)
+    # of log-probabilities of up to 8 tokens
+    bound = rounding(terms_of_network(ppo.modules(), tokens=100), scale=float(first.logprobs.abs().max()))  # type: ignore[union-attr]
+    assert abs(ppo.batch_metrics["kl"]) < 8 * bound
     loss, metrics = ppo.loss(first)
-    assert float(metrics["ratio_deviation"]) == pytest.approx(0.0, abs=1e-5 if ppo.critic else 0.0)
+    assert float(metrics["ratio_deviation"]) < bound
     loss.backward()
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     adam.step()
@@ -116,5 +119,5 @@ def test_a_critic_with_last_layers_of_its_own_warms_up_and_then_both_move(tmp_pa
 
 
 def test_layers_of_a_critic_that_shares_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="critic_layers: counts only with critic = 'shared'"):
+    with pytest.raises(InputError, match="critic_layers: has no effect without critic = 'shared'"):
         PPOOptions(critic="policy", critic_layers=1).check()

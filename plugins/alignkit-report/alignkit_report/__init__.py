@@ -1,4 +1,4 @@
-"""Reports on files of preferences, and receivers of a run's metrics. Importing it imports no torch."""
+"""Reports on files of preferences, and sinks for a run's metrics. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`alignkit preferences report`: what a file of preferences is worth."""
+"""`alignkit preferences report`: the quality of a file of preferences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Preferences in any form that `dataset` reads.")]
 HeldOut = Annotated[
     Path | None,
-    typer.Option("--held-out", metavar="FILE", help="Records whose prompts the file must not hold: counts leaks."),
+    typer.Option("--held-out", metavar="FILE", help="Held-out records; counts their prompts and responses in FILE."),
 ]
 Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with plots.")]
 
@@ -32,7 +32,7 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Say what a file of preferences is worth: agreement, AI against people, bias, contradictions, leaks, cost."""
+    """Measure a file of preferences: agreement, AI against people, bias, contradictions, leaks, cost."""
     renamed = column_names(columns)
     data = _read(file, renamed)
     found = figures(data.groups(), _read(held_out, renamed).groups() if held_out else ())

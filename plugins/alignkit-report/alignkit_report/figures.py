@@ -1,6 +1,6 @@
-"""What a file of preferences holds and how far it can be trusted: the figures of `alignkit preferences report`.
+"""The figures of `alignkit preferences report`: what a file of preferences holds and how far to trust it.
 
-Free of torch. Every figure is of verdicts on pairs; a ranking of K responses counts as its K (K - 1) / 2 pairs.
+Imports no torch. Every figure is about verdicts on pairs; a ranking of K responses counts as its K (K - 1) / 2 pairs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     Figures = dict[str, Any]
 
 LENGTH_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
-"""Bounds of the bins of "the first response is so many times as long as the second"."""
+"""Bounds of the bins of the first response's length over the second's."""
 
 
 def figures(groups: Sequence[Group], held_out: Sequence[Group] = ()) -> Figures:
     """All figures of a file, as JSON types.
 
     Args:
-        held_out: groups that must share no prompt with these.
+        held_out: groups that should share no prompt with these.
 
     Raises:
         InputError: the annotations of a record are malformed.
@@ -62,7 +62,7 @@ def figures(groups: Sequence[Group], held_out: Sequence[Group] = ()) -> Figures:
 
 
 def counts(groups: Sequence[Group]) -> Figures:
-    """Groups by size and source, ordered and tied pairs of their ranks, and groups without any ranks."""
+    """Groups by size and source, ordered and tied pairs in their ranks, and groups without ranks."""
     ordered = tied = 0
     for group in groups:
         ranks = group.ranks or ()
@@ -81,7 +81,7 @@ def counts(groups: Sequence[Group]) -> Figures:
 
 
 def of_annotator(verdicts: Verdicts, name: str) -> Figures:
-    """How often the annotator decided, tied and abstained, in pairs, and the mean seconds of a record."""
+    """On how many pairs the annotator decided, tied and abstained, and the mean seconds per record."""
     seen = [unit.settled(name) for unit in verdicts.units if name in unit.judgements]
     said = Counter(seen)
     seconds = verdicts.seconds.get(name)
@@ -97,7 +97,7 @@ def of_annotator(verdicts: Verdicts, name: str) -> Figures:
 
 
 def agreement_figures(verdicts: Verdicts) -> Figures:
-    """Every two annotators; every AI against the majority of the people; Krippendorff's alpha of people and of all."""
+    """Every two annotators; every AI against the people's majority; Krippendorff's alpha of people and of all."""
     people, machines = verdicts.of_kind("human"), verdicts.of_kind("ai")
     between = []
     for one, other in combinations(verdicts.kinds, 2):
@@ -123,7 +123,7 @@ def _values(units: Iterable[Unit], annotators: Sequence[str]) -> list[list[int |
 
 
 def _against_people(units: Iterable[Unit], name: str, people: Sequence[str]) -> Figures | None:
-    """An AI against the people's majority: on all pairs, and where neither calls a tie; with the table of both."""
+    """An AI against the people's majority: on all pairs, on pairs where neither calls a tie, and the table of both."""
     found = [(unit.majority(people), unit.settled(name)) for unit in units]
     both = [(a, b) for a, b in found if a is not None and b is not None]
     whole = raw_agreement(both)
@@ -136,8 +136,8 @@ def _against_people(units: Iterable[Unit], name: str, people: Sequence[str]) -> 
 
 
 def position_bias(verdicts: Verdicts, name: str) -> Figures | None:
-    """How often the response that was shown first wins, among decided looks whose order is known; `bias` is that share
-    less one half. Of pairs seen in both orders: how often the same response won. None where no order is known."""
+    """How often the response shown first wins, among decided looks with a known order; `bias` is that share minus one
+    half. For pairs seen in both orders: how often the result was the same. None if no order is known."""
     firsts: list[bool] = []
     ties = 0
     by_order: dict[Any, dict[str, str]] = defaultdict(dict)
@@ -164,7 +164,7 @@ def position_bias(verdicts: Verdicts, name: str) -> Figures | None:
 
 
 def length_bias(pairs: Iterable[tuple[str, str, int]]) -> Figures | None:
-    """How often the longer response wins (characters), overall and the first one's share of wins by ratio of lengths.
+    """How often the longer response (in characters) wins, and the first one's share of wins by ratio of lengths.
 
     Args:
         pairs: two responses, and 1 or 2 for the better one.
@@ -183,8 +183,7 @@ def length_bias(pairs: Iterable[tuple[str, str, int]]) -> Figures | None:
 
 
 def _ranked_pairs(groups: Iterable[Group]) -> Iterable[tuple[str, str, int]]:
-    """Pairs that the ranks order, with the one that sorts first by text as the first, for ranks may list the better one
-    first always."""
+    """Pairs that the ranks order, sorted by text, because a file may always list the better response first."""
     for group in groups:
         for better, worse in group.preferred_pairs():
             one, other = group.responses[better], group.responses[worse]
@@ -200,7 +199,7 @@ def _settled_pairs(verdicts: Verdicts, name: str) -> Iterable[tuple[str, str, in
 
 def contradictions(verdicts: Verdicts, name: str) -> Figures:
     """Pairs that the annotator judged more than once: how often the verdicts differ, and how often they are opposite.
-    And prompts with three or more responses whose verdicts run in a circle."""
+    And prompts with three or more responses whose verdicts are intransitive."""
     looks: dict[Any, list[int]] = defaultdict(list)
     for unit in verdicts.units:
         flip = unit.responses != tuple(sorted(unit.responses))
@@ -218,7 +217,7 @@ def contradictions(verdicts: Verdicts, name: str) -> Figures:
 
 
 def _circles(units: Iterable[Unit], name: str) -> tuple[int, int]:
-    """How many prompts have three or more responses that the annotator compared, and how many of them a circle."""
+    """How many prompts have three or more responses that the annotator compared, and how many of those a cycle."""
     by_prompt: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
     for unit in units:
         verdict = unit.settled(name)
@@ -235,8 +234,8 @@ def _circles(units: Iterable[Unit], name: str) -> tuple[int, int]:
 
 
 def duplicates(groups: Sequence[Group]) -> Figures:
-    """Records of the same prompt and responses (but for case, space and punctuation), those of them that are ranked
-    differently, and records that hold one response twice."""
+    """Records with the same prompt and responses (ignoring case, space and punctuation), how many of them are ranked
+    differently, and records that contain a response twice."""
     by_content: dict[Any, list[Mapping[str, int]]] = defaultdict(list)
     inside = 0
     for group in groups:
@@ -253,7 +252,7 @@ def duplicates(groups: Sequence[Group]) -> Figures:
 
 
 def leakage(groups: Sequence[Group], held_out: Sequence[Group]) -> Figures:
-    """Held-out prompts that stand in the file too, or nearly, and held-out responses that do."""
+    """Held-out prompts that are in the file too, exactly or nearly, and held-out responses that are."""
     prompts = SimilarTexts(group.prompt.plain for group in groups)
     responses = {normalized(response) for group in groups for response in group.responses}
     matches = {group.prompt.key: prompts.match(group.prompt.plain) for group in held_out}
@@ -268,7 +267,7 @@ def leakage(groups: Sequence[Group], held_out: Sequence[Group]) -> Figures:
 
 
 def cost(groups: Iterable[Group], verdicts: Verdicts) -> Figures:
-    """Sums of the numbers in `meta.cost`, and the seconds that annotators took."""
+    """Sums of the numbers in `meta.cost`, and each annotator's total seconds."""
     total: dict[str, float] = defaultdict(float)
     for group in groups:
         spent = group.meta.get("cost")

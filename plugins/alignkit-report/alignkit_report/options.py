@@ -1,5 +1,4 @@
-"""Options of the receivers of metrics. Free of torch and of the trackers' own packages; keys come from the environment
-only."""
+"""Options of the metric sinks. Imports neither torch nor the trackers; keys come only from the environment."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from alignkit import Config, InputError
 
 
 def is_installed(package: str) -> bool:
-    """Whether there is such a package. A mere folder of this name, as trackers leave where they run, is none."""
+    """Whether the package is installed. A plain folder of this name, as trackers leave behind, does not count."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
 
@@ -28,14 +27,14 @@ class TrackerOptions(Config):
     extra: ClassVar[str]
 
     name: str = ""
-    """Name of the run; empty takes that of the run directory."""
+    """Name of the run; empty: the run directory's name."""
 
     def packages(self) -> tuple[str, ...]:
         """The modules that these options need."""
         return (self.extra,)
 
     def check(self) -> None:
-        """Looks whether the tracker is installed.
+        """Checks that the tracker is installed.
 
         Raises:
             InputError: it is not.
@@ -55,8 +54,8 @@ class TensorBoardOptions(TrackerOptions):
     extra = "tensorboard"
 
     folder: str = ""
-    """Folder of several runs, each of which writes into a folder of its name in there; empty writes into `tensorboard`
-    in the run directory."""
+    """Folder for several runs; each run writes to a subfolder with its name. Empty: `tensorboard` in the run
+    directory."""
 
     def check(self) -> None:
         super().check()
@@ -68,7 +67,7 @@ class ProjectOptions(TrackerOptions):
     """Project in the tracker."""
 
     project: str = "alignkit"
-    """Project, or experiment, that the run belongs to."""
+    """Project (or experiment) of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +77,12 @@ class WandbOptions(ProjectOptions):
     extra = "wandb"
 
     mode: Literal["auto", "online", "offline"] = "auto"
-    """offline keeps the run in `wandb` in the run directory, from where `wandb sync` uploads it. auto: what WANDB_MODE
-    says, or else online if WANDB_API_KEY is set, or else offline."""
+    """offline keeps the run in `wandb` in the run directory; `wandb sync` uploads it from there. auto: WANDB_MODE if
+    set; otherwise online if WANDB_API_KEY is set, else offline."""
 
     @property
     def effective_mode(self) -> str:
-        """What `wandb.init` is given."""
+        """The mode for `wandb.init`."""
         if self.mode != "auto":
             return self.mode
         return os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
@@ -96,12 +95,12 @@ class MlflowOptions(ProjectOptions):
     extra = "mlflow"
 
     tracking_uri: str = ""
-    """Server or database, as `mlflow.set_tracking_uri` takes it. Empty: what MLFLOW_TRACKING_URI says, or else
+    """Server or database, as for `mlflow.set_tracking_uri`. Empty: MLFLOW_TRACKING_URI if set, otherwise
     `mlflow/mlflow.db` in the run directory."""
 
     @property
     def is_local(self) -> bool:
-        """Whether the run directory holds the database."""
+        """Whether the database is in the run directory."""
         return not (self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"))
 
     def packages(self) -> tuple[str, ...]:
@@ -110,9 +109,9 @@ class MlflowOptions(ProjectOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TrackioOptions(ProjectOptions):
-    """trackio, on this machine or in a Hugging Face Space, to which the token of `hf auth login` gives access."""
+    """trackio, on this machine or in a Hugging Face Space, with the token of `hf auth login`."""
 
     extra = "trackio"
 
     space: str = ""
-    """The Space, `owner/name`. Empty: what TRACKIO_SPACE_ID says, or else this machine, in the folder TRACKIO_DIR."""
+    """The Space, `owner/name`. Empty: TRACKIO_SPACE_ID if set, otherwise this machine, in the folder TRACKIO_DIR."""

@@ -1,4 +1,4 @@
-"""Receivers of a run's metrics, through accelerate's classes for experiment trackers."""
+"""Sinks for a run's metrics, through accelerate's experiment trackers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ OptionsT = TypeVar("OptionsT", bound=TrackerOptions)
 class TrackerSink(MetricSink[OptionsT]):
     """Writes each figure as `stage/figure` at its step, so that stages, which all count from 1, stay apart.
 
-    The tracker starts with the first record, not before: then the engine has settled on a device, which accelerate
-    would otherwise choose here, and a run that trains nothing leaves nothing behind. What a tracker prints goes to
-    stderr, because stdout is for results.
+    The tracker starts with the first record. By then the engine has chosen a device, which accelerate would otherwise
+    choose here; and a run that trains nothing leaves nothing behind. A tracker's prints go to stderr, because stdout is
+    for results.
     """
 
     def __init__(self, config: OptionsT | None = None, context: Context | None = None) -> None:
@@ -48,15 +48,15 @@ class TrackerSink(MetricSink[OptionsT]):
         """accelerate's tracker, not started yet.
 
         Args:
-            ends: takes what has to be undone once the tracker has ended.
+            ends: collects what must be undone after the tracker has ended.
         """
 
     def log(self, values: Mapping[str, float], stage: str, step: int) -> None:
-        """Hands figures to the tracker, which has started."""
+        """Passes figures to the started tracker."""
         self._tracker.log(values, step=step)
 
     def finish(self) -> None:
-        """Ends the tracker, which has started."""
+        """Ends the started tracker."""
         self._tracker.finish()
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -94,8 +94,8 @@ class TensorBoard(TrackerSink[TensorBoardOptions]):
 
 
 class Wandb(TrackerSink[WandbOptions]):
-    """Weights & Biases. It drops figures of a step that is behind another one's, so each stage has a step of its own
-    there, `stage/step`, as the axis of its figures. It would also keep the command line, in which keys may stand."""
+    """Weights & Biases. It drops figures whose step is lower than an earlier one, so each stage gets its own axis,
+    `stage/step`. Metadata is off, because it contains the command line, which may contain keys."""
 
     Config = WandbOptions
 
@@ -118,7 +118,7 @@ class Wandb(TrackerSink[WandbOptions]):
 
 
 class Mlflow(TrackerSink[MlflowOptions]):
-    """MLflow. Its store is a setting of the whole process, so the one that was set before is set again at the end."""
+    """MLflow. Its store is a setting of the whole process, so the previous one is restored at the end."""
 
     Config = MlflowOptions
 
@@ -137,7 +137,7 @@ class Mlflow(TrackerSink[MlflowOptions]):
 
 
 class Trackio(TrackerSink[TrackioOptions]):
-    """trackio. A run that accelerate ends stays trackio's current one, which would end once more at exit."""
+    """trackio. After accelerate's own end a run stays trackio's current one and would end again at exit."""
 
     Config = TrackioOptions
 

@@ -1,4 +1,4 @@
-"""The figures of `alignkit preferences report` for people: tables, as text or as a page with plots."""
+"""The figures of `alignkit preferences report` as tables, in text or on a page with plots."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 NO_HEAD = ("", "")
 ANNOTATOR_HEAD = ("annotator", "kind", "pairs", "first", "second", "ties", "abstained", "seconds")
 POSITION = (
-    "How often the response that was shown first wins, where the order is known: 0.5 without a bias if both orders are"
-    " as frequent; and how often one pair gets the same verdict in both orders."
+    "How often the response shown first wins, if the order is known (0.5 without bias, if both orders are equally"
+    " frequent), and how often a pair gets the same verdict in both orders."
 )
 CONTRADICTIONS = (
-    "Pairs that one annotator judged more than once; and prompts with three or more responses whose verdicts run in a"
-    " circle."
+    "Pairs that one annotator judged more than once, and prompts with three or more responses whose verdicts are"
+    " intransitive."
 )
-CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "in a circle")
+CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "intransitive")
 
 
 def text(figures: Figures) -> str:
@@ -39,7 +39,7 @@ def text(figures: Figures) -> str:
 
 
 def write_page(path: Path, title: str, figures: Figures) -> None:
-    """Writes the tables with their plots as one HTML page, which needs nothing from the network."""
+    """Writes the tables and their plots as one HTML page that loads nothing from the network."""
     first, *_, last = bounds = [f"{bound:g}" for bound in LENGTH_RATIOS]
     write_html(
         path,
@@ -53,7 +53,7 @@ def write_page(path: Path, title: str, figures: Figures) -> None:
 
 
 def tables(figures: Figures) -> list[Table]:
-    """(title, explanation, head, rows) of every table; those without rows are left out."""
+    """(title, explanation, head, rows) of every table that has rows."""
     annotators = [(name, *map(_shown, said.values())) for name, said in figures["annotators"].items()]
     positions = [
         (name, _share(said["first_wins"]), said["ties"], _share(said["both_orders_agree"]))
@@ -69,13 +69,13 @@ def tables(figures: Figures) -> list[Table]:
     leaks = _named(figures["leakage"] or {})
     found: list[Table] = [
         ("Counts", "", NO_HEAD, _named(figures["counts"])),
-        ("Annotators", "Verdicts on pairs; seconds are the mean of a record.", ANNOTATOR_HEAD, annotators),
+        ("Annotators", "Verdicts on pairs, and mean seconds per record.", ANNOTATOR_HEAD, annotators),
         *_agreement(figures["agreement"]),
         ("Position", POSITION, ("annotator", "first wins", "ties", "same in both orders"), positions),
-        ("Length", "How often the longer response wins, by characters.", ("by", "longer wins"), lengths),
+        ("Length", "How often the longer response (in characters) wins.", ("by", "longer wins"), lengths),
         ("Contradictions", CONTRADICTIONS, CONTRADICTION_HEAD, contradictions),
-        ("Duplicates", "Equal but for case, space and punctuation.", NO_HEAD, _named(figures["duplicates"])),
-        ("Leakage", "Held-out prompts and responses that the file holds.", NO_HEAD, leaks),
+        ("Duplicates", "Case, space and punctuation are ignored.", NO_HEAD, _named(figures["duplicates"])),
+        ("Leakage", "Held-out prompts and responses that are in the file.", NO_HEAD, leaks),
         ("Cost", "", NO_HEAD, _named(figures["cost"])),
     ]
     return [table for table in found if table[-1]]
@@ -91,10 +91,10 @@ def _agreement(agreement: Figures) -> list[Table]:
         if said
     ]
     alphas = {name: _shown(agreement[name]) for name in ("alpha_people", "alpha_all") if agreement[name] is not None}
-    alpha = "Krippendorff's alpha, nominal, of the verdicts 1, 2 and tie."
+    alpha = "Krippendorff's alpha (nominal) of the verdicts 1, 2 and tie."
     return [
         ("Agreement", "Cohen's kappa of the verdicts 1, 2 and tie.", head, between),
-        ("AI against people", "The people's most frequent verdict on each pair.", head, against),
+        ("AI against people", "Against the people's most frequent verdict on each pair.", head, against),
         ("Alpha", alpha, NO_HEAD, _named(alphas)),
     ]
 

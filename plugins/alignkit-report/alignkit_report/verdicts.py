@@ -1,8 +1,8 @@
-"""Verdicts on pairs of responses, by annotator: what `annotations` and ranks of many records say. Free of torch.
+"""Verdicts on pairs of responses, by annotator, from the annotations and ranks of many records. Imports no torch.
 
-A unit is two responses to one prompt that somebody judged. Records that hold the same two responses join: a file of one
-annotator behind another's gives units that both judged. An annotator who comes back to a pair in a later record opens a
-second unit, so that no verdict is counted twice and a repetition can be held against the first time.
+A unit is two responses to one prompt that somebody judged. Records with the same two responses share a unit: one
+annotator's file after another's gives units that both judged. An annotator who judges a pair again in a later record
+opens a second unit, so that no verdict counts twice and the two can be compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alignkit.preferences import Annotation, Kind
 
 FLIPPED = {None: None, TIE: TIE, FIRST: SECOND, SECOND: FIRST}
-"""A verdict, or a place, seen with the two responses exchanged."""
+"""A verdict, or a place, with the two responses swapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Judgement:
     """One look of an annotator at a unit.
 
     Attributes:
-        verdict: 0 tie, 1 the unit's first response is better, 2 the second; None abstained.
-        shown_first: which of the two was shown before the other, 1 or 2; None where it isn't known.
+        verdict: 0 tie, 1 the unit's first response is better, 2 the second; None for an abstention.
+        shown_first: which of the two was shown first, 1 or 2; None if unknown.
     """
 
     verdict: int | None
@@ -40,7 +40,7 @@ class Judgement:
 
 @dataclass(slots=True)
 class Unit:
-    """Two responses to a prompt, and what each annotator said of them, in the order of the record that came first."""
+    """Two responses to a prompt, in the order of their first record, and each annotator's verdicts on them."""
 
     prompt: str
     responses: tuple[str, str]
@@ -52,8 +52,8 @@ class Unit:
         return self.prompt, frozenset(self.responses)
 
     def settled(self, annotator: str) -> int | None:
-        """What the annotator's looks come to: the most frequent verdict, a tie where two are as frequent, None where
-        the annotator abstained or hasn't seen the unit."""
+        """The annotator's most frequent verdict; a tie if two are equally frequent, None if the annotator abstained or
+        hasn't seen the unit."""
         verdicts = [look.verdict for look in self.judgements.get(annotator, ()) if look.verdict is not None]
         if not verdicts:
             return None
@@ -61,13 +61,13 @@ class Unit:
         return TIE if found is None else found
 
     def majority(self, annotators: Iterable[str]) -> int | None:
-        """The verdict of most of these annotators; None where two are as frequent."""
+        """The verdict of most of these annotators; None if two are equally frequent."""
         return most_frequent(self.settled(annotator) for annotator in annotators)
 
 
 @dataclass(slots=True)
 class Verdicts:
-    """All units, who the annotators are, and how long they took (seconds of each look at a record)."""
+    """All units, the annotators' kinds, and their seconds for each record."""
 
     units: list[Unit] = field(default_factory=list)
     kinds: dict[str, Kind] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What is said of a file of preferences, against counts made by hand."""
+"""The report on a file of preferences, against counts made by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDERS = {"12": (0, 1), "21": (1, 0)}
 
 
 def pair(prompt: str, responses: tuple[str, str] = ("good", "bad"), **said: Any) -> Group:
-    """Annotators' verdicts by name, each a verdict or (verdict, order); the first letter is h of people, a of AIs."""
+    """Annotators' verdicts by name, each a verdict or a list of (verdict, order); h... is a human, a... an AI."""
     annotations = []
     for name, given in said.items():
         for verdict, order in given if isinstance(given, list) else [(given, None)]:
@@ -49,8 +49,7 @@ def test_counts_of_annotators_and_of_ranks() -> None:
 
 
 def test_ai_against_the_majority_of_people() -> None:
-    """Majorities 1, 2, none (1, 2 and 0), 0; the AI says 1, 1, 1, nothing: one of two agrees, and one of two without
-    ties."""
+    """Majorities 1, 2, none (1, 2 and 0), 0; the AI says 1, 1, 1, nothing: one of two agrees, with or without ties."""
     groups = [
         pair("p", h1=1, h2=1, h3=2, a=1),
         pair("q", h1=2, h2=2, h3=2, a=1),
@@ -85,8 +84,8 @@ def test_a_ranking_counts_as_its_pairs() -> None:
 
 
 def test_position_bias_and_orders_by_hand() -> None:
-    """The first shown wins in 3 of 4 decided looks; of two pairs seen both ways, one keeps its winner, and both looks
-    at the other come to a tie."""
+    """The one shown first wins in 3 of 4 decided looks; of two pairs seen both ways, one keeps its winner, and the two
+    looks at the other make a tie."""
     groups = [
         pair("p", a=[(1, "12"), (1, "21")]),
         pair("q", a=[(1, "12"), (2, "21")]),
@@ -103,7 +102,7 @@ def test_position_bias_and_orders_by_hand() -> None:
 
 
 def test_a_judge_biased_by_twenty_points_is_found_out_to_within_three() -> None:
-    """Scripted: right 70% of the time, and 20 points likelier to say "the first" than it should be, in each order."""
+    """Scripted: right 70% of the time, and 20 points more likely to say "the first" than it should, in each order."""
     draw = random.Random(0)
     groups = []
     for number in range(1000):

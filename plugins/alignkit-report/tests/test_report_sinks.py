@@ -1,4 +1,4 @@
-"""Receivers of metrics: one real run into all that are installed, read back with each tool's own reader."""
+"""Metric sinks: one real run into all installed tools, read back with each tool's own reader."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def needs(name: str) -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """That of a user who has no account anywhere."""
+    """The environment of a user without any accounts."""
     prefixes = ("WANDB", "MLFLOW", "TRACKIO", "HF_TOKEN")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
     return {**kept, "HOME": str(home), "TRACKIO_DIR": str(home / "trackio")}
@@ -68,7 +68,7 @@ def environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of `alignkit run`, two stages of some steps, with every sink that is installed."""
+    """The run directory of `alignkit run`: two stages of a few steps, with every installed sink."""
     folder = tmp_path_factory.mktemp("sinks")
     write_tiny_llama(folder / "llama")
     said = [{"prompt": f"say {word}", "completion": word} for word in WORDS]
@@ -88,7 +88,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(run: Path) -> Series:
-    """What metrics.jsonl says, under the names that sinks are given."""
+    """The figures in metrics.jsonl, under the names that sinks get."""
     found: Series = defaultdict(list)
     for line in (run / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
@@ -121,7 +121,7 @@ def of_mlflow(run: Path) -> Series:
 
 
 def of_trackio(run: Path) -> Series:
-    """Read in a process of its own: trackio reads its folder's name when it is imported."""
+    """Read in a separate process, because trackio reads its folder's name on import."""
     script = """
 import json
 from trackio import Api
@@ -160,7 +160,7 @@ def of_wandb(run: Path) -> Series:
 
 
 def wandb_records(data: bytes) -> Iterator[bytes]:
-    """The records of a .wandb file: 7 bytes, then the format of LevelDB's logs, whose blocks count from the start."""
+    """The records of a .wandb file: 7 bytes, then LevelDB's log format, with blocks counted from the file's start."""
     assert data[:4] == b":W&B"
     position, parts = 7, b""
     while position + 7 <= len(data):
@@ -183,7 +183,7 @@ READERS: dict[str, Callable[[Path], Series]] = {
 }
 
 
-# These tools warn of their own dependencies when they are imported.
+# These tools warn about their own dependencies on import.
 @pytest.mark.filterwarnings("ignore:::(tensorboard|wandb|mlflow|google|pydantic|sqlalchemy|alembic)")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_figure_of_both_stages_is_in_the_tools_own_files(run_folder: Path, name: str) -> None:
@@ -198,7 +198,7 @@ def test_every_figure_of_both_stages_is_in_the_tools_own_files(run_folder: Path,
 
 
 def test_no_tool_keeps_the_command_line(run_folder: Path) -> None:
-    """Keys may stand in it."""
+    """It may contain keys."""
     folders = [run_folder / name for name in INSTALLED] + [run_folder.parent / "trackio"]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
     assert len(files) >= len(INSTALLED)
@@ -206,7 +206,7 @@ def test_no_tool_keeps_the_command_line(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_installed_is_said_before_anything_loads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_before_anything_loads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "find_spec", lambda package: None)
     with pytest.raises(InputError, match=f"needs the package '{name}'") as error:
         CONFIGS[name]()
@@ -258,13 +258,13 @@ def test_wandb_is_offline_where_there_is_no_key(
 
 def test_a_name_that_tensorboard_would_not_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "find_spec", lambda package: FOUND)
-    with pytest.raises(InputError, match="counts only with folder"):
+    with pytest.raises(InputError, match="has no effect without folder"):
         TensorBoardOptions(name="mine").check()
     TensorBoardOptions(name="mine", folder="runs").check()
 
 
 class FakeTracker:
-    """Stands in for accelerate's."""
+    """A fake of accelerate's trackers."""
 
     name = "fake"
 
@@ -338,7 +338,7 @@ def test_runs_share_a_folder_of_tensorboard(tmp_path: Path) -> None:
 
 @pytest.fixture
 def mlflow_at_rest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """MLflow, for which nothing is set; whatever a test sets is taken back."""
+    """MLflow without any settings; what a test sets is undone."""
     needs("mlflow")
     import mlflow
 
@@ -351,7 +351,7 @@ def mlflow_at_rest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.filterwarnings("ignore:::(mlflow|google|pydantic|sqlalchemy|alembic)")
 @pytest.mark.parametrize("before", ["", "sqlite:///elsewhere.db"])
 def test_mlflow_is_left_as_it_was(run_folder: Path, mlflow_at_rest: Any, before: str) -> None:
-    """Otherwise the next run of this process would write into the store of this one."""
+    """Otherwise the next run in this process would write into this run's store."""
     mlflow, uri = mlflow_at_rest, f"sqlite:///{run_folder}/mlflow/mlflow.db"
     mlflow.set_tracking_uri(before or None)
     sink = Mlflow(MlflowOptions(tracking_uri=uri, project=f"after {before}", name="n"), Context(folder=run_folder))

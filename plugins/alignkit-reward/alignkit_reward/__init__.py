@@ -1,4 +1,4 @@
-"""Plugin: rewards. Torch-free; a component is imported when it is used."""
+"""Plugin: rewards. Imports no torch; components are imported on use."""
 
 from __future__ import annotations
 

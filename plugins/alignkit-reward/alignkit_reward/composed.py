@@ -1,10 +1,10 @@
-"""Reward sources made of others: `sum`, several objectives with weights, and `ensemble`, one objective seen by several.
+"""Reward sources made of others: `sum` weights several objectives, `ensemble` combines several views of one.
 
-An ensemble doubts what its members don't agree on, against over-optimisation: Coste et al., arXiv:2310.02743, eq. 2
-(the minimum, their worst-case optimisation) and eq. 3 (the mean less the spread, their uncertainty-weighted one).
+An ensemble lowers the reward where its members disagree, against over-optimisation: Coste et al., arXiv:2310.02743,
+eq. 2 (the minimum, their worst-case optimisation) and eq. 3 (the mean less the spread, uncertainty-weighted).
 
-Where a source abstains from a response, so does what it is part of: a sum or spread of the rest could not be compared
-with a whole one. What each source said on average is logged as `reward/0`, `reward/1`, ...
+If a source abstains on a response, so does the whole: a sum or spread of the rest would not be comparable. The mean of
+each source is logged as `reward/0`, `reward/1`, ...
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OptionsT = TypeVar("OptionsT", bound=ComposedOptions)
 
 
 class ComposedReward(RewardSource[OptionsT]):
-    """Base: builds the sources, and asks all of them."""
+    """Base: builds the sources and asks all of them."""
 
     def __init__(self, config: OptionsT, context: Context | None = None) -> None:
         super().__init__(config, context)
@@ -35,7 +35,7 @@ class ComposedReward(RewardSource[OptionsT]):
 
     @abstractmethod
     def combined(self, parts: Sequence[float]) -> float:
-        """The score of a response from what each source says of it."""
+        """The score of a response, from each source's score."""
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         of_sources = [source.score(groups) for source in self.sources]
@@ -44,7 +44,7 @@ class ComposedReward(RewardSource[OptionsT]):
         return [[None if parts is None else self.combined(parts) for parts in row] for row in rows]
 
     def _figures_of(self, whole: Sequence[Sequence[float]]) -> dict[str, float]:
-        """From what the sources say of each response from which none abstained; 0 where there is no such response."""
+        """Figures from the responses that every source scored; 0 if there are none."""
         columns = list(zip(*whole, strict=True)) or [(0.0,)] * len(self.sources)
         return {f"reward/{number}": fmean(column) for number, column in enumerate(columns)}
 
@@ -67,7 +67,7 @@ class SumReward(ComposedReward[SumOptions]):
         return sum(weight * part for weight, part in zip(self._weights, parts, strict=True))
 
     def start_critic(self) -> Scorer | None:
-        """The critic of the first source that has one, on the scale of its weight in the sum."""
+        """The critic of the first source that has one, scaled by its weight in the sum."""
         for weight, source in zip(self._weights, self.sources, strict=True):
             if weight and (critic := source.start_critic()) is not None:
                 if weight != 1:
@@ -77,8 +77,7 @@ class SumReward(ComposedReward[SumOptions]):
 
 
 class EnsembleReward(ComposedReward[EnsembleOptions]):
-    """What the members say together, less their doubt. How far apart they are on average is logged as
-    `reward_spread`."""
+    """The members' common score, less their disagreement. The mean spread is logged as `reward_spread`."""
 
     def combined(self, parts: Sequence[float]) -> float:
         if self.config.combine == "minimum":
@@ -98,6 +97,6 @@ class EnsembleReward(ComposedReward[EnsembleOptions]):
 
 
 def _known(parts: Sequence[float | None]) -> list[float] | None:
-    """What every source says of a response; None where one of them abstained."""
+    """The scores of all sources for a response; None if one of them abstained."""
     known = [part for part in parts if part is not None]
     return known if len(known) == len(parts) else None

@@ -1,9 +1,9 @@
-"""The reward source `function`: a plain function with the signature that TRL's trainers call reward functions with.
+"""The reward source `function`: a plain function with the signature of TRL's reward functions.
 
 `f(prompts, completions, **columns) -> list[float | None]`: strings, or lists of messages for conversational prompts;
-each column of the prompts is a list with one entry a completion. Different from TRL: `completion_ids`, `trainer_state`,
-`log_extra` and `log_metric` are not passed, since text is what is scored; a function without `**kwargs` is given only
-what it names; and NaN is an error, where TRL takes it for an abstention.
+each column of the prompts is a list with one entry per completion. Different from TRL: `completion_ids`,
+`trainer_state`, `log_extra` and `log_metric` are not passed, because only text is scored; a function without `**kwargs`
+gets only the arguments it names; and NaN is an error, where TRL treats it as an abstention.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
 class FunctionReward(RewardSource[FunctionOptions]):
-    """A function of the user's, called once for all responses."""
+    """A user's function, called once for all responses."""
 
     def __init__(self, config: FunctionOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
@@ -35,10 +35,10 @@ class FunctionReward(RewardSource[FunctionOptions]):
         self._parameters = _parameters(self._function)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """What the function returns.
+        """The function's scores.
 
         Raises:
-            PluginError: it raises, or returns anything but one finite number or None a response; the row is named.
+            PluginError: it raises, or returns anything but one finite number or None per response. Names the row.
         """
         rows = [(group.prompt, response) for group in groups for response in group.responses]
         if not rows:
@@ -59,13 +59,13 @@ class FunctionReward(RewardSource[FunctionOptions]):
             raise PluginError(f"{self.config.function} raised {type(error).__name__}: {error} ({where})") from error
 
     def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that the function takes: all of them where it has `**kwargs`."""
+        """The arguments that the function takes; all if it has `**kwargs`."""
         for parameter in self._parameters:
             named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if named and parameter.default is parameter.empty and parameter.name not in arguments:
                 columns = ", ".join(sorted(arguments.keys() - {"prompts", "completions"})) or "none"
                 raise PluginError(
-                    f"{self.config.function} needs {parameter.name!r}, which is no column of the prompts ({columns})"
+                    f"{self.config.function} needs {parameter.name!r}, which is not a column of the prompts ({columns})"
                 )
         if not self._parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters):
             return arguments
@@ -89,12 +89,12 @@ class FunctionReward(RewardSource[FunctionOptions]):
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise PluginError(f"{self.config.function} returned {value!r}, no finite number, for {_describe(row)}")
+            raise PluginError(f"{self.config.function} returned {value!r}, not a finite number, for {_describe(row)}")
         return number
 
 
 def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
-    """Prompts, completions and the columns, each with one entry a response."""
+    """Prompts, completions and the columns, each with one entry per response."""
     columns = dict.fromkeys(key for prompt, _ in rows for key in prompt.meta if key not in RESERVED)
     return {
         **{key: [prompt.meta.get(key) for prompt, _ in rows] for key in columns},
@@ -107,7 +107,7 @@ def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:
-    """What the function's signature names; nothing for a builtin without one."""
+    """The parameters of the function; none for a builtin without a signature."""
     try:
         return list(inspect.signature(function).parameters.values())
     except ValueError:

@@ -1,7 +1,7 @@
-"""The preference sources `reward` and `rules`: responses of the policy itself, ranked by a reward source, or by rules.
+"""The preference sources `reward` and `rules`: the policy's own responses, ranked by a reward source or by rules.
 
-With a temperature the ranking is a draw from Plackett-Luce on score / temperature, made by adding Gumbel noise to the
-scores and sorting (Yellott 1977, J. Math. Psychol. 15): what annotators do who agree with the source on average.
+With a temperature the ranking is drawn from Plackett-Luce on score / temperature, by adding Gumbel noise to the scores
+and sorting (Yellott 1977, J. Math. Psychol. 15): annotators who agree with the source on average.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OptionsT = TypeVar("OptionsT", bound=RankingOptions)
 
 
 class Labeller(PreferenceSource[OptionsT]):
-    """Base: ranks fresh responses by the reward source that a subclass makes. `name` is what the records say."""
+    """Base: ranks fresh responses by a subclass's reward source. The records name `name` as their source."""
 
     samples = True
     name: ClassVar[str]
@@ -41,7 +41,7 @@ class Labeller(PreferenceSource[OptionsT]):
         """The reward source that ranks."""
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
-        """One ranked group a prompt, in the prompts' order; prompts without two different scores are left out."""
+        """One ranked group per prompt, in the prompts' order; drops prompts without two different scores."""
         drawn = [group.without_duplicates() for group in ask(ask.prompts, self.config.k)]
         for group in ranked_by_scores(drawn, self._source.score(drawn), source=self.name):
             yield self._with_noise(group) if self.config.temperature else group

@@ -1,7 +1,7 @@
 """The reward source `model`: a sequence classifier with one label, read at the last token of each response.
 
-Scores are shifted and scaled to mean 0 and variance 1 on demonstrations (arXiv:2009.01325, section 3.4, and detail 12
-of arXiv:2403.17031 shift only; the scale makes one kl_coef fit any reward model).
+Scores are shifted and scaled to mean 0 and variance 1 on demonstrations. arXiv:2009.01325, section 3.4, and detail 12
+of arXiv:2403.17031 only shift; the scale makes one kl_coef fit any reward model.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class ModelReward(RewardSource[ModelOptions]):
     """A trained reward model.
 
     Raises:
-        InputError: no model is given, or the folder holds none.
+        InputError: no model is given, or the folder has none.
     """
 
     def __init__(self, config: ModelOptions | None = None, context: Context | None = None) -> None:
         super().__init__(config, context)
         if not self.config.model:
-            raise InputError("there is no reward model yet", where="model", fix="train one, or give its folder")
+            raise InputError("there is no reward model yet", where="model", fix="train one, or set the folder of one")
         self._folder = Path(self.config.model)
         self._stored = StoredReward.read(self._folder)
         self._policy_class = load_policy_class(self._stored.policy, str(self._folder))
@@ -41,11 +41,11 @@ class ModelReward(RewardSource[ModelOptions]):
 
     @classmethod
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
-        """The reward model that was trained into a folder."""
+        """The reward model that training saved in a folder."""
         return cls(replace(config, model=str(path)), context)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """The model's scores, normalised by what `calibrate` measured.
+        """The model's scores, normalised as measured by `calibrate`.
 
         Raises:
             PluginError: a score is not finite.
@@ -59,7 +59,7 @@ class ModelReward(RewardSource[ModelOptions]):
         return [[next(flat) for _ in group.responses] for group in groups]
 
     def calibrate(self, groups: Sequence[Group]) -> None:
-        """Stores mean and standard deviation of the raw scores of these groups' responses with the model."""
+        """Stores the mean and standard deviation of these responses' raw scores with the model."""
         if not (self.config.normalise and groups):
             return
         scores = self._raw_scores(groups)
@@ -69,7 +69,7 @@ class ModelReward(RewardSource[ModelOptions]):
             self._stored.write(self._folder)
 
     def start_critic(self) -> Scorer:
-        """A trainable copy of the reward model, whose head takes in the normalisation of the scores."""
+        """A trainable copy of the reward model, with the score normalisation folded into its head."""
         scorer = self._load()
         if self.config.normalise and (self._stored.mean, self._stored.std) != (0.0, 1.0):
             scorer.rescale(self._stored.mean, self._stored.std)

@@ -1,4 +1,4 @@
-"""Options of the plugin's components. Free of torch."""
+"""Options of the plugin's components. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class BradleyTerryOptions(TrainingOptions):
     Formula: -log sigmoid(s_w - s_l - margin * (a_w - a_l)) + center_coef * (s_w + s_l)^2, the mean over the pairs of a
         group; s is the model's score, a the annotators'
     Paper: Ouyang et al., arXiv:2203.02155, eq. 1; the margin: arXiv:2307.09288, eq. 2; centring: arXiv:2312.09244.
-    Use it when: there are pairs, or rankings whose annotators compared two responses at a time. The usual choice.
+    Use it when: you have pairs, or rankings whose annotators compared two responses at a time. The usual choice.
     """
 
     matters: ClassVar[tuple[str, ...]] = (*TrainingOptions.matters, "margin", "label_smoothing", "center_coef")
 
     margin: NonNegative = 0.0
-    """Times the gap of the annotators' scores, by which the better response shall lead; needs groups with scores."""
+    """The better response should lead by this times the gap of the annotators' scores; needs groups with scores."""
     label_smoothing: Annotated[float, Interval(ge=0, lt=0.5)] = 0.0
     """Probability that a preference is recorded the wrong way round."""
     center_coef: NonNegative = 0.0
@@ -50,7 +50,7 @@ class BradleyTerryOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class InfoNCEOptions(TrainingOptions):
-    """A reward model by the best response of each group against the rest (arXiv:1807.03748).
+    """A reward model from the best response of each group against the rest (arXiv:1807.03748).
 
     Formula: -log(exp(s_best / temperature) / sum of exp(s / temperature) over the best and those ranked below it)
     Paper: van den Oord et al., arXiv:1807.03748, eq. 4.
@@ -60,7 +60,7 @@ class InfoNCEOptions(TrainingOptions):
     matters: ClassVar[tuple[str, ...]] = (*TrainingOptions.matters, "temperature")
 
     temperature: Positive = 1.0
-    """Scores are divided by it before the softmax."""
+    """Divisor of the scores before the softmax."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,29 +75,31 @@ class PlackettLuceOptions(TrainingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Config):
-    """A reward model, trained first on the preferences unless one is given."""
+    """A reward model; trained first on the preferences unless you give one."""
 
     model: str = ""
     """Folder (or hub id) of a sequence classifier with one label; empty trains one on the preferences first."""
     loss: RankingLoss = "pairwise"
-    """What it is trained with: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
+    """Training loss: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
     normalise: bool = True
     """Shift and scale the scores to mean 0 and variance 1 on demonstrations."""
     max_tokens: Count = 16384
     """Token budget of one forward pass. It never changes a score."""
     train: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the Optimizer that trains it (`learning_rate`, `n_epochs`, `temperature`, ...); `plugin` names another
-    one than that of the loss."""
+    """Options of the Optimizer that trains it (`learning_rate`, `n_epochs`, `temperature`, ...). `plugin` names another
+    Optimizer than the loss's."""
 
     def check(self) -> None:
-        """Raises InputError where `model` is neither a folder nor looks like a hub id."""
+        """Raises InputError if `model` is neither a folder nor looks like a hub id."""
         if self.model and not may_be_model(self.model):
             raise InputError(
-                f"there is no folder {self.model!r}", where="model", fix="give a trained reward model, or leave it out"
+                f"there is no folder {self.model!r}",
+                where="model",
+                fix="set the folder of a trained reward model, or leave it out",
             )
 
     def training(self) -> ComponentSpec | None:
-        """The Optimizer of the loss; None where a model is given."""
+        """The Optimizer of the loss; None if a model is given."""
         return None if self.model else {"plugin": OPTIMIZER_OF_LOSS[self.loss], **self.train}
 
 
@@ -108,10 +110,10 @@ class FunctionOptions(Config):
     takes_function: ClassVar[str] = "function"
 
     function: str
-    """`module:function`, called as `f(prompts=..., completions=..., **columns)`; returns one float a completion."""
+    """`module:function`, called as `f(prompts=..., completions=..., **columns)`; returns one float per completion."""
 
     def check(self) -> None:
-        """Raises InputError where the function can't be imported or asks for what a text record does not hold."""
+        """Raises InputError if the function can't be imported or requires what a text record does not have."""
         try:
             parameters = inspect.signature(load_function(self.function)).parameters.values()
         except ValueError:  # a builtin without a signature
@@ -119,7 +121,7 @@ class FunctionOptions(Config):
         for parameter in parameters:
             if parameter.name in ("completion_ids", "trainer_state") and parameter.default is parameter.empty:
                 raise InputError(
-                    f"{self.function} requires {parameter.name!r}, which is only known inside TRL's trainer",
+                    f"{self.function} requires {parameter.name!r}, which exists only inside TRL's trainer",
                     where="function",
                     fix=f"give it a default: {parameter.name}=None",
                 )
@@ -127,12 +129,12 @@ class FunctionOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthRule(Config):
-    """1 for a response within the limits, 0 outside; with a target, less the further it is from it."""
+    """1 for a response within the limits, 0 outside; with a target, less with the distance from it."""
 
     weight: float = 1.0
     """Factor of this rule."""
     target: Natural = 0
-    """Words that score 1; the score falls linearly to 0 at no words and at twice the target. 0: no target."""
+    """Word count that scores 1; the score falls linearly to 0 at no words and at twice the target. 0: no target."""
     minimum: Natural = 0
     """Fewest words."""
     maximum: Natural = 0
@@ -141,7 +143,7 @@ class LengthRule(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class KeywordRule(Config):
-    """Distinct good words found minus distinct bad ones: whole words in any case, `smil*` for all that begin so."""
+    """Distinct good words found minus distinct bad ones: whole words in any case; `smil*` matches a beginning."""
 
     weight: float = 1.0
     """Factor of this rule."""
@@ -158,17 +160,17 @@ class JSONRule(Config):
     weight: float = 1.0
     """Factor of this rule."""
     keys: tuple[str, ...] = ()
-    """Keys that it must have, as an object."""
+    """Keys that the object must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerRule(Config):
-    """1 if the number that the response ends on is the right one, 0 otherwise."""
+    """1 if the last number in the response is right, 0 otherwise."""
 
     weight: float = 1.0
     """Factor of this rule."""
     column: str = "final_answer"
-    """Column of the prompts with the right number, or a text that states it in the same way as the response."""
+    """Prompt column with the right number, or with a text that states it as a response would."""
     pattern: str = r"(?im)^\s*(?:A:|Answer:|####)\s*[$€£]?(-?[\d,]*\.?\d+)"
     """Regular expression with one group, the number; the last match counts."""
 
@@ -182,17 +184,17 @@ class RulesOptions(Config):
     keywords: KeywordRule | None = None
     """Good and bad words."""
     patterns: Mapping[str, float] = field(default_factory=dict)
-    """Regular expressions, each with what a response scores where it is found."""
+    """Regular expressions, each with the score of a response that it matches."""
     json: JSONRule | None = None
     """Validity as JSON."""
     answer: AnswerRule | None = None
     """A numeric answer."""
 
     def check(self) -> None:
-        """Raises InputError where there is no rule, or a rule can't be applied."""
+        """Raises InputError if there is no rule, or a rule can't be applied."""
         super().check()
         if not (self.length or self.keywords or self.patterns or self.json or self.answer):
-            raise InputError("no rule is given", fix="give one of: length, keywords, patterns, json, answer")
+            raise InputError("no rule is given", fix="set one of: length, keywords, patterns, json, answer")
         for pattern in self.patterns:
             _compiled(pattern, "patterns")
         if self.answer and _compiled(self.answer.pattern, "answer.pattern").groups != 1:
@@ -200,7 +202,7 @@ class RulesOptions(Config):
         if self.length and 0 < self.length.maximum < self.length.minimum:
             raise InputError("is below the minimum", where="length.maximum", fix="swap the two")
         if self.keywords and not (self.keywords.good or self.keywords.bad):
-            raise InputError("has no words", where="keywords", fix="give good or bad words")
+            raise InputError("has no words", where="keywords", fix="set good or bad words")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +213,7 @@ class ComposedOptions(Config):
     """The reward sources: `[{plugin = "model"}, {plugin = "rules", length = {maximum = 60}}]`."""
 
     def check(self) -> None:
-        """Raises InputError where there are no sources."""
+        """Raises InputError if there are no sources."""
         if not self.sources:
             raise InputError("is empty", where="sources", fix="name at least one reward source")
 
@@ -221,50 +223,52 @@ class SumOptions(ComposedOptions):
     """The weighted sum of other reward sources."""
 
     weights: tuple[float, ...] = ()
-    """Factor of each source; none means 1 for all."""
+    """Factor of each source; empty means 1 for all."""
 
     def check(self) -> None:
-        """Raises InputError where the weights don't fit the sources."""
+        """Raises InputError if the number of weights and sources differ."""
         super().check()
         if self.weights and len(self.weights) != len(self.sources):
             raise InputError(
-                f"{len(self.weights)} weights for {len(self.sources)} sources", where="weights", fix="one for each"
+                f"{len(self.weights)} weights for {len(self.sources)} sources",
+                where="weights",
+                fix="give one weight per source",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions(ComposedOptions):
-    """Several reward models for one objective, of which what they don't agree on is taken off (arXiv:2310.02743).
+    """Several reward models for one objective, less their disagreement (arXiv:2310.02743).
 
-    Reward models of one recipe differ when they are trained with different `run.seed`, better from different SFT
+    To get different reward models from one recipe, train them with different `run.seed`, or better from different SFT
     policies; `sources` names their folders.
     """
 
     sources: tuple[RewardSpec, ...]
     """The members: `[{plugin = "model", model = "run-1/reward"}, {plugin = "model", model = "run-2/reward"}]`."""
     combine: Literal["mean-spread", "minimum"] = "mean-spread"
-    """`mean-spread` is the members' mean less spread_coef times how far apart they are, `minimum` the lowest score."""
+    """`mean-spread` is the members' mean less spread_coef times their spread, `minimum` the lowest score."""
     spread_coef: NonNegative = 1.0
-    """Weight of the spread, the lambda of the paper; 0 takes the mean."""
+    """Weight of the spread, the paper's lambda; 0: the mean."""
     spread: Literal["std", "variance"] = "std"
-    """The spread is the members' standard deviation, in units of reward, or their variance, as in the paper."""
+    """Spread of the members: standard deviation, in units of reward, or variance, as in the paper."""
 
     def check(self) -> None:
-        """Raises InputError where there is nothing to agree on, or an option does nothing."""
+        """Raises InputError if there is only one member, or an option does nothing."""
         super().check()
         if len(self.sources) < 2:
-            raise InputError("one member always agrees with itself", where="sources", fix="name two or more")
+            raise InputError("an ensemble needs at least two members", where="sources", fix="name two or more")
         self.counts_only_with("combine = 'mean-spread'", self.combine == "mean-spread", "spread_coef", "spread")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions(Config):
-    """Responses that are ranked."""
+    """Responses to rank."""
 
     k: Annotated[int, Ge(2)] = 4
     """Responses sampled for each prompt; duplicates are dropped."""
     temperature: NonNegative = 0.0
-    """Noise of the simulated annotator: rankings follow Plackett-Luce on score / temperature. 0: no noise."""
+    """Noise of a simulated annotator: rankings follow Plackett-Luce on score / temperature. 0: no noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +276,7 @@ class LabellerOptions(RankingOptions):
     """Samples K responses to each prompt and ranks them by a reward source."""
 
     source: RewardSpec
-    """The reward source that ranks: `{plugin = "model", model = "runs/rm/reward"}`."""
+    """Reward source to rank by: `{plugin = "model", model = "runs/rm/reward"}`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,4 +288,4 @@ def _compiled(pattern: str, where: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise InputError(f"{pattern!r} is no regular expression: {error}", where=where, fix="correct it") from error
+        raise InputError(f"{pattern!r} is not a regular expression: {error}", where=where, fix="correct it") from error

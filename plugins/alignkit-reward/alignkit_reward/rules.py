@@ -1,4 +1,4 @@
-"""The reward source `rules`: what a reader can check by hand. A response's score is the sum of the rules given."""
+"""The reward source `rules`: rules that can be checked by hand. The score is the weighted sum of the given rules."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class RulesReward(RewardSource[RulesOptions]):
         self._rules = rules
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """The sums.
+        """The weighted sums.
 
         Raises:
-            PluginError: a prompt lacks the column with the right answer.
+            PluginError: a prompt has no column with the right answer.
         """
         return [[self._total(group.prompt, response) for response in group.responses] for group in groups]
 
@@ -47,7 +47,7 @@ class RulesReward(RewardSource[RulesOptions]):
 
 
 def length_rule(options: LengthRule) -> Rule:
-    """0 outside the limits, else 1, less the share by which the words miss the target."""
+    """0 outside the limits; otherwise 1, less the relative distance of the word count from the target."""
 
     def score(_: Prompt, response: str) -> float:
         words = len(response.split())
@@ -77,13 +77,13 @@ def _words(words: Iterable[str]) -> list[re.Pattern[str]]:
 
 
 def pattern_rule(pattern: str) -> Rule:
-    """1 where the regular expression is found."""
+    """1 if the regular expression matches somewhere."""
     compiled = re.compile(pattern)
     return lambda _, response: float(compiled.search(response) is not None)
 
 
 def json_rule(options: JSONRule) -> Rule:
-    """1 for valid JSON with the keys asked for."""
+    """1 for valid JSON with the required keys."""
 
     def score(_: Prompt, response: str) -> float:
         try:
@@ -96,7 +96,7 @@ def json_rule(options: JSONRule) -> Rule:
 
 
 def answer_rule(options: AnswerRule) -> Rule:
-    """1 where the last number stated is the one in the prompt's column."""
+    """1 if the last stated number equals the one in the prompt's column."""
     pattern = re.compile(options.pattern)
 
     def score(prompt: Prompt, response: str) -> float:
@@ -117,7 +117,7 @@ def _reference(value: Any, pattern: re.Pattern[str]) -> float:
     try:
         return _number(stated[0] if stated else str(value))
     except ValueError as error:
-        raise PluginError(f"rules: the right answer {value!r} is no number") from error
+        raise PluginError(f"rules: the right answer {value!r} is not a number") from error
 
 
 def _number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What is stored beside a reward model's weights: how to load it, and the scale of its scores."""
+"""The file next to a reward model's weights: how to load the model, and the scale of its scores."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FILE = "alignkit.json"
 
 @dataclass(frozen=True)
 class StoredReward:
-    """The contents of `alignkit.json`; a reward model that another tool wrote has none and gets the defaults.
+    """The contents of `alignkit.json`. A reward model from another tool has no such file and gets the defaults.
 
     Attributes:
-        policy: the policy plugin whose scorer this is.
+        policy: the policy plugin that made the scorer.
         mean, std: of the raw scores on demonstrations.
-        loss: what it was trained with, empty where unknown.
+        loss: the training loss; empty if unknown.
     """
 
     policy: str = "hf"
@@ -33,7 +33,7 @@ class StoredReward:
 
     @classmethod
     def read(cls, folder: Path) -> StoredReward:
-        """The file's contents. Raises InputError where it is damaged."""
+        """The file's contents. Raises InputError if it is damaged."""
         file = folder / FILE
         if not file.is_file():
             return cls()
@@ -53,7 +53,7 @@ class StoredReward:
 
 
 def policy_name(policy: Policy[Any]) -> str:
-    """The name under which a policy's plugin is registered."""
+    """The registered name of a policy's plugin."""
     target = type(policy)
     for found in registry().registrations:
         if found.role == "policy" and found.target in (target, f"{target.__module__}:{target.__qualname__}"):
@@ -62,11 +62,11 @@ def policy_name(policy: Policy[Any]) -> str:
 
 
 def load_policy_class(name: str, where: str) -> type[HasValues]:
-    """The policy plugin's class. Raises InputError where it is not installed, or knows no scorers."""
+    """The policy plugin's class. Raises InputError if it is not installed or has no scorers."""
     try:
         found = registry().load("policy", name)
     except InputError as error:
         raise InputError(f"needs a policy plugin: {error.what}", where=where, fix=error.fix) from error
     if not issubclass(found, HasValues):
-        raise InputError(f"the policy plugin {name} knows no scorers", where=where, fix="train the reward model again")
+        raise InputError(f"the policy plugin {name} has no scorers", where=where, fix="train the reward model again")
     return found

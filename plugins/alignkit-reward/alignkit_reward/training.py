@@ -1,7 +1,7 @@
 """Reward models trained on rankings: Bradley-Terry, InfoNCE and Plackett-Luce over the scores of a group's responses.
 
-The mathematics and its sources are in `alignkit.ops.ranking_losses`. The K responses of a group are scored in one
-forward pass, where other trainers run two passes for each of the K (K - 1) / 2 pairs.
+For the mathematics and its sources see `alignkit.ops.ranking_losses`. One forward pass scores the K responses of a
+group; other trainers run two passes for each of the K (K - 1) / 2 pairs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RewardTraining(Optimizer[OptionsT]):
     """Base: trains a scorer that starts from the policy's trunk. A subclass defines `group_losses`.
 
     Attributes:
-        loss_name: what `alignkit.json` says that the model was trained with.
+        loss_name: the loss that `alignkit.json` records.
     """
 
     consumes = Feed.RANKINGS
@@ -49,14 +49,14 @@ class RewardTraining(Optimizer[OptionsT]):
         """[S] -> [G] the loss of each group."""
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Drops groups in which no response is ranked above another one, and counts them."""
+        """Drops and counts the groups that rank no response above another."""
         kept = with_ordered_pairs(batch)
         self._groups_without_order += batch.num_groups - kept.num_groups
         self.batch_metrics = {"groups_without_order": float(self._groups_without_order)}
         return kept
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
-        """The mean over groups of their weighted losses; accuracy and margin over their ordered pairs, mean score."""
+        """The mean over groups of their weighted losses; accuracy and margin over ordered pairs, mean score."""
         scores = self.scorer.forward(batch).scores
         rankings = Rankings.of_batch(batch)
         loss = batch.group_mean(batch.group_weights * self.group_losses(scores, rankings, batch))
@@ -75,7 +75,7 @@ class RewardTraining(Optimizer[OptionsT]):
         self.scorer.bind(modules)
 
     def save(self, path: Path) -> None:
-        """Writes the scorer and, beside it, what loads it again."""
+        """Writes the scorer, and next to it how to load it."""
         self.scorer.save(path)
         StoredReward(policy=policy_name(self.policy), loss=self.loss_name).write(path)
 
@@ -86,7 +86,7 @@ class BradleyTerry(RewardTraining[BradleyTerryOptions]):
     loss_name = "pairwise"
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """With a margin, the annotators' scores [S] are kept as `rewards`."""
+        """With a margin, keeps the annotators' scores [S] as `rewards`."""
         batch = super().prepare(batch)
         if not self.config.margin:
             return batch
@@ -95,7 +95,7 @@ class BradleyTerry(RewardTraining[BradleyTerryOptions]):
             raise InputError(
                 "a margin needs the annotators' scores, and some responses have none",
                 where="margin",
-                fix="give groups with scores, or margin = 0",
+                fix="use groups with scores, or set margin = 0",
             )
         return batch.replace(rewards=torch.tensor(scores, dtype=torch.float32, device=batch.device))
 
@@ -122,7 +122,7 @@ class InfoNCE(RewardTraining[InfoNCEOptions]):
 
 
 class PlackettLuce(RewardTraining[PlackettLuceOptions]):
-    """The whole ranking, partial and tied ones too."""
+    """The whole ranking, even if partial or tied."""
 
     loss_name = "plackett-luce"
 

@@ -50,7 +50,7 @@ def test_it_is_called_as_trl_calls_it(source: Callable[[Any], FunctionReward]) -
 
 def test_a_function_without_keywords_gets_what_it_names(source: Callable[[Any], FunctionReward]) -> None:
     assert source(lambda completions, answer: [float(a) for a in answer]).score([PLAIN]) == [[4.0, 4.0]]
-    with pytest.raises(PluginError, match=r"needs 'solution', which is no column of the prompts \(answer\)"):
+    with pytest.raises(PluginError, match=r"needs 'solution', which is not a column of the prompts \(answer\)"):
         source(lambda completions, solution: []).score([PLAIN])
 
 
@@ -70,10 +70,10 @@ def test_other_forms_of_result(source: Callable[[Any], FunctionReward]) -> None:
         ([1.0], "returned 1 rewards for 2 responses"),
         (None, "returned NoneType, not a list"),
         (1.0, "returned float, not a list"),
-        ([1.0, math.nan], "returned nan, no finite number, for the row with prompt 'two and two', response 'five'"),
-        ([math.inf, 1.0], "returned inf, no finite number, for the row with prompt 'two and two', response 'four'"),
-        ([1.0, "2"], "returned '2', no finite number"),
-        ([[1.0], 1.0], r"returned \[1.0\], no finite number"),
+        ([1.0, math.nan], "returned nan, not a finite number, for the row with prompt 'two and two', response 'five'"),
+        ([math.inf, 1.0], "returned inf, not a finite number, for the row with prompt 'two and two', response 'four'"),
+        ([1.0, "2"], "returned '2', not a finite number"),
+        ([[1.0], 1.0], r"returned \[1.0\], not a finite number"),
     ],
 )
 def test_wrong_results(source: Callable[[Any], FunctionReward], result: Any, message: str) -> None:

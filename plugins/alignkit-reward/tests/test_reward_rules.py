@@ -103,7 +103,7 @@ def test_answer(response: str, right: Any, expected: float) -> None:
 def test_answer_without_its_column() -> None:
     with pytest.raises(PluginError, match=r"needs the column 'final_answer'; the prompts have question"):
         score("A: 1", {"question": "?"}, answer=AnswerRule())
-    with pytest.raises(PluginError, match="'unknown' is no number"):
+    with pytest.raises(PluginError, match="'unknown' is not a number"):
         score("A: 1", {"final_answer": "unknown"}, answer=AnswerRule())
 
 
@@ -111,7 +111,7 @@ def test_answer_without_its_column() -> None:
     ("rules", "message"),
     [
         ({}, "no rule is given"),
-        ({"patterns": {"(": 1.0}}, "patterns: '\\(' is no regular expression"),
+        ({"patterns": {"(": 1.0}}, "patterns: '\\(' is not a regular expression"),
         ({"answer": AnswerRule(pattern="A: [0-9]+")}, "answer.pattern: needs exactly one group"),
         ({"length": LengthRule(minimum=5, maximum=4)}, "length.maximum: is below the minimum"),
         ({"keywords": KeywordRule()}, "keywords: has no words"),

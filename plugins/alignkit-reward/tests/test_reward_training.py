@@ -17,7 +17,7 @@ from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
 from alignkit import Context, Group, InputError, PluginError, Prompt
 from alignkit.ops.ranking_losses import Rankings, pair_accuracy
 from alignkit.plugins import Registration, registry
-from alignkit.testing import TinyOptions, TinyPolicy
+from alignkit.testing import ELEMENTARY, TinyOptions, TinyPolicy, near, terms_of_network
 from alignkit.testing.material import groups_for, nudge
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from alignkit import GroupBatch, Optimizer
 
+TERMS = terms_of_network(TinyPolicy().modules(), tokens=100)
 TRAINERS: list[Callable[..., Any]] = [
     lambda policy: BradleyTerry(BradleyTerryOptions(center_coef=0.01), policy=policy),
     lambda policy: InfoNCE(InfoNCEOptions(), policy=policy),
@@ -69,7 +70,7 @@ def test_a_ranking_counts_as_much_as_its_weight(make: Callable[..., Any]) -> Non
         with torch.no_grad():
             return float(optimizer.loss(optimizer.prepare(optimizer.policy.encode(given)))[0])
 
-    assert loss(0.25, 2) == pytest.approx(0.25 * loss(1, 0) + 2 * loss(0, 1), rel=1e-5)
+    assert loss(0.25, 2) == near(0.25 * loss(1, 0) + 2 * loss(0, 1), terms=TERMS)
     assert loss(1, 0) != pytest.approx(loss(0, 1), rel=1e-3)
 
 
@@ -92,13 +93,13 @@ def test_metrics_by_hand(make: Callable[..., Any]) -> None:
     nudge(optimizer.modules())
     first, best, last = optimizer.scorer.forward(batch).scores.tolist()
     _, metrics = optimizer.loss(batch)
-    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+    assert {name: float(value) for name, value in metrics.items()} == near(
         {
             "accuracy": ((best > first) + (best > last)) / 2,
             "margin": best - (first + last) / 2,
             "score": (first + best + last) / 3,
         },
-        abs=1e-6,
+        terms=TERMS,
     )
 
 
@@ -107,7 +108,7 @@ def test_margin_is_the_gap_of_the_annotators_scores() -> None:
     record = Group(Prompt(text="p"), ("a", "bb"), ranks=(1, 0), scores=(1.0, 4.0))
     loss, _ = optimizer.loss(optimizer.prepare(optimizer.policy.encode([record])))
     # The head is zero at the start: -log sigmoid(0 - 0.5 * 3).
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(1.5)), abs=1e-6)
+    assert loss.item() == near(math.log(1 + math.exp(1.5)), terms=2 * ELEMENTARY)
     with pytest.raises(InputError, match="some responses have none"):
         optimizer.prepare(optimizer.policy.encode([replace(record, scores=(1.0, None))]))
     with pytest.raises(InputError, match="some responses have none"):
@@ -124,9 +125,9 @@ def test_smoothing_and_temperature_reach_the_loss() -> None:
         return optimizer.loss(batch)[0].item(), better - worse
 
     loss, gap = loss_and_gap(BradleyTerry(BradleyTerryOptions(label_smoothing=0.2), policy=TinyPolicy()))
-    assert loss == pytest.approx(0.8 * math.log(1 + math.exp(-gap)) + 0.2 * math.log(1 + math.exp(gap)), abs=1e-6)
+    assert loss == near(0.8 * math.log(1 + math.exp(-gap)) + 0.2 * math.log(1 + math.exp(gap)), terms=3 * ELEMENTARY)
     loss, gap = loss_and_gap(InfoNCE(InfoNCEOptions(temperature=0.25), policy=TinyPolicy()))
-    assert loss == pytest.approx(math.log(1 + math.exp(-gap / 0.25)), abs=1e-6)
+    assert loss == near(math.log(1 + math.exp(-gap / 0.25)), terms=3 * ELEMENTARY)
     assert abs(gap) > 0.01
 
 
@@ -151,7 +152,7 @@ def test_a_saved_model_scores_as_before(trained: tuple[BradleyTerry, Path]) -> N
     given = groups_for(optimizer.consumes)
     expected = optimizer.scorer.forward(optimizer.policy.encode(given)).scores.tolist()
     found = ModelReward(ModelOptions(model=str(folder)), Context()).score(given)
-    assert [score for row in found for score in row] == pytest.approx(expected, abs=1e-6)
+    assert [score for row in found for score in row] == near(expected, terms=TERMS)
     assert json.loads((folder / "alignkit.json").read_text()) == {
         "policy": "tiny", "mean": 0.0, "std": 1.0, "loss": "pairwise",
     }  # fmt: skip
@@ -161,7 +162,7 @@ def test_token_budget_never_changes_a_score(trained: tuple[BradleyTerry, Path]) 
     given = groups_for(trained[0].consumes)
     whole, pieces = (ModelReward(ModelOptions(model=str(trained[1]), max_tokens=size)) for size in (10_000, 1))
     for one, other in zip(whole.score(given), pieces.score(given), strict=True):
-        assert one == pytest.approx(other, abs=1e-6)
+        assert one == near(other, terms=TERMS)
 
 
 def test_calibration_fixes_the_scale_for_good(trained: tuple[BradleyTerry, Path]) -> None:
@@ -172,12 +173,12 @@ def test_calibration_fixes_the_scale_for_good(trained: tuple[BradleyTerry, Path]
     source.calibrate(given)
     for again in (source, ModelReward(options)):
         scores = torch.tensor([score for row in again.score(given) for score in row], dtype=torch.float64)
-        assert scores.mean().item() == pytest.approx(0, abs=1e-6)
-        assert scores.square().mean().item() == pytest.approx(1, abs=1e-6)
+        assert scores.mean().item() == near(0, terms=TERMS, scale=1.0)
+        assert scores.square().mean().item() == near(1, terms=TERMS)
         assert scores.argsort().tolist() == torch.tensor(raw).argsort().tolist()
     unchanged = ModelReward(replace(options, normalise=False))
     unchanged.calibrate(given[:1])
-    assert [score for row in unchanged.score(given) for score in row] == pytest.approx(raw, abs=1e-6)
+    assert [score for row in unchanged.score(given) for score in row] == near(raw, terms=TERMS)
     assert ModelReward(options).score(given) == source.score(given)
 
 

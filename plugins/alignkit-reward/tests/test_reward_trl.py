@@ -14,6 +14,7 @@ from alignkit_reward.training import BradleyTerry
 from alignkit_trl.testing.parity import Steps, pair_rows, parity_steps, trl_steps
 
 from alignkit import Group, InputError, Prompt
+from alignkit.testing import near, terms_of_network
 from alignkit.testing.material import nudge
 from alignkit.testing.tiny_hf import write_tiny_llama
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 pytest.importorskip("trl")
 pytest.importorskip("alignkit_hf.policy")
 pytestmark = pytest.mark.filterwarnings("ignore")
-TOLERANCE = 1e-5
 PER_STEP = 4
 
 
@@ -91,13 +91,13 @@ def both(
 @pytest.mark.parametrize("k", [2, 4])
 def test_bradley_terry(policy: Policy[Any], tmp_path: Path, k: int) -> None:
     ours, theirs = both(policy, tmp_path, BradleyTerryOptions(), k=k)
-    ours.assert_equal_to(theirs, tolerance=TOLERANCE)
+    ours.assert_equal_to(theirs)
 
 
 def test_bradley_terry_with_margin_and_centring(policy: Policy[Any], tmp_path: Path) -> None:
     options = BradleyTerryOptions(margin=0.5, center_coef=0.05)
     ours, theirs = both(policy, tmp_path, options, center_rewards_coefficient=0.05, remove_unused_columns=False)
-    ours.assert_equal_to(theirs, tolerance=TOLERANCE)
+    ours.assert_equal_to(theirs)
 
 
 def test_trained_folder_scores_alike_in_transformers(policy: Policy[Any], tmp_path: Path) -> None:
@@ -118,11 +118,12 @@ def test_trained_folder_scores_alike_in_transformers(policy: Policy[Any], tmp_pa
         expected.append(float(classifier.score(hidden)[0, -1, 0].detach()))
     source = ModelReward(ModelOptions(model=str(tmp_path)))
     found = [score for row in source.score(given) for score in row]
-    assert found == pytest.approx(expected, abs=1e-5)
+    terms = terms_of_network(optimizer.modules(), tokens=100)
+    assert found == near(expected, terms=terms)
     direct = optimizer.scorer.forward(batch).scores.tolist()
-    assert found == pytest.approx(direct, abs=1e-6)
+    assert found == near(direct, terms=terms)
     single = [replace(group, responses=(text,), ranks=None, scores=None) for group in given for text in group.responses]
-    assert [source.score([group])[0][0] for group in single] == pytest.approx(found, abs=1e-5)
+    assert [source.score([group])[0][0] for group in single] == near(found, terms=terms)
 
 
 def test_a_causal_lm_is_refused(policy: Policy[Any], tmp_path: Path) -> None:

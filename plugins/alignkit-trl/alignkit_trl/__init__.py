@@ -1,4 +1,4 @@
-"""Plugin: TRL's own trainers. Torch-free; TRL is imported when a trainer runs."""
+"""Plugin: TRL's own trainers. Imports no torch; TRL is imported when a trainer runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALIGNKIT_INTERFACE = 1
 
 @hookimpl
 def register_optimizers(register: Register) -> None:
-    """Registers TRL's trainers under their own names with `trl-` before them."""
+    """Registers TRL's trainers under their own names, prefixed with `trl-`."""
     register("trl-sft", "alignkit_trl.offline:TRLSFT", config=TRLSFTOptions)
     register("trl-reward", "alignkit_trl.reward:TRLReward", config=TRLRewardOptions)
     register("trl-dpo", "alignkit_trl.offline:TRLDPO", config=TRLDPOOptions)

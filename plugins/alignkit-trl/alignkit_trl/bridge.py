@@ -1,7 +1,7 @@
-"""Runs a trainer of TRL on a model of the policy `hf`, in the engine's order, and reports its steps in our words.
+"""Runs a TRL trainer on a model of the policy `hf`, in the engine's order, and reports its steps under our names.
 
-The trainers are TRL's own, with two things of them replaced: the order of the rows, which is the engine's, and the
-tokens, which are those that our own algorithms train on. So the first loss of both is the same number.
+The trainers are TRL's own, except that the rows come in the engine's order and have the tokens that our own algorithms
+train on. So the first loss of both is the same number.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ FIGURES = {
     "completions/mean_length": "response_length",
     "clip_ratio/region_mean": "clip_fraction",
 }
-"""TRL's name of a figure -> ours; all others keep theirs."""
+"""TRL's name of a figure -> ours; other figures keep their names."""
 
 
 class RowOrder(Sampler[int]):
-    """The rows of each epoch in the order in which the engine takes their groups.
+    """The rows of each epoch, in the engine's order of their groups.
 
     Args:
-        sizes: how many rows each group has; they stand one after the other.
+        sizes: number of rows of each group; the rows of a group are adjacent.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int) -> None:
         self._sizes, self._seed, self._epoch = sizes, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that comes next, from 0."""
+        """Sets the next epoch, from 0."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -82,7 +82,7 @@ class FixedRowOrder(RowOrder):
 
 
 class Forward(TrainerCallback):
-    """Hands each step's figures on, and stops where the loss is not finite."""
+    """Passes on each step's figures; stops if the loss is not finite."""
 
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step
@@ -105,10 +105,10 @@ class Forward(TrainerCallback):
 
 
 def hf_policy(policy: Policy[Any]) -> HFPolicy:
-    """The policy, as the one kind that TRL can train.
+    """The policy as `HFPolicy`, the only kind that TRL can train.
 
     Raises:
-        InputError: it is of another plugin.
+        InputError: it comes from another plugin.
     """
     if not isinstance(policy, HFPolicy):
         raise InputError("TRL trains transformers models only", where="policy.plugin", fix="use the policy hf")
@@ -116,7 +116,7 @@ def hf_policy(policy: Policy[Any]) -> HFPolicy:
 
 
 def own_tokenizer(policy: HFPolicy) -> Any:
-    """A copy of the tokenizer that TRL may change, with the end token that responses of this policy have."""
+    """A copy of the tokenizer for TRL to change, with the end token of this policy's responses."""
     tokenizer = copy.deepcopy(policy.tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(policy.encoder.end_id)
     return tokenizer
@@ -125,14 +125,14 @@ def own_tokenizer(policy: HFPolicy) -> Any:
 def common_arguments(
     options: TRLOptions, packed: PackedModel, folder: Path, seed: int, *, rows_per_step: int
 ) -> dict[str, Any]:
-    """Arguments of TRL's config that follow from our options and the model; `args` goes on top."""
+    """Arguments of TRL's config from our options and the model; `args` overrides them."""
     local = max(1, rows_per_step // num_processes())
     per_pass = min(local, int(options.args.get("per_device_train_batch_size", local)))
     if local % per_pass:
         raise InputError(
-            f"{local} rows of a step can't be cut into passes of {per_pass}",
+            f"a step of {local} rows can't be split into passes of {per_pass}",
             where="optimizer.args.per_device_train_batch_size",
-            fix="a divisor of the rows in a step",
+            fix="set a divisor of the number of rows",
         )
     on_cpu = packed.device.type == "cpu"
     schedule = "constant_with_warmup" if options.lr_schedule == "constant" else options.lr_schedule
@@ -168,12 +168,12 @@ def run_trainer(
     stop_ids: Sequence[int] = (),
     **more: Any,
 ) -> TrainResult:
-    """Trains a model in place with the trainer `name` of TRL; the result counts no tokens.
+    """Trains a model in place with TRL's trainer `name`; the result counts no tokens.
 
     Args:
         arguments: of its config class `config`.
-        overrides: methods that take the place of its own.
-        stop_ids: the tokens that end a sampled response; none leaves them to the model.
+        overrides: methods that replace the trainer's own.
+        stop_ids: tokens that end a sampled response; empty leaves them to the model.
         more: the trainer's other arguments.
 
     Raises:
@@ -194,16 +194,16 @@ def run_trainer(
         except (ValueError, TypeError, NotImplementedError) as error:
             fix = "see TRL's documentation of its arguments"
             raise InputError(f"TRL refuses it: {error}", where="optimizer.args", fix=fix) from error
-        trainer.remove_callback(PrinterCallback)  # it prints on stdout, which is left to results
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
         _keep_reference(trainer, packed.model)
         trainer.train()
-    with contextlib.suppress(OSError):  # it holds something where args ask for checkpoints
+    with contextlib.suppress(OSError):  # not empty if args ask for checkpoints
         Path(arguments["output_dir"]).rmdir()
     return TrainResult(trainer.state.global_step, time.perf_counter() - start, 0, forward.last)
 
 
 def _keep_reference(trainer: Any, model: nn.Module) -> None:
-    """TRL loads its reference from the folder that the model came from; it gets the weights that the model has now."""
+    """Gives TRL's reference the model's current weights: TRL loads it from the folder the model came from."""
     reference = getattr(trainer, "ref_model", None)
     if reference is not None:
         trainer.accelerator.unwrap_model(reference).load_state_dict(model.state_dict())
@@ -211,7 +211,7 @@ def _keep_reference(trainer: Any, model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _restored(packed: PackedModel) -> Iterator[None]:
-    """Takes back what TRL and accelerate change about a model beside its weights."""
+    """Undoes everything that TRL and accelerate change about a model except its weights."""
     owners: list[Any] = [packed.model, packed.lm]
     forwards = [vars(owner).get("forward") for owner in owners]
     config, generation = packed.lm.config.get_text_config(), copy.deepcopy(vars(packed.lm).get("generation_config"))

@@ -1,4 +1,4 @@
-"""The fields of TRL's config classes, read from its source: importing TRL takes seconds and torch."""
+"""The fields of TRL's config classes, read from its source, because importing TRL takes seconds and torch."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SIMPLE: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "b
 
 
 def check_fields(config: str, given: Mapping[str, Any], ours: Mapping[str, str]) -> None:
-    """Checks fields that a user sets before anything is imported.
+    """Checks a user's fields before anything is imported.
 
     Args:
         config: name of TRL's class.
         given: field -> value.
-        ours: fields that follow from an option or table of ours -> where to set them instead.
+        ours: fields that follow from our options or tables -> where to set them instead.
 
     Raises:
-        InputError: a field is unknown, is set elsewhere, or is not of its type.
+        InputError: a field is unknown, belongs elsewhere, or has the wrong type.
     """
     known = config_fields(config)
     for name, value in given.items():
@@ -33,17 +33,17 @@ def check_fields(config: str, given: Mapping[str, Any], ours: Mapping[str, str])
         if name not in known:
             raise InputError(f"{config} has no such field", where=where, fix=closest(name, known))
         if name in ours:
-            raise InputError("is not set here", where=where, fix=f"set {ours[name]}")
+            raise InputError("can't be set here", where=where, fix=f"set {ours[name]}")
         if not _fits(value, known[name]):
             raise InputError(f"must be {known[name]}, found {value!r}", where=where, fix="correct the value")
 
 
 @cache
 def config_fields(config: str) -> dict[str, str]:
-    """Field -> its annotation as written, of a config class of TRL and the classes that it derives from.
+    """Field -> its annotation as written, for a TRL config class and its base classes.
 
     Raises:
-        InputError: TRL is not installed, or has no such class.
+        InputError: TRL is not installed or has no such class.
     """
     trl, transformers = _folder("trl"), _folder("transformers")
     files = [*(trl / "trainer").glob("*_config.py"), transformers / "training_args.py"]
@@ -75,7 +75,7 @@ def _folder(package: str) -> Path:
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    """Whether a value is of its annotated type, as far as that is made of plain types."""
+    """Whether a value fits its annotation; True if the annotation has other than plain types."""
     parts = [part.strip() for part in annotation.split("|")]
     if not set(parts) <= {*_SIMPLE, "None"}:
         return True

@@ -1,8 +1,8 @@
 """TRL's SFTTrainer, DPOTrainer and KTOTrainer, on the tokens that the policy encodes.
 
-A row of TRL is one response or one pair, so a ranking of K gives all its strictly ordered pairs. A step has the rows of
-`minibatch_size` groups: of the very groups that our own algorithms take where all give equally many rows, and otherwise
-as many as they give on average.
+A TRL row is one response or one pair, so a ranking of K gives all its strictly ordered pairs. A step has the rows of
+`minibatch_size` groups: the same groups as in our own algorithms if every group gives the same number of rows,
+otherwise the average number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = dict[str, Any]
 
 
 class OfflineTrainer(ForeignTrainer[OptionsT]):
-    """Base: a subclass says which trainer, and what the rows of a group are."""
+    """Base: a subclass defines the trainer and the rows of a group."""
 
     trainer: ClassVar[str]
 
@@ -50,11 +50,11 @@ class OfflineTrainer(ForeignTrainer[OptionsT]):
         """TRL's rows of a group, from the tokens of its prompt and responses."""
 
     def order(self, rows: list[list[Row]], rows_per_pass: int, seed: int) -> RowOrder:
-        """The order in which the rows, given by group, are trained on."""
+        """The training order of the rows, which are given by group."""
         return RowOrder([len(own) for own in rows], seed)
 
     def tokenizer(self) -> Any:
-        """The tokenizer that TRL pads by."""
+        """The tokenizer that TRL pads with."""
         return own_tokenizer(self.hf)
 
     def run(
@@ -131,7 +131,7 @@ class TRLKTO(OfflineTrainer[TRLKTOOptions]):
         ]
 
     def order(self, rows: list[list[Row]], rows_per_pass: int, seed: int) -> RowOrder:
-        """One order for all epochs: each row carries the response of its neighbour in the same pass, for the KL."""
+        """One order for all epochs: for the KL, each row has the response of its neighbour in the same pass."""
         order = FixedRowOrder([len(own) for own in rows], seed)
         flat = [row for own in rows for row in own]
         taken = [flat[index] for index in order]

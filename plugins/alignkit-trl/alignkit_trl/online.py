@@ -1,6 +1,6 @@
-"""TRL's GRPOTrainer and RLOOTrainer: they sample by themselves, and any reward source scores what they sample.
+"""TRL's GRPOTrainer and RLOOTrainer: they do their own sampling, and any reward source scores the samples.
 
-Prompts are the tokens that our own sampler starts from. Which prompts come together in an iteration is TRL's own order.
+Prompts have the same tokens as in our own sampler. TRL's own order decides which prompts share an iteration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INDEX = "prompt_index"
 
 
 class OnlineTrainer(ForeignTrainer[OptionsT]):
-    """Base: a subclass says which trainer."""
+    """Base: a subclass defines the trainer."""
 
     consumes = Feed.ROLLOUTS
     uses_reference = True
@@ -37,7 +37,7 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
         super().__init__(*given, **named)
         self.hf = hf_policy(self.policy)
         if self.reward is None:
-            raise InputError("samples are scored by a reward, and there is none", where="reward", fix="--reward NAME")
+            raise InputError("this algorithm needs a reward", where="reward", fix="add --reward NAME")
         self.source = self.reward
 
     def run(
@@ -50,7 +50,7 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
         texts = [self.hf.encoder.render(prompt) for prompt in prompts]
         ids = dict(zip(texts, self.hf.encoder.prompts_with_room(prompts, sampling.max_tokens), strict=True))
         rows = [{"prompt": text, INDEX: index} for index, text in enumerate(texts)]
-        rows *= math.ceil(options.batch_size / len(rows))  # TRL leaves out an iteration that prompts don't fill
+        rows *= math.ceil(options.batch_size / len(rows))  # TRL drops an iteration that prompts don't fill
         reward = RewardFunction(self.source, prompts)
         minibatch = min(options.minibatch_size, options.batch_size)
         steps = options.iterations * options.n_epochs * (options.batch_size // minibatch)
@@ -80,10 +80,10 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
 
 
 class RewardFunction:
-    """A reward source as TRL calls reward functions.
+    """A reward source with the signature of TRL's reward functions.
 
     Attributes:
-        tokens: of the responses that it has scored.
+        tokens: number of tokens in all scored responses.
     """
 
     def __init__(self, source: RewardSource[Any], prompts: Sequence[Prompt]) -> None:
@@ -94,7 +94,7 @@ class RewardFunction:
     def __call__(
         self, *, completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **columns: Any
     ) -> list[float | None]:
-        """One score a completion; the responses to one prompt that stand together are scored as one group."""
+        """One score per completion; adjacent responses to one prompt are scored as one group."""
         self.tokens += sum(map(len, completion_ids))
         rows = zip(columns[INDEX], completions, strict=True)
         groups = [

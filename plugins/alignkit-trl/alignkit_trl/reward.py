@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer on the scorer of the policy, stored as every trained reward model."""
+"""TRL's RewardTrainer on the policy's scorer, saved like every trained reward model."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class TRLReward(OfflineTrainer[TRLRewardOptions]):
         ]
 
     def tokenizer(self) -> Any:
-        """transformers reads the score at the last token that is no padding, so padding must be no response's end."""
+        """transformers reads the score at the last token that is not padding, so no response may end with padding."""
         tokenizer = own_tokenizer(self.hf)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.packed.lm.config.pad_token_id)
         return tokenizer
 
     def save(self, path: Path) -> None:
-        """Writes the scorer and, beside it, what loads it again."""
+        """Writes the scorer, and next to it how to load it."""
         self.scorer.save(path)
         StoredReward(policy=policy_name(self.policy), loss="pairwise").write(path)

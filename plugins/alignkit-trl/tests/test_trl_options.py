@@ -46,7 +46,7 @@ def test_the_fields_are_those_of_trls_class(config: Any) -> None:
     ("config", "args", "message"),
     [
         (TRLDPOOptions, {"label_smothing": 0.1}, r"args.label_smothing: DPOConfig has no .*mean 'label_smoothing'"),
-        (TRLDPOOptions, {"beta": 0.1}, r"args.beta: is not set here\n  fix: set beta"),
+        (TRLDPOOptions, {"beta": 0.1}, r"args.beta: can't be set here\n  fix: set beta"),
         (TRLDPOOptions, {"num_train_epochs": 2}, r"args.num_train_epochs: .*set n_epochs"),
         (TRLDPOOptions, {"precompute_ref_log_probs": "yes"}, r"must be bool, found 'yes'"),
         (TRLDPOOptions, {"discopop_tau": True}, r"must be float, found True"),

@@ -1,6 +1,6 @@
 "use strict";
-// Texts from the server are only ever set as textContent. A verdict is kept in this browser until the server has said
-// that it is saved, and sent again under the same id until then, so that neither a crash nor a cut line loses one.
+// Texts from the server are only ever set as textContent. A verdict stays in this browser, and is sent again under the
+// same id, until the server confirms that it is saved: neither a crash nor a broken connection loses one.
 
 const byId = (id) => document.getElementById(id);
 const MOST_WAIT = 5000, UNKNOWN = [401, 403];
@@ -42,13 +42,13 @@ async function untilAnswered(path, body) {
       return said;
     } catch (error) {
       if (error.status && error.status < 500) throw error;
-      problem("The server doesn't answer. Your verdict is kept here and sent again until it is saved.");
+      problem("The server doesn't answer. Your verdict is safe here and will be sent again until it is saved.");
       await pause(wait);
     }
   }
 }
 
-// One key a write, so that two tabs of an annotator do not overwrite each other's.
+// One key for each write, so that two tabs of an annotator don't overwrite each other's.
 const PENDING = "alignkit-label-pending:";
 const pendingKey = (body) => PENDING + token.slice(0, 8) + ":" + (body.write || "");
 const remember = (path, body) => localStorage.setItem(pendingKey(body), JSON.stringify({path, body}));
@@ -71,7 +71,7 @@ async function send(path, body, announcement) {
   } catch (error) {
     if (!UNKNOWN.includes(error.status)) forget(body);
     if (error.status === 409 || error.status === 404) {
-      show(await untilAnswered("state", {}), "That was not taken: " + error.message + ".");
+      show(await untilAnswered("state", {}), "Not saved: " + error.message + ".");
     } else problem(error.message);
   } finally {
     busy = false;
@@ -211,7 +211,7 @@ function placeRow(place, at) {
   add("↓", `${name} down`, "down", () => move(at, at + 1), at === order.length - 1);
   add("=", `${name} ties with the one above`, "tie", () => { place.tied = !place.tied; showRanking(); }, at === 0)
     .setAttribute("aria-pressed", String(place.tied));
-  add("×", `${name} out of the ranking`, "out", () => { order.splice(at, 1); showRanking(`${name} taken out.`); }, false);
+  add("×", `Remove ${name} from the ranking`, "out", () => { order.splice(at, 1); showRanking(`${name} removed.`); }, false);
   return row;
 }
 
@@ -242,7 +242,7 @@ function drag(event, row, from) {
   addEventListener("pointercancel", cancel);
 }
 
-// --- time: only while the page is seen
+// --- time: counts only while the page is visible
 
 function restartClock() { secondsBefore = 0; visibleSince = document.hidden ? null : performance.now(); }
 function seconds() {
@@ -289,7 +289,7 @@ addEventListener("keydown", (event) => {
   };
   if (many) {
     acts["="] = () => { tieNext = true; byId("status").textContent = "The next one ties with the one before it."; };
-    acts.backspace = () => { order.pop(); showRanking("The last one is taken out."); };
+    acts.backspace = () => { order.pop(); showRanking("Removed the last one."); };
     if (on.tagName !== "BUTTON") acts.enter = saveRanking;
   }
   const act = /^[1-9]$/.test(key) ? () => choose(Number(key) - 1) : acts[key];

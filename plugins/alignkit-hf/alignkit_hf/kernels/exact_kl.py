@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.ops.logprobs import CHUNK_BYTES, GPU_CHUNK_BYTES, IDENTITY, LogitTransform
+from alignkit_hf.kernels.logprobs import CHUNK_BYTES, GPU_CHUNK_BYTES, IDENTITY, LogitTransform
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
+    from alignkit import GroupBatch
 
 
 @dataclass(frozen=True, eq=False)

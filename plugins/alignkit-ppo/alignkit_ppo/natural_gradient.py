@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FIRST_REACH = 1e-3
-"""Of a finite difference, as a share of the norm of the weights."""
+"""First step of a finite difference, as a share of the norm of the weights."""
 CHANGE, REACH_ATTEMPTS = 0.03, 4
 
 
@@ -23,17 +23,17 @@ def flattened(tensors: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def assign(parameters: Sequence[Tensor], values: Tensor) -> None:
-    """Writes flat values into the parameters: the inverse of `flattened`."""
+    """Writes flat values into the parameters; the inverse of `flattened`."""
     parts = torch.split(values, [parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.copy_(part.view_as(parameter))
 
 
 def directional_derivative(function: Callable[[Tensor], Tensor], at: Tensor, vector: Tensor) -> Tensor:
-    """[R] the derivative of a function [P] -> [R] at `at` [P] along the vector [P], not zero, by a central difference.
+    """[R] the derivative of a function [P] -> [R] at `at` [P] along a non-zero vector [P], by a central difference.
 
-    Its reach is chosen so that the function changes by some hundredths (root mean square): far above rounding, and near
-    enough for an error that is quadratic in it.
+    The step is chosen so that the function changes by a few hundredths (root mean square): far above rounding, and
+    small enough for the quadratic error.
     """
     reach = float(at.norm().clamp(min=1e-12) / vector.norm()) * FIRST_REACH
     for _ in range(REACH_ATTEMPTS):
@@ -48,12 +48,12 @@ def directional_derivative(function: Callable[[Tensor], Tensor], at: Tensor, vec
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], target: Tensor, *, iterations: int, tolerance: float = 1e-10
 ) -> Tensor:
-    """x with A x = target, for a symmetric positive definite A that is known by its products only.
+    """x with A x = target, for a symmetric positive definite A given by its products.
 
     Args:
         product: v -> A v. target: [P], not zero.
-        iterations: at most so many products, >= 1.
-        tolerance: it stops when the residual's square is below this share of the target's.
+        iterations: maximum number of products, >= 1.
+        tolerance: stops when the residual's square is below this share of the target's.
     """
     x = torch.zeros_like(target)
     residual, direction = target.clone(), target.clone()

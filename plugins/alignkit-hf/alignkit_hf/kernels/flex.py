@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.ops.packed_layout import PackedLayout
+    from alignkit_hf.kernels.packed_layout import PackedLayout
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from alignkit.ops.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
+from alignkit_ppo.natural_gradient import assign, conjugate_gradient, directional_derivative, flattened
 
 MATRIX = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, -1.0], [0.0, -1.0, 2.0]], dtype=torch.float64)
 TARGET = MATRIX @ torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)

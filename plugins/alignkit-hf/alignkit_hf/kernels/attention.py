@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from alignkit.ops import flex
+from alignkit_hf.kernels import flex
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from alignkit.ops.packed_layout import PackedLayout
+    from alignkit_hf.kernels.packed_layout import PackedLayout
 
 
 CALL_COST = 2_000

@@ -1,0 +1,107 @@
+"""Trains one algorithm: its feed, its loop, and the figures of each step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.ops.distributed import process_index
+from alignkit.records import Group, Prompt
+from alignkit.training.engine import planned_steps, train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.interfaces import Algorithm
+    from alignkit.options import Sampling
+    from alignkit.outputs import TrainResult
+    from alignkit.runs.reporting import Reporter
+    from alignkit.training.feeds import BatchFeed
+
+
+def train_algorithm(
+    algorithm: Algorithm[Any],
+    data: Sequence[Group] | Sequence[Prompt],
+    *,
+    name: str,
+    folder: Path,
+    sampling: Sampling,
+    seed: int,
+    reporter: Reporter,
+    write: Callable[[Mapping[str, float]], None],
+    fingerprint: str,
+    texts: Sequence[Group] = (),
+    resume: bool = False,
+    force: bool = False,
+    resumable: bool = True,
+) -> TrainResult:
+    """Trains an algorithm's modules in place, with the engine's loop or its own.
+
+    Args:
+        data: prompts for algorithms on rollouts, groups for all others.
+        name: label of its steps in reports.
+        folder: for checkpoints.
+        write: receives the figures of each step, in the first process only.
+        fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
+        texts: for ptx.
+        resumable: whether to write checkpoints.
+
+    Raises:
+        InputError: the records don't fit the algorithm.
+        StoppedByCheck, Interrupted, CheckpointError: as `alignkit.training.engine.train`.
+    """
+    groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
+    _check_ranked(algorithm, groups)
+    feed = _feed(algorithm, data, sampling, seed)
+    reporter.start(name, planned_steps(feed, algorithm.config))
+
+    def on_step(record: dict[str, float]) -> None:
+        if process_index() == 0:
+            write(record)
+            reporter.step(record)
+
+    if isinstance(algorithm, ForeignTrainer):
+        return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
+    return train(
+        algorithm,  # type: ignore[arg-type]
+        feed,
+        folder=folder,
+        seed=seed,
+        on_step=on_step,
+        on_notice=reporter.note,
+        resume=resume,
+        force=force,
+        resumable=resumable,
+        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}",
+        texts=texts,
+    )
+
+
+def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
+    without = sum(group.ranks is None for group in groups)
+    if without and algorithm.consumes is Feed.RANKINGS:
+        raise InputError(
+            f"{without} of {len(groups)} records have no ranks",
+            where="the training data",
+            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
+        )
+
+
+def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int) -> BatchFeed:
+    if algorithm.consumes is not Feed.ROLLOUTS:
+        return OfflineFeed(data, algorithm.policy)
+    assert algorithm.reward is not None
+    return RolloutFeed(data, algorithm.policy, algorithm.reward, sampling=sampling, options=algorithm.config, seed=seed)
+
+
+def digest_of(groups: Sequence[Group]) -> str:
+    """Digest of the records, so that a run never resumes on other data."""
+    digest = hashlib.sha256()
+    for group in groups:
+        digest.update(json.dumps(group.to_json(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,131 @@
+"""A run directory in Python: stage summaries, metrics, samples and trained models."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alignkit.errors import InputError
+from alignkit.recipe.reading import checked
+from alignkit.recipe.recipe import recipe_of
+from alignkit.recipe.tables import REWARD_TRAINING
+from alignkit.records import read_groups
+from alignkit.runs.page import TEMPLATES, render
+from alignkit.runs.report import policies_table, read_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alignkit.interfaces import Policy, RewardSource
+    from alignkit.recipe.resolved import Resolved
+    from alignkit.records import Group
+
+
+class Run:
+    """A run directory. `alignkit.run` returns one, `Run.open` opens an existing one.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(
+        self, path: Path, *, resolved: Resolved | None = None, stages: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path = path
+        self._resolved, self._stages = resolved, stages
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """Opens a run directory, finished or not.
+
+        Raises:
+            InputError: it holds no run.
+        """
+        folder = Path(path).expanduser()
+        if not (folder / "run.json").is_file():
+            raise InputError("this directory holds no run", where=str(folder), fix="give the out directory of a run")
+        return cls(folder)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`out` and the summary of each stage, as `alignkit run --json` prints them."""
+        return {"out": str(self.path), **self._said}
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl, one per optimisation step: `stage`, `step`, `time` and the figures."""
+        return read_metrics(self.path / "metrics.jsonl")
+
+    @property
+    def samples(self) -> list[Group]:
+        """Responses before and after (`source` is "start" or "policy") to the evaluation's prompts.
+
+        Empty until the run has been evaluated.
+        """
+        path = self.path / "samples.jsonl"
+        return list(read_groups(path)) if path.exists() else []
+
+    def policy(self) -> Policy[Any]:
+        """Loads the newest trained policy: the aligned one, else the SFT one.
+
+        Raises:
+            InputError: no stage has trained a policy yet.
+        """
+        aligned = [stage for stage in self._said if stage.endswith("align")]
+        if not aligned and "sft" not in self._said:
+            raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
+        saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
+        return self._read("policy").build("policy", folder=self.path, saved=saved)
+
+    def reward(self) -> RewardSource[Any]:
+        """Loads the trained reward model, else the recipe's reward.
+
+        Raises:
+            InputError: the recipe has no reward, or its model is not trained yet.
+        """
+        return load_reward(self._read("reward"), self.path)
+
+    @property
+    def _said(self) -> dict[str, Any]:
+        if self._stages is None:
+            said: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["stages"]
+            return said
+        return dict(self._stages)
+
+    def _read(self, table: str) -> Resolved:
+        """The recipe, or from its file only the table and [run]."""
+        if self._resolved is not None:
+            return self._resolved
+        tables = tomllib.loads((self.path / "recipe.toml").read_text(encoding="utf-8"))
+        wanted = {name: tables[name] for name in ("run", table) if name in tables}
+        return checked(recipe_of(wanted, flags={}, options={}))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {', '.join(self._said) or 'no stage is done'})"
+
+    def _repr_html_(self) -> str:
+        said = self._said
+        figures = said.get("eval", {})
+        return render(
+            TEMPLATES / "run.html",
+            path=self.path,
+            stages=[(name, what.get("seconds", ""), what.get("steps", "")) for name, what in said.items()],
+            prompts=figures.get("prompts"),
+            policies=policies_table(figures) if "policy" in figures else None,
+        )
+
+
+def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
+    """The reward of a run: the model that its reward stage trained, or the source in its recipe.
+
+    Raises:
+        InputError: the recipe has no reward, or its model is not trained yet.
+    """
+    saved = folder / "reward" if REWARD_TRAINING in resolved else None
+    if saved is not None and not saved.exists():
+        raise InputError(
+            "the reward model is not trained yet", where="reward", fix="run the stage reward, or set reward.model"
+        )
+    return resolved.build("reward", folder=folder, saved=saved)
