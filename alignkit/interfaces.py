@@ -72,10 +72,22 @@ class Policy(Component[ConfigT], Model):
     """A language model that is sampled and trained."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        n: int,
+        sampling: Sampling,
+        seed: int,
+        places: Sequence[int] | None = None,
+    ) -> GroupBatch:
         """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        A response depends on its prompt, its index and the seed, not on the rest of the batch.
+        Each response has random numbers of its own, which follow from the seed, its prompt's place and its index.
+        Nothing beside it changes it.
+
+        Args:
+            places: of the prompts, in what is sampled with this seed; by default 0, 1, 2, ...
         """
 
     @abstractmethod

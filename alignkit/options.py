@@ -194,6 +194,8 @@ class IterationOptions(Config):
     """Prompts per iteration, over all processes."""
     group_size: Count = 1
     """Responses sampled per prompt."""
+    max_abstained: Fraction = 0.5
+    """Stop the run (exit code 3) when the reward abstains on more than this share of an iteration's responses."""
 
 
 @dataclass(frozen=True, kw_only=True)

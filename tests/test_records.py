@@ -68,6 +68,9 @@ class TestPrompt:
     def test_the_key_depends_on_the_content_alone(self) -> None:
         assert Prompt("Hi?").key == "81c135b7c6feef23"  # printf '"Hi?"' | sha256sum | cut -c1-16
         assert Prompt("Hi?", meta={"x": 1}).key == Prompt("Hi?").key
+        assert Prompt("Hi?", meta={"x": 1, "y": 2}).identity == Prompt("Hi?", meta={"y": 2, "x": 1}).identity
+        kinds = [Prompt("Hi?"), Prompt("Hi?", meta={"x": 1}), Prompt("Hi?", meta={"x": 2}), Prompt(messages=(USER,))]
+        assert len({prompt.identity for prompt in kinds}) == 4
         assert Prompt(messages=(USER,)).key == Prompt(messages=({"content": "Hi?", "role": "user"},)).key
         keys = {
             prompt.key for prompt in (Prompt("Hi?"), Prompt("Hi"), Prompt(messages=(USER,)), Prompt(messages=(SYSTEM,)))

@@ -2,6 +2,9 @@ from ..training.engine import (
     epoch_order as epoch_order,
 )
 from ..training.scores import (
+    check_abstentions as check_abstentions,
+)
+from ..training.scores import (
     checked_scores as checked_scores,
 )
 from ..training.scores import (
@@ -54,6 +57,9 @@ from .options import (
 )
 from .options import (
     RewardOptions as RewardOptions,
+)
+from .passes import (
+    each_piece as each_piece,
 )
 from .passes import (
     policy_logprobs as policy_logprobs,

@@ -21,10 +21,11 @@ from transformers import get_scheduler
 from alignkit.batch import GroupBatch, Totals
 from alignkit.errors import CheckpointError, InputError, StoppedByCheck
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
+from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam
-from alignkit.training.memory import is_out_of_memory, token_budget
+from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
 
@@ -197,7 +198,7 @@ class Engine:
     def _observed(self, batch: GroupBatch) -> dict[str, float]:
         """Figures of the reward and the companions on rollouts; saves the weights if they are the best."""
         reward, step = self.optimizer.reward, self.position.step
-        figures = {} if reward is None else shared_figures(reward.figures(), batch.device)
+        figures = {**self.feed.figures, **({} if reward is None else shared_figures(reward.figures(), batch.device))}
         for companion in self.companions:
             figures |= companion.observe(batch, step)
         if any(companion.is_best(step) for companion in self.companions):
@@ -227,16 +228,8 @@ class Engine:
             self.optimizer.begin_step(part)
         for companion in self.companions:
             companion.begin_step(self.position.step)
-        while True:
-            try:
-                sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.optimizer.max_tokens <= 1:
-                    raise
-                self.adam.zero_grad()
-                self.optimizer.max_tokens //= 2
-                self.on_notice(f"out of memory: continuing with max_tokens = {self.optimizer.max_tokens}")
+        compute = partial(self._backward, part, 0.0 if empty else 1.0)
+        sums, norm = until_it_fits(compute, self.optimizer.max_tokens, self._take_fewer_tokens)
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
@@ -252,11 +245,18 @@ class Engine:
             metrics |= companion.after_step(self.position.step)
         return metrics
 
-    def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
+    def _take_fewer_tokens(self, max_tokens: int) -> None:
+        self.adam.zero_grad()
+        self.optimizer.max_tokens = max_tokens
+        self.on_notice(f"out of memory: continuing with max_tokens = {max_tokens}")
+
+    def _backward(
+        self, part: GroupBatch, weight: float, max_tokens: int
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        micro_batches = part.split(max_tokens, divisible=not self.optimizer.couples_responses)
         own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
         # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
-        others = [(1.0, loss) for companion in self.companions for loss in companion.losses(self.optimizer.max_tokens)]
+        others = [(1.0, loss) for companion in self.companions for loss in companion.losses(max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]
         sums = {name: torch.zeros((), device=part.device) for name in named}
         for number, (share, compute) in enumerate([*others, *own], start=1 - len(others)):

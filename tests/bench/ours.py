@@ -48,6 +48,7 @@ class FixedFeed:
         self._groups, self._policy, self._reward, self._clock = groups, policy, reward, clock
         self.groups_per_batch = groups_per_batch
         self.num_batches = len(groups) // groups_per_batch
+        self.figures: dict[str, float] = {}
 
     def batch(self, index: int) -> GroupBatch:
         """The batch `index`, scored, with log-probabilities for which the clock stands still: a sampler gives them."""

@@ -36,12 +36,12 @@ def draw(
     n: int,
     options: Sampling,
     *,
-    names: str = "abc",
+    places: Sequence[int] = (0, 1, 2),
     seed: int = 0,
     budget: Budget = WHOLE,
     decode: Callable[[Sequence[Sequence[int]]], list[str]] | None = None,
 ) -> Sampled:
-    streams = uniform_streams(seed, list(names[: len(prompts)]), n, options.max_tokens)
+    streams = uniform_streams(seed, places[: len(prompts)], n, options.max_tokens)
     chooser = TokenChooser(options, streams, STOPS, model.device, prompts=prompts, decode=decode)
     function = sample if model.path.packed else sample_with_generate
     return function(model, prompts, n, options.max_tokens, chooser, budget)
@@ -106,8 +106,8 @@ def test_a_response_does_not_depend_on_its_neighbours() -> None:
     whole = draw(packed, PROMPTS, 8, options)
     assert draw(packed, PROMPTS, 8, options).ids == whole.ids
     assert draw(packed, PROMPTS, 8, options, seed=1).ids != whole.ids
-    for number, name in enumerate("abc"):
-        alone = draw(packed, PROMPTS[number : number + 1], 2, options, names=name)
+    for number in range(3):
+        alone = draw(packed, PROMPTS[number : number + 1], 2, options, places=[number])
         assert alone.ids == whole.ids[number * 8 : number * 8 + 2]
 
 
@@ -120,7 +120,7 @@ def test_tokens_follow_the_softmax(vocabulary: int, draws: int) -> None:
     are pooled by their place in the vocabulary, so that no part of it may go missing."""
     logits = 2 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     logits[3] = float("-inf")
-    streams = uniform_streams(0, [str(number) for number in range(draws)], 1, 1)
+    streams = uniform_streams(0, range(draws), 1, 1)
     chooser = TokenChooser(Sampling(), streams, [1], torch.device("cpu"))
     size = max(1, 2**22 // vocabulary)
     parts = []
@@ -158,9 +158,9 @@ def test_a_response_is_the_same_alone_and_among_31_others(family: str) -> None:
     packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
     options = Sampling(max_tokens=12)
     prompts = [[5 + i, *range(9, 9 + i)] for i in range(8)]
-    among = draw(packed, prompts, 4, options, names="abcdefgh", budget=Budget(tokens=10**9, rows=12))
+    among = draw(packed, prompts, 4, options, places=range(8), budget=Budget(tokens=10**9, rows=12))
     for number in (0, 3, 7):
-        alone = draw(packed, prompts[number : number + 1], 1, options, names="abcdefgh"[number])
+        alone = draw(packed, prompts[number : number + 1], 1, options, places=[number])
         assert alone.ids == among.ids[4 * number : 4 * number + 1]
         assert alone.finished == among.finished[4 * number : 4 * number + 1]
     assert len(among.ids) == 32
@@ -182,13 +182,13 @@ def test_the_inverse_cdf_by_hand() -> None:
 
 
 def test_streams_are_uniform_and_of_their_own() -> None:
-    streams = uniform_streams(3, ["a", "b"], 4, 5000)
+    streams = uniform_streams(3, [0, 7], 4, 5000)
     assert streams.shape == (8, 5000)
     assert bool(((streams >= 0) & (streams < 1)).all())
     assert float((streams.mean(1) - 0.5).abs().max()) < 4 / math.sqrt(12 * 5000)
     assert float((torch.corrcoef(streams) - torch.eye(8)).abs().max()) < 0.08
-    assert torch.equal(uniform_streams(3, ["b"], 2, 100), streams[4:6, :100])
-    assert not torch.equal(uniform_streams(4, ["b"], 2, 100), streams[4:6, :100])
+    assert torch.equal(uniform_streams(3, [7], 2, 100), streams[4:6, :100])
+    assert not torch.equal(uniform_streams(4, [7], 2, 100), streams[4:6, :100])
 
 
 def test_filters_keep_what_they_say() -> None:

@@ -171,8 +171,9 @@ class AnswerRule(Config):
     """Factor of this rule."""
     column: str = "final_answer"
     """Prompt column with the right number, or with a text that states it as a response would."""
-    pattern: str = r"(?im)^\s*(?:A:|Answer:|####)\s*[$€£]?(-?[\d,]*\.?\d+)"
-    """Regular expression with one group, the number; the last match counts."""
+    pattern: str = r"(?im)^[\s*_]*(?:A:|Answer:|####)[\s*_]*([-+−–]?\s*\\?[$€£¥]?\s*[-+−–]?\s*[.,]?\d[^\n]*)"  # noqa: RUF001
+    """Regular expression with one group, which begins with the number; the last match counts. Numbers are read as
+    people write them (-$1,234.50, 1/2, **42**); what is no number is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
