@@ -20,7 +20,7 @@ import pluggy
 from alignkit import hookspecs
 from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
 from alignkit.components import Component, Context
-from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error
+from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error, missing_package
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 
@@ -93,11 +93,7 @@ class Registration:
             try:
                 target = getattr(import_module(module), attribute)
             except ModuleNotFoundError as error:
-                raise InputError(
-                    f"needs the package {error.name!r}, which is not installed",
-                    where=f"{self.role} plugin {self}",
-                    fix=f"pip install {error.name}",
-                ) from error
+                raise missing_package(error, f"{self.role} plugin {self}") from error
             except Exception as error:
                 raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
         base = ROLES[self.role]
@@ -319,6 +315,8 @@ def blamed(owner: str, doing: str = "") -> Iterator[None]:
         raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
     except AlignkitError:
         raise
+    except ModuleNotFoundError as error:
+        raise missing_package(error, owner) from error
     except Exception as error:
         raise PluginError(f"{' '.join(filter(None, (owner, doing)))}: {describe_error(error)}") from error
 

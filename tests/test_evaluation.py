@@ -132,7 +132,7 @@ def test_the_kl_of_equal_policies_is_0_however_they_are_sampled(how: dict[str, A
     policy, prompts = TinyPolicy(), [Prompt(text="a"), Prompt(text="b")]
     batch = policy.generate(prompts, n=8, sampling=Sampling(**{"max_tokens": 8, **how}), seed=0)
     named = {"start": policy, "policy": TinyPolicy(), "policy, best of 4": TinyPolicy()}
-    batches = {name: batch for name in named}
+    batches = dict.fromkeys(named, batch)
     report = evaluation.compare_samples(batches, {}, policies=named, best_of=4)
     zero = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 16}
     assert report["start"]["kl"] == report["policy"]["kl"] == zero

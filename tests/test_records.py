@@ -83,6 +83,12 @@ class TestPrompt:
 
 
 class TestGroup:
+    def test_other_columns_of_a_row_are_for_rewards(self) -> None:
+        row = {"prompt": "2+40?", "final_answer": "42", "responses": ["42"], "prompt_meta": {"id": 3}}
+        group = Group.from_json(row)
+        assert dict(group.prompt.meta) == {"final_answer": "42", "id": 3}
+        assert Group.from_json(group.to_json()) == group
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -1,4 +1,4 @@
-from ..training.engine import (
+from ..training.feeds import (
     epoch_order as epoch_order,
 )
 from ..training.scores import (

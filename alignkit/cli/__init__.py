@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from alignkit.errors import AlignkitError, InputError
+from alignkit.errors import AlignkitError, InputError, missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(error, error.exit_code, as_json)
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        return _complain(missing_package(error), 2, as_json, cause=error)
     except Exception as error:
         return _unexpected(error, as_json)
     return outcome if isinstance(outcome, int) else 0

@@ -89,12 +89,18 @@ def win_rate(
     ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
 ) -> Estimate:
     """Share of sample pairs (k-th against k-th of the same prompt) that ours win; a tie counts as half."""
+    return clustered_mean(_verdicts(ours, theirs, keys))
+
+
+def _verdicts(
+    ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
+) -> dict[str, list[float]]:
     clusters: dict[str, list[float]] = defaultdict(list)
     for a_row, b_row, key in zip(ours, theirs, keys, strict=True):
         for a, b in zip(a_row, b_row, strict=False):
             if a is not None and b is not None:
                 clusters[key].append(0.5 if a == b else float(a > b))
-    return clustered_mean(clusters)
+    return clusters
 
 
 def distinct_share(responses: Sequence[str], n: int = 2) -> float:
@@ -208,6 +214,6 @@ def compare_samples(
                 report[name][f"{reward_name}_abstained"] = round(missing / len(flat), 4)
         for name in (second, *choosing):
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            if any(None not in pair for rows in zip(scores[name], scores[first], strict=True) for pair in zip(*rows)):
-                report[key] = win_rate(scores[name], scores[first], keys).to_json()
+            if verdicts := _verdicts(scores[name], scores[first], keys):
+                report[key] = clustered_mean(verdicts).to_json()
     return report

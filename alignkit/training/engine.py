@@ -19,12 +19,13 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from alignkit.batch import GroupBatch, Totals
-from alignkit.errors import CheckpointError, InputError, StoppedByCheck
+from alignkit.errors import CheckpointError, InputError, StoppedByCheck, describe_error
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
 from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
-from alignkit.training.adam import make_adam
+from alignkit.training.adam import make_adam, restore_adam
+from alignkit.training.feeds import epoch_order
 from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
@@ -90,7 +91,14 @@ def train(
     """
     engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, resumable, texts)
     if resume:
-        engine.restore(force=force)
+        try:
+            engine.restore(force=force)
+        except (KeyError, ValueError, RuntimeError) as error:
+            what, fix = (
+                f"the checkpoint does not fit: {describe_error(error)}",
+                "use the recipe that wrote it, or --overwrite",
+            )
+            raise InputError(what, where=str(folder), fix=fix) from error
     with engine.signals.caught():
         return engine.run()
 
@@ -365,8 +373,7 @@ class Engine:
                 f"{path} belongs to another recipe or other data\n  fix: use --overwrite, --force or another --out"
             )
         checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
-        self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
-        self.scheduler.load_state_dict(state["scheduler"])
+        restore_adam(self.adam, self.scheduler, checkpoints.load_tensors(path, "adam"), state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
         self.position = Position(**state["position"])
@@ -381,13 +388,6 @@ class Engine:
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
         self.on_notice(f"resumed after step {self.position.step}")
-
-
-def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
-    """The order of a batch's groups in an epoch, in this process."""
-    order = list(range(num_groups))
-    random.Random(f"order/{seed}/{batch}/{epoch}/{process_index()}").shuffle(order)
-    return order
 
 
 def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:

@@ -117,6 +117,15 @@ class RolloutFeed:
 
 def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
     """The order of the prompts in a pass over all of them, the same in all processes."""
+    return _shuffled(count, f"prompts/{seed}/{round_number}")
+
+
+def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
+    """The order of a batch's groups in an epoch, in this process."""
+    return _shuffled(num_groups, f"order/{seed}/{batch}/{epoch}/{process_index()}")
+
+
+def _shuffled(count: int, seed: str) -> list[int]:
     order = list(range(count))
-    random.Random(f"prompts/{seed}/{round_number}").shuffle(order)
+    random.Random(seed).shuffle(order)
     return order

@@ -13,8 +13,8 @@ from alignkit.algorithms.passes import policy_logprobs
 from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.plugins import registry
-from alignkit.training.engine import epoch_order, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, prompt_order
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, epoch_order, prompt_order
 from alignkit.training.scores import score_batch
 from tests.bench.workloads import ADAM_BETA2
 

@@ -68,7 +68,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
     @classmethod
     def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
         """The policy in a folder written by `save` or transformers."""
-        return cls(replace(config, model=str(path)), context)
+        return cls(replace(config, model=str(path), revision=None), context)
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
@@ -79,7 +79,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         lm = loading.load_causal_lm(options, device)
         encoder = Encoder(
             tokenizer,
-            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids),
+            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids, options.end_token_id),
             end_id=options.end_token_id,
             max_length=loading.context_length(lm, tokenizer, options.max_length),
             use_template=options.chat_template == "auto",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from alignkit_hf import generation, probe
+from alignkit_hf import policy as policy_module
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.generation import Budget, Sampled, sample
 from alignkit_hf.modeling import PackedModel
@@ -222,6 +223,33 @@ def test_filtered_samples_stay_inside_and_carry_their_own_logprobs() -> None:
         ids for ids in draw(packed, PROMPTS, 1, Sampling(max_tokens=10, temperature=0.0)).ids for _ in range(4)
     ]
     assert top.logprobs.tolist() == [0.0] * len(top.logprobs)
+
+
+@pytest.mark.parametrize(("family", "drawer"), [("llama", "sample"), ("bloom", "sample_with_generate")])
+def test_out_of_memory_samples_fewer_at_a_time(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, family: str, drawer: str
+) -> None:
+    policy, draw_all, rows = load_policy(family), getattr(policy_module, drawer), []
+    prompts = [Prompt(text=text) for text in ("once upon", "the big red ball", "once upon")]
+    options = Sampling(max_tokens=12, repetition_penalty=1.3)
+    whole = policy.generate(prompts, n=6, sampling=options, seed=5)
+
+    def hungry(model: PackedModel, ids: Sequence[Sequence[int]], n: int, *rest: Any) -> Sampled:
+        *_, budget = rest
+        rows.append((n, budget.rows))
+        if budget.rows > 4:
+            draw_all(model, ids[:1], n, *rest)  # some tokens are drawn before it fails
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return draw_all(model, ids, n, *rest)
+
+    monkeypatch.setattr(policy_module, drawer, hungry)
+    again = policy.generate(prompts, n=6, sampling=options, seed=5)
+    assert rows == [(6, 18), (6, 9), (3, 4)]
+    assert caplog.messages[-1] == "out of memory: now at most 4 responses are sampled at a time"
+    assert again.groups == whole.groups
+    assert len({group.responses for group in whole.groups}) == 3
+    policy.generate(prompts, n=4, sampling=options, seed=5)
+    assert rows[3:] == [(4, 4)], "the next batch starts where the last one fitted"
 
 
 def test_chunks_change_nothing(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

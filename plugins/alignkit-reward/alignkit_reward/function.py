@@ -5,8 +5,8 @@ each column of the prompts is a list with one entry per completion. Different fr
 `trainer_state`, `log_extra` and `log_metric` are not passed, because only text is scored; and a function without
 `**kwargs` gets only the arguments it names.
 
-One sampled text never ends a run: where the function raises for a response, or returns NaN or infinity, it abstains, and
-a warning names the row.
+One sampled text never ends a run: where the function raises for a response, or returns NaN or infinity, it abstains,
+and a warning names the row.
 """
 
 from __future__ import annotations

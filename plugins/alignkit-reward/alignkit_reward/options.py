@@ -97,6 +97,13 @@ class ModelOptions(Config):
                 where="model",
                 fix="set the folder of a trained reward model, or leave it out",
             )
+        for name in ("train", "loss"):
+            if self.model and getattr(self, name) != getattr(ModelOptions(), name):
+                raise InputError(
+                    "has no effect with reward.model, which is trained already",
+                    where=name,
+                    fix="leave one of them out; -o reward.train={} drops the recipe's",
+                )
 
     def training(self) -> ComponentSpec | None:
         """The Optimizer of the loss; None if a model is given."""

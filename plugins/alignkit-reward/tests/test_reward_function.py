@@ -90,7 +90,9 @@ def test_it_abstains_on_a_text_that_it_can_not_score(
     assert source(lambda **_: [math.inf, 2.0]).score([PLAIN]) == [[None, 2.0]]
     raised, infinite = caplog.messages
     assert raised.startswith("no score for 1 of 2 responses: math:under_test raised KeyError: 'five' (the row with")
-    assert infinite.endswith("returned inf, not a finite number, for the row with prompt 'two and two', response 'four'")
+    assert infinite.endswith(
+        "returned inf, not a finite number, for the row with prompt 'two and two', response 'four'"
+    )
     with pytest.raises(PluginError, match=r"raised ZeroDivisionError: division by zero .*response 'four'"):
         source(lambda **_: 1 / 0).score([PLAIN])
     with pytest.raises(MemoryError):
