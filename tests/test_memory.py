@@ -15,9 +15,8 @@ from alignkit.errors import StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.ops import until_it_fits
 from alignkit.options import TrainingOptions
-from alignkit.outputs import PolicyOutput
 from alignkit.records import Group, Prompt
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, assert_near, terms_of_network
 from alignkit.training import engine, memory
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.companions import Metrics
+    from alignkit.outputs import PolicyOutput
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -115,7 +115,7 @@ def test_passes_without_gradient_take_smaller_pieces(error: Exception, caplog: p
                 raise error
             return super().forward(piece, **asked)
 
-    assert torch.equal(policy_logprobs(Hungry(), batch, 160), expected)
+    assert_near(policy_logprobs(Hungry(), batch, 160), expected, terms=terms_of_network(policy.modules(), tokens=100))
     assert caplog.messages == [f"out of memory: now {size} tokens at a time" for size in (80, 40)]
 
 
