@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
 
+    OnStep = Callable[[dict[str, float]], None]
+
 INTERFACE_VERSION = 1
 """Version of this module and `hookspecs`. A plugin may declare the one it needs as `ALIGNKIT_INTERFACE`."""
 
@@ -73,21 +75,12 @@ class Policy(Component[ConfigT], Model):
 
     @abstractmethod
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        places: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        Each response has random numbers of its own, which follow from the seed, its prompt's place and its index.
+        A response follows from its prompt, and from the seed, its index and its prompt's place (default: 0, 1, 2, ...).
         Nothing beside it changes it.
-
-        Args:
-            places: of the prompts, in what is sampled with this seed; by default 0, 1, 2, ...
         """
 
     @abstractmethod
@@ -381,13 +374,7 @@ class ForeignTrainer(Algorithm[LearningT]):
 
     @abstractmethod
     def run(
-        self,
-        groups: Sequence[Group],
-        *,
-        sampling: Sampling,
-        folder: Path,
-        seed: int,
-        on_step: Callable[[dict[str, float]], None],
+        self, groups: Sequence[Group], *, sampling: Sampling, folder: Path, seed: int, on_step: OnStep
     ) -> TrainResult:
         """Trains the policy, or its own model, in place.
 

@@ -41,13 +41,7 @@ class _NoText:
         raise NotImplementedError
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        places: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         raise NotImplementedError
 

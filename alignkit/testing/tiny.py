@@ -191,13 +191,7 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
 
     @torch.no_grad()
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        places: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         _refuse_unknown(sampling)
         ids = [self._text.tokens(prompt.plain) for prompt in prompts]

@@ -39,13 +39,7 @@ class GreedyPolicy(TablePolicy):
     """Its likeliest response to p is F, the token 1, cut off; to q it is G, the tokens 6 7 8 9."""
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        places: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         assert [prompt.plain for prompt in prompts] == ["p", "q"]
         assert (n, sampling.temperature, sampling.max_tokens) == (1, 0, 4)

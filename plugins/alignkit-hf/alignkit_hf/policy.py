@@ -142,13 +142,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return ReferenceStates(hidden=reference._run(batch, Request(hidden=True))["hidden"], head=own)
 
     def generate(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        places: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         """Samples `n` responses for each prompt, with log-probabilities under the distribution they were drawn from.
 

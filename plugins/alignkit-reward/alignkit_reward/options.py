@@ -97,12 +97,12 @@ class ModelOptions(Config):
                 where="model",
                 fix="set the folder of a trained reward model, or leave it out",
             )
-        for name in ("train", "loss"):
-            if self.model and getattr(self, name) != getattr(ModelOptions(), name):
+        for name, default in (("train", "{}"), ("loss", "pairwise")):
+            if self.model and getattr(self, name) not in ({}, "pairwise"):
                 raise InputError(
                     "has no effect with reward.model, which is trained already",
                     where=name,
-                    fix="leave one of them out; -o reward.train={} drops the recipe's",
+                    fix=f"leave one of them out; -o reward.{name}={default} drops the recipe's",
                 )
 
     def training(self) -> ComponentSpec | None:

@@ -237,4 +237,4 @@ def test_scores_that_are_not_finite_name_the_group(trained: tuple[BradleyTerry, 
 )
 def test_the_loss_names_the_optimizer(loss: Any, optimizer: str) -> None:
     assert ModelOptions(loss=loss, train={"n_epochs": 3}).training() == {"plugin": optimizer, "n_epochs": 3}
-    assert ModelOptions(loss=loss, model="org/name").training() is None
+    assert ModelOptions(model="org/name").training() is None
