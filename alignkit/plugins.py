@@ -22,7 +22,15 @@ import pluggy
 from alignkit import hookspecs
 from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
 from alignkit.components import Component, Context
-from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error, wants_traceback
+from alignkit.errors import (
+    AlignkitError,
+    InputError,
+    PluginError,
+    closest,
+    describe_error,
+    missing_package,
+    wants_traceback,
+)
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 
@@ -97,11 +105,7 @@ class Registration:
             except ModuleNotFoundError as error:
                 if f"{module}.".startswith(f"{error.name}."):
                     raise PluginError(f"{self.role} plugin {self}: there is no module {error.name!r}") from error
-                raise InputError(
-                    f"needs the package {error.name!r}, which is not installed",
-                    where=f"{self.role} plugin {self}",
-                    fix=f"pip install {error.name}",
-                ) from error
+                raise missing_package(error, f"{self.role} plugin {self}") from error
             except Exception as error:
                 raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
         base = ROLES[self.role]
@@ -330,6 +334,8 @@ def blamed(owner: str, doing: str = "") -> Iterator[None]:
         raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
     except AlignkitError:
         raise
+    except ModuleNotFoundError as error:
+        raise missing_package(error, owner) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == 128 + SIGTERM:
             raise
