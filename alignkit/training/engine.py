@@ -25,7 +25,7 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam, restore_adam
-from alignkit.training.feeds import epoch_order
+from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from alignkit.companions import Metrics
     from alignkit.interfaces import Optimizer
-    from alignkit.options import LearningOptions, TrainingOptions
+    from alignkit.options import TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
 
@@ -94,11 +94,8 @@ def train(
         try:
             engine.restore(force=force)
         except (KeyError, ValueError, RuntimeError) as error:
-            what, fix = (
-                f"the checkpoint does not fit: {describe_error(error)}",
-                "use the recipe that wrote it, or --overwrite",
-            )
-            raise InputError(what, where=str(folder), fix=fix) from error
+            what = f"the checkpoint does not fit: {describe_error(error)}"
+            raise InputError(what, where=str(folder), fix="use the recipe that wrote it, or --overwrite") from error
     with engine.signals.caught():
         return engine.run()
 
@@ -171,7 +168,7 @@ class Engine:
                 tokens += part.num_tokens
                 self.position.minibatch += 1
                 metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
-                self._log(metrics)
+                self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
                 if not self.optimizer.keep_going(metrics):
                     break
                 self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
@@ -293,16 +290,15 @@ class Engine:
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
         if bad:
-            raise StoppedByCheck(
-                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; {checkpoints.way_back(self.folder, self.position.step)}"
-            )
+            raise self._wrecked(f"step {self.position.step + 1}: {' and '.join(bad)}")
 
     def _require_finite_weights(self) -> None:
         trained = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
         if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
-            raise StoppedByCheck(
-                f"step {self.position.step}: weights not finite; {checkpoints.way_back(self.folder, self.position.step)}"
-            )
+            raise self._wrecked(f"step {self.position.step}: weights")
+
+    def _wrecked(self, what: str) -> StoppedByCheck:
+        return StoppedByCheck(f"{what} not finite; {checkpoints.way_back(self.folder, self.position.step)}")
 
     @property
     def _reason(self) -> str:
@@ -334,9 +330,6 @@ class Engine:
 
     def _whole_modules(self) -> dict[str, torch.nn.Module]:
         return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
-
-    def _log(self, metrics: Mapping[str, float]) -> None:
-        self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
 
     def _save_if_due(self, *, epoch_ends: bool) -> None:
         every = self.options.save_every
@@ -376,10 +369,8 @@ class Engine:
         """Restores the newest checkpoint that verifies, if there is one."""
         path, problems = checkpoints.newest_checkpoint(self.folder)
         for problem in problems:
-            self.on_notice(f"skipped a checkpoint: {problem}")
+            self.on_notice(f"skipped a checkpoint: {problem}" + ("" if path else "; starting from the first step"))
         if path is None:
-            if problems:
-                self.on_notice("there is no other checkpoint: starting from the first step")
             return
         state = checkpoints.load_state(path)
         if state["fingerprint"] != self.fingerprint and not force:
@@ -402,12 +393,6 @@ class Engine:
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
         self.on_notice(f"resumed after step {self.position.step}")
-
-
-def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
-    """Optimisation steps of a whole run, if no batch ends early."""
-    size = max(1, options.minibatch_size // num_processes())
-    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
 
 
 def _mixed(seed: int, *numbers: int) -> int:

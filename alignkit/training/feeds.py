@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
-    from alignkit.options import IterationOptions, Sampling
+    from alignkit.options import IterationOptions, LearningOptions, Sampling
     from alignkit.records import Group, Prompt
 
 
@@ -124,3 +124,9 @@ def _shuffled(count: int, seed: str) -> list[int]:
     order = list(range(count))
     random.Random(seed).shuffle(order)
     return order
+
+
+def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
+    """Optimisation steps of a whole run, if no batch ends early."""
+    size = max(1, options.minibatch_size // num_processes())
+    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
