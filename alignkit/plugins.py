@@ -111,6 +111,8 @@ class Registration:
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise PluginError(f"{self.role} plugin {self}: {self.target} is not a subclass of {base.__name__}")
+        if self.role == "optimizer" and not hasattr(target, "consumes"):
+            raise PluginError(f"{self.role} plugin {self}: {target.__name__} doesn't say what it `consumes` (a Feed)")
         if not issubclass(self.config, target.Config):
             raise PluginError(
                 f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "

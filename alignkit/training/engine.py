@@ -25,6 +25,7 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam, restore_adam
+from alignkit.training.attribution import attributed, checked_loss
 from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
@@ -185,13 +186,13 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch = self.optimizer.prepare(batch)
+                batch = attributed(self.optimizer.prepare)(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return batch
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
+            prepared = GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces])
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
@@ -260,7 +261,7 @@ class Engine:
         self, part: GroupBatch, weight: float, max_tokens: int
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(max_tokens, divisible=not self.optimizer.couples_responses)
-        own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+        own: list[Pass] = [(weight, partial(checked_loss, self.optimizer.loss, micro)) for micro in micro_batches]
         # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
         others = [(1.0, loss) for companion in self.companions for loss in companion.losses(max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]

@@ -211,7 +211,7 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...], end
     Raises:
         InputError: there is none, or a given one is outside the vocabulary.
     """
-    size = lm.get_input_embeddings().weight.shape[0]  # type: ignore[index]
+    size = int(lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     check_tokens(given, size, where="stop_token_ids")
     check_tokens(() if end is None else (end,), size, where="end_token_id")
     generation = getattr(lm, "generation_config", None)
