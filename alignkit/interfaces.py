@@ -152,8 +152,11 @@ class HasValues(ABC):
 
     @classmethod
     @abstractmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
-        """Loads the scorer that `Scorer.save` wrote.
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
+        """Loads the scorer that `Scorer.save` wrote, or one that another tool trained.
+
+        Args:
+            append_end: whether another tool's model is scored behind an end token; None: as its folder says.
 
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).

@@ -11,6 +11,8 @@ from torch import nn
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from alignkit_hf.adapters import LowRank
+
 
 class TrunkModel(nn.Module):
     """The parts of a transformers model that freezing and further heads build on.
@@ -18,12 +20,14 @@ class TrunkModel(nn.Module):
     Attributes:
         model: the causal LM or sequence classifier, inside a PeftModel if it has an adapter.
         autocast: dtype of the computation; None for the weights' own.
+        merged: what each adapter that is merged into the weights added; None if that is more than low-rank products.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
+        self.merged: list[LowRank | None] = []
 
     @property
     def lm(self) -> PreTrainedModel:
