@@ -117,10 +117,11 @@ def merge_adapters(lm: PreTrainedModel, source: Source, *, where: str) -> tuple[
         with _quiet_peft():
             adapted = PeftModel.from_pretrained(lm, place.name, revision=place.revision)
             expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        whole = {f"{_PREFIX}{name}" for name in adapted.get_base_model().state_dict()}
-        check_adapter(place, expected, set(given) - whole, where=where)
-        added.append(None if grown or whole & set(given) else low_rank(adapted))
-        lm = adapted.merge_and_unload()  # type: ignore[operator]
+        others = {name.replace(".default.", ".") for name in adapted.state_dict()} - expected
+        check_adapter(place, expected, set(given) - others, where=where)
+        added.append(None if grown or others & set(given) else low_rank(adapted))
+        with _quiet_peft():
+            lm = adapted.merge_and_unload()  # type: ignore[operator]
     return lm, added
 
 
@@ -237,9 +238,11 @@ def _rows_of(lm: PreTrainedModel, module: nn.Module, given: Mapping[str, Tensor]
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
     """Hides warnings that concern only peft: it uses a deprecated name of transformers, sets ranks for experts of a
-    mixture that are not adapted, and finds missing tensors (which are an error here)."""
+    mixture that are not adapted, finds missing tensors (an error here), and tied weights (`make_ready` looks)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
         yield

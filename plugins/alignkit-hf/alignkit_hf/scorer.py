@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from alignkit import InputError, Scorer, ScorerOutput
+from alignkit import InputError, Scorer, ScorerOutput, may_be_model
 from alignkit.ops import num_processes
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, merge_adapters, tensors_of_adapter
@@ -102,6 +102,8 @@ class HFScorer(Scorer):
             InputError: there is none, or another kind of model.
         """
         name = path.as_posix()
+        if not may_be_model(name):
+            raise _no_model(name)
         device = loading.pick_device(context.device)
         with loading_errors("model", name):
             source = Source.of(name)
@@ -165,9 +167,7 @@ def _load_classifier(source: Source) -> Any:
     """The sequence classifier. Its head may be in an adapter, and a vocabulary head beside it is not used."""
     config = source.base.record("config.json")
     if config is None:
-        raise InputError(
-            f"{source.base.name} holds no model", where="model", fix="give the folder of a trained reward model"
-        )
+        raise _no_model(source.base.name)
     heads = {tensor for place in source.adapters for tensor in tensors_of_adapter(place) if tensor.startswith(HEAD)}
     if heads:
         arguments = {"num_labels": 1}
@@ -188,6 +188,10 @@ def _load_classifier(source: Source) -> Any:
             f"{type(classifier).__name__} has no head called {HEAD!r}", where="model", fix="use another model"
         )
     return classifier
+
+
+def _no_model(name: str) -> InputError:
+    return InputError(f"{name} holds no model", where="model", fix="give the folder of a trained reward model")
 
 
 def _check_classifier(name: str, config: Mapping[str, Any]) -> None:

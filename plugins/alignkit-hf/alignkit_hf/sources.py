@@ -93,9 +93,8 @@ class Source:
 def loading(option: str, name: str) -> Iterator[None]:
     """Turns transformers' errors about a model that can't be loaded into one message."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    reports = logging.getLogger("transformers.modeling_utils")
-    level = reports.level
-    reports.setLevel(logging.ERROR)  # its table of missing tensors: we raise an error instead
+    library = logging.getLogger("transformers.modeling_utils")
+    library.addFilter(_is_no_report)
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
@@ -108,4 +107,9 @@ def loading(option: str, name: str) -> Iterator[None]:
             fix="check the folder or the hub id; without a network, download the model first",
         ) from error
     finally:
-        reports.setLevel(level)
+        library.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    """Drops the table of missing tensors: they are an error here."""
+    return "LOAD REPORT" not in record.getMessage()

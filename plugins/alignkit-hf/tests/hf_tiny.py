@@ -58,6 +58,8 @@ CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+PEFT_WARNS = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+"""Of plain peft, with this version of transformers."""
 AMPLIFIERS = ("mixer.A_log", "mixer.conv1d.weight")
 """Of Mamba. The one is the logarithm of its rates of decay, the other a factor of all four that are multiplied in its
 scan: made loud, they amplify every rounding by orders of magnitude."""

@@ -13,7 +13,7 @@ import torch
 import transformers
 from alignkit_hf.options import HFOptions, LoraOptions
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import assert_equal_figures, build_model, classifier_folder, plain_logprobs, save_adapter
+from hf_tiny import PEFT_WARNS, assert_equal_figures, build_model, classifier_folder, plain_logprobs, save_adapter
 from safetensors.torch import load_file, save_file
 
 from alignkit.components import Context
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 GROUPS = [Group(Prompt(text="once upon a"), (" time there was", " dog")), Group(Prompt(text="the big red"), (" ball",))]
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CPU = Context(device="cpu")
 
 
@@ -75,7 +76,6 @@ def test_what_transformers_expects_is_no_error(build_folder: BuildFolder, load_p
     assert "lm_head.weight" not in load_file(tied / "model.safetensors")
     load_policy(folder=tied)
     old = build_folder("gpt2")
-    edit(old / "model.safetensors", plus("transformer.h.0.attn.masked_bias"))
     edit(old / "model.safetensors", plus("transformer.h.1.attn.bias", 1, 1, 8, 8))
     load_policy(folder=old)
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 from alignkit_hf.options import HFOptions, LoraOptions
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import BOS, CHAT, END, PAD, assert_equal_figures, plain_logprobs, save_adapter
+from hf_tiny import BOS, CHAT, END, PAD, PEFT_WARNS, assert_equal_figures, plain_logprobs, save_adapter
 from safetensors.torch import load_file
 
 from alignkit.components import Context
@@ -33,6 +33,7 @@ CHATS = [
     Group(Prompt(messages=({"role": "user", "content": "a ball"},)), ("the big red one", "no")),
     Group(Prompt(messages=({"role": "user", "content": "once upon a time"},)), ("there was",)),
 ]
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 LORA = LoraOptions(r=2)
 CPU = Context(device="cpu")
 
@@ -59,59 +60,60 @@ def padded(tokenizer: Any, rows: list[list[int]], side: str) -> dict[str, torch.
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pad", ["<pad>", "<end>", None])
 def test_a_policy_gives_the_same_logprobs_in_a_padded_batch(
-    build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, side: str, pad: str | None
+    build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, pad: str | None
 ) -> None:
     policy = load_policy(folder=build_folder("llama", pad=pad))
     shake(policy.raw)
     batch = policy.encode(GROUPS)
     policy.save(tmp_path / "saved")
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
-    inputs = padded(transformers.AutoTokenizer.from_pretrained(tmp_path / "saved"), rows_of(batch), side)
-    logits = plain(**inputs).logits.detach()
-    found = []
-    for index, length in enumerate(batch.lengths.tolist()):
-        row = inputs["attention_mask"][index].bool()
-        ids, distribution = inputs["input_ids"][index][row], logits[index][row].log_softmax(-1)
-        found += [float(distribution[at - 1, ids[at]]) for at in range(len(ids) - length, len(ids))]
-    assert_equal_figures(policy.raw, policy.forward(batch).logprobs, torch.tensor(found))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
+    for side in ("left", "right"):
+        inputs = padded(tokenizer, rows_of(batch), side)
+        logits = plain(**inputs).logits.detach()
+        found = []
+        for index, length in enumerate(batch.lengths.tolist()):
+            row = inputs["attention_mask"][index].bool()
+            ids, distribution = inputs["input_ids"][index][row], logits[index][row].log_softmax(-1)
+            found += [float(distribution[at - 1, ids[at]]) for at in range(len(ids) - length, len(ids))]
+        assert_equal_figures(policy.raw, policy.forward(batch).logprobs, torch.tensor(found))
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(("pad", "bos"), [("<pad>", "<bos>"), ("<end>", "<bos>"), ("<end>", None), (None, "<end>")])
-@pytest.mark.parametrize("lora", [LoraOptions(), LORA], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("pad", "bos", "rank"), [("<pad>", "<bos>", 0), ("<end>", "<bos>", 0), ("<end>", None, 2), (None, "<end>", 0)]
+)
 def test_a_reward_model_gives_the_same_scores_in_a_padded_batch(
     build_folder: BuildFolder,
     load_policy: LoadPolicy,
     tmp_path: Path,
-    side: str,
     pad: str | None,
     bos: str | None,
-    lora: LoraOptions,
+    rank: int,
 ) -> None:
     folder = build_folder("llama", pad=pad, pad_token_id=None)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.bos_token = bos
     tokenizer.save_pretrained(folder)
-    scorer = load_policy(folder=folder, lora=lora).scorer()
+    scorer = load_policy(folder=folder, lora=LoraOptions(r=rank)).scorer()
     shake(scorer.raw)
     batch = scorer.encode(GROUPS)
     assert scorer.forward(batch).scores.std() > 0.01
     scorer.save(tmp_path / "reward")
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
-    inputs = padded(transformers.AutoTokenizer.from_pretrained(tmp_path / "reward"), rows_of(batch), side)
-    assert int((1 - inputs["attention_mask"]).sum()) > 0
-    assert_equal_figures(scorer.raw, scorer.forward(batch).scores, plain(**inputs).logits[:, 0].detach())
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path / "reward")
+    for side in ("left", "right"):
+        inputs = padded(saved, rows_of(batch), side)
+        assert int((1 - inputs["attention_mask"]).sum()) > 0
+        assert_equal_figures(scorer.raw, scorer.forward(batch).scores, plain(**inputs).logits[:, 0].detach())
     again = HFPolicy.load_scorer(tmp_path / "reward", CPU)
     assert again.encode(GROUPS).response_ids.tolist() == batch.response_ids.tolist()
 
 
-@pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize(
-    "template",
-    [CHAT, CHAT.replace("<end>\n", ""), "{{ bos_token }}" + CHAT],
+    ("template", "adds_bos"),
+    [(CHAT, True), (CHAT.replace("<end>\n", ""), False), ("{{ bos_token }}" + CHAT, True)],
     ids=["line-break", "no-end", "bos"],
 )
 def test_the_saved_template_and_tokenizer_give_the_tokens_that_are_scored(
@@ -206,7 +208,8 @@ def test_the_config_names_the_type_of_the_weights(load_policy: LoadPolicy, tmp_p
         for kind in ("policy", "reward"):
             tensors = load_file(tmp_path / weights / kind / "model.safetensors")
             config = json.loads((tmp_path / weights / kind / "config.json").read_text())
-            assert {f"torch.{config['dtype']}"} == {str(tensor.dtype) for tensor in tensors.values()}
+            trunk = {str(tensor.dtype) for name, tensor in tensors.items() if not name.startswith("score")}
+            assert {f"torch.{config['dtype']}"} == trunk
             assert config["dtype"] == weights
 
 
@@ -222,7 +225,15 @@ def test_an_adapter_trained_on_an_adapter_fits_the_base_that_it_names(
 ) -> None:
     base = build_folder(family)
     targets = ["q_proj", "v_proj"] if family == "llama" else ["c_attn"]
-    first = save_adapter(tmp_path / "first", base, target_modules=targets, lora_alpha=8, r=3, use_rslora=True)
+    first = save_adapter(
+        tmp_path / "first",
+        base,
+        target_modules=targets,
+        lora_alpha=8,
+        r=3,
+        use_rslora=True,
+        fan_in_fan_out=family == "gpt2",
+    )
     transformers.AutoTokenizer.from_pretrained(base).save_pretrained(first)
     policy = load_policy(folder=first, lora=LORA)
     shake(policy.raw)

@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 import transformers
-from hf_tiny import END, VOCABULARY, assert_equal_figures, build_model, plain_logprobs
+from hf_tiny import END, PEFT_WARNS, VOCABULARY, assert_equal_figures, build_model, plain_logprobs
 from tokenizers import AddedToken
 
 from alignkit.errors import InputError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from conftest import BuildFolder, LoadPolicy
 
 GROUPS = [Group(Prompt(text="once upon a"), (" time there was", " dog")), Group(Prompt(text="the big red"), (" ball",))]
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<end>{% endfor %}"
 
 
@@ -110,6 +111,7 @@ def grown_adapter(base: Path, folder: Path, **options: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("options", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}], ids=["resized", "trained"])
 def test_an_adapter_that_grew_the_vocabulary_brings_its_embedding(

@@ -10,7 +10,17 @@ import pytest
 import torch
 import transformers
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import BOS, CHAT, END, PAD, assert_equal_figures, build_tokenizer, classifier_folder, save_adapter
+from hf_tiny import (
+    BOS,
+    CHAT,
+    END,
+    PAD,
+    PEFT_WARNS,
+    assert_equal_figures,
+    build_tokenizer,
+    classifier_folder,
+    save_adapter,
+)
 from tokenizers import processors
 
 from alignkit.components import Context
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 
     from conftest import BuildFolder
 
+pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CPU = Context(device="cpu")
 TEXTS = [
     Group(Prompt(text="once upon a"), (" time there was", " time", "")),
@@ -55,8 +66,15 @@ def assert_scored_like_transformers(folder: Path, groups: list[Group], rows: lis
         assert_equal_figures(scorer.raw, found, plain(**inputs).logits[:, 0].detach())
 
 
-@pytest.mark.parametrize(("pad", "pad_id"), [("<pad>", PAD), ("<end>", END), ("<pad>", None)])
-@pytest.mark.parametrize("template", [CHAT, CHAT.replace("\n{% endfor", "{% endfor")], ids=["line-break", "end"])
+@pytest.mark.parametrize(
+    ("pad", "pad_id", "template"),
+    [
+        ("<pad>", PAD, CHAT),
+        ("<pad>", None, CHAT),
+        ("<end>", END, CHAT),
+        ("<end>", END, CHAT.replace("\n{% endfor", "{% endfor")),
+    ],
+)
 def test_a_conversation_is_scored_where_its_template_ends(
     build_folder: BuildFolder, tmp_path: Path, pad: str, pad_id: int | None, template: str
 ) -> None:
@@ -69,8 +87,15 @@ def test_a_conversation_is_scored_where_its_template_ends(
     assert_scored_like_transformers(folder, CHATS, rows)
 
 
-@pytest.mark.parametrize(("pad", "pad_id"), [("<pad>", PAD), ("<end>", END)])
-@pytest.mark.parametrize("ends", ["$A", "<bos> $A", "<bos> $A <end>"], ids=["bare", "bos", "bos-end"])
+@pytest.mark.parametrize(
+    ("pad", "pad_id", "ends"),
+    [
+        ("<pad>", PAD, "$A"),
+        ("<end>", END, "<bos> $A"),
+        ("<pad>", PAD, "<bos> $A <end>"),
+        ("<end>", END, "<bos> $A <end>"),
+    ],
+)
 def test_a_text_is_scored_where_its_tokenizer_ends(
     build_folder: BuildFolder, tmp_path: Path, pad: str, pad_id: int, ends: str
 ) -> None:
