@@ -153,10 +153,7 @@ class HasValues(ABC):
     @classmethod
     @abstractmethod
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
-        """Loads the scorer that `Scorer.save` wrote, or one that another tool trained.
-
-        Args:
-            append_end: whether another tool's model is scored behind an end token; None: as its folder says.
+        """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
 
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).

@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit_hf.modeling import PackedModel
     from alignkit_hf.options import LoraOptions
     from alignkit_hf.sources import Place, Source
-
-    LowRank = Mapping[str, tuple[Tensor, Tensor]]
-    """For each adapted module the factors A [r, in] and B [out, r] of what is added to its weight."""
+    from alignkit_hf.trunk import LowRank, TrunkModel
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +118,7 @@ def merge_adapters(lm: PreTrainedModel, source: Source, *, where: str) -> tuple[
         check_adapter(place, expected, set(given) - others, where=where)
         added.append(None if grown or others & set(given) else low_rank(adapted))
         with _quiet_peft():
-            lm = adapted.merge_and_unload()  # type: ignore[operator]
+            lm = adapted.merge_and_unload()
     return lm, added
 
 
@@ -151,7 +148,7 @@ def low_rank(model: Any) -> LowRank | None:
     return factors if len(tensors) == 2 * len(factors) else None
 
 
-def save_adapter(model: PackedModel, path: Path) -> None:
+def save_adapter(model: TrunkModel, path: Path) -> None:
     """Writes the adapter of a model, if it has one: the sum of all adapters that its base lacks.
 
     An adapter that stands on one which is more than low-rank products fits no stored base, and is not written.
@@ -214,7 +211,8 @@ def _grow(lm: PreTrainedModel, given: Mapping[str, Tensor], place: Place, *, whe
         InputError: the adapter has no rows of that number for an untied vocabulary head.
     """
     rows = _rows_of(lm, lm.get_input_embeddings(), given)
-    if rows in (None, lm.get_input_embeddings().weight.shape[0]):
+    before: Any = lm.get_input_embeddings().weight
+    if rows in (None, before.shape[0]):
         return False
     lm.resize_token_embeddings(rows, mean_resizing=False)
     head = lm.get_output_embeddings()  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from alignkit import InputError
 

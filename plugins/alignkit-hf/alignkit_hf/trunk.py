@@ -9,9 +9,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit_hf.adapters import LowRank
+    LowRank = Mapping[str, tuple[Tensor, Tensor]]
+    """For each adapted module the factors A [r, in] and B [out, r] of what an adapter adds to its weight."""
 
 
 class TrunkModel(nn.Module):
