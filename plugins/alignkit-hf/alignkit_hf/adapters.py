@@ -56,7 +56,7 @@ def add_adapter(
         head: a module that is fully trained.
 
     Raises:
-        InputError: the model has no module of the target names.
+        InputError: the model has no module of one of the target names, or an adapter can't be added to it.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -64,6 +64,13 @@ def add_adapter(
     targets: str | list[str] = list(lora.target_modules)
     if lora.target_modules == ("all-linear",):
         targets = "all-linear"
+    names = [name for name, _ in model.named_modules()]
+    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear | Conv1D)}
+    fix = f"choose from: {', '.join(sorted(linear))}"
+    known = [one for one in lora.target_modules if any(f".{name}".endswith(f".{one}") for name in names)]
+    if unknown := [one for one in lora.target_modules if targets != "all-linear" and one not in known]:
+        what = f"no module of the model is called {' or '.join(unknown)}"
+        raise InputError(what, where=f"{where}.target_modules", fix=fix)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -80,14 +87,7 @@ def add_adapter(
             torch.manual_seed(seed)
             return get_peft_model(model, config)
     except ValueError as error:
-        linear = {
-            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-        }
-        raise InputError(
-            f"no module of the model is called {' or '.join(lora.target_modules)}",
-            where=f"{where}.target_modules",
-            fix=f"choose from: {', '.join(sorted(linear))}",
-        ) from error
+        raise InputError(str(error), where=f"{where}.target_modules", fix=fix) from error
 
 
 def merge_adapters(lm: PreTrainedModel, source: Source, *, where: str) -> tuple[PreTrainedModel, list[LowRank | None]]:

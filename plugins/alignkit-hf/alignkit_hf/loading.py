@@ -9,6 +9,7 @@ import transformers
 from torch import nn
 
 from alignkit import InputError
+from alignkit_hf.options import check_tokens
 from alignkit_hf.sources import loading
 from alignkit_hf.weights import load_weights
 
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a context names; auto: CUDA, then MPS, then the CPU."""
+    """The device that a context names; auto: CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(
+                f"there is no device {name!r}: {first}", where="run.device", fix="use auto or cpu"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -142,19 +153,18 @@ def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:
     return limit or context
 
 
-def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> tuple[int, ...]:
+def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...], end: int | None = None) -> tuple[int, ...]:
     """The tokens that end a response: the given ones, or those of the generation config, the tokenizer, the config.
+
+    Args:
+        end: token that is appended to responses, if one is given.
 
     Raises:
         InputError: there is none, or a given one is outside the vocabulary.
     """
     size = rows_of_embedding(lm)
-    if outside := [token for token in given if not 0 <= token < size]:
-        raise InputError(
-            f"the vocabulary of {size} tokens has no token {outside[0]}",
-            where="stop_token_ids",
-            fix="use the tokenizer's ids",
-        )
+    check_tokens(given, size, where="stop_token_ids")
+    check_tokens(() if end is None else (end,), size, where="end_token_id")
     generation = getattr(lm, "generation_config", None)
     for source in (
         given,
