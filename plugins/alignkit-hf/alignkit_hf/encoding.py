@@ -32,18 +32,27 @@ class Encoder:
         end_id: the token appended to text; None: the chat template's end of turn, or the first stop token.
         max_length: longest prompt plus response, in tokens.
         use_template: whether messages go through the tokenizer's chat template.
+        unusable: tokens of the tokenizer that the model doesn't have.
     """
 
     def __init__(
-        self, tokenizer: Any, *, stop_ids: Sequence[int], end_id: int | None, max_length: int, use_template: bool = True
+        self,
+        tokenizer: Any,
+        *,
+        stop_ids: Sequence[int],
+        end_id: int | None,
+        max_length: int,
+        use_template: bool = True,
+        unusable: frozenset[int] = frozenset(),
     ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = tuple(stop_ids)
         self.max_length = max_length
+        self.unusable = unusable
         self.use_template = use_template and bool(getattr(tokenizer, "chat_template", None))
         self.bos_id: int | None = tokenizer.bos_token_id
         default_ids = tokenizer("").get("input_ids") or []
-        self._adds_bos = self.bos_id is not None and self.bos_id in default_ids
+        self.adds_bos = self.bos_id is not None and self.bos_id in default_ids
         self.end_id = end_id if end_id is not None else self._end_of_turn()
         self._told: set[str] = set()
 
@@ -79,7 +88,7 @@ class Encoder:
         encoded = []
         for prompt, ids in zip(prompts, self._tokenise([self.render(prompt) for prompt in prompts]), strict=True):
             templated = prompt.messages is not None and self.use_template
-            needs_bos = self.bos_id is not None and (self._adds_bos if templated else True)
+            needs_bos = self.bos_id is not None and (self.adds_bos if templated else True)
             if needs_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
                 ids = [self.bos_id, *ids]  # noqa: PLW2901
             encoded.append(ids or [self.end_id])
@@ -132,12 +141,20 @@ class Encoder:
             return [ids[0], *ids[len(ids) - limit + 1 :]]
         return ids[len(ids) - limit :]
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenise(self, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[list[int]]:
         if not texts:
             return []
         encoded: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+            list(texts), add_special_tokens=add_special_tokens, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
+        for text, ids in zip(texts, encoded, strict=True) if self.unusable else ():
+            if found := self.unusable.intersection(ids):
+                raise InputError(
+                    f"the model has no embedding for the token {self.tokenizer.convert_ids_to_tokens(min(found))!r} "
+                    f"in the text {text[:80]!r}",
+                    where="policy.model",
+                    fix="remove it from the text, or resize the model's embedding and train it",
+                )
         return encoded
 
     def _end_of_turn(self) -> int:
