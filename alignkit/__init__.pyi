@@ -43,6 +43,9 @@ from .errors import (
 from .errors import (
     closest as closest,
 )
+from .errors import (
+    visible as visible,
+)
 from .hookspecs import (
     Register as Register,
 )

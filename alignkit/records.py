@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,10 @@ class Prompt:
 _PER_RESPONSE = ("ranks", "scores", "labels", "finished")
 
 
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and abs(number) <= sys.float_info.max
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A prompt and its K >= 1 responses, with what is known about them.
@@ -105,13 +110,18 @@ class Group:
                 raise ValueError(f"{len(values)} {name} for {count} responses")
         if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
             raise ValueError(f"ranks must be integers from 0 (best), found {list(self.ranks)}")
-        if self.scores is not None and not all(score is None or math.isfinite(score) for score in self.scores):
+        if self.scores is not None and not all(score is None or _is_finite(score) for score in self.scores):
             raise ValueError(f"scores must be finite numbers or null, found {list(self.scores)}")
         for name, flags in (("labels", self.labels), ("finished", self.finished)):
             if flags is not None and not all(isinstance(flag, bool) for flag in flags):
                 raise ValueError(f"{name} must be true or false, found {list(flags)}")
         if not (isinstance(self.weight, int | float) and 0 <= self.weight < math.inf):
             raise ValueError(f"meta.weight must be a number >= 0, found {self.weight!r}")
+        if not isinstance(self.source, str):
+            raise ValueError(f"source must be text, found {self.source!r}")
+        for name in BY_RESPONSE:
+            if name in self.meta and not (isinstance(self.meta[name], list | tuple) and len(self.meta[name]) == count):
+                raise ValueError(f"meta.{name} must be a list with a value for each response")
 
     @property
     def weight(self) -> float:
@@ -190,7 +200,7 @@ def read_groups(path: Path | str) -> Iterator[Group]:
         for number, line in enumerate(lines, start=1):
             try:
                 yield Group.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(
                     reason, where=f"{path}:{number}", fix="a group has 'prompt' and 'responses' (docs/data.md)"

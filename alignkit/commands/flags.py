@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, visible
 from alignkit.runs.reporting import is_first_process
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, indent=1, default=str))
     else:
-        print("\n".join(lines_of(result)))
+        print(visible("\n".join(lines_of(result))))
 
 
 def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:

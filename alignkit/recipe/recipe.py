@@ -11,9 +11,10 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import secrets_in
 from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
@@ -153,7 +154,12 @@ def recipe_of(
 
 
 def _with_known_tables(recipe: Recipe) -> Recipe:
-    """The recipe, after checking that all its tables exist."""
+    """The recipe, after checking that all its tables exist and nothing in it looks like a secret."""
+    flags = [((table, "plugin"), name) for table, name in recipe.flags.items()]
+    for key, value in (((), recipe.tables), *flags, *recipe.overrides):
+        for problem in secrets_in(value, key):
+            table, *inner = problem.key
+            raise recipe.error(table, replace(problem, key=tuple(inner)))
     for table in _tables_named(recipe):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(

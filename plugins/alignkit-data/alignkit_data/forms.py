@@ -5,14 +5,14 @@ A converter raises ValueError for a malformed row and Unusable for a row with no
 
 from __future__ import annotations
 
-import math
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit import Group, Prompt
-from alignkit.preferences import RANKS_OF_VERDICT, Annotation, with_annotations
+from alignkit.preferences import RANKS_OF_VERDICT, Annotation, annotations_of, with_annotations
 from alignkit_data.comparisons import checked_verdict, fitted_ranks, ranks_of_comparisons
 from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
 
@@ -63,7 +63,7 @@ def _instruction(values: Values) -> Content:
     messages: list[dict[str, Any]] = []
     if values.get("system"):
         messages.append({"role": "system", "content": text_of(values["system"], "system")})
-    for index, turn in enumerate(values.get("history") or ()):
+    for index, turn in enumerate(_listed(values, "history") or ()):
         if not (isinstance(turn, list) and len(turn) == 2):
             raise ValueError(f"history[{index}] is not a pair of texts")
         for role, text in zip(("user", "assistant"), turn, strict=True):
@@ -190,9 +190,10 @@ def _groups(values: Values) -> Group:
         scores=_scores(values),
         labels=_listed(values, "labels"),
         finished=_listed(values, "finished"),
-        source=values.get("source") or "",
+        source="" if values.get("source") is None else text_of(values["source"], "source"),
         meta=_mapping(values, "meta"),
     )
+    annotations_of(group)
     ranks = _listed(values, "ranks")
     if ranks is not None:
         return _ranked(group, _checked_ranks(ranks))
@@ -243,7 +244,7 @@ def _listed(values: Values, name: str) -> tuple[Any, ...] | None:
 def _scores(values: Values) -> tuple[float | None, ...] | None:
     scores = _listed(values, "scores")
     for score in scores or ():
-        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
+        if score is not None and (type(score) not in (int, float) or not abs(score) <= sys.float_info.max):
             raise ValueError(f"scores holds {score!r}, expected finite numbers or null")
     return None if scores is None else tuple(None if score is None else float(score) for score in scores)
 

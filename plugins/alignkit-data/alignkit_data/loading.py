@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit import Group, InputError, Prompt, closest
+from alignkit import Group, InputError, Prompt, closest, visible
 from alignkit_data.forms import FORMS, Form, detected_form, fitted_comparisons, missing_columns
 from alignkit_data.messages import Unusable, filled_template
 
@@ -57,7 +57,7 @@ class Detected:
 
 
 def _short(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
     return flat if len(flat) <= _SHOWN else f"{flat[: _SHOWN // 2]} ... {flat[-_SHOWN // 2 :]}"
 
 

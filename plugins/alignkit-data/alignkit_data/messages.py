@@ -8,6 +8,7 @@ to start with don't end up in the prompt.
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -154,6 +155,22 @@ def _assistant_text(messages: list[Message]) -> str:
     return text_of(messages[0]["content"], "the response's content")
 
 
+def template_parts(template: str) -> list[tuple[str, str]]:
+    """(text, name of the column after it, or "") of each part of a template such as `{context} {prompt}`.
+
+    Raises:
+        ValueError: a brace is left open, or a field is not a column's plain name, as `{prompt[0]}` and `{prompt!r}`.
+    """
+    parts = []
+    for text, name, form, conversion in Formatter().parse(template):
+        plain = name is None or (re.fullmatch(r"[^\W\d][\w -]*", name) and not form and not conversion)
+        if not plain:
+            shown = "".join([name or "", f"!{conversion}" if conversion else "", f":{form}" if form else ""])
+            raise ValueError(f"{{{shown}}} is not the name of a column")
+        parts.append((text, name or ""))
+    return parts
+
+
 def filled_template(template: str, values: Mapping[str, Any]) -> Content:
     """The prompt that a template makes from a row's columns; if `prompt` is a chat, its last message is filled.
 
@@ -165,8 +182,9 @@ def filled_template(template: str, values: Mapping[str, Any]) -> Content:
     chat = None if prompt is None or isinstance(prompt, str) else content_of(prompt, "prompt")
     if chat:
         fields["prompt"] = chat[-1]["content"]  # type: ignore[index]
-    try:
-        text = template.format_map({key: value for key, value in fields.items() if value is not None})
-    except KeyError as error:
-        raise ValueError(f"the template names {error}, which this row lacks; it has {', '.join(fields)}") from error
+    parts = template_parts(template)
+    for _, name in parts:
+        if name and fields.get(name) is None:
+            raise ValueError(f"the template names {name!r}, which this row lacks; it has {', '.join(fields)}")
+    text = "".join(text + (str(fields[name]) if name else "") for text, name in parts)
     return text if not chat else [*chat[:-1], {**chat[-1], "content": text}]  # type: ignore[dict-item]

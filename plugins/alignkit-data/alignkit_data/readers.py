@@ -135,8 +135,15 @@ def _json_line(line: bytes, where: str) -> Row:
         return _object_row(json.loads(line.decode("utf-8-sig").rstrip()), where)
     except UnicodeDecodeError as error:
         return Row(where, problem=f"not UTF-8 (byte {error.start + 1} of the line)")
-    except json.JSONDecodeError as error:
-        return Row(where, problem=f"broken JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return Row(where, problem=_broken_json(error))
+
+
+def _broken_json(error: Exception) -> str:
+    """What is wrong: the syntax, nesting that is too deep, or a number of thousands of digits."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"broken JSON: {error.msg} at column {error.colno}"
+    return f"JSON that can't be read: {error}"
 
 
 def _object_row(value: Any, where: str) -> Row:
@@ -158,10 +165,9 @@ def _json(path: Path) -> Iterator[Row]:
         if error.msg == "Extra data" and raw.lstrip().startswith(b"{"):
             yield from _json_lines(path)
             return
-        where = f"{path}:{error.lineno}"
-        raise InputError(
-            f"broken JSON: {error.msg} at column {error.colno}", where=where, fix="fix the file"
-        ) from error
+        raise InputError(_broken_json(error), where=f"{path}:{error.lineno}", fix="fix the file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(_broken_json(error), where=str(path), fix="fix the file") from error
     if isinstance(content, dict):
         content = next((content[key] for key in _LIST_KEYS if isinstance(content.get(key), list)), [content])
     if not isinstance(content, list):
@@ -175,9 +181,10 @@ def _comma_separated(path: Path) -> Iterator[Row]:
     delimiter = "\t" if _format(path) == ".tsv" else ","
     with _open(path) as lines:
         reader = csv.reader(_decoded(lines, path), delimiter=delimiter, strict=True)
-        header = next(reader, [])
-        start = reader.line_num + 1
+        start = 1
         try:
+            header = next(reader, [])
+            start = reader.line_num + 1
             for cells in reader:
                 where = f"{path}:{start}"
                 start = reader.line_num + 1
@@ -213,8 +220,8 @@ def _csv_row(cells: dict[str, str], where: str) -> Row:
         if cell and (name in _JSON_CELLS or cell.startswith('[{"')):
             try:
                 values[name] = json.loads(cell)
-            except json.JSONDecodeError as error:
-                return Row(where, problem=f"{name} is broken JSON: {error.msg} at column {error.colno}")
+            except (ValueError, RecursionError) as error:
+                return Row(where, problem=f"{name} is {_broken_json(error)}")
         elif not cell and name in _JSON_CELLS:
             values[name] = None
     return Row(where, values)
@@ -234,15 +241,30 @@ def _arrow_stream(path: Path) -> Any:
 
 
 def _arrow_rows(path: Path, batches: Any) -> Iterator[Row]:
-    broken = import_module("pyarrow").ArrowInvalid
+    broken = import_module("pyarrow").ArrowException
     number = 0
     try:
         for batch in batches():
-            for values in batch.to_pylist():
+            for values in _values_of(batch):
                 number += 1
-                yield Row(f"{path}, row {number}", plain(values))
+                where = f"{path}, row {number}"
+                yield Row(where, problem=values) if isinstance(values, str) else Row(where, plain(values))
     except broken as error:
         raise InputError(f"broken file: {error}", where=str(path), fix="write it again") from error
+
+
+def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The values of each row, or what is wrong with it: text that isn't UTF-8, a date that Python has not."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for place in range(batch.num_rows):
+            try:
+                yield from batch.slice(place, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield "not UTF-8"
+            except (ValueError, OverflowError) as error:
+                yield f"can't be read: {error}"
 
 
 def plain(value: Any) -> Any:

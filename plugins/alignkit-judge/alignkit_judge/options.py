@@ -72,13 +72,7 @@ class JudgeModel(Config):
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")
-        if address.username or address.password:
-            raise InputError(
-                "contains credentials",
-                where="base_url",
-                fix="put the key into an environment variable and set key_env to its name",
-            )
-        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
             raise InputError(
                 "is not the name of an environment variable",
                 where="key_env",

@@ -208,22 +208,32 @@ class RemoteJudge:
         try:
             said = create(model=judge.model, messages=messages, temperature=judge.temperature, **self._longest, **extra)
             return _read(said)
-        except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError, IndexError):
+        except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError, LookupError, OverflowError):
             return None
 
 
 def _read(said: Any) -> Reply:
-    """The reply in a completion. Raises AttributeError, TypeError or IndexError if there is none."""
+    """The reply in a completion. Raises AttributeError, TypeError, LookupError, ValueError or OverflowError if there is
+    none."""
     choice = said.choices[0]
     refusal = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
     text = choice.message.content or ""
     if not isinstance(text, str):
         raise TypeError("no text")
     usage = said.usage
-    used = Usage(int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
-    tokens = (choice.logprobs.content if getattr(choice, "logprobs", None) else None) or ()
-    alternatives = [(token.token, [(other.token, other.logprob) for other in token.top_logprobs]) for token in tokens]
-    return Reply(text, refusal, used, alternatives)
+    used = None
+    if usage is not None:
+        used = Usage(max(0, int(usage.prompt_tokens)), max(0, int(usage.completion_tokens)))
+    return Reply(text, refusal, used, _alternatives(choice))
+
+
+def _alternatives(choice: Any) -> Alternatives:
+    """The alternatives to each token; none if the server sends no list of them."""
+    try:
+        tokens = (choice.logprobs.content if getattr(choice, "logprobs", None) else None) or ()
+        return [(token.token, [(other.token, other.logprob) for other in token.top_logprobs]) for token in tokens]
+    except (AttributeError, TypeError):
+        return ()
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
@@ -233,7 +243,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from alignkit_data import Dataset
 
+from alignkit import visible
 from alignkit.commands import AsJson, Columns, Quiet, column_names
 from alignkit_report.figures import figures
 from alignkit_report.tables import text, write_page
@@ -42,7 +43,7 @@ def report(
     if as_json:
         print(json.dumps({"file": str(file), "read": said, **found}, indent=1))
         return
-    print(text(found) if quiet else f"{said}\n\n{text(found)}")
+    print(visible(text(found) if quiet else f"{said}\n\n{text(found)}"))
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
