@@ -106,7 +106,7 @@ def test_a_recipe_with_a_secret_is_refused_at_its_line(recipe_file: Path, refusa
 def test_overrides_flags_and_python_are_refused_alike(refusal: Refusal) -> None:
     assert refusal(None, ["reward.api_key=hunter2"], {"reward": "given"}).where == "-o reward.api_key"
     assert refusal(None, ["reward.sources=[{pat = 'hunter2'}]"], {"reward": "blend"}).where == "-o reward.sources.0.pat"
-    assert refusal(None, [], {"reward": KEYS[0]}).where == f"--reward {KEYS[0]}".partition(" ")[0]
+    assert refusal(None, [], {"reward": KEYS[0]}).where == "reward.plugin"
     with pytest.raises(InputError, match="looks like a secret") as refused:
         recipe_of({"reward": {"plugin": "given"}}, flags={}, options={"reward.bearer": "hunter2"})
     assert refused.value.where == 'options["reward.bearer"]'

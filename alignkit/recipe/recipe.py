@@ -159,7 +159,7 @@ def _with_known_tables(recipe: Recipe) -> Recipe:
     for key, value in (((), recipe.tables), *flags, *recipe.overrides):
         for problem in secrets_in(value, key):
             table, *inner = problem.key
-            raise recipe.error(table, replace(problem, key=tuple(inner)))
+            raise replace(recipe, flags={}).error(table, replace(problem, key=tuple(inner)))
     for table in _tables_named(recipe):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(
