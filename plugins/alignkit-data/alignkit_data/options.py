@@ -34,6 +34,7 @@ FormName = Literal[
     "preference",
     "verdict",
     "annotated",
+    "rejected",
     "label",
     "completion",
     "messages",
