@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Prompt
@@ -27,8 +28,7 @@ def in_context(prompt: Prompt, columns: Mapping[str, Any], *, holds_all: bool) -
     """
     refuse_media(columns)
     used = {name for name in (*SYSTEM, TOOLS, VARIABLES) if name in columns}
-    said = [text_of(columns[name], name) for name in SYSTEM if columns.get(name) is not None]
-    system = next((text for text in said if text.strip()), "")
+    system = system_of(columns)
     passed: dict[str, Any] = {}
     if tools := tools_of(columns.get(TOOLS)):
         passed[TOOLS] = tools
@@ -41,6 +41,17 @@ def in_context(prompt: Prompt, columns: Mapping[str, Any], *, holds_all: bool) -
     content = _chat(prompt, system) if system or passed else prompt.content
     others = {name: value for name, value in columns.items() if name not in used}
     return Prompt.of(content, {**prompt.meta, **others, **passed}), used
+
+
+def system_of(columns: Mapping[str, Any]) -> str:
+    """The system text among these columns, "" if there is none. Raises ValueError for anything but text."""
+    said = [text_of(columns[name], name) for name in SYSTEM if columns.get(name) is not None]
+    return next((text for text in said if text.strip()), "")
+
+
+def is_name(text: str) -> bool:
+    """Whether a system column names what made the answers (`6b_finetuning`), as it does in some comparisons."""
+    return bool(re.fullmatch(r"[\w./:@+-]*\w", text.strip(), re.ASCII))
 
 
 def _chat(prompt: Prompt, system: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit import Group, InputError, check_storable, closest
-from alignkit_data.context import SYSTEM, TOOLS, VARIABLES, in_context
+from alignkit_data.context import SYSTEM, TOOLS, VARIABLES, in_context, is_name, system_of
 from alignkit_data.forms import (
     CHAT_FORMS,
     CHATS,
@@ -66,7 +66,8 @@ class Detected:
         if self.template_columns:
             lines.append(f"for the chat template: {', '.join(self.template_columns)}")
         if self.meta_columns:
-            lines.append(f"kept for rewards: {', '.join(self.meta_columns)}")
+            names = (f"{name} (names, no texts)" if name in SYSTEM else name for name in self.meta_columns)
+            lines.append(f"kept for rewards: {', '.join(names)}")
         lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
         for index, response in enumerate(self.sample.responses):
             lines.append(f"response{_known(self.sample, index)}: {_short(response)}")
@@ -114,6 +115,7 @@ class GroupMaker:
     _needs: set[str] = field(default_factory=set)
     _detected: Detected | None = None
     _labels: set[bool] = field(default_factory=set)
+    _named_systems: bool | None = None
 
     def groups(self, rows: Iterable[Row]) -> Iterator[Group]:
         """The groups of the usable rows; see `placed`."""
@@ -204,7 +206,7 @@ class GroupMaker:
     def _in_context(self, group: Group, values: Mapping[str, Any], used: set[str]) -> Group:
         """The group with what the columns that the form did not use say about its prompt."""
         form = cast("Form", self._form)
-        named = {name for _, name, _, _ in Formatter().parse(self.template)}
+        named = {name for _, name, _, _ in Formatter().parse(self.template)} | self._names_of_systems(values, used)
         others = {name: value for name, value in values.items() if name not in used}
         beside = {name: value for name, value in others.items() if name not in named}
         whole = form is FORMS["preference"] and not {"prompt", "instruction", *CHATS} & used
@@ -218,6 +220,15 @@ class GroupMaker:
             extra = tuple(name for name in others if name not in read)
             self._detected = Detected(form.name, columns, extra, group, self.rows, {}, template_columns=passed)
         return group
+
+    def _names_of_systems(self, values: Mapping[str, Any], used: set[str]) -> set[str]:
+        """The columns that name the system which answered, where the first row's do; rewards get them."""
+        system = system_of({name: value for name, value in values.items() if name not in used})
+        if system and self._named_systems is None:
+            self._named_systems = is_name(system)
+        if system and self._named_systems and not is_name(system):
+            raise ValueError("system is a text, but a name in the rows before; rename the column, or fix the row")
+        return set(SYSTEM) if self._named_systems else set()
 
     def _renamed(self, row: Row) -> dict[str, Any]:
         missing = [old for old in self.columns if old not in row.values]
