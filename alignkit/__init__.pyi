@@ -200,6 +200,15 @@ from .records import (
     Prompt as Prompt,
 )
 from .records import (
+    check_storable as check_storable,
+)
+from .records import (
+    content_text as content_text,
+)
+from .records import (
+    message_text as message_text,
+)
+from .records import (
     read_groups as read_groups,
 )
 from .records import (

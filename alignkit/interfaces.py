@@ -15,7 +15,7 @@ from alignkit.components import Component, ConfigT, Context
 from alignkit.options import Config, LearningOptions, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -109,6 +109,14 @@ class Policy(Component[ConfigT], Model):
             for key, tensor in module.state_dict().items()
         }
         return hashlib.sha256(f"{type(self)} {self.config} {digest_of_tensors(tensors)}".encode()).hexdigest()
+
+    @classmethod
+    def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:
+        """Tries records, each with its place, before the model is loaded. By default accepts all.
+
+        Raises:
+            InputError: the policy can't read one; names its place.
+        """
 
     @classmethod
     @abstractmethod
@@ -207,6 +215,10 @@ class PreferenceSource(Component[ConfigT]):
     def explain(self) -> str:
         """Describes what was read, for people: form, counts, a sample. Called after `preferences`."""
         return ""
+
+    def first(self) -> Iterable[tuple[str, Group]]:
+        """The first groups of a file, each with its place, to try them before a model is loaded. By default none."""
+        return ()
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:

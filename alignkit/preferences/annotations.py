@@ -82,7 +82,7 @@ class Annotation:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Annotation:
         """The annotation of a JSON record. Raises ValueError, KeyError or TypeError if it is not one."""
-        ranks, order = record["ranks"], record.get("order")
+        ranks, order = record.get("ranks"), record.get("order")
         return cls(
             annotator=str(record["annotator"]),
             ranks=None if ranks is None else tuple(ranks),

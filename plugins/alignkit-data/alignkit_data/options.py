@@ -35,6 +35,7 @@ FormName = Literal[
     "preference",
     "verdict",
     "annotated",
+    "rejected",
     "label",
     "completion",
     "messages",

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import AlignkitError, Group, InputError, PluginError, PreferenceSource, load_function
-from alignkit_data.messages import kind
-from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions
+from alignkit_data.options import CHECKED_ROWS, CandidatesOptions, DatasetOptions, FunctionOptions
 from alignkit_data.readers import Row
+from alignkit_data.turns import kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,6 +50,10 @@ class Dataset(PreferenceSource[DatasetOptions]):
     def groups(self) -> list[Group]:
         """The groups as a list."""
         return self._loaded[0]
+
+    def first(self) -> Iterator[tuple[str, Group]]:
+        """The groups of the rows that `DatasetOptions.check` reads."""
+        return self.config.maker().placed(islice(self.config.rows(), CHECKED_ROWS))
 
     def explain(self) -> str:
         return self.describe().render()

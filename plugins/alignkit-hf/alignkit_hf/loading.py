@@ -82,6 +82,11 @@ def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code:
         )
 
 
+def tokenizer_of(options: HFOptions) -> Any:
+    """The tokenizer of the model that the options name."""
+    return load_tokenizer(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
+
+
 def base_and_adapter(name: str) -> tuple[str, str | None]:
     """The model, and the adapter's folder if `name` is one (otherwise None)."""
     folder = Path(name).expanduser()

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
+from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
 from alignkit.ops import digest_of_tensors
 from alignkit_hf import loading, probe
-from alignkit_hf.encoding import Encoder
+from alignkit_hf.chat import Chat
+from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
@@ -26,7 +27,7 @@ from alignkit_hf.scorer import HFScorer
 from alignkit_hf.storage import save_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -66,12 +67,26 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """The policy in a folder written by `save` or transformers."""
         return cls(replace(config, model=str(path)), context)
 
+    @classmethod
+    def try_records(cls, config: HFOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the tokenizer's chat template does."""
+        chat = None
+        for place, group in records:
+            if group.prompt.messages is not None:
+                chat = chat or cls._chat(config)
+                try:
+                    chat.check(group)
+                except ValueError as error:
+                    raise InputError(str(error), where=place, fix=MEND) from error
+
+    @staticmethod
+    def _chat(config: HFOptions) -> Chat:
+        return Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
+
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
         device = loading.pick_device(self.context.device)
-        tokenizer = loading.load_tokenizer(
-            options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
+        tokenizer = loading.tokenizer_of(options)
         lm = loading.load_causal_lm(options, device)
         encoder = Encoder(
             tokenizer,
@@ -151,6 +166,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         draw = sample if self.raw.path.packed else sample_with_generate
         sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
+        texts = [self.encoder.chat.content(prompts[i // n], text) for i, text in enumerate(texts)]
         parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
             Group(prompt, tuple(texts[part]), finished=tuple(sampled.finished[part]), source="policy")
@@ -203,9 +219,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """The layout, and why it is not packed."""
         path, name = self.raw.path, type(self.raw.lm).__name__
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
+        note = f"; {self.encoder.note}" if self.encoder.note else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}"
-        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
+            return f"{name} runs in the packed layout{frozen}{note}"
+        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}{note}"
 
     def digest(self) -> str:
         """sha256 of the weights in use (without an adapter that is off) and of how the model computes with them."""

@@ -90,7 +90,10 @@ def _joined(groups: Iterable[Group]) -> list[Group]:
             known = [part.labels[0] for part in parts if part.labels]
             ranks = tuple(int(not label) for label in known) if len(set(known)) == 2 else None
             texts = tuple(part.responses[0] for part in parts)
-            first = Group(first.prompt, texts, ranks if len(known) == len(parts) else None, source=first.source)
+            turns = [turn for part in parts for turn in part.meta.get("turns") or [None]]
+            meta = {"turns": turns} if any(turns) else {}
+            ranks = ranks if len(known) == len(parts) else None
+            first = Group(first.prompt, texts, ranks, source=first.source, meta=meta)
         found.append(first)
     return [group for group in found if len(group.responses) > 1]
 
