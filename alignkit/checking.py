@@ -172,7 +172,7 @@ def check_rules(options: HasRules) -> None:
         told = OptionsError(type(options).__name__, [_of_rule(error, type(options))])
         told.what, told.where = error.what, error.where
         raise told from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
 
 

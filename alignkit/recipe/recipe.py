@@ -6,6 +6,7 @@ can hold settings for several plugins of a table: `[optimizer.for.dpo]` override
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
 from alignkit.recipe.toml_lines import key_lines, split_key
+from alignkit.records import check_storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,6 +157,10 @@ def recipe_of(
 
 def _with_known_tables(recipe: Recipe) -> Recipe:
     """The recipe, after checking that all its tables exist and nothing in it looks like a secret."""
+    try:
+        check_storable(json.dumps([recipe.tables, recipe.flags, recipe.overrides], ensure_ascii=False, default=str))
+    except ValueError as error:
+        raise InputError(str(error), where=str(recipe.path or "recipe"), fix="write whole characters") from error
     flags = [((table, "plugin"), name) for table, name in recipe.flags.items()]
     for key, value in (((), recipe.tables), *flags, *recipe.overrides):
         for problem in secrets_in(value, key):
@@ -169,6 +175,11 @@ def _with_known_tables(recipe: Recipe) -> Recipe:
             )
         if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
+        for settings in (recipe.tables.get(table, {}), recipe.override_table(table)):
+            plugins = settings.get(ALTERNATIVES, {})
+            if not (isinstance(plugins, dict) and all(isinstance(options, dict) for options in plugins.values())):
+                fix = f"write [{table}.{ALTERNATIVES}.NAME], then the options of that plugin"
+                raise InputError("must hold tables", where=recipe.where(table, (ALTERNATIVES,)), fix=fix)
     return recipe
 
 

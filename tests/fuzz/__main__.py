@@ -39,8 +39,7 @@ def main() -> int:
                     place = f"{name}: {type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
                     faults[place] += 1
                     if faults[place] == 1:
-                        print(f"\n{name} {number}", flush=True)
-                        traceback.print_exc()
+                        print(f"\n{name} {number}: {''.join(traceback.format_exception(error))[-1500:]}", flush=True)
             number += 1
     for (name, outcome), count in sorted(counts.items()):
         print(f"{name}: {count} {outcome}")

@@ -63,17 +63,14 @@ def labels(draw: random.Random, folder: Path) -> str:
         again = folder / ("again.jsonl" if form == "groups" else "again.json")
         write_rows(again, rows_of(groups, form), form)
         if groups:
-            assert [_judged(group) for group in read_records(again, {})] == [_judged(group) for group in groups], form
+            back, meant = ([_judged(group) for group in read] for read in (read_records(again, {}), groups))
+            assert back == meant, (form, back, meant)
     return "read"
 
 
 def _judged(group: Group) -> Any:
     """What a group says that every form can hold: the prompt, the responses and each ranking."""
-    said = {
-        (one.annotator, _order(one.ranks))
-        for one in annotations_of(group)
-        if one.ranks is not None and one.kind != "ai"
-    }
+    said = {(one.annotator, _order(one.ranks)) for one in annotations_of(group) if one.ranks is not None}
     return group.prompt.content, group.responses, said
 
 

@@ -19,7 +19,7 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3.5, 10**400, -(10**20), math.nan, math.inf, -math.inf, 1e-320,
     "", " ", "\ud800", "a\udfffb", "\x1b[31mred\x1b[0m", "\x9b2J", "\u202eabc", "\x00", "a\rb", "x\n", "\u2028", "é",
     "true", "0", "1.5", "<script>alert(1)</script>", "{prompt.__class__}", "Assistant: x", "[]",
-    '[{"', "../../x", "a" * 3000,
+    '[{"', "../../x", "a" * 300,
     [], {}, [None], ["\ud800", True], [[]], {"": None}, {"role": "user", "content": "q"}, {"role": 3, "content": "q"},
     [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], {"from": "gpt", "value": [1]},
     {"value": False}, [0, 1, 1], [[0, 1, 2]], DEEP, DIGITS,
@@ -48,7 +48,7 @@ BYTES = (
 def mutated(draw: random.Random, value: Any, times: int = 0) -> Any:
     """A copy of a JSON value with one to three changes: values replaced, removed, doubled or moved to another key."""
     holder = [copy.deepcopy(value)]
-    for _ in range(times or draw.choice((1, 1, 2, 3))):
+    for _ in range(times or draw.choice((1, 1, 1, 2))):
         parent, key = draw.choice(list(_places(holder)))
         deed = draw.random()
         if deed < 0.7 or parent is holder:

@@ -48,7 +48,7 @@ ROWS: tuple[dict[str, Any], ...] = (
 def readers(draw: random.Random, folder: Path) -> str:
     """A file in any form and format, as data; what it says is written and read again."""
     rows = [draw.choice(ROWS)] * draw.choice((1, 3, 6))
-    rows = mutated(draw, rows) if draw.random() < 0.8 else rows
+    rows = mutated(draw, rows) if draw.random() < 0.6 else rows
     path = _stored(draw, rows, folder)
     told = draw.choice(({}, {}, {"malformed": "drop"}, {"comparisons": "fit"}, {"template": "{prompt} {id}"}))
     try:

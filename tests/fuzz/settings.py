@@ -46,7 +46,8 @@ KEYS = ("optimizer.beta", "policy.model", "reward", "run.seed", "a b", "", "samp
 def recipes(draw: random.Random, folder: Path) -> str:
     """A recipe, as a file or as tables from Python, with overrides: checked, or refused with what, where and how."""
     tables = draw.choice(RECIPES)
-    tables = mutated(draw, tables) if draw.random() < 0.9 else tables
+    changed = mutated(draw, tables)
+    tables = changed if isinstance(changed, dict) and draw.random() < 0.9 else tables
     given = draw.choice(VALUES)
     try:
         with patch("alignkit_data.options.hub_rows", side_effect=InputError("no network", where="path", fix="none")):

@@ -208,8 +208,9 @@ def _comma_separated(path: Path) -> Iterator[Row]:
                 else:
                     yield Row(where, problem=f"{len(cells)} cells under a header of {len(header)}")
         except csv.Error as error:
+            what = "a carriage return outside quotes" if "new-line character" in str(error) else error
             raise InputError(
-                f"broken CSV: {error}", where=f"{path}:{start}", fix="quote cells that contain line breaks or quotes"
+                f"broken CSV: {what}", where=f"{path}:{start}", fix="quote cells that contain line breaks or quotes"
             ) from error
 
 
@@ -267,9 +268,12 @@ def _arrow(path: Path) -> Iterator[Row]:
     yield from _arrow_rows(path, lambda: _arrow_stream(path))
 
 
-def _arrow_stream(path: Path) -> Any:
+def _arrow_stream(path: Path) -> Iterator[Any]:
+    """The batches of a stream, checked in full first: pyarrow reads beyond the memory of a broken one."""
     pyarrow = import_module("pyarrow")
-    return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+    for batch in pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))):
+        batch.validate(full=True)
+        yield batch
 
 
 def _arrow_rows(path: Path, batches: Any) -> Iterator[Row]:
