@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
+from alignkit_data import Dataset, DatasetOptions
 
+from alignkit import InputError, cli
 from tests.fuzz.targets import TARGETS, example
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+CASES = Path(__file__).parents[2] / "shared/cases/fuzz"
 EXAMPLES = {"readers": 150, "replies": 150, "labels": 60, "recipes": 60, "manifests": 60, "only_manifests": 40}
 
 
@@ -25,3 +25,17 @@ def test_mutated_inputs_are_read_or_refused(target: str, tmp_path: Path) -> None
         except Exception as error:
             raise AssertionError(f"example {number} of {target}: {error}") from error
     assert "refused" in outcomes
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the mutated files in ../shared/cases/fuzz")
+def test_files_that_ended_in_raw_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sorted(CASES.iterdir())
+    assert len(files) == 17
+    for file in files:
+        if "-label-" in file.name:
+            assert cli.run(["label", "import", str(file), "--db", str(tmp_path / "labels.db"), "--labels", "keep"]) == 2
+            assert f"error: {file}, r" in capsys.readouterr().err
+        else:
+            with pytest.raises(InputError, match="fix: ") as refused:
+                Dataset(DatasetOptions(path=str(file), max_bad_share=1.0)).groups()
+            assert f"{file}:" in str(refused.value) or f"{file}, row" in str(refused.value)

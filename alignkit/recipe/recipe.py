@@ -177,9 +177,12 @@ def _with_known_tables(recipe: Recipe) -> Recipe:
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
         for settings in (recipe.tables.get(table, {}), recipe.override_table(table)):
             plugins = settings.get(ALTERNATIVES, {})
-            if not (isinstance(plugins, dict) and all(isinstance(options, dict) for options in plugins.values())):
-                fix = f"write [{table}.{ALTERNATIVES}.NAME], then the options of that plugin"
-                raise InputError("must hold tables", where=recipe.where(table, (ALTERNATIVES,)), fix=fix)
+            named = plugins.items() if isinstance(plugins, dict) else [("", plugins)]
+            for name, options in named:
+                if not isinstance(options, dict):
+                    fix = f"write [{table}.{ALTERNATIVES}.{name or 'NAME'}], then the options of that plugin"
+                    where = recipe.where(table, (ALTERNATIVES, name) if name else (ALTERNATIVES,))
+                    raise InputError("must be a table", where=where, fix=fix)
     return recipe
 
 

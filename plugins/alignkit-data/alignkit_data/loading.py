@@ -70,11 +70,11 @@ class Detected:
         lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
         for index, response in enumerate(self.sample.responses):
             lines.append(f"response{_known(self.sample, index)}: {_short(response)}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 def _short(text: str) -> str:
-    flat = visible(" ".join(text.split()))
+    flat = " ".join(text.split())
     return flat if len(flat) <= _SHOWN else f"{flat[: _SHOWN // 2]} ... {flat[-_SHOWN // 2 :]}"
 
 
