@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from alignkit_judge.questions import HIGHEST, LOWEST, Question
-from alignkit_judge.remote import _read
+from alignkit_judge.remote import NoCompletion, read_completion
 from alignkit_judge.replies import Malformed, parse_reply
 
 from tests.fuzz.mutations import as_json, mutated, mutated_bytes
@@ -25,8 +24,6 @@ VERDICTS = {"pairwise": {"verdict": "A"}, "listwise": {"ranking": [["B"], ["A", 
 AROUND = ("<think>x</think>{}", "```json\n{}\n```", "Sure: {}", "{}\n{}", "\ud800{}", "\x1b[31m{}")
 TOKENS = ("7", "9", " 7", "10", "\u00b2", "x", None, "9" * 5000)
 LOGPROBS = (-0.1, -0.7, -9999.0, 0.0, 5.0, 1e6, math.nan, math.inf, -math.inf, None, "x", True)
-UNREADABLE = (ValueError, AttributeError, TypeError, LookupError, OverflowError)
-"""What RemoteJudge takes for a reply that can't be read."""
 
 
 def replies(draw: random.Random, _folder: Path) -> str:
@@ -41,8 +38,8 @@ def replies(draw: random.Random, _folder: Path) -> str:
         text = mutated_bytes(draw, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogateescape")
     body = _completion(draw, text)
     try:
-        reply = _read(_object(mutated(draw, body) if draw.random() < 0.3 else body))
-    except UNREADABLE:
+        reply = read_completion(as_json(mutated(draw, body) if draw.random() < 0.3 else body))
+    except NoCompletion:
         return "refused"
     try:
         answer = parse_reply(reply.text, question, reply.alternatives)
@@ -64,10 +61,3 @@ def _completion(draw: random.Random, text: str) -> Any:
     message = {"content": text, "refusal": None}
     choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": tokens}}
     return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
-
-
-def _object(value: Any) -> Any:
-    """A JSON value as the SDK's objects with attributes."""
-    if isinstance(value, dict):
-        return SimpleNamespace(**{name: _object(inner) for name, inner in value.items()})
-    return [_object(inner) for inner in value] if isinstance(value, list) else value
