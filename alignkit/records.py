@@ -91,12 +91,14 @@ def content_text(content: Any) -> str | None:
         return content
     if not isinstance(content, list | tuple):
         raise ValueError(f"a message's content is {type(content).__name__}, expected text")
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    for part, text in zip(content, parts, strict=True):
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else part
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             raise ValueError(f"a message holds a part of type {kind!r}, but only text can be read")
-    return "".join(parts)
+        texts.append(text)
+    return "".join(texts)
 
 
 def message_text(message: Message) -> str:

@@ -213,7 +213,7 @@ def _most_frequent(rankings: Iterable[tuple[int, ...] | None]) -> tuple[int, ...
 def is_prompt(values: Values) -> bool:
     """Whether the row is a conversation that waits for an answer."""
     try:
-        return _conversation(values, _chat_column(values))[-1]["role"] != "assistant"
+        return bool(_conversation(values, _chat_column(values))[-1]["role"] != "assistant")
     except (KeyError, ValueError, IndexError):
         return False
 

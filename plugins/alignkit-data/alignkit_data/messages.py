@@ -130,8 +130,8 @@ def _part_chats(prompt: Content | None, chats: list[list[Message]]) -> tuple[Con
         prompt = _common_messages(chats)
     elif isinstance(prompt, str):
         prompt = _messages_of_text(prompt, chats)
-    count = len(prompt)
-    return prompt, [_assistant_turn(chat[count:] if chat[:count] == prompt else chat) for chat in chats]
+    starts = (len(prompt) if len(chat) > len(prompt) and chat[: len(prompt)] == prompt else 0 for chat in chats)
+    return prompt, [_assistant_turn(chat[start:]) for start, chat in zip(starts, chats, strict=True)]
 
 
 def _common_messages(chats: list[list[Message]]) -> list[Message]:

@@ -72,14 +72,14 @@ class Encoder:
         flat = iter(self._response_ids(rows, whole))
         responses = [[next(flat) for _ in group.responses] for group in groups]
         fits, cut = [], 0
-        for index, rows in enumerate(responses):
-            longest = max(map(len, rows))
+        for index, encoded in enumerate(responses):
+            longest = max(map(len, encoded))
             room = max(self.max_length - longest, self.max_length // 2, 1)
             shortened = self.shorten(prompts[index], room)
             limit = self.max_length - len(shortened)
-            fits += [len(ids) <= limit for ids in rows]
+            fits += [len(ids) <= limit for ids in encoded]
             cut += len(shortened) < len(prompts[index]) or longest > limit
-            prompts[index], responses[index] = shortened, [ids[:limit] for ids in rows]
+            prompts[index], responses[index] = shortened, [ids[:limit] for ids in encoded]
         self._report(cut, len(groups))
         finished = [ended and fit for ended, fit in zip(whole, fits, strict=True)]
         return GroupBatch.from_ids(prompts, responses, groups, finished=finished, device=device)
