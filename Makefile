@@ -15,7 +15,7 @@ space := $(empty) $(empty)
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-trackers mutants install lint docs bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers fuzz mutants install lint docs bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -58,6 +58,9 @@ bench: install
 
 bench-gpu: install
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 mutants: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.mutants $(ARGS)
