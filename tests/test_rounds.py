@@ -22,7 +22,7 @@ from alignkit.recipe.options import EvalOptions
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, read_groups
-from alignkit.runs.evaluation import split_by_prompt
+from alignkit.runs.history import split_by_prompt
 from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
 from alignkit.runs.rounds import round_seed
@@ -93,8 +93,7 @@ def resolved(tmp_path: Path, algorithm: type[Any] | str = DPO, *, without: str =
 def ranked_samples(policy: TinyPolicy, number: int, recipe: Resolved) -> list[Group]:
     """What the policy says to the prompts that are trained on, ranked by the share of the letter a."""
     prompts = {group.prompt.key: group.prompt for group in recipe.build("prompts").preferences(None)}
-    groups = [Group(prompt, ("",)) for prompt in prompts.values()]
-    asked = [group.prompt for group in split_by_prompt(groups, HOLDOUT, 0)[0]]
+    asked = split_by_prompt(list(prompts.values()), HOLDOUT)[0]
     sampled = policy.generate(asked, n=3, sampling=recipe.sampling, seed=round_seed(0, number)).groups
     expected = []
     for group in sampled:

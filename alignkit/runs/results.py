@@ -112,7 +112,7 @@ class Run:
             TEMPLATES / "run.html",
             path=self.path,
             stages=[(name, what.get("seconds", ""), what.get("steps", "")) for name, what in said.items()],
-            prompts=figures.get("prompts"),
+            on=figures.get("on", "prompts of unknown history"),
             policies=policies_table(figures) if "policy" in figures else None,
         )
 
