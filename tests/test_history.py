@@ -12,7 +12,7 @@ import pytest
 from test_pipeline import PROMPTS, Recorder, tiny_registry
 
 import alignkit
-from alignkit import Group, PreferenceSource, Prompt, read_groups, write_groups
+from alignkit import Group, PreferenceSource, Prompt, Run, read_groups, write_groups
 from alignkit.errors import InputError
 from alignkit.options import Config, TrainingOptions
 from alignkit.plugins import Registration
@@ -105,6 +105,8 @@ def test_prompts_that_any_stage_was_trained_on_are_counted_and_said_first(tmp_pa
     assert next(iter(said)) == "on"
     assert said["on"].startswith("5 prompts, 2 of them trained on")
     assert (said["prompts"], said["trained_on"]) == (5, 2)
+    summary = Run.open(tmp_path / "out").summary
+    assert next(iter(summary.items())) == ("measured_on", said["on"])
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.split("</h1>")[1].lstrip().startswith("<p>Measured on 5 prompts, 2 of them trained on")
 

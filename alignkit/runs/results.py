@@ -50,8 +50,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """`out` and the summary of each stage, as `alignkit run --json` prints them."""
-        return {"out": str(self.path), **self._said}
+        """What `eval` measured on, `out` and the summary of each stage, as `alignkit run --json` prints them."""
+        measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
+        return {**measured, "out": str(self.path), **self._said}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
