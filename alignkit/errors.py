@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {matches[0]!r}?"
     return f"choose one of: {', '.join(options)}" if options else "none is available"
+
+
+def wants_traceback() -> bool:
+    """Whether the user asks for the tracebacks of errors, also of those that get a message (ALIGNKIT_TRACEBACK=1)."""
+    return os.environ.get("ALIGNKIT_TRACEBACK", "") not in ("", "0")
 
 
 def describe_error(error: BaseException) -> str:

@@ -99,3 +99,8 @@ class EvalOptions(Config):
     (arXiv:2009.01325). Its KL to the sampled policy is at most log n - (n - 1) / n nats."""
     against: str = "sft"
     """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT), or a model folder."""
+
+    def check(self) -> None:
+        super().check()
+        if self.against not in ("sft", "base") and not Path(self.against).is_dir():
+            raise InputError(f"no folder {self.against!r}", where="against", fix="use sft, base or a model's folder")

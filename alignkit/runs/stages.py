@@ -24,6 +24,7 @@ from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
+from alignkit.training.checkpoint import telling_when_full
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
@@ -334,7 +335,8 @@ class Stages:
             force=self._force,
         )
         if self._is_main:
-            optimizer.save(path)
+            with telling_when_full(self._path, "the model"):
+                optimizer.save(path)
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)

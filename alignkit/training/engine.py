@@ -170,6 +170,7 @@ class Engine:
             self.batch = None
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
+        self._require_finite_weights()
         return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
 
     def _prepared(self, index: int) -> GroupBatch:
@@ -284,10 +285,22 @@ class Engine:
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
         if bad:
-            raise StoppedByCheck(
-                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
-                "  fix: lower learning_rate or max_grad_norm, or use float32, then --resume --force"
-            )
+            raise StoppedByCheck(f"step {self.position.step + 1}: {' and '.join(bad)} not finite; {self._way_back()}")
+
+    def _require_finite_weights(self) -> None:
+        trained = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
+        if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+            raise StoppedByCheck(f"step {self.position.step}: weights not finite; {self._way_back()}")
+
+    def _way_back(self) -> str:
+        """The checkpoint to continue from, and how."""
+        found = checkpoints.checkpoint_folders(self.folder)
+        if not found:
+            return "no checkpoint was saved before\n  fix: lower learning_rate or max_grad_norm, and start again"
+        again = "lower learning_rate or max_grad_norm, or use float32, then --resume --force"
+        if found[0].name == checkpoints.name_of(self.position.step):
+            return f"the newest checkpoint already leads to it\n  fix: delete {found[0]}, {again}"
+        return f"the checkpoint {found[0].name} is kept\n  fix: {again}"
 
     @property
     def _reason(self) -> str:
@@ -331,7 +344,12 @@ class Engine:
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait."""
+        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait.
+
+        Raises:
+            StoppedByCheck: the weights are not finite; nothing is written.
+        """
+        self._require_finite_weights()
         barrier()
         if self.resumable and process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
@@ -358,6 +376,8 @@ class Engine:
         for problem in problems:
             self.on_notice(f"skipped a checkpoint: {problem}")
         if path is None:
+            if problems:
+                self.on_notice("there is no other checkpoint: starting from the first step")
             return
         state = checkpoints.load_state(path)
         if state["fingerprint"] != self.fingerprint and not force:

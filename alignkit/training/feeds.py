@@ -74,12 +74,7 @@ class RolloutFeed:
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
-        if sampling.distortions:
-            raise InputError(
-                "rollouts need the policy's full distribution: a truncated one makes the ratio wrong",
-                where="sampling",
-                fix=f"remove {', '.join(sampling.distortions)}",
-            )
+        sampling.check_rollouts()
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
         self.num_batches = options.iterations
