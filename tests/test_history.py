@@ -12,7 +12,7 @@ import pytest
 from test_pipeline import PROMPTS, Recorder, tiny_registry
 
 import alignkit
-from alignkit import Group, PreferenceSource, Prompt, Run, read_groups, write_groups
+from alignkit import Group, PreferenceSource, Prompt, Run, cli, read_groups, write_groups
 from alignkit.errors import InputError
 from alignkit.options import Config, TrainingOptions
 from alignkit.plugins import Registration
@@ -179,7 +179,9 @@ def test_a_run_whose_data_is_all_held_out_is_refused(tmp_path: Path) -> None:
     assert error.value.where == "run.holdout"
 
 
-def test_another_seed_or_share_for_the_evaluation_hides_nothing(tmp_path: Path) -> None:
+def test_another_seed_or_share_for_the_evaluation_hides_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tables: Tables = {"run": {"holdout": 0.4}, "prompts": rows(PROMPTS), **REINFORCE}
     out = tmp_path / "out"
     first = run(out, tables)["eval"]
@@ -192,6 +194,8 @@ def test_another_seed_or_share_for_the_evaluation_hides_nothing(tmp_path: Path) 
     none = run_recipe(recipe(tables, run__holdout=0), out, stages=["eval"], reporter=recorder)["eval"]
     assert none["on"].startswith(f"20 prompts, {20 - first['prompts']} of them trained on")
     assert f"eval: on {none['on']}" in recorder.notes
+    assert cli.run(["runs", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split()[1:] == ["align,", "eval"]
 
 
 def test_what_earlier_runs_trained_on_comes_with_their_models(tmp_path: Path) -> None:
