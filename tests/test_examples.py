@@ -110,7 +110,7 @@ def test_a_reward_model_of_real_chats_with_a_few_steps(tmp_path: Path) -> None:
     assert list(stages) == ["preferences", "reward"]
     assert stages["preferences"] == {"seconds": stages["preferences"]["seconds"], "groups": 24, "pairs": 24}
     assert stages["reward"]["trained_on"] == 0
-    assert stages["reward"]["accuracy"]["n"] == stages["reward"]["shorter_wins"]["n"] == 5
+    assert stages["reward"]["accuracy"]["n"] == stages["reward"]["shorter_wins"]["n"] == stages["reward"]["prompts"] > 0
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -91,7 +91,7 @@ class Stages:
         if self._is_main:
             source = self._reward_source()
             source.calibrate(self._calibration_groups(train_groups))
-            summary |= ranking_report(source, held_out or train_groups, history_of(self._path / "reward"))
+            summary = ranking_report(source, held_out or train_groups, history_of(self._path / "reward")) | summary
         barrier()
         return summary
 
