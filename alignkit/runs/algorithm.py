@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Algorithm
     from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
+    from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
     from alignkit.training.feeds import BatchFeed
 
@@ -36,6 +38,7 @@ def train_algorithm(
     reporter: Reporter,
     write: Callable[[Mapping[str, float]], None],
     fingerprint: str,
+    history: History,
     texts: Sequence[Group] = (),
     resume: bool = False,
     force: bool = False,
@@ -49,6 +52,7 @@ def train_algorithm(
         folder: for checkpoints.
         write: receives the figures of each step, in the first process only.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
+        history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
         resumable: whether to write checkpoints.
 
@@ -60,9 +64,11 @@ def train_algorithm(
     _check_ranked(algorithm, groups)
     feed = _feed(algorithm, data, sampling, seed)
     reporter.start(name, planned_steps(feed, algorithm.config))
+    remember = cache(history.and_of([*groups, *texts]).write)
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
+            remember(folder)
             write(record)
             reporter.step(record)
 

@@ -166,7 +166,7 @@ class RunDir:
 
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Stores the stage's summary; a resumed run skips the stage."""
-        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        self.state["stages"][stage] = {**summary, "seconds": round(seconds, 2)}
         if process_index() == 0:
             self._write_state()
 
