@@ -314,6 +314,15 @@ class Sampling(Config):
         if "" in self.stop:
             raise InputError("an empty string would stop every response", where="stop", fix="remove it")
 
+    def check_rollouts(self) -> None:
+        """Raises InputError if training rollouts can't be sampled like this."""
+        if self.distortions:
+            raise InputError(
+                "rollouts need the policy's full distribution: a truncated one makes the ratio wrong",
+                where="sampling",
+                fix=f"remove {', '.join(self.distortions)}",
+            )
+
     @property
     def distortions(self) -> tuple[str, ...]:
         """The options that make sampling differ from the policy's full distribution at a temperature."""

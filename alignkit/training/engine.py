@@ -25,7 +25,8 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam, restore_adam
-from alignkit.training.feeds import epoch_order
+from alignkit.training.attribution import attributed, checked_loss
+from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from alignkit.companions import Metrics
     from alignkit.interfaces import Optimizer
-    from alignkit.options import LearningOptions, TrainingOptions
+    from alignkit.options import TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
 
@@ -94,11 +95,8 @@ def train(
         try:
             engine.restore(force=force)
         except (KeyError, ValueError, RuntimeError) as error:
-            what, fix = (
-                f"the checkpoint does not fit: {describe_error(error)}",
-                "use the recipe that wrote it, or --overwrite",
-            )
-            raise InputError(what, where=str(folder), fix=fix) from error
+            what = f"the checkpoint does not fit: {describe_error(error)}"
+            raise InputError(what, where=str(folder), fix="use the recipe that wrote it, or --overwrite") from error
     with engine.signals.caught():
         return engine.run()
 
@@ -171,7 +169,7 @@ class Engine:
                 tokens += part.num_tokens
                 self.position.minibatch += 1
                 metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
-                self._log(metrics)
+                self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
                 if not self.optimizer.keep_going(metrics):
                     break
                 self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
@@ -179,6 +177,7 @@ class Engine:
             self.batch = None
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
+        self._require_finite_weights()
         return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
 
     def _prepared(self, index: int) -> GroupBatch:
@@ -187,13 +186,13 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch = self.optimizer.prepare(batch)
+                batch = attributed(self.optimizer.prepare)(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return batch
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
+            prepared = GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces])
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
@@ -262,7 +261,7 @@ class Engine:
         self, part: GroupBatch, weight: float, max_tokens: int
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(max_tokens, divisible=not self.optimizer.couples_responses)
-        own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+        own: list[Pass] = [(weight, partial(checked_loss, self.optimizer.loss, micro)) for micro in micro_batches]
         # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
         others = [(1.0, loss) for companion in self.companions for loss in companion.losses(max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]
@@ -292,10 +291,15 @@ class Engine:
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
         if bad:
-            raise StoppedByCheck(
-                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
-                "  fix: lower learning_rate or max_grad_norm, or use float32, then --resume --force"
-            )
+            raise self._wrecked(f"step {self.position.step + 1}: {' and '.join(bad)}")
+
+    def _require_finite_weights(self) -> None:
+        trained = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
+        if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+            raise self._wrecked(f"step {self.position.step}: weights")
+
+    def _wrecked(self, what: str) -> StoppedByCheck:
+        return StoppedByCheck(f"{what} not finite; {checkpoints.way_back(self.folder, self.position.step)}")
 
     @property
     def _reason(self) -> str:
@@ -328,9 +332,6 @@ class Engine:
     def _whole_modules(self) -> dict[str, torch.nn.Module]:
         return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
 
-    def _log(self, metrics: Mapping[str, float]) -> None:
-        self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
-
     def _save_if_due(self, *, epoch_ends: bool) -> None:
         every = self.options.save_every
         due = self.position.step % every == 0 if every else epoch_ends
@@ -339,7 +340,12 @@ class Engine:
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait."""
+        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait.
+
+        Raises:
+            StoppedByCheck: the weights are not finite; nothing is written.
+        """
+        self._require_finite_weights()
         barrier()
         if self.resumable and process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
@@ -364,7 +370,7 @@ class Engine:
         """Restores the newest checkpoint that verifies, if there is one."""
         path, problems = checkpoints.newest_checkpoint(self.folder)
         for problem in problems:
-            self.on_notice(f"skipped a checkpoint: {problem}")
+            self.on_notice(f"skipped a checkpoint: {problem}" + ("" if path else "; starting from the first step"))
         if path is None:
             return
         state = checkpoints.load_state(path)
@@ -388,12 +394,6 @@ class Engine:
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
         self.on_notice(f"resumed after step {self.position.step}")
-
-
-def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
-    """Optimisation steps of a whole run, if no batch ends early."""
-    size = max(1, options.minibatch_size // num_processes())
-    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
 
 
 def _mixed(seed: int, *numbers: int) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
-    from alignkit.options import IterationOptions, Sampling
+    from alignkit.options import IterationOptions, LearningOptions, Sampling
     from alignkit.records import Group, Prompt
 
 
@@ -79,12 +79,7 @@ class RolloutFeed:
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
-        if sampling.distortions:
-            raise InputError(
-                "rollouts need the policy's full distribution: a truncated one makes the ratio wrong",
-                where="sampling",
-                fix=f"remove {', '.join(sampling.distortions)}",
-            )
+        sampling.check_rollouts()
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
         self.figures: dict[str, float] = {}
@@ -129,3 +124,9 @@ def _shuffled(count: int, seed: str) -> list[int]:
     order = list(range(count))
     random.Random(seed).shuffle(order)
     return order
+
+
+def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
+    """Optimisation steps of a whole run, if no batch ends early."""
+    size = max(1, options.minibatch_size // num_processes())
+    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))

@@ -43,8 +43,9 @@ def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[l
     if len(scores) != len(groups):
         raise PluginError(f"reward {name}: {len(scores)} lists of scores for {len(groups)} groups")
     for number, (row, group) in enumerate(zip(scores, groups, strict=True)):
-        if len(row) != len(group.responses):
-            raise PluginError(f"reward {name}, group {number}: {len(row)} scores for {len(group.responses)} responses")
+        if not isinstance(row, list | tuple) or len(row) != len(group.responses):
+            found = f"{len(row)} scores" if isinstance(row, list | tuple) else f"{row!r}"
+            raise PluginError(f"reward {name}, group {number}: {found} for {len(group.responses)} responses")
         for value in row:
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise PluginError(f"reward {name}, group {number}: {value!r} is not a finite number or None")

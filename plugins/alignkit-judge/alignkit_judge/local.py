@@ -41,15 +41,22 @@ class LocalJudge:
 
     def __init__(self, judge: JudgeModel, device: str) -> None:
         self._judge = judge
+        self._model: Any
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(judge.model)
             dtype = judge.dtype if judge.dtype == "auto" else getattr(torch, judge.dtype)
             model: Any = AutoModelForCausalLM
-            self._model: Any = model.from_pretrained(judge.model, dtype=dtype)
+            self._model, found = model.from_pretrained(judge.model, dtype=dtype, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"can't be loaded: {error}", where=f"judge {judge.model}", fix="check the folder"
             ) from error
+        if wrong := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            raise InputError(
+                f"tensors are missing or left over: {', '.join(wrong[:3])}",
+                where=f"judge {judge.model}",
+                fix="give the folder that save_pretrained wrote",
+            )
         self._device = _device(device)
         self._model.to(self._device).eval()
         self._control = sorted({*self._tokenizer.all_special_tokens, *self._tokenizer.get_added_vocab()} - {""})

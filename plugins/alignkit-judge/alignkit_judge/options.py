@@ -84,13 +84,13 @@ class JudgeModel(Config):
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")
-        if address.username or address.password:
+        if address.username or address.password or address.query or address.fragment:
             raise InputError(
-                "contains credentials",
+                "may contain credentials: it has a user, a query or a fragment",
                 where="base_url",
                 fix="put the key into an environment variable and set key_env to its name",
             )
-        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
             raise InputError(
                 "is not the name of an environment variable",
                 where="key_env",
@@ -127,6 +127,8 @@ class RetryOptions(Config):
     """Longest wait before a request, in seconds; if a server asks for more, the question counts as unanswered."""
     max_failures: Count = 10
     """The run stops when this many questions in a row get no answer; the same command continues it."""
+    max_unusable: Count = 20
+    """The run stops when this many replies in a row hold no verdict, and shows three of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,8 @@ class JudgeOptions(JudgeModel):
     """What to do when a server doesn't answer: `retry.timeout = 30`."""
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     """What the judges may cost: `budget.requests = 1000`."""
+    keep_replies: bool = False
+    """Keep the judge's raw replies beside the verdicts; those without a verdict are always kept."""
     cache: str = "auto"
     """SQLite file of verdicts, so that no question is paid for twice; empty: none; auto: `verdicts.sqlite` in
     `run.cache`."""
