@@ -15,7 +15,7 @@ space := $(empty) $(empty)
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO ?= demo
 
-.PHONY: demo test test-slow test-trackers mutants install lint docs bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers readme fuzz mutants install lint docs bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -25,6 +25,11 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m "slow and not gpu"
+
+# A clone with nothing beside it, where the README's commands are typed as a reader would.
+readme:
+	clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone/alignkit" && cd "$$clone/alignkit" \
+		&& $(MAKE) --no-print-directory demo && $(BIN)/python tests/readme.py
 
 test-trackers: install
 	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"
@@ -58,6 +63,9 @@ bench: install
 
 bench-gpu: install
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 mutants: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.mutants $(ARGS)

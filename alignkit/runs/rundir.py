@@ -1,6 +1,6 @@
 """The files of a run, and the lock that keeps other runs out.
 
-recipe.toml (resolved, without secrets), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
+recipe.toml (resolved), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
 reward/, policy/, metrics.jsonl, samples.jsonl, report.html. With rounds also rounds/N/policy and, from the second on,
 rounds/N/preferences.jsonl; policy/ is the last round's.
 """
@@ -17,7 +17,7 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import arguments_without_secrets
+from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.runs.report import read_metrics, read_state
@@ -81,7 +81,8 @@ class RunDir:
             except BaseException:
                 self.__exit__()
                 raise
-            argv = arguments_without_secrets(sys.argv[1:])
+            secret = secret_arguments(sys.argv[1:])
+            argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
             self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
             if not (alone and found):
                 self.state["digest"] = digest
@@ -165,7 +166,7 @@ class RunDir:
 
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Stores the stage's summary; a resumed run skips the stage."""
-        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        self.state["stages"][stage] = {**summary, "seconds": round(seconds, 2)}
         if process_index() == 0:
             self._write_state()
 

@@ -52,7 +52,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
-    """Writes the tokenizer and a two-layer Llama of width 64, with random weights from `seed`."""
+    """Writes the tokenizer and a two-layer Llama of width 64, with random weights from `seed`, trained on nothing."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -75,3 +75,4 @@ def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
     tokenizer.save_pretrained(folder)
     # safetensors writes files that only their owner can read
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+    (folder / "trained_on.json").write_text('{"since": [], "prompts": []}', encoding="utf-8")

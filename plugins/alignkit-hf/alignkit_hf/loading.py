@@ -10,7 +10,7 @@ from torch import nn
 
 from alignkit import InputError
 from alignkit_hf.options import check_tokens
-from alignkit_hf.sources import loading
+from alignkit_hf.sources import Source, loading
 from alignkit_hf.weights import load_weights
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from alignkit_hf.modeling import PackedModel
     from alignkit_hf.options import HFOptions
-    from alignkit_hf.sources import Place, Source
+    from alignkit_hf.sources import Place
 
 
 def pick_device(name: str) -> torch.device:
@@ -75,6 +75,13 @@ def load_tokenizer(place: Place, *, trust_remote_code: bool = False) -> Any:
         return transformers.AutoTokenizer.from_pretrained(
             place.name, revision=place.revision, trust_remote_code=trust_remote_code
         )
+
+
+def tokenizer_of(options: HFOptions) -> Any:
+    """The tokenizer of the model that the options name. Raises InputError if it can't be loaded."""
+    with loading("model", options.model):
+        source = Source.of(options.model, options.revision)
+        return load_tokenizer(source.with_tokenizer, trust_remote_code=options.trust_remote_code)
 
 
 def make_ready(lm: PreTrainedModel) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
+from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
 from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
-from alignkit_hf.encoding import Encoder
+from alignkit_hf.chat import Chat
+from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
@@ -32,7 +33,7 @@ from alignkit_hf.storage import save_policy
 from alignkit_hf.weights import check_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -74,6 +75,22 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
         """The policy in a folder written by `save` or transformers."""
         return cls(replace(config, model=str(path), revision=None), context)
+
+    @classmethod
+    def try_records(cls, config: HFOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the tokenizer's chat template does."""
+        chat = None
+        for place, group in records:
+            if group.prompt.messages is not None:
+                chat = chat or cls._chat(config)
+                try:
+                    chat.check(group)
+                except ValueError as error:
+                    raise InputError(str(error), where=place, fix=MEND) from error
+
+    @staticmethod
+    def _chat(config: HFOptions) -> Chat:
+        return Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
@@ -169,6 +186,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
         sampled = until_it_fits(compute, min(most, self._most_rows or most), self._sample_fewer)
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
+        texts = [self.encoder.chat.content(prompts[i // n], text) for i, text in enumerate(texts)]
         parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
             Group(prompt, tuple(texts[part]), finished=tuple(sampled.finished[part]), source="policy")
@@ -238,9 +256,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """The layout, and why it is not packed."""
         path, name = self.raw.path, type(self.raw.lm).__name__
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
+        note = f"; {self.encoder.note}" if self.encoder.note else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}"
-        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
+            return f"{name} runs in the packed layout{frozen}{note}"
+        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}{note}"
 
     def digest(self) -> str:
         """sha256 of the weights in use (without an adapter that is off) and of how the model computes with them."""

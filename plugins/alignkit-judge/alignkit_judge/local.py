@@ -7,12 +7,15 @@ all answers together is not answering the question, so it abstains.
 from __future__ import annotations
 
 import inspect
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alignkit import InputError
+from alignkit.ops import until_it_fits
 from alignkit_judge.questions import HIGHEST, LOWEST, Answer, digest
 from alignkit_judge.templates import ANSWER, local_text
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from alignkit_judge.options import JudgeModel
     from alignkit_judge.questions import Question
 
+logger = logging.getLogger(__name__)
 Chances = dict[str, float]
 _TIE = "C"
 
@@ -167,8 +171,17 @@ class LocalJudge:
             for known, share in zip(chances, zero, strict=True)
         ]
 
-    @torch.no_grad()
     def _next(self, rows: list[list[int]]) -> Tensor:
+        """[B, V] probabilities of the token after each row; fewer rows at a time when memory runs out."""
+
+        def compute(size: int) -> Tensor:
+            return torch.cat([self._pass(rows[start : start + size]) for start in range(0, len(rows), size)])
+
+        smaller = partial(logger.warning, "out of memory: now the judge reads %d questions at a time")
+        return until_it_fits(compute, len(rows), smaller)
+
+    @torch.no_grad()
+    def _pass(self, rows: list[list[int]]) -> Tensor:
         """[B, V] probabilities of the token after each row; rows are padded on the left, with their own positions."""
         longest = max(map(len, rows))
         ids = torch.full((len(rows), longest), self._pad)

@@ -42,6 +42,6 @@ def verify(run: OneRun, as_json: AsJson = False) -> None:
 
 def _done(run: Run) -> str:
     try:
-        return ", ".join(name for name in run.summary if name != "out") or "no stage is done"
+        return ", ".join(name for name, said in run.summary.items() if isinstance(said, dict)) or "no stage is done"
     except InputError as error:
         return error.what
