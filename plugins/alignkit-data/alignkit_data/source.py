@@ -32,12 +32,13 @@ class Dataset(PreferenceSource[DatasetOptions]):
         """The groups of a file, no matter how many rows can't be used.
 
         Raises:
-            InputError: the file is missing or has no usable row; names the file.
+            InputError: the file is missing, has no usable row, or a row is wrong; names the file or the row.
         """
         try:
             return cls(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))
         except InputError as error:
-            raise InputError(error.what, where=str(path), fix=error.fix) from error
+            where = error.where if error.where.startswith(str(path)) else str(path)
+            raise InputError(error.what, where=where, fix=error.fix) from error
 
     def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
         """The groups; `ask` is not used.
