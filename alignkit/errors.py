@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,14 @@ class CheckpointError(AlignkitError):
     """No checkpoint verifies, or the one asked for belongs to another recipe or other data."""
 
 
+def missing_package(error: ModuleNotFoundError, where: str = "") -> InputError:
+    """What to tell someone who lacks a package."""
+    package = (error.name or "").partition(".")[0]
+    return InputError(
+        f"needs the package {package!r}, which is not installed", where=where, fix=f"pip install {package}"
+    )
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: the closest known name, or all names."""
     options = sorted(known)
@@ -60,6 +69,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {matches[0]!r}?"
     return f"choose one of: {', '.join(options)}" if options else "none is available"
+
+
+def wants_traceback() -> bool:
+    """Whether the user asks for the tracebacks of errors, also of those that get a message (ALIGNKIT_TRACEBACK=1)."""
+    return os.environ.get("ALIGNKIT_TRACEBACK", "") not in ("", "0")
 
 
 def describe_error(error: BaseException) -> str:

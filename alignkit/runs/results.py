@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import read_groups
 from alignkit.runs.page import TEMPLATES, render
-from alignkit.runs.report import policies_table, read_metrics
+from alignkit.runs.report import policies_table, read_metrics, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,11 +86,27 @@ class Run:
         """
         return load_reward(self._read("reward"), self.path)
 
+    def problems(self) -> list[str]:
+        """What is damaged: run.json, and checkpoints that don't verify, with the file's name."""
+        from alignkit.training.checkpoint import checkpoint_folders, problem_with
+
+        try:
+            read_state(self.path)
+            found = []
+        except InputError as error:
+            found = [f"run.json {error.what}"]
+        folders = sorted({step.parent for step in self.path.rglob("step-*")})
+        return found + [
+            f"{folder.relative_to(self.path)}/{problem}"
+            for folder in folders
+            for step in checkpoint_folders(folder)
+            if (problem := problem_with(step))
+        ]
+
     @property
     def _said(self) -> dict[str, Any]:
         if self._stages is None:
-            said: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["stages"]
-            return said
+            return dict(read_state(self.path)["stages"])
         return dict(self._stages)
 
     def _read(self, table: str) -> Resolved:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,18 +20,21 @@ from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.records import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
 
 MANIFEST = "manifest.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAID = ("No space left", "quota exceeded", "file write failed", "failed writing file", "iostream", "unexpected pos")
 
 
 def save_checkpoint(
     folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes `folder/step-N` and deletes all but the newest `keep` checkpoints.
+    """Writes `folder/step-N`, then deletes what it replaces: all but the newest `keep` whole checkpoints up to it,
+    partial ones, and those of later steps, which a run that went back has given up.
 
     Args:
         tensors: file stem -> anything that `torch.load(weights_only=True)` can read.
@@ -39,24 +43,57 @@ def save_checkpoint(
     Raises:
         AlignkitError: the disk is full; the partial checkpoint is removed and earlier ones stay.
     """
-    target = folder / f"step-{step:08d}"
+    target = folder / name_of(step)
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    try:
-        for name, value in tensors.items():
-            torch.save(value, target / f"{name}.pt")
-        (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        files = {path.name: _entry(path) for path in sorted(target.iterdir())}
-        write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "file write failed" in str(error) or "iostream" in str(error):
-            raise AlignkitError(_disk_full(target, tensors)) from error
-        raise
-    for old in checkpoint_folders(folder)[keep:]:
-        shutil.rmtree(old)
+    with telling_when_full(folder, "a checkpoint", lambda: _bytes_of(tensors)):
+        try:
+            target.mkdir(parents=True)
+            for name, value in tensors.items():
+                torch.save(value, target / f"{name}.pt")
+            (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            files = {path.name: _entry(path) for path in sorted(target.iterdir())}
+            write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
+        except Exception:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+    found = checkpoint_folders(folder)
+    whole = [old for old in found if old.name <= target.name and problem_with(old, content=False) is None]
+    for old in found:
+        if old not in whole[:keep]:
+            shutil.rmtree(old)
     return target
+
+
+@contextmanager
+def telling_when_full(folder: Path, what: str, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Says so if the disk is full, whatever the library that writes calls it.
+
+    Args:
+        needed: bytes of what is written, if known.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) and error.errno in _FULL) and not any(map(str(error).__contains__, _SAID)):
+            raise
+        size = f" of {count:,} bytes" if (count := needed()) else ""
+        raise AlignkitError(
+            f"{folder}: the disk is full: no space for {what}{size}, {shutil.disk_usage(folder).free:,} bytes are "
+            "free; what was saved before is kept\n  fix: free disk space, then run the same command with --resume"
+        ) from error
+
+
+def _bytes_of(tensors: Any) -> int:
+    leaves = torch.utils._pytree.tree_leaves(tensors)
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def name_of(step: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -75,8 +112,12 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def problem_with(checkpoint: Path) -> str | None:
-    """Why a checkpoint does not verify, with the file's name; None if it verifies."""
+def problem_with(checkpoint: Path, *, content: bool = True) -> str | None:
+    """Why a checkpoint does not verify, with the file's name; None if it verifies.
+
+    Args:
+        content: also compare the files' hashes, not only their sizes.
+    """
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
@@ -87,7 +128,7 @@ def problem_with(checkpoint: Path) -> str | None:
             return f"{checkpoint.name}/{name}: missing"
         if path.stat().st_size != expected["size"]:
             return f"{checkpoint.name}/{name}: {path.stat().st_size} bytes instead of {expected['size']}"
-        if _digest(path) != expected["sha256"]:
+        if content and _digest(path) != expected["sha256"]:
             return f"{checkpoint.name}/{name}: its content changed"
     return None
 
@@ -96,7 +137,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and the problems of newer ones that don't.
 
     Raises:
-        CheckpointError: there are checkpoints, but none verifies.
+        CheckpointError: there are checkpoints, but none verifies. A single one without a manifest is none: its save,
+            the run's first, was interrupted.
     """
     problems: list[str] = []
     for candidate in checkpoint_folders(folder):
@@ -104,10 +146,23 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         if problem is None:
             return candidate, problems
         problems.append(problem)
-    complete = [candidate for candidate in checkpoint_folders(folder) if (candidate / MANIFEST).is_file()]
-    if complete:
-        raise CheckpointError("no checkpoint verifies:\n  " + "\n  ".join(problems))
+    if len(problems) > 1 or any((found / MANIFEST).is_file() for found in checkpoint_folders(folder)):
+        raise CheckpointError(
+            "\n  ".join(["no checkpoint verifies:", *problems])
+            + f"\n  fix: restore {folder} from a copy, or start again with --overwrite"
+        )
     return None, problems
+
+
+def way_back(folder: Path, step: int) -> str:
+    """For a run that failed after `step`: the checkpoint to continue from, and how."""
+    found = checkpoint_folders(folder)
+    if not found:
+        return "no checkpoint was saved before\n  fix: lower learning_rate or max_grad_norm, and start again"
+    again = "lower learning_rate or max_grad_norm, or use float32, then --resume --force"
+    if found[0].name == name_of(step):
+        return f"the newest checkpoint already leads to it\n  fix: delete {found[0]}, {again}"
+    return f"the checkpoint {found[0].name} is kept\n  fix: {again}"
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -178,16 +233,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _disk_full(target: Path, tensors: Mapping[str, Any]) -> str:
-    needed = sum(
-        leaf.numel() * leaf.element_size()
-        for leaf in torch.utils._pytree.tree_leaves(dict(tensors))
-        if isinstance(leaf, torch.Tensor)
-    )
-    free = shutil.disk_usage(target.parent).free
-    return (
-        f"{target.parent}: no space for a checkpoint of {needed:,} bytes, {free:,} are free; "
-        "the earlier checkpoint is kept\n  fix: free disk space, then run the same command with --resume"
-    )
