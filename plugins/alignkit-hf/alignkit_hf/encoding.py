@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NEWLINE = "\n"
-MEND = 'change the row, or set policy.chat_template = "plain"'
+MEND = 'change the row, take a model whose template renders it, or set policy.chat_template = "plain" (without tools)'
 
 
 class Encoder:
