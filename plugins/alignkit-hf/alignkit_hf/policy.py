@@ -21,6 +21,7 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
+from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.scorer import HFScorer
 from alignkit_hf.storage import save_policy
@@ -149,7 +150,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
             sampling, streams, self.encoder.stop_ids, self.raw.device, prompts=ids, decode=self.encoder.decode
         )
         draw = sample if self.raw.path.packed else sample_with_generate
-        sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
+        sampled = sample_by_side(draw, self.raw, ids, n, steps, chooser, self._budget())
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
         parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
@@ -204,7 +205,8 @@ class HFPolicy(Policy[HFOptions], HasValues):
         path, name = self.raw.path, type(self.raw.lm).__name__
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}"
+            accuracy = f" ({path.accuracy})" if path.accuracy else ""
+            return f"{name} runs in the packed layout{accuracy}{frozen}"
         return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
 
     def digest(self) -> str:
