@@ -111,7 +111,7 @@ def _experts_one_by_one(model: PackedModel) -> Iterator[None]:
 def logits(model: PackedModel, hidden: Tensor) -> Tensor:
     """[R, V] float64 logits of float64 hidden states [R, H]."""
     head = model.vocabulary_head
-    out = torch.cat([hidden @ rows.double().t() for rows in head.weight.split(HEAD_ROWS)], 1)
+    out = torch.cat([hidden @ rows.double().t() for rows in torch.split(head.weight, HEAD_ROWS)], 1)
     if head.bias is not None:
         out += head.bias
     return model.logit_transform(out)
@@ -128,10 +128,10 @@ def small_head(model: PackedModel, *, wide: bool) -> Iterator[None]:
             part = own.detach()[chosen]
             setattr(small, name, nn.Parameter(part.double() if wide else part, requires_grad=False))
     try:
-        model.lm.set_output_embeddings(small)
+        model.lm.set_output_embeddings(small)  # type: ignore[no-untyped-call]
         yield
     finally:
-        model.lm.set_output_embeddings(head)
+        model.lm.set_output_embeddings(head)  # type: ignore[no-untyped-call]
 
 
 class _Wide(TorchFunctionMode):

@@ -234,7 +234,7 @@ def _head_is_one_product(model: PackedModel, ids: Tensor) -> bool:
             hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state[0]
             ours = model.logits(hidden)
             rounding = torch.finfo(theirs.dtype).eps * hidden.shape[-1] ** 0.5 * float(theirs.abs().max())
-            return ours.shape == theirs.shape and _apart(ours, theirs) <= NOISE * rounding
+            return bool(ours.shape == theirs.shape and _apart(ours, theirs) <= NOISE * rounding)
     return False
 
 
