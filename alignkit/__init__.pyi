@@ -163,6 +163,9 @@ from .options import (
 from .options import (
     may_be_model as may_be_model,
 )
+from .options import (
+    require_package as require_package,
+)
 from .outputs import (
     PolicyOutput as PolicyOutput,
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
-from alignkit.errors import InputError, PluginError, closest, describe_error
+from alignkit.errors import InputError, PluginError, closest, describe_error, missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,6 +132,8 @@ def check_rules(options: HasRules) -> None:
         told = OptionsError(type(options).__name__, [_of_rule(error, type(options))])
         told.what, told.where = error.what, error.where
         raise told from error
+    except ModuleNotFoundError as error:
+        raise missing_package(error, type(options).__name__) from error
     except (ValueError, TypeError) as error:
         raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
 
@@ -170,11 +172,19 @@ def _inside(config: type[Any], given: Any) -> list[Problem]:
 @cache
 def _adapters(config: Any) -> dict[str, tuple[TypeAdapter[Any], type[Any] | None]]:
     """Option -> its validator, and the dataclass that a table for it stands for."""
-    from pydantic import TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
     try:
         hints = get_type_hints(config, include_extras=True)
-        return {name: (TypeAdapter(hints[name]), _dataclass_in(hints[name])) for name in option_names(config)}
+        finite = ConfigDict(allow_inf_nan=False)
+        return {
+            name: (
+                TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else finite),
+                _dataclass_in(hint),
+            )
+            for name, hint in hints.items()
+            if name in option_names(config)
+        }
     except Exception as error:
         raise PluginError(f"the options class {config.__name__} is broken: {describe_error(error)}") from error
 

@@ -54,6 +54,14 @@ class CheckpointError(AlignkitError):
     """No checkpoint verifies, or the one asked for belongs to another recipe or other data."""
 
 
+def missing_package(error: ModuleNotFoundError, where: str = "") -> InputError:
+    """What to tell someone who lacks a package."""
+    package = (error.name or "").partition(".")[0]
+    return InputError(
+        f"needs the package {package!r}, which is not installed", where=where, fix=f"pip install {package}"
+    )
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: the closest known name, or all names."""
     options = sorted(known)

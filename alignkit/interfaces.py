@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
 
+    OnStep = Callable[[dict[str, float]], None]
+
 INTERFACE_VERSION = 1
 """Version of this module and `hookspecs`. A plugin may declare the one it needs as `ALIGNKIT_INTERFACE`."""
 
@@ -72,10 +74,13 @@ class Policy(Component[ConfigT], Model):
     """A language model that is sampled and trained."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        A response depends on its prompt, its index and the seed, not on the rest of the batch.
+        A response follows from its prompt, and from the seed, its index and its prompt's place (default: 0, 1, 2, ...).
+        Nothing beside it changes it.
         """
 
     @abstractmethod
@@ -369,13 +374,7 @@ class ForeignTrainer(Algorithm[LearningT]):
 
     @abstractmethod
     def run(
-        self,
-        groups: Sequence[Group],
-        *,
-        sampling: Sampling,
-        folder: Path,
-        seed: int,
-        on_step: Callable[[dict[str, float]], None],
+        self, groups: Sequence[Group], *, sampling: Sampling, folder: Path, seed: int, on_step: OnStep
     ) -> TrainResult:
         """Trains the policy, or its own model, in place.
 

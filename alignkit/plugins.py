@@ -22,7 +22,15 @@ import pluggy
 from alignkit import hookspecs
 from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
 from alignkit.components import Component, Context
-from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error, wants_traceback
+from alignkit.errors import (
+    AlignkitError,
+    InputError,
+    PluginError,
+    closest,
+    describe_error,
+    missing_package,
+    wants_traceback,
+)
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 
@@ -97,16 +105,14 @@ class Registration:
             except ModuleNotFoundError as error:
                 if f"{module}.".startswith(f"{error.name}."):
                     raise PluginError(f"{self.role} plugin {self}: there is no module {error.name!r}") from error
-                raise InputError(
-                    f"needs the package {error.name!r}, which is not installed",
-                    where=f"{self.role} plugin {self}",
-                    fix=f"pip install {error.name}",
-                ) from error
+                raise missing_package(error, f"{self.role} plugin {self}") from error
             except Exception as error:
                 raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise PluginError(f"{self.role} plugin {self}: {self.target} is not a subclass of {base.__name__}")
+        if self.role == "optimizer" and not hasattr(target, "consumes"):
+            raise PluginError(f"{self.role} plugin {self}: {target.__name__} doesn't say what it `consumes` (a Feed)")
         if not issubclass(self.config, target.Config):
             raise PluginError(
                 f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "
@@ -330,6 +336,8 @@ def blamed(owner: str, doing: str = "") -> Iterator[None]:
         raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
     except AlignkitError:
         raise
+    except ModuleNotFoundError as error:
+        raise missing_package(error, owner) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == 128 + SIGTERM:
             raise

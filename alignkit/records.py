@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,14 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """A stable hash of the content, to split and match records by prompt."""
+        """A stable hash of the content, to split records by prompt."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> str:
+        """A stable hash of all that a reward sees: unlike `key`, it tells prompts with other meta apart."""
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def plain(self) -> str:
@@ -162,15 +168,17 @@ class Group:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Group:
-        """The group of a JSON record. Raises ValueError or KeyError if it is not one."""
+        """The group of a JSON record; other columns go to the prompt. Raises ValueError or KeyError if it is none."""
         if isinstance(record["responses"], str):
             raise ValueError("responses must be a list of strings")
 
         def optional(name: str) -> tuple[Any, ...] | None:
             return None if record.get(name) is None else tuple(record[name])
 
+        known = {*_PER_RESPONSE, "prompt", "responses", "source", "meta", "prompt_meta"}
+        columns = {name: value for name, value in record.items() if name not in known}
         return cls(
-            prompt=Prompt.of(record["prompt"], record.get("prompt_meta")),
+            prompt=Prompt.of(record["prompt"], {**columns, **(record.get("prompt_meta") or {})}),
             responses=tuple(record["responses"]),
             ranks=optional("ranks"),
             scores=optional("scores"),

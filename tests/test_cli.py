@@ -108,6 +108,14 @@ def test_the_broken_plugin_of_a_stranger_leaves_the_rest_alone(install_plugin: I
     assert failed.stderr == (
         "error: the command 'frobnicate' of bad-command can't be loaded: ZeroDivisionError: division by zero\n"
     )
+    install_plugin("poor-command", "import no_such_package", group="alignkit.commands", name="beg")
+    install_plugin(
+        "late-command", "def beg(): import no_such_package", group="alignkit.commands", name="later", attribute="beg"
+    )
+    for name, where in (("beg", "the command 'beg': "), ("later", "")):
+        begged = in_a_process(name, site=site)
+        assert begged.returncode == 2
+        assert begged.stderr.startswith(f"error: {where}needs the package 'no_such_package', which is not installed")
     shown = in_a_process("plugins", "show", "bad-plugin", site=site)
     assert (shown.returncode, shown.stderr) == (1, "error: bad-plugin is broken: RuntimeError: out of cheese\n")
 

@@ -68,7 +68,7 @@ def test_settings_for_a_plugin_that_is_not_there_are_pointed_out(recipe_file: Pa
     ("line", "message"),
     [
         ("kl_coef = -0.1", "recipe.toml:7 [optimizer] kl_coef: must be at least 0, found -0.1"),
-        ("kl_coef = nan", "recipe.toml:7 [optimizer] kl_coef: must be at least 0, found nan"),
+        ("kl_coef = nan", "recipe.toml:7 [optimizer] kl_coef: must be a finite number, found nan"),
         ('kl_coef = "x"', "recipe.toml:7 [optimizer] kl_coef: must be a valid number, unable to parse string as a"),
         ("kl_koef = 0.1", "recipe.toml:7 [optimizer] kl_koef: no such option\n  fix: did you mean 'kl_coef'?"),
         ("mode = 'mild'", "recipe.toml:7 [optimizer] mode: must be 'soft' or 'hard', found 'mild'"),

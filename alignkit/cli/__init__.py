@@ -11,7 +11,7 @@ import traceback
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from alignkit.errors import AlignkitError, InputError, wants_traceback
+from alignkit.errors import AlignkitError, InputError, missing_package, wants_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,8 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(error, error.exit_code, as_json)
     except KeyboardInterrupt:
         outcome = 130  # which Typer makes of it, too
+    except ModuleNotFoundError as error:
+        return _complain(missing_package(error), 2, as_json, cause=error)
     except Exception as error:
         return _unexpected(error, as_json)
     if outcome == 130:

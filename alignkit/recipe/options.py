@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from alignkit.options import (
     PolicySpec,
     PreferencesSpec,
     RewardSpec,
+    has_nvidia_driver,
 )
 
 
@@ -53,6 +55,9 @@ class RunOptions(Config):
     def check(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
             raise InputError(f"no device {self.device!r}", where="device", fix="use auto, cpu, cuda, cuda:1 or mps")
+        missing = {"cuda": not has_nvidia_driver(), "mps": sys.platform != "darwin"}
+        if missing.get(self.device.partition(":")[0]):
+            raise InputError(f"this machine has no {self.device}", where="device", fix="use auto or cpu")
 
     @property
     def cache_folder(self) -> Path | None:

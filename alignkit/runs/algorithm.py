@@ -11,8 +11,8 @@ from alignkit.errors import InputError
 from alignkit.interfaces import Feed, ForeignTrainer
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
-from alignkit.training.engine import planned_steps, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, planned_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

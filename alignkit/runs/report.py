@@ -87,11 +87,9 @@ def _samples(path: Path) -> list[Sequence[str]]:
     """(prompt, response before, response after) of the first prompts."""
     groups: dict[str, dict[str, Group]] = defaultdict(dict)
     for group in read_groups(path) if path.exists() else ():
-        groups[group.prompt.plain][group.source] = group
-    return [
-        (prompt, by_source["start"].responses[0], by_source["policy"].responses[0])
-        for prompt, by_source in list(groups.items())[:SHOWN_SAMPLES]
-    ]
+        groups[group.prompt.identity][group.source] = group
+    pairs = [(by_source["start"], by_source["policy"]) for by_source in list(groups.values())[:SHOWN_SAMPLES]]
+    return [(before.prompt.plain, before.responses[0], after.responses[0]) for before, after in pairs]
 
 
 def _curves(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:

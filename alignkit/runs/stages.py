@@ -135,16 +135,19 @@ class Stages:
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
         sampling, seed = self._resolved.sampling, self._seed + 1
+        policies = {"start": start, "policy": final}
         batches = {
             name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
-            for name, policy in (("start", start), ("policy", final))
+            for name, policy in policies.items()
         }
         if options.best_of > 1:
-            for name, policy in (("start", start), ("policy", final)):
+            for name, policy in list(policies.items()):
                 many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
                 scores = checked_scores(rewards["reward"], many.groups)
-                batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
-        report = evaluation.compare_samples(batches, rewards, reference=start, best_of=options.best_of)
+                chosen = f"{name}, best of {options.best_of}"
+                batches[chosen] = evaluation.best_of(many, scores, options.best_of)
+                policies[chosen] = policy
+        report = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
@@ -261,7 +264,7 @@ class Stages:
             groups = self._groups_from(self._build("prompts"))
         else:
             groups = self._ranked() if self._preferences_file.exists() else []
-        return list({group.prompt.key: group.prompt for group in groups}.values())
+        return list({group.prompt.identity: group.prompt for group in groups}.values())
 
     @cached_property
     def _prompt_split(self) -> tuple[list[Prompt], list[Prompt]]:

@@ -40,7 +40,9 @@ class _NoText:
     def save(self, path: Path) -> None:
         raise NotImplementedError
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         raise NotImplementedError
 
     @classmethod

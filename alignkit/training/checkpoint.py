@@ -154,6 +154,17 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return None, problems
 
 
+def way_back(folder: Path, step: int) -> str:
+    """For a run that failed after `step`: the checkpoint to continue from, and how."""
+    found = checkpoint_folders(folder)
+    if not found:
+        return "no checkpoint was saved before\n  fix: lower learning_rate or max_grad_norm, and start again"
+    again = "lower learning_rate or max_grad_norm, or use float32, then --resume --force"
+    if found[0].name == name_of(step):
+        return f"the newest checkpoint already leads to it\n  fix: delete {found[0]}, {again}"
+    return f"the checkpoint {found[0].name} is kept\n  fix: {again}"
+
+
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))

@@ -80,12 +80,13 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
     base: Policy[Any] = resolved.build("policy", saved=folder / "pretraining" / "sft")
     source = cast("Any", context.build("preferences", options.prompts or {}))
     prompts: list[Prompt] = [group.prompt for group in source.preferences(None)][: options.count]
+    policies = {"start": sft, "policy": base}
     batches = {
         name: policy.generate(prompts, n=options.samples, sampling=resolved.sampling, seed=resolved.run.seed + 1)
-        for name, policy in (("start", sft), ("policy", base))
+        for name, policy in policies.items()
     }
     rewards = {name: cast("RewardSource[Any]", context.build("reward", spec)) for name, spec in options.rewards.items()}
-    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, reference=sft)
+    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, policies=policies)
     return report, list(batches["policy"].groups)
 
 

@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from alignkit import InputError
+from alignkit_hf.options import check_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +25,19 @@ if TYPE_CHECKING:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a context names; auto: CUDA, then MPS, then the CPU."""
+    """The device that a context names; auto: CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(
+                f"there is no device {name!r}: {first}", where="run.device", fix="use auto or cpu"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -134,7 +145,7 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
     """The model in a PeftModel with an adapter that starts at zero; `head` names a module that is fully trained.
 
     Raises:
-        InputError: the model has no module of the target names.
+        InputError: the model has no module of one of the target names, or an adapter can't be added to it.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -142,6 +153,13 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
     targets: str | list[str] = list(lora.target_modules)
     if lora.target_modules == ("all-linear",):
         targets = "all-linear"
+    names = [name for name, _ in model.named_modules()]
+    linear = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear | Conv1D)}
+    fix = f"choose from: {', '.join(sorted(linear))}"
+    known = [one for one in lora.target_modules if any(f".{name}".endswith(f".{one}") for name in names)]
+    if unknown := [one for one in lora.target_modules if targets != "all-linear" and one not in known]:
+        what = f"no module of the model is called {' or '.join(unknown)}"
+        raise InputError(what, where=f"{where}.target_modules", fix=fix)
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]
@@ -155,14 +173,7 @@ def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None,
         with _quiet_peft():
             return get_peft_model(model, config)
     except ValueError as error:
-        linear = {
-            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-        }
-        raise InputError(
-            f"no module of the model is called {' or '.join(lora.target_modules)}",
-            where=f"{where}.target_modules",
-            fix=f"choose from: {', '.join(sorted(linear))}",
-        ) from error
+        raise InputError(str(error), where=f"{where}.target_modules", fix=fix) from error
 
 
 def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
@@ -191,19 +202,18 @@ def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:
     return limit or context
 
 
-def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> tuple[int, ...]:
+def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...], end: int | None = None) -> tuple[int, ...]:
     """The tokens that end a response: the given ones, or those of the generation config, the tokenizer, the config.
+
+    Args:
+        end: token that is appended to responses, if one is given.
 
     Raises:
         InputError: there is none, or a given one is outside the vocabulary.
     """
-    size = lm.get_input_embeddings().weight.shape[0]  # type: ignore[index]
-    if outside := [token for token in given if not 0 <= token < size]:
-        raise InputError(
-            f"the vocabulary of {size} tokens has no token {outside[0]}",
-            where="stop_token_ids",
-            fix="use the tokenizer's ids",
-        )
+    size = int(lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
+    check_tokens(given, size, where="stop_token_ids")
+    check_tokens(() if end is None else (end,), size, where="end_token_id")
     generation = getattr(lm, "generation_config", None)
     for source in (
         given,

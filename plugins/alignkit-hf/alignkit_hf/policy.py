@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 import transformers
 
 from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
-from alignkit.ops import digest_of_tensors
+from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.fallback import sample_with_generate
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from alignkit import Context, Prompt, Sampling
+    from alignkit_hf.generation import Sampled
 
+logger = logging.getLogger(__name__)
 CACHE_BYTES = 512 * 2**20
 """Bytes of keys and values that sampling holds at a time on a CPU; on CUDA, a third of the free memory."""
 MAX_ROWS = 512
@@ -60,11 +63,12 @@ class HFPolicy(Policy[HFOptions], HasValues):
         self._bound: nn.Module = self.raw
         self._adapter_on = True
         self._owner: HFPolicy | None = None
+        self._most_rows = 0
 
     @classmethod
     def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
         """The policy in a folder written by `save` or transformers."""
-        return cls(replace(config, model=str(path)), context)
+        return cls(replace(config, model=str(path), revision=None), context)
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
@@ -75,7 +79,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         lm = loading.load_causal_lm(options, device)
         encoder = Encoder(
             tokenizer,
-            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids),
+            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids, options.end_token_id),
             end_id=options.end_token_id,
             max_length=loading.context_length(lm, tokenizer, options.max_length),
             use_template=options.chat_template == "auto",
@@ -137,19 +141,21 @@ class HFPolicy(Policy[HFOptions], HasValues):
         own = None if raw is self.raw else Head(head.weight, head.bias, raw.logit_transform)
         return ReferenceStates(hidden=reference._run(batch, Request(hidden=True))["hidden"], head=own)
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         """Samples `n` responses for each prompt, with log-probabilities under the distribution they were drawn from.
 
         With `temperature` 0 they are log-probabilities under the model's own distribution, at temperature 1.
         """
-        steps = sampling.max_tokens
-        ids = self.encoder.prompts_with_room(prompts, steps)
-        streams = uniform_streams(seed, [prompt.key for prompt in prompts], n, steps)
-        chooser = TokenChooser(
-            sampling, streams, self.encoder.stop_ids, self.raw.device, prompts=ids, decode=self.encoder.decode
-        )
-        draw = sample if self.raw.path.packed else sample_with_generate
-        sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
+        ids = self.encoder.prompts_with_room(prompts, sampling.max_tokens)
+        streams = uniform_streams(seed, range(len(prompts)) if places is None else places, n, sampling.max_tokens)
+        most, tokens = max(1, min(MAX_ROWS, len(ids) * n)), self._cache_tokens()
+
+        def compute(rows: int) -> Sampled:
+            return self._sampled(ids, n, sampling, streams, Budget(tokens=tokens * rows // most, rows=rows))
+
+        sampled = until_it_fits(compute, min(most, self._most_rows or most), self._sample_fewer)
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
         parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
@@ -166,8 +172,23 @@ class HFPolicy(Policy[HFOptions], HasValues):
         )
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
 
-    def _budget(self) -> Budget:
-        """How much to sample at the same time, so that keys and values fit into memory."""
+    def _sampled(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, streams: Tensor, budget: Budget
+    ) -> Sampled:
+        """The responses, within the budget. A prompt with more responses than that stands there several times."""
+        beside = next(count for count in range(max(1, min(n, budget.rows)), 0, -1) if n % count == 0)
+        repeated = [ids for ids in prompts for _ in range(n // beside)]
+        stop_ids, decode = self.encoder.stop_ids, self.encoder.decode
+        chooser = TokenChooser(sampling, streams, stop_ids, self.raw.device, prompts=repeated, decode=decode)
+        draw = sample if self.raw.path.packed else sample_with_generate
+        return draw(self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
+
+    def _sample_fewer(self, rows: int) -> None:
+        self._most_rows = rows
+        logger.warning("out of memory: now at most %d responses are sampled at a time", rows)
+
+    def _cache_tokens(self) -> int:
+        """For how many tokens keys and values fit into memory."""
         config = self.raw.lm.config.get_text_config()
         width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -175,7 +196,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         free = CACHE_BYTES
         if self.raw.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.raw.device)[0] // 3
-        return Budget(tokens=free // token_bytes, rows=MAX_ROWS)
+        return int(free // token_bytes)
 
     def reference(self) -> HFPolicy:
         """This policy as it is now, frozen: the same weights with the adapter off if it is still zero, or a copy.

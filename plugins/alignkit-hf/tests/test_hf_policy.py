@@ -14,6 +14,7 @@ from hf_tiny import END, assert_equal_figures, build_model, plain_logprobs
 from torch import nn
 
 from alignkit.components import Context
+from alignkit.errors import InputError
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing import PolicyContract
@@ -175,6 +176,22 @@ def test_the_reference_runs_through_the_wrapped_module(load_policy: LoadPolicy) 
     reference.forward(batch)
     assert wrapper.calls == 2
     assert policy.generate([Prompt(text="a")], n=1, sampling=Sampling(max_tokens=3), seed=0).num_responses == 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "unknown"),
+    [(("q_proj", "no_proj", "k_proj"), "no_proj"), (("attention",), "attention"), (("proj",), "proj")],
+)
+def test_every_target_of_lora_must_exist(load_policy: LoadPolicy, targets: tuple[str, ...], unknown: str) -> None:
+    with pytest.raises(InputError, match=f"no module of the model is called {unknown}\n") as refused:
+        load_policy(lora=LoraOptions(r=2, target_modules=targets))
+    assert refused.value.fix.startswith("choose from: down_proj, gate_proj, k_proj")
+
+
+def test_targets_of_lora_may_name_a_part_of_the_path(load_policy: LoadPolicy) -> None:
+    policy = load_policy(lora=LoraOptions(r=2, target_modules=("self_attn.q_proj", "v_proj")))
+    trained = {name for name, p in policy.modules()["policy"].named_parameters() if p.requires_grad}
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained} == {"q_proj", "v_proj"}
 
 
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA], ids=["full", "lora"])

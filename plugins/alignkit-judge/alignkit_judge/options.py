@@ -11,7 +11,18 @@ from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
-from alignkit import Config, Count, Fraction, InputError, Natural, NonNegative, Positive, PreferencesSpec, may_be_model
+from alignkit import (
+    Config,
+    Count,
+    Fraction,
+    InputError,
+    Natural,
+    NonNegative,
+    Positive,
+    PreferencesSpec,
+    may_be_model,
+    require_package,
+)
 from alignkit_judge.rubrics import principles_of
 
 OPENAI = "https://api.openai.com/v1"
@@ -69,6 +80,7 @@ class JudgeModel(Config):
             raise InputError(f"there is no folder {self.model!r}", where="model", fix="give a folder or a hub id")
 
     def _check_server(self) -> None:
+        require_package("openai", where="backend")
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")

@@ -42,7 +42,7 @@ class ModelReward(RewardSource[ModelOptions]):
     @classmethod
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
         """The reward model that training saved in a folder."""
-        return cls(replace(config, model=str(path)), context)
+        return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised as measured by `calibrate`.

@@ -97,6 +97,13 @@ class ModelOptions(Config):
                 where="model",
                 fix="set the folder of a trained reward model, or leave it out",
             )
+        for name, default in (("train", "{}"), ("loss", "pairwise")):
+            if self.model and getattr(self, name) not in ({}, "pairwise"):
+                raise InputError(
+                    "has no effect with reward.model, which is trained already",
+                    where=name,
+                    fix=f"leave one of them out; -o reward.{name}={default} drops the recipe's",
+                )
 
     def training(self) -> ComponentSpec | None:
         """The Optimizer of the loss; None if a model is given."""
@@ -171,8 +178,9 @@ class AnswerRule(Config):
     """Factor of this rule."""
     column: str = "final_answer"
     """Prompt column with the right number, or with a text that states it as a response would."""
-    pattern: str = r"(?im)^\s*(?:A:|Answer:|####)\s*[$€£]?(-?[\d,]*\.?\d+)"
-    """Regular expression with one group, the number; the last match counts."""
+    pattern: str = r"(?im)^[\s*_]*(?:A:|Answer:|####)[\s*_]*([-+−–]?\s*\\?[$€£¥]?\s*[-+−–]?\s*[.,]?\d[^\n]*)"  # noqa: RUF001
+    """Regular expression with one group, which begins with the number; the last match counts. Numbers are read as
+    people write them (-$1,234.50, 1/2, **42**); what is no number is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
