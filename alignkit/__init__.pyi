@@ -43,6 +43,9 @@ from .errors import (
 from .errors import (
     closest as closest,
 )
+from .errors import (
+    visible as visible,
+)
 from .hookspecs import (
     Register as Register,
 )
@@ -198,6 +201,15 @@ from .records import (
 )
 from .records import (
     Prompt as Prompt,
+)
+from .records import (
+    check_storable as check_storable,
+)
+from .records import (
+    content_text as content_text,
+)
+from .records import (
+    message_text as message_text,
 )
 from .records import (
     read_groups as read_groups,

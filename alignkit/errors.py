@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with its control characters, marks that reorder text and halves of surrogate pairs written as escapes
+    (`\\x1b`), so that data can't move a terminal's cursor, recolour it or reorder what it shows."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class AlignkitError(Exception):
     """Base class. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class InputError(AlignkitError):

@@ -243,7 +243,7 @@ class TestFiles:
             ('{"prompt": "Hi?", "responses": []}', "at least one response"),
             ('{"prompt": "Hi?", "responses": ["a"], "ranks": [0, 1]}', "2 ranks for 1 responses"),
             ('{"prompt": "Hi?", "responses": ["a"], "scores": [NaN]}', "scores must be finite"),
-            ('{"prompt": "Hi?", "responses": ["a"], "scores": ["1"]}', "must be real number"),
+            ('{"prompt": "Hi?", "responses": ["a"], "scores": ["1"]}', "scores must be finite"),
             ('{"prompt": null, "responses": ["a"]}', "not iterable"),
             ('{"prompt": "Hi?", "responses": "abc"}', "must be a list of strings"),
             ('{"prompt": ["Hi?"], "responses": ["a"]}', ""),

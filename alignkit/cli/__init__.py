@@ -11,7 +11,8 @@ import traceback
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from alignkit.errors import AlignkitError, InputError, missing_package, wants_traceback
+from alignkit.checking import NO_SECRETS, secret_arguments
+from alignkit.errors import AlignkitError, InputError, missing_package, visible, wants_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,8 @@ def run(arguments: Sequence[str]) -> int:
 
     as_json = "--json" in arguments
     try:
+        for place, option in secret_arguments(arguments).items():
+            raise InputError("looks like a secret", where=option or f"argument {place + 1}", fix=NO_SECRETS)
         with stdout_for_results() if as_json else nullcontext():
             outcome = build_app(arguments)(args=list(arguments), prog_name="alignkit", standalone_mode=False)
     except AlignkitError as error:
@@ -62,7 +65,7 @@ def _unexpected(error: Exception, as_json: bool) -> int:
 
 def _complain(error: AlignkitError, code: int, as_json: bool, cause: BaseException | None = None) -> int:
     if wants_traceback():
-        traceback.print_exception(cause or error)
+        print(visible("".join(traceback.format_exception(cause or error))), end="", file=sys.stderr)
     if as_json:
         parts = {name: getattr(error, name) for name in ("what", "where", "fix") if getattr(error, name, "")}
         print(json.dumps({"error": {"message": str(error), "exit_code": code, **parts}}), file=sys.stderr)

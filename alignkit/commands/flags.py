@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, visible
 from alignkit.runs.reporting import is_first_process
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def stdout_for_results() -> Iterator[None]:
 def show(result: Mapping[str, Any], as_json: bool) -> None:
     """Prints a command's result on stdout, as JSON or as indented lines. Only the first process does."""
     if is_first_process():
-        text = json.dumps(result, indent=1, default=str) if as_json else "\n".join(lines_of(result))
+        text = json.dumps(result, indent=1, default=str) if as_json else visible("\n".join(lines_of(result)))
         print(text, file=_RESULTS.get())
 
 

@@ -8,7 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
+from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train
@@ -73,8 +74,9 @@ def train_algorithm(
 
     if isinstance(algorithm, ForeignTrainer):
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
+    assert isinstance(algorithm, Optimizer)
     return train(
-        algorithm,  # type: ignore[arg-type]
+        algorithm,
         feed,
         folder=folder,
         seed=seed,
@@ -83,7 +85,7 @@ def train_algorithm(
         resume=resume,
         force=force,
         resumable=resumable,
-        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}",
+        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}",
         texts=texts,
     )
 
@@ -103,6 +105,19 @@ def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, se
         return OfflineFeed(data, algorithm.policy)
     assert algorithm.reward is not None
     return RolloutFeed(data, algorithm.policy, algorithm.reward, sampling=sampling, options=algorithm.config, seed=seed)
+
+
+def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:
+    """Digest of what a checkpoint does not hold: frozen weights, and how the policy makes tokens of texts."""
+    modules = [*algorithm.modules().items(), *(algorithm.reference.modules().items() if algorithm.reference else ())]
+    frozen = {
+        f"{place} {name}.{key}": parameter
+        for place, (name, module) in enumerate(modules)
+        for key, parameter in module.named_parameters()
+        if not parameter.requires_grad
+    }
+    encoded = algorithm.policy.encode(groups[:8])
+    return digest_of_tensors({**frozen, "prompts": encoded.prompt_ids, "responses": encoded.response_ids})[:16]
 
 
 def digest_of(groups: Sequence[Group]) -> str:

@@ -7,6 +7,7 @@ from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import Interrupted
+from alignkit.runs.first import try_records
 from alignkit.runs.plan import plan, stages_alone
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def run_recipe(
     """
     chosen = plan(resolved) if stages is None else stages_alone(resolved, stages)
     reporter.plan([(stage.key, stage.text) for stage in chosen])
+    try_records(resolved, chosen)
 
     from alignkit.ops.distributed import process_index, start_processes
     from alignkit.runs.report import write_report

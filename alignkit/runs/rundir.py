@@ -1,6 +1,6 @@
 """The files of a run, and the lock that keeps other runs out.
 
-recipe.toml (resolved, without secrets), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
+recipe.toml (resolved), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
 reward/, policy/, metrics.jsonl, samples.jsonl, report.html. With rounds also rounds/N/policy and, from the second on,
 rounds/N/preferences.jsonl; policy/ is the last round's.
 """
@@ -17,7 +17,7 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import arguments_without_secrets
+from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.runs.report import read_metrics, read_state
@@ -81,15 +81,18 @@ class RunDir:
             except BaseException:
                 self.__exit__()
                 raise
-            argv = arguments_without_secrets(sys.argv[1:])
+            secret = secret_arguments(sys.argv[1:])
+            argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
             self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
             if not (alone and found):
                 self.state["digest"] = digest
+            # run.json first: without it, a folder with a recipe is somebody else's.
+            self._write_state()
+            if not (alone and found):
                 write_synced(path / "recipe.toml", recipe)
             elif self.state["digest"] != digest:
                 for stage in alone:
                     write_synced(path / f"{stage.replace('/', '-')}.toml", recipe)
-            self._write_state()
         barrier()
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 

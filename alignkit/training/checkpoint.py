@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _SAID = ("No space left", "quota exceeded", "file write failed", "failed writing file", "iostream", "unexpected pos")
 
@@ -50,7 +50,7 @@ def save_checkpoint(
             target.mkdir(parents=True)
             for name, value in tensors.items():
                 torch.save(value, target / f"{name}.pt")
-            (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            (target / STATE).write_text(json.dumps(state), encoding="utf-8")
             files = {path.name: _entry(path) for path in sorted(target.iterdir())}
             write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
         except Exception:
@@ -119,18 +119,30 @@ def problem_with(checkpoint: Path, *, content: bool = True) -> str | None:
         content: also compare the files' hashes, not only their sizes.
     """
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in listed.items()}
+        found = {path.name: path for path in checkpoint.iterdir() if path.is_file() and path.name != MANIFEST}
+    except OSError:
         return f"{checkpoint.name}: no readable {MANIFEST} (the save was interrupted)"
-    for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{checkpoint.name}/{name}: missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{checkpoint.name}/{name}: {path.stat().st_size} bytes instead of {expected['size']}"
-        if content and _digest(path) != expected["sha256"]:
-            return f"{checkpoint.name}/{name}: its content changed"
-    return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{checkpoint.name}: {MANIFEST} is broken"
+    return next((f"{checkpoint.name}/{problem}" for problem in _problems(expected, found, content)), None)
+
+
+def _problems(expected: Mapping[str, tuple[int, str]], found: Mapping[str, Path], content: bool) -> Iterator[str]:
+    """What is wrong with files of which a manifest lists size and digest."""
+    if STATE not in expected:
+        yield f"{MANIFEST}: does not list {STATE}"
+    for name, path in found.items():
+        if name not in expected and path.suffix == ".pt":
+            yield f"{name}: not in {MANIFEST}"
+    for name, (size, digest) in expected.items():
+        if name not in found:
+            yield f"{name}: missing"
+        elif (held := found[name].stat().st_size) != size:
+            yield f"{name}: {held} bytes instead of {size}"
+        elif content and _digest(found[name]) != digest:
+            yield f"{name}: its content changed"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -167,7 +179,7 @@ def way_back(folder: Path, step: int) -> str:
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     return state
 
 

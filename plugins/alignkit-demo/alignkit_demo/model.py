@@ -73,4 +73,6 @@ def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors writes files that only their owner can read
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
     (folder / "trained_on.json").write_text('{"since": [], "prompts": []}', encoding="utf-8")

@@ -90,7 +90,7 @@ class JudgeModel(Config):
                 where="base_url",
                 fix="put the key into an environment variable and set key_env to its name",
             )
-        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
             raise InputError(
                 "is not the name of an environment variable",
                 where="key_env",

@@ -297,7 +297,7 @@ def _alternatives(said: Any) -> Alternatives:
             (str(token["token"]), [(str(other["token"]), float(other["logprob"])) for other in token["top_logprobs"]])
             for token in said["content"]
         ]
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return ()
 
 
@@ -339,7 +339,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
 
 

@@ -39,6 +39,9 @@ LEAD = 1000.0
 """A ranking gives no probabilities: each place counts as this many times as likely as the next one."""
 LEAST_MASS = 0.5
 """The expected score counts only if the known alternatives have at least this share of the probability."""
+MOST_LOGPROB = 1e-3
+"""A log-probability is at most 0, give or take rounding; servers also send NaN and null."""
+_SCORES = frozenset(map(str, range(LOWEST, HIGHEST + 1)))
 
 Alternatives = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 """Each token of a reply, with the likeliest tokens at its place and their log-probabilities."""
@@ -143,21 +146,23 @@ def expected_score(text: str, score: int, alternatives: Alternatives) -> float:
     """The mean of the scores that the judge might have given, weighted by probability; the score itself if the
     alternatives are not whole scores or have less than half of the probability."""
     found = list(_SCORE.finditer(text))
-    if not found or "".join(token for token, _ in alternatives) != text:
+    tokens = [token for token, _ in alternatives]
+    if not found or not all(isinstance(token, str) for token in tokens) or "".join(tokens) != text:
         return float(score)
     place = 0
     for token, others in alternatives:
         if place <= found[-1].start(1) < place + len(token):
             if token.strip() != str(score):
                 break
-            chances = {int(other): exp(logprob) for other, logprob in others if _is_score(other)}
-            mass = sum(chances.values())
-            return (
-                sum(value * chance for value, chance in chances.items()) / mass if mass >= LEAST_MASS else float(score)
-            )
+            known = [(int(other), logprob) for other, logprob in others if _is_score(other)]
+            if not all(isinstance(logprob, int | float) and logprob <= MOST_LOGPROB for _, logprob in known):
+                break
+            chances = [(value, exp(logprob)) for value, logprob in known]
+            mass = sum(chance for _, chance in chances)
+            return sum(value * chance for value, chance in chances) / mass if mass >= LEAST_MASS else float(score)
         place += len(token)
     return float(score)
 
 
-def _is_score(token: str) -> bool:
-    return token.strip().isascii() and token.strip().isdigit() and LOWEST <= int(token) <= HIGHEST
+def _is_score(token: Any) -> bool:
+    return isinstance(token, str) and token.strip() in _SCORES

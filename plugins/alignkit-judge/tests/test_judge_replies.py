@@ -137,3 +137,32 @@ def test_expected_scores() -> None:
     assert expected_score(text, 7, [(text, [("7", 0.0)])]) == 7.0
     assert expected_score(text, 7, [("another text", [])]) == 7.0
     assert expected_score("no score", 7, [("no score", [])]) == 7.0
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 5.0, 1e6, None, "x"])
+def test_what_is_no_log_probability_leaves_the_score_as_written(broken: Any) -> None:
+    text = '{"score": 7}'
+
+    def given(own: Any, other: Any) -> list[Any]:
+        return [('{"score": ', []), ("7", [("7", own), ("9", other)]), ("}", [])]
+
+    assert expected_score(text, 7, given(math.log(0.5), broken)) == 7.0
+    assert expected_score(text, 7, given(broken, math.log(0.9))) == 7.0
+    assert expected_score(text, 7, given(math.log(0.5), math.log(0.5))) == pytest.approx(8.0)
+    assert expected_score(text, 7, given(0.0, -math.inf)) == 7.0
+    assert expected_score(text, 7, given(1e-6, -9999.0)) == 7.0
+
+
+def test_alternatives_of_other_types_are_none() -> None:
+    text = '{"score": 7}'
+    before, after = ('{"score": ', []), ("}", [])
+    assert expected_score(text, 7, [before, ("7", [(None, 0.0), (7, 0.0), ("9" * 5000, 0.0)]), after]) == 7.0
+    assert expected_score(text, 7, [(None, []), ("7", [("9", 0.0)])]) == 7.0  # type: ignore[list-item]
+    halves = [before, ("7", [("7", math.log(0.25)), (" 7", math.log(0.25)), ("9", math.log(0.5))]), after]
+    assert expected_score(text, 7, halves) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("text", ["\ud800", '{"id": "\ud800"', '{"score": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_text_that_is_no_text_is_malformed(text: str) -> None:
+    with pytest.raises(Malformed):
+        parse_reply(text, ONE)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from alignkit_data import Dataset
 
+from alignkit import visible
 from alignkit.commands import AsJson, Columns, Quiet, column_names, show
 from alignkit_report.figures import figures
 from alignkit_report.tables import text, write_page
@@ -41,7 +42,7 @@ def report(
     if as_json:
         show({"file": str(file), "read": said, **found}, as_json=True)
         return
-    print(text(found) if quiet else f"{said}\n\n{text(found)}")
+    print(visible(text(found) if quiet else f"{said}\n\n{text(found)}"))
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:

@@ -24,9 +24,9 @@ from alignkit_reward.options import FunctionOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit import Context, Group, Prompt
+    from alignkit import Context, Group, Message, Prompt
 
-    Row = tuple[Prompt, str]
+    Row = tuple[Prompt, str, Message | None]
 
 logger = logging.getLogger(__name__)
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
@@ -46,7 +46,11 @@ class FunctionReward(RewardSource[FunctionOptions]):
         Raises:
             PluginError: it scores no response, or returns anything but one number or None per response.
         """
-        rows = [(group.prompt, response) for group in groups for response in group.responses]
+        rows = [
+            (group.prompt, response, turn)
+            for group in groups
+            for response, turn in zip(group.responses, _turns(group), strict=True)
+        ]
         if not rows:
             return []
         failures: list[str] = []
@@ -114,15 +118,20 @@ class FunctionReward(RewardSource[FunctionOptions]):
 
 def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
     """Prompts, completions and the columns, each with one entry per response."""
-    columns = dict.fromkeys(key for prompt, _ in rows for key in prompt.meta if key not in RESERVED)
+    columns = dict.fromkeys(key for prompt, *_ in rows for key in prompt.meta if key not in RESERVED)
     return {
-        **{key: [prompt.meta.get(key) for prompt, _ in rows] for key in columns},
-        "prompts": [prompt.content for prompt, _ in rows],
+        **{key: [prompt.meta.get(key) for prompt, *_ in rows] for key in columns},
+        "prompts": [prompt.content for prompt, *_ in rows],
         "completions": [
-            response if prompt.messages is None else [{"role": "assistant", "content": response}]
-            for prompt, response in rows
+            response if prompt.messages is None else [turn or {"role": "assistant", "content": response}]
+            for prompt, response, turn in rows
         ],
     }
+
+
+def _turns(group: Group) -> Sequence[Message | None]:
+    """The messages of the responses that are more than text."""
+    return group.meta.get("turns") or [None] * len(group.responses)
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:
@@ -138,5 +147,5 @@ async def _awaited(result: Any) -> Any:
 
 
 def _describe(row: Row) -> str:
-    prompt, response = row
+    prompt, response, _ = row
     return f"the row with prompt {prompt.plain[-60:]!r}, response {response[:60]!r}"

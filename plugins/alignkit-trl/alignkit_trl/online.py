@@ -16,7 +16,7 @@ from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_
 from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from alignkit import Prompt, RewardSource, Sampling, TrainResult
@@ -51,7 +51,7 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
         ids = dict(zip(texts, self.hf.encoder.prompts_with_room(prompts, sampling.max_tokens), strict=True))
         rows = [{"prompt": text, INDEX: index} for index, text in enumerate(texts)]
         rows *= math.ceil(options.batch_size / len(rows))  # TRL drops an iteration that prompts don't fill
-        reward = RewardFunction(self.source, prompts, options.max_abstained)
+        reward = RewardFunction(self.source, prompts, options.max_abstained, self.hf.encoder.chat.content)
         minibatch = min(options.minibatch_size, options.batch_size)
         steps = options.iterations * options.n_epochs * (options.batch_size // minibatch)
         arguments = common_arguments(options, self.hf.raw, folder, seed, rows_per_step=minibatch * options.group_size)
@@ -84,13 +84,20 @@ class RewardFunction:
 
     Args:
         max_abstained: share of a call's responses that the source may abstain on.
+        content: what a response says, from its prompt and the text that TRL decoded.
 
     Attributes:
         tokens: number of tokens in all scored responses.
     """
 
-    def __init__(self, source: RewardSource[Any], prompts: Sequence[Prompt], max_abstained: float = 1.0) -> None:
-        self._source, self._prompts, self._max_abstained = source, prompts, max_abstained
+    def __init__(
+        self,
+        source: RewardSource[Any],
+        prompts: Sequence[Prompt],
+        max_abstained: float = 1.0,
+        content: Callable[[Prompt, str], str] = lambda _, text: text,
+    ) -> None:
+        self._source, self._prompts, self._max_abstained, self._content = source, prompts, max_abstained, content
         self.tokens = 0
         self.__name__ = type(source).__name__
 
@@ -101,7 +108,7 @@ class RewardFunction:
         self.tokens += sum(map(len, completion_ids))
         rows = zip(columns[INDEX], completions, strict=True)
         groups = [
-            Group(self._prompts[index], tuple(text for _, text in own))
+            Group(self._prompts[index], tuple(self._content(self._prompts[index], text) for _, text in own))
             for index, own in groupby(rows, key=lambda row: row[0])
         ]
         flat = [score for scores in checked_scores(self._source, groups) for score in scores]
