@@ -112,5 +112,10 @@ def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:
     """The checked recipe of one of RUNS, with the overrides that fit its tables."""
     name, flags = RUNS[run]
     tables = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-    fitting = [override for override in overrides if override.partition(".")[0] in tables]
+    unused = "reward.train." if tables.get("reward", {}).get("model") else None
+    fitting = [
+        override
+        for override in overrides
+        if override.partition(".")[0] in tables and not (unused and override.startswith(unused))
+    ]
     return read_recipe(folder / name, flags=flags, overrides=fitting)
