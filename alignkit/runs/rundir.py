@@ -86,11 +86,13 @@ class RunDir:
             self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
             if not (alone and found):
                 self.state["digest"] = digest
+            # run.json first: without it, a folder with a recipe is somebody else's.
+            self._write_state()
+            if not (alone and found):
                 write_synced(path / "recipe.toml", recipe)
             elif self.state["digest"] != digest:
                 for stage in alone:
                     write_synced(path / f"{stage.replace('/', '-')}.toml", recipe)
-            self._write_state()
         barrier()
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 

@@ -24,6 +24,7 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
+from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.saved_tokenizer import saved_tokenizer
 from alignkit_hf.scorer import HFScorer
@@ -211,7 +212,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         stop_ids, decode = self.encoder.stop_ids, self.encoder.decode
         chooser = TokenChooser(sampling, streams, stop_ids, self.raw.device, prompts=repeated, decode=decode)
         draw = sample if self.raw.path.packed else sample_with_generate
-        return draw(self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
+        return sample_by_side(draw, self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
 
     def _sample_fewer(self, rows: int) -> None:
         self._most_rows = rows
@@ -258,7 +259,8 @@ class HFPolicy(Policy[HFOptions], HasValues):
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
         note = f"; {self.encoder.note}" if self.encoder.note else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}{note}"
+            accuracy = f" ({path.accuracy})" if path.accuracy else ""
+            return f"{name} runs in the packed layout{accuracy}{frozen}{note}"
         return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}{note}"
 
     def digest(self) -> str:

@@ -52,6 +52,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {**COMMON, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16,
                                 "num_experts_per_tok": 2}),
     "bloom": ("bloom", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3}),
+    "gpt_neo": ("gpt_neo", {**SPECIAL, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48,
+                            "max_position_embeddings": 128, "attention_types": [[["global", "local"], 1]],
+                            "window_size": 8}),
+    "falcon": ("falcon", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                          "alibi": True}),
+    "qwen3_next": ("qwen3_next", {**COMMON, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16,
+                                  "num_experts_per_tok": 2, "shared_expert_intermediate_size": 16,
+                                  "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+                                  "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}),
+    "phi3": ("phi3", {**COMMON, "num_key_value_heads": 4, "original_max_position_embeddings": 14,
+                      "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+                                          "long_factor": [4.0, 8.0, 16.0, 32.0]}}),
     "mamba": ("mamba", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
 CHAT = (

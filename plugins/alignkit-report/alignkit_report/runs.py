@@ -35,7 +35,7 @@ def verify(run: OneRun, as_json: AsJson = False) -> None:
     """Check a run's files: run.json, and the size and hash of every file of its checkpoints."""
     problems = Run.open(run).problems()
     if problems:
-        raise StoppedByCheck("\n  ".join([f"{run}: {len(problems)} things are damaged:", *problems]))
+        raise StoppedByCheck("\n  ".join([f"{run}: {len(problems)} damaged:", *problems]))
     result: dict[str, Any] = {"run": str(run), "damaged": 0}
     show(result, as_json)
 
