@@ -179,7 +179,7 @@ def observed(component: type[Any], flat: Options, held_against: Seen | None = No
 
     algorithm.loss = counted
     if component.consumes is Feed.ROLLOUTS:
-        feed: Any = Rollouts(PROMPTS, trained, reward, sampling=Sampling(max_tokens=3), options=options, seed=4)
+        feed: Any = Rollouts(PROMPTS, trained, reward, sampling=Sampling(max_tokens=3), options=options, seed=7)
     else:
         feed = OfflineFeed(data_for(component.consumes), getattr(algorithm, "scorer", trained))
     with TemporaryDirectory() as folder:
