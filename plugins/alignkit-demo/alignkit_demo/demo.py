@@ -103,6 +103,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     tables["policy"]["model"] = f"{done}/sft"
     tables["preferences"] = {"plugin": "dataset", "path": f"{done}/preferences.jsonl"}
     tables["reward"]["model"] = f"{done}/reward"
+    tables["reward"].pop("train", None)
     (folder / "from-sft.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     tables["optimizer"] = {"plugin": "ppo", **settings["optimizer"]}
     (folder / COMPARISON).write_text(tomli_w.dumps(tables), encoding="utf-8")
