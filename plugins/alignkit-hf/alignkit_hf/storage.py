@@ -63,14 +63,16 @@ def whole_model(model: TrunkModel) -> PreTrainedModel:
         return merged
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: part for name, part in copied.get_base_model().named_modules() if isinstance(part, LoraLayer)}
+    layers: dict[str, Any] = {
+        name: part for name, part in copied.get_base_model().named_modules() if isinstance(part, LoraLayer)
+    }
     added = {name: layer.get_delta_weight(layer.active_adapters[0]) for name, layer in layers.items()}
     lm: PreTrainedModel = copied.unload()
     with torch.no_grad():
         for name, module in list(lm.named_modules()):
             linear = _converted_back(module) if _in_4_bits(module) else module
             if name in added:
-                linear.weight += added[name].to(linear.weight.dtype)  # type: ignore[operator]
+                linear.weight += added[name].to(linear.weight.dtype)
             if linear is not module:
                 lm.set_submodule(name, linear)
     for owner, name in ((lm.config, "quantization_config"), (lm, "hf_quantizer"), (lm, "is_loaded_in_4bit")):
