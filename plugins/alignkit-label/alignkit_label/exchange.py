@@ -142,7 +142,7 @@ def _ranks_of_answer(value: Any, names: Sequence[str]) -> tuple[int, ...]:
     if value == TIE:
         return (0,) * len(names)
     order = [{"value": one} if isinstance(one, str) else one for one in value]
-    ranks = {one["value"]: one.get("rank", place) for place, one in enumerate(order, start=1)}
+    ranks: dict[str, Any] = {one["value"]: one.get("rank", place) for place, one in enumerate(order, start=1)}
     if not all(type(rank) is int for rank in ranks.values()):
         raise ValueError(f"a ranking holds the ranks {list(ranks.values())}, expected whole numbers")
     return without_gaps([ranks[name] for name in names])
