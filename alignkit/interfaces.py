@@ -155,8 +155,8 @@ class HasValues(ABC):
 
     @classmethod
     @abstractmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
-        """Loads the scorer that `Scorer.save` wrote.
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
+        """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
 
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).

@@ -68,27 +68,6 @@ def test_distinct_bigrams() -> None:
     assert evaluation.distinct_share(["one", ""]) == 0.0
 
 
-def test_split_by_prompt_is_disjoint_stable_and_of_the_asked_size() -> None:
-    groups = [ranked(f"p{k % 50}", 0, 1) for k in range(100)]
-    rest, held = evaluation.split_by_prompt(groups, 0.2, seed=1)
-    keys = {group.prompt.key for group in held}
-    assert len(keys) == 10
-    assert len(held) == 20
-    assert not keys & {group.prompt.key for group in rest}
-    again = evaluation.split_by_prompt(list(reversed(groups)), 0.2, seed=1)[1]
-    assert {group.prompt.key for group in again} == keys
-    assert {group.prompt.key for group in evaluation.split_by_prompt(groups, 0.2, seed=2)[1]} != keys
-
-
-def test_a_prompt_less_moves_at_most_one_other_across() -> None:
-    groups = [ranked(f"p{k}", 0, 1) for k in range(100)]
-    held = {group.prompt.key for group in evaluation.split_by_prompt(groups, 0.2, seed=1)[1]}
-    for gone in range(0, 100, 7):
-        fewer = groups[:gone] + groups[gone + 1 :]
-        now = {group.prompt.key for group in evaluation.split_by_prompt(fewer, 0.2, seed=1)[1]}
-        assert len(now - held) <= 1
-
-
 def moved(policy: TinyPolicy) -> TinyPolicy:
     """A policy whose head gives one token another logit."""
     with torch.no_grad():

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import get_scheduler
+from transformers import AutoTokenizer, get_scheduler
 
+import alignkit
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import TrainingOptions
 from alignkit.records import Group, Prompt
+from alignkit.runs.algorithm import digest_of_models
 from alignkit.testing import TinyPolicy
+from alignkit.testing.tiny_hf import write_tiny_llama
 from alignkit.training.adam import restore_adam
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed
@@ -84,3 +88,26 @@ def test_a_forced_resume_takes_other_options_and_refuses_what_does_not_fit(tmp_p
     assert "--overwrite" in refused.value.fix
     changed = {"weight_decay": 0.1, "learning_rate": 0.003, "adam_beta2": 0.9, "n_epochs": 2, "warmup": 0.0}
     assert trained(tmp_path, resume=True, **changed) == [0.003] * 3
+
+
+def test_other_weights_and_another_template_under_the_same_path_are_noticed(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "model")
+    groups = [Group(Prompt.of([{"role": "user", "content": "Hi"}]), ("yes", "no"), (0, 1))]
+    tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}>"
+    tokenizer.save_pretrained(model)
+
+    def digest() -> str:
+        policy = alignkit.build_component("policy", {"plugin": "hf", "model": str(model), "lora": {"r": 2}})
+        return digest_of_models(alignkit.build_component("optimizer", {"plugin": "dpo"}, policy=policy), groups)
+
+    before = digest()
+    assert digest() == before
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}?"
+    tokenizer.save_pretrained(model)
+    other_template = digest()
+    assert other_template != before
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1e-3
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert digest() not in (before, other_template)

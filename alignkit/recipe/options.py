@@ -38,7 +38,7 @@ class RunOptions(Config):
     threads: Natural = 0
     """CPU threads of torch; 0 lets torch choose."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts that is never trained on and that `eval` uses; selected by a hash of the prompt."""
+    """Share of the prompts that no stage trains on, to measure on; a hash of each prompt chooses, whatever the seed."""
     rounds: Count = 1
     """Rounds of an algorithm that learns from preferences. From the second on, each round samples the current policy,
     has [reward] (or a [preferences] plugin that samples) rank the responses, and trains on."""
@@ -92,7 +92,7 @@ class EvalOptions(Config):
     """The table `eval`: what the trained policy is measured on, and against."""
 
     prompts: PreferencesSpec | None = None
-    """Preference source of unseen prompts; default: the run's held-out prompts."""
+    """Preference source of the prompts to measure on; default: the run's held-out prompts."""
     rewards: Mapping[str, RewardSpec] = field(default_factory=dict)
     """More reward sources to report, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
     count: Count = 256

@@ -5,7 +5,6 @@ Intervals are 95% percentile bootstraps over prompts (clusters), because respons
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections import defaultdict
@@ -168,20 +167,6 @@ def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[flo
     for value, group in zip(values, batch.group_index.tolist(), strict=True):
         clusters[batch.groups[group].prompt.key].append(float(value))
     return clusters
-
-
-def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """(rest, held out): holds out `share` of the distinct prompts, selected by a hash of seed and prompt.
-
-    Adding or removing a prompt moves at most one other; the order of the groups does not matter.
-    """
-
-    def digest(key: str) -> str:
-        return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
-
-    keys = sorted({group.prompt.key for group in groups}, key=digest)
-    held = set(keys[: round(share * len(keys))])
-    return [g for g in groups if g.prompt.key not in held], [g for g in groups if g.prompt.key in held]
 
 
 def compare_samples(

@@ -30,7 +30,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         name=folder.resolve().name,
         stages=[(name, said.get("seconds", ""), said.get("steps", "")) for name, said in summary.items()],
         reward=reward if "accuracy" in reward else None,
-        prompts=figures.get("prompts"),
+        on=figures.get("on", "prompts of unknown history"),
         policies=policies_table(figures) if "policy" in figures else None,
         samples=_samples(folder / "samples.jsonl"),
         curves=_curves(folder / "metrics.jsonl"),

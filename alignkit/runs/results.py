@@ -49,8 +49,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """`out` and the summary of each stage, as `alignkit run --json` prints them."""
-        return {"out": str(self.path), **self._said}
+        """What `eval` measured on, `out` and the summary of each stage, as `alignkit run --json` prints them."""
+        measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
+        return {**measured, "out": str(self.path), **self._said}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -127,7 +128,7 @@ class Run:
             TEMPLATES / "run.html",
             path=self.path,
             stages=[(name, what.get("seconds", ""), what.get("steps", "")) for name, what in said.items()],
-            prompts=figures.get("prompts"),
+            on=figures.get("on", "prompts of unknown history"),
             policies=policies_table(figures) if "policy" in figures else None,
         )
 

@@ -86,11 +86,13 @@ class RunDir:
             self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
             if not (alone and found):
                 self.state["digest"] = digest
+            # run.json first: without it, a folder with a recipe is somebody else's.
+            self._write_state()
+            if not (alone and found):
                 write_synced(path / "recipe.toml", recipe)
             elif self.state["digest"] != digest:
                 for stage in alone:
                     write_synced(path / f"{stage.replace('/', '-')}.toml", recipe)
-            self._write_state()
         barrier()
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 
@@ -166,7 +168,7 @@ class RunDir:
 
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Stores the stage's summary; a resumed run skips the stage."""
-        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        self.state["stages"][stage] = {**summary, "seconds": round(seconds, 2)}
         if process_index() == 0:
             self._write_state()
 

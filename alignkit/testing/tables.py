@@ -46,7 +46,7 @@ class _NoText:
         raise NotImplementedError
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
         raise NotImplementedError
 
 

@@ -268,7 +268,9 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
         return TinyScorer(TinyScoreModel(trunk, self.config.hidden).to(self._device), self.config)
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> TinyScorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> TinyScorer:
+        if append_end is not None:
+            raise InputError("no other tool trains this policy's scorers", where="append_end", fix="leave it out")
         options = TinyOptions(**_read_options(path, "scorer")["options"])
         scorer = cls(options, context).scorer()
         scorer.modules()["scorer"].load_state_dict(load_file(path / _WEIGHTS))

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from alignkit_hf import probe
+from alignkit_hf.options import LoraOptions
 from transformers import AutoModelForCausalLM
 
 from alignkit.algorithms.passes import policy_logprobs
@@ -16,6 +18,7 @@ from alignkit.plugins import registry
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed, RolloutFeed, epoch_order, prompt_order
 from alignkit.training.scores import score_batch
+from tests.bench.real import draw_adapter
 from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
@@ -74,7 +77,8 @@ class _Ours:
     def __init__(self, workload: Workload, material: Material, settings: Settings, clock: Clock) -> None:
         self.workload, self.material, self.settings, self.clock = workload, material, settings, clock
         self.context = Context(seed=settings.seed, device=settings.device)
-        self.policy = self._load_policy()
+        with clock.timing_of(probe, "find_path"):
+            self.policy = self._load_policy()
         self.sampling = Sampling(max_tokens=workload.max_new or 1)
         self.optimizer: Optimizer[Any] | None = None
         if workload.optimizer:
@@ -125,8 +129,14 @@ class _Ours:
                 return policy_class.load_scorer(folder, context)  # type: ignore[attr-defined, no-any-return]
 
         dtype = "bfloat16" if self.settings.bf16 else "float32"
-        options = policy_class.Config(model=self.material.lm, max_length=self.material.max_length, dtype=dtype)  # type: ignore[call-arg]
-        return WithSavedScorer(options, self.context)  # type: ignore[no-any-return]
+        stops = self.material.stop_ids
+        options = policy_class.Config(  # type: ignore[call-arg]
+            model=self.material.lm, max_length=self.material.max_length, dtype=dtype, stop_token_ids=stops,
+            end_token_id=stops[0], lora=LoraOptions(r=self.workload.lora),
+        )  # fmt: skip
+        policy = WithSavedScorer(options, self.context)
+        draw_adapter(policy.raw)
+        return policy  # type: ignore[no-any-return]
 
     def _reward(self) -> RewardSource[Any] | None:
         if self.workload.peer == "ppo":

@@ -32,7 +32,7 @@ class Dataset(PreferenceSource[DatasetOptions]):
         """The groups of a file, no matter how many rows can't be used.
 
         Raises:
-            InputError: the file is missing, malformed or has no usable row; names the file or the row.
+            InputError: the file is missing, has no usable row, or a row is wrong; names the file or the row.
         """
         try:
             return cls(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))

@@ -257,6 +257,9 @@ class TestSurrogates:
             DatasetOptions(path=str(path))
         assert f"{path}:2" in str(error.value)
         assert error.value.exit_code == 2
+        with pytest.raises(InputError) as error:  # as `label import` and `preferences report` read it
+            Dataset.of_file(path, {})
+        assert error.value.where == f"{path}:2"
 
     def test_files_of_groups(self, tmp_path: Path) -> None:
         path = tmp_path / "a.jsonl"

@@ -56,7 +56,9 @@ def next_commands(folder: Path) -> list[list[str]]:
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"Support desk: {summary['seconds']:.0f} seconds in all", title_justify="left")
+    table = Table(
+        title=f"Support desk: on {summary['on']}, {summary['seconds']:.0f} seconds in all", title_justify="left"
+    )
     table.add_column("")
     for heading in ("gold", "reward", "KL", "wins against SFT", "seconds"):
         table.add_column(heading, justify="right")

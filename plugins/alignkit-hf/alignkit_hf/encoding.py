@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NEWLINE = "\n"
-MEND = 'change the row, or set policy.chat_template = "plain"'
+MEND = 'change the row, take a model whose template renders it, or set policy.chat_template = "plain" (without tools)'
 
 
 class Encoder:
@@ -35,19 +35,28 @@ class Encoder:
         end_id: the token appended to text; None: the chat template's end of turn, or the first stop token.
         max_length: longest prompt plus response, in tokens.
         use_template: whether messages go through the tokenizer's chat template.
+        unusable: tokens of the tokenizer that the model doesn't have.
     """
 
     def __init__(
-        self, tokenizer: Any, *, stop_ids: Sequence[int], end_id: int | None, max_length: int, use_template: bool = True
+        self,
+        tokenizer: Any,
+        *,
+        stop_ids: Sequence[int],
+        end_id: int | None,
+        max_length: int,
+        use_template: bool = True,
+        unusable: frozenset[int] = frozenset(),
     ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = tuple(stop_ids)
         self.max_length = max_length
+        self.unusable = unusable
         self.chat = Chat(tokenizer, use_template=use_template)
         self.use_template = self.chat.use_template
         self.bos_id: int | None = tokenizer.bos_token_id
         default_ids = tokenizer("").get("input_ids") or []
-        self._adds_bos = self.bos_id is not None and self.bos_id in default_ids
+        self.adds_bos = self.bos_id is not None and self.bos_id in default_ids
         self._newline, zero, both = self._tokenise([_NEWLINE, "0", _NEWLINE + "0"])
         self._adds_space = both != self._newline + zero
         self.note = ""
@@ -57,6 +66,7 @@ class Encoder:
         if self._turn_end is not None and end_id is None:
             self._note_end(self._turn_end)
         self._hidden = self._frame_ids()
+        self.plain_chats = False
         self._told: set[str] = set()
 
     def encode(self, groups: Sequence[Group], device: torch.device | str) -> GroupBatch:
@@ -92,7 +102,7 @@ class Encoder:
         encoded = []
         for (prompt, _), ids in zip(prompts, self._tokenise([text for _, text in prompts]), strict=True):
             templated = prompt.messages is not None and self.use_template
-            needs_bos = self.bos_id is not None and (self._adds_bos if templated else True)
+            needs_bos = self.bos_id is not None and (self.adds_bos if templated else True)
             if needs_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
                 ids = [self.bos_id, *ids]  # noqa: PLW2901
             encoded.append(ids or [self.end_id])
@@ -103,7 +113,7 @@ class Encoder:
         try:
             return self.chat.answers(group)
         except ValueError as error:
-            raise _refusal(error, group.prompt) from error
+            raise refusal(error, group.prompt) from error
 
     def _response_ids(self, rows: Sequence[tuple[Prompt, str]], whole: Sequence[bool]) -> list[list[int]]:
         """Token ids of each response, at least one, each with its end if it is whole."""
@@ -124,7 +134,12 @@ class Encoder:
         encoded = self._tokenise([_NEWLINE * go_on + text for go_on, (_, text) in zip(after, rows, strict=True)])
         return [ids[len(self._newline) * go_on :] for go_on, ids in zip(after, encoded, strict=True)]
 
-    def _ended(self, ids: list[int], text: str, prompt: Prompt) -> list[int]:
+    def end_of_answer(self) -> tuple[str, str]:
+        """What the chat template writes behind an answer, and what of it is trained."""
+        end = self.chat.frame().end
+        return end, self._decode(self._ended(self._tokenise([end])[0], end, None))
+
+    def _ended(self, ids: list[int], text: str, prompt: Prompt | None) -> list[int]:
         """A rendered turn up to the token that ends it, in its place the end token that the options name."""
         ends = {*self.stop_ids, self._turn_end}
         last = next((place for place in reversed(range(len(ids))) if ids[place] in ends), None)
@@ -156,7 +171,7 @@ class Encoder:
         try:
             return self.chat.prompt(prompt)
         except ValueError as error:
-            raise _refusal(error, prompt) from error
+            raise refusal(error, prompt) from error
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """Text of each response, without the stop token and what else only frames turns."""
@@ -181,12 +196,20 @@ class Encoder:
             return [ids[0], *ids[len(ids) - limit + 1 :]]
         return ids[len(ids) - limit :]
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenise(self, texts: Sequence[str], *, add_special_tokens: bool = False) -> list[list[int]]:
         if not texts:
             return []
         encoded: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+            list(texts), add_special_tokens=add_special_tokens, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
+        for text, ids in zip(texts, encoded, strict=True) if self.unusable else ():
+            if found := self.unusable.intersection(ids):
+                raise InputError(
+                    f"the model has no embedding for the token {self.tokenizer.convert_ids_to_tokens(min(found))!r} "
+                    f"in the text {text[:80]!r}",
+                    where="policy.model",
+                    fix="remove it from the text, or resize the model's embedding and train it",
+                )
         return encoded
 
     def _end_of_turn(self) -> tuple[int | None, list[int]]:
@@ -237,6 +260,7 @@ class Encoder:
 
     def _tell_of_plain_chats(self, prompt: Prompt) -> None:
         if prompt.messages is not None and not self.use_template:
+            self.plain_chats = True
             self._tell_once("no chat template is in use: messages become 'User: ...' lines")
 
     def _tell_once(self, message: str) -> None:
@@ -245,5 +269,6 @@ class Encoder:
             logger.warning(message)
 
 
-def _refusal(error: ValueError, prompt: Prompt) -> InputError:
+def refusal(error: ValueError, prompt: Prompt) -> InputError:
+    """The error of a row that the chat template refuses."""
     return InputError(str(error), where=f"the row whose prompt ends with {prompt.plain[-60:]!r}", fix=MEND)

@@ -137,7 +137,7 @@ class HFOptions(Config):
 
     def _check_against_config(self, folder: Path) -> None:
         file = folder / "config.json"
-        if file.is_file() and self.revision is not None:
+        if self.revision is not None:
             raise InputError("has no effect on a local folder", where="revision", fix="leave it out, or give a hub id")
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         config = config.get("text_config", config)

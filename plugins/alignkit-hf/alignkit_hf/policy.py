@@ -14,6 +14,7 @@ import transformers
 from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
 from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
+from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.chat import Chat
 from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
@@ -23,9 +24,14 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
+from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
+from alignkit_hf.saved_tokenizer import saved_tokenizer
 from alignkit_hf.scorer import HFScorer
+from alignkit_hf.sources import Source
+from alignkit_hf.sources import loading as loading_errors
 from alignkit_hf.storage import save_policy
+from alignkit_hf.weights import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,19 +96,28 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
         device = loading.pick_device(self.context.device)
-        tokenizer = loading.tokenizer_of(options)
-        lm = loading.load_causal_lm(options, device)
+        with loading_errors("model", options.model):
+            source = Source.of(options.model, options.revision)
+            tokenizer = loading.load_tokenizer(source.with_tokenizer, trust_remote_code=options.trust_remote_code)
+            lm, merged = merge_adapters(loading.load_causal_lm(options, source, device), source, where="model")
+        if options.quantize == "none":
+            lm.to(device)  # type: ignore[arg-type]
+        loading.make_ready(lm)
+        unusable = check_vocabulary(tokenizer, loading.rows_of_embedding(lm), where="model")
         encoder = Encoder(
             tokenizer,
             stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids, options.end_token_id),
             end_id=options.end_token_id,
             max_length=loading.context_length(lm, tokenizer, options.max_length),
             use_template=options.chat_template == "auto",
+            unusable=unusable,
         )
+        loading.set_generation_defaults(lm, tokenizer, encoder.stop_ids)
         dtype = "bfloat16" if options.weights == "bfloat16" else options.dtype
         path = probe.find_path(lm, layout=options.layout, attention=options.attention)
-        model: nn.Module = loading.add_adapter(lm, options.lora) if options.lora.r else lm
+        model: nn.Module = self._adapted(lm, 0, source.base.revision) if options.lora.r else lm
         packed = PackedModel(model, autocast=loading.autocast_dtype(dtype, device), path=path)
+        packed.merged = merged
         freeze(packed, options)
         loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
         return packed, encoder, tokenizer
@@ -197,7 +212,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         stop_ids, decode = self.encoder.stop_ids, self.encoder.decode
         chooser = TokenChooser(sampling, streams, stop_ids, self.raw.device, prompts=repeated, decode=decode)
         draw = sample if self.raw.path.packed else sample_with_generate
-        return draw(self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
+        return sample_by_side(draw, self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
 
     def _sample_fewer(self, rows: int) -> None:
         self._most_rows = rows
@@ -223,8 +238,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """
         shares = self.raw.has_adapter and self.config.reference != "copy"
         if shares and self._adapter_is_trained() and self.config.quantize == "none":
-            merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
-            self.raw.model = loading.add_adapter(merged, self.config.lora)
+            self.raw.merged.append(low_rank(self.raw.model))
+            base: Any = self.raw.model
+            merged, revision = base.merge_and_unload(), base.peft_config[base.active_adapter].revision
+            self.raw.model = self._adapted(merged, len(self.raw.merged), revision)
             freeze(self.raw, self.config)
         if shares and not self._adapter_is_trained():
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
@@ -242,7 +259,8 @@ class HFPolicy(Policy[HFOptions], HasValues):
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
         note = f"; {self.encoder.note}" if self.encoder.note else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}{note}"
+            accuracy = f" ({path.accuracy})" if path.accuracy else ""
+            return f"{name} runs in the packed layout{accuracy}{frozen}{note}"
         return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}{note}"
 
     def digest(self) -> str:
@@ -253,6 +271,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         how = f"{type(raw.lm)} {config} {raw.path} {raw.lm.config._attn_implementation} {raw.autocast}"
         said = f"{transformers.__version__} {how} {digest_of_tensors(tensors)}"
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def _adapted(self, lm: nn.Module, number: int, revision: str | None) -> nn.Module:
+        """The model with a new adapter, the `number`-th: each has random factors of its own."""
+        return add_adapter(lm, self.config.lora, seed=self.context.seed + number, revision=revision)
 
     def _adapter_is_trained(self) -> bool:
         return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
@@ -267,13 +289,13 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
     def scorer(self) -> HFScorer:
         """A new scorer with a copy of this trunk; with LoRA the copy has its own adapter."""
-        return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer)
+        return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer, seed=self.context.seed)
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> HFScorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
-        return HFScorer.load(path, context)
+        return HFScorer.load(path, context, append_end=append_end)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""
-        save_policy(self.raw, self.tokenizer, path)
+        save_policy(self.raw, saved_tokenizer(self.tokenizer, self.encoder), path)

@@ -10,7 +10,7 @@ import torch
 import transformers
 from alignkit_hf.options import LoraOptions
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import END, assert_equal_figures, build_model, plain_logprobs
+from hf_tiny import BOS, END, assert_equal_figures, build_model, plain_logprobs
 from torch import nn
 
 from alignkit.components import Context
@@ -73,7 +73,9 @@ class TestLoraContract(_HFContract):
 
 
 def test_the_result_of_the_probe_is_shown(load_policy: LoadPolicy, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_policy("llama").explain() == "LlamaForCausalLM runs in the packed layout"
+    said = load_policy("llama").explain()
+    assert said.startswith("LlamaForCausalLM runs in the packed layout (log-probabilities are ")
+    assert said.endswith((": packed is nearer)", ": padded is nearer)"))
     chosen = load_policy("llama", layout="padded").explain()
     assert chosen == "LlamaForCausalLM runs in the padded layout: the options ask for it"
     found = load_policy("bloom").explain()
@@ -204,7 +206,7 @@ def test_what_is_saved_is_what_transformers_loads(load_policy: LoadPolicy, tmp_p
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert_equal_figures(plain, plain_logprobs(plain, batch).detach(), expected)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert tokenizer("once upon")["input_ids"] == policy.tokenizer("once upon")["input_ids"]
+    assert tokenizer("once upon")["input_ids"] == [BOS, *policy.tokenizer("once upon")["input_ids"]]
     again = load_policy(folder=tmp_path / "saved", lora=lora)
     assert_equal_figures(plain, again.forward(batch).logprobs.detach(), expected)
     config = json.loads((tmp_path / "saved/config.json").read_text())

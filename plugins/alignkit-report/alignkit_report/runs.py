@@ -35,13 +35,13 @@ def verify(run: OneRun, as_json: AsJson = False) -> None:
     """Check a run's files: run.json, and the size and hash of every file of its checkpoints."""
     problems = Run.open(run).problems()
     if problems:
-        raise StoppedByCheck("\n  ".join([f"{run}: {len(problems)} things are damaged:", *problems]))
+        raise StoppedByCheck("\n  ".join([f"{run}: {len(problems)} damaged:", *problems]))
     result: dict[str, Any] = {"run": str(run), "damaged": 0}
     show(result, as_json)
 
 
 def _done(run: Run) -> str:
     try:
-        return ", ".join(name for name in run.summary if name != "out") or "no stage is done"
+        return ", ".join(name for name, said in run.summary.items() if isinstance(said, dict)) or "no stage is done"
     except InputError as error:
         return error.what

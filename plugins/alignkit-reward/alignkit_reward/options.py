@@ -83,6 +83,9 @@ class ModelOptions(Config):
     """Training loss: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
     normalise: bool = True
     """Shift and scale the scores to mean 0 and variance 1 on demonstrations."""
+    append_end: bool | None = None
+    """For a reward model that another tool trained: whether an end token follows a response to a prompt of plain text,
+    as in TRL. Unset: its tokenizer decides; where prompts are messages, its chat template."""
     max_tokens: Count = 16384
     """Token budget of one forward pass. It never changes a score."""
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -90,12 +93,16 @@ class ModelOptions(Config):
     Optimizer than the loss's."""
 
     def check(self) -> None:
-        """Raises InputError if `model` is neither a folder nor looks like a hub id."""
+        """Raises InputError if `model` is neither a folder nor looks like a hub id, or lacks where it is needed."""
         if self.model and not may_be_model(self.model):
             raise InputError(
                 f"there is no folder {self.model!r}",
                 where="model",
                 fix="set the folder of a trained reward model, or leave it out",
+            )
+        if self.append_end is not None and not self.model:
+            raise InputError(
+                "is for a reward model of another tool", where="append_end", fix="leave it out, or set model"
             )
         for name, default in (("train", "{}"), ("loss", "pairwise")):
             if self.model and getattr(self, name) not in ({}, "pairwise"):
