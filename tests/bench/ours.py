@@ -15,8 +15,8 @@ from alignkit.algorithms.passes import policy_logprobs
 from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.plugins import registry
-from alignkit.training.engine import epoch_order, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, prompt_order
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, epoch_order, prompt_order
 from alignkit.training.scores import score_batch
 from tests.bench.real import draw_adapter
 from tests.bench.workloads import ADAM_BETA2
@@ -51,6 +51,7 @@ class FixedFeed:
         self._groups, self._policy, self._reward, self._clock = groups, policy, reward, clock
         self.groups_per_batch = groups_per_batch
         self.num_batches = len(groups) // groups_per_batch
+        self.figures: dict[str, float] = {}
 
     def batch(self, index: int) -> GroupBatch:
         """The batch `index`, scored, with log-probabilities for which the clock stands still: a sampler gives them."""

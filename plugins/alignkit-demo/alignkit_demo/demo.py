@@ -16,7 +16,7 @@ import tomli_w
 
 from alignkit import InputError
 from alignkit.commands import read_recipe, run_recipe
-from alignkit_demo.data import Sizes, write_data
+from alignkit_demo.data import HOLDOUT, Sizes, write_data
 from alignkit_demo.measures import measure
 from alignkit_demo.model import save_untrained_model, train_tokenizer
 
@@ -95,7 +95,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     settings = tomllib.loads(packaged.pop(COMPARISON).read_text(encoding="utf-8"))
     for entry in packaged.values():
         text = entry.read_text(encoding="utf-8").replace(f'"{PLACEHOLDER}/', f'"{path}/')
-        text = text.replace("[policy]", f"[run]\nseed = {seed}\n\n[policy]", 1)
+        text = text.replace("[policy]", f"[run]\nseed = {seed}\nholdout = {HOLDOUT}\n\n[policy]", 1)
         (folder / entry.name).write_text(text, encoding="utf-8")
     tables = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
     done = (folder / "ppo").as_posix()
@@ -103,6 +103,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     tables["policy"]["model"] = f"{done}/sft"
     tables["preferences"] = {"plugin": "dataset", "path": f"{done}/preferences.jsonl"}
     tables["reward"]["model"] = f"{done}/reward"
+    tables["reward"].pop("train", None)
     (folder / "from-sft.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     tables["optimizer"] = {"plugin": "ppo", **settings["optimizer"]}
     (folder / COMPARISON).write_text(tomli_w.dumps(tables), encoding="utf-8")
@@ -112,5 +113,10 @@ def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:
     """The checked recipe of one of RUNS, with the overrides that fit its tables."""
     name, flags = RUNS[run]
     tables = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-    fitting = [override for override in overrides if override.partition(".")[0] in tables]
+    unused = "reward.train." if tables.get("reward", {}).get("model") else None
+    fitting = [
+        override
+        for override in overrides
+        if override.partition(".")[0] in tables and not (unused and override.startswith(unused))
+    ]
     return read_recipe(folder / name, flags=flags, overrides=fitting)

@@ -12,9 +12,9 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignkit_data import Dataset, to_trl_rows
+from alignkit_data import Dataset, content_of, text_of, to_trl_rows
 
-from alignkit import Group, InputError, Prompt
+from alignkit import Group, InputError, Prompt, check_storable
 from alignkit.preferences import Annotation, annotations_of, with_annotations
 from alignkit_label.store import without_gaps
 
@@ -44,6 +44,7 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
     found = []
     for number, row in enumerate(rows, start=1):
         try:
+            check_storable(json.dumps(row, ensure_ascii=False))
             found.append(convert(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -89,19 +90,23 @@ def _joined(groups: Iterable[Group]) -> list[Group]:
             known = [part.labels[0] for part in parts if part.labels]
             ranks = tuple(int(not label) for label in known) if len(set(known)) == 2 else None
             texts = tuple(part.responses[0] for part in parts)
-            first = Group(first.prompt, texts, ranks if len(known) == len(parts) else None, source=first.source)
+            turns = [turn for part in parts for turn in part.meta.get("turns") or [None]]
+            meta = {"turns": turns} if any(turns) else {}
+            ranks = ranks if len(known) == len(parts) else None
+            first = Group(first.prompt, texts, ranks, source=first.source, meta=meta)
         found.append(first)
     return [group for group in found if len(group.responses) > 1]
 
 
 def _foreign(path: Path) -> tuple[Callable[[Any], Group], list[Any]] | None:
-    """The converter and the rows of a JSON file of Argilla or Label Studio; None for other files."""
+    """The converter and the rows of a JSON file of Argilla or Label Studio; None for other files, which `dataset` reads
+    or refuses."""
     if path.suffix != ".json":
         return None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON: {error}", where=str(path), fix="fix the file, or use .jsonl") from error
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
     first = rows[0] if isinstance(rows, list) and rows else None
     if not isinstance(first, dict):
         return None
@@ -122,15 +127,24 @@ def _from_argilla(row: Record) -> Group:
             user = str(answer["user_id"])
             ranks = _ranks_of_answer(answer["value"], names)
             said.append(Annotation(people.get(user, user), ranks, "human"))
-    group = Group(Prompt.of(fields["prompt"]), tuple(fields[name] for name in names), source="argilla")
-    return with_annotations(group, said) if said else group
+    return _group(fields["prompt"], [text_of(fields[name], name) for name in names], said, "argilla")
+
+
+def _group(prompt: Any, responses: Sequence[str], said: Sequence[Annotation], source: str) -> Group:
+    """A group with verdicts. Raises ValueError if one of them is about another number of responses."""
+    group = Group(Prompt.of(content_of(prompt, "prompt")), tuple(responses), source=source)
+    group = with_annotations(group, said) if said else group
+    annotations_of(group)
+    return group
 
 
 def _ranks_of_answer(value: Any, names: Sequence[str]) -> tuple[int, ...]:
     if value == TIE:
         return (0,) * len(names)
     order = [{"value": one} if isinstance(one, str) else one for one in value]
-    ranks = {one["value"]: int(one.get("rank", place)) for place, one in enumerate(order, start=1)}
+    ranks: dict[str, Any] = {one["value"]: one.get("rank", place) for place, one in enumerate(order, start=1)}
+    if not all(type(rank) is int for rank in ranks.values()):
+        raise ValueError(f"a ranking holds the ranks {list(ranks.values())}, expected whole numbers")
     return without_gaps([ranks[name] for name in names])
 
 
@@ -161,12 +175,13 @@ def _from_label_studio(row: Record) -> Group:
     data = row["data"]
     listed = data.get("items")
     names = [str(item["id"]) for item in listed] if listed else _numbered(data)
-    texts = tuple(str(item["body"]) for item in listed) if listed else tuple(data[name] for name in names)
-    group = Group(Prompt.of(data["prompt"]), texts, source="label-studio")
+    given = [item["body"] for item in listed] if listed else [data[name] for name in names]
     said = []
     for annotation in row.get("annotations") or []:
         by = annotation.get("completed_by")
-        name = str(by.get("email") or by.get("id")) if isinstance(by, dict) else str(by)
+        name = by["email" if "email" in by else "id"] if isinstance(by, dict) else by
+        if not isinstance(name, str | int):
+            raise ValueError(f"completed_by is {by!r}, expected a name, an id, or an object with one of them")
         seconds = annotation.get("lead_time")
         results = annotation.get("result") or []
         ranks = (
@@ -175,10 +190,11 @@ def _from_label_studio(row: Record) -> Group:
             else next(filter(None, (_ranks_of(r, names) for r in results)), None)
         )
         if ranks is not None:
-            said.append(Annotation(name, ranks, "human", None, seconds))
+            said.append(Annotation(str(name), ranks, "human", None, seconds))
         elif annotation.get("was_cancelled"):
-            said.append(Annotation(name, None, "human", None, seconds, "skipped"))
-    return with_annotations(group, said) if said else group
+            said.append(Annotation(str(name), None, "human", None, seconds, "skipped"))
+    prompt = data["messages"] if "messages" in data else data["prompt"]
+    return _group(prompt, [text_of(text, name) for text, name in zip(given, names, strict=True)], said, "label-studio")
 
 
 def _ranks_of(result: Record, names: Sequence[str]) -> tuple[int, ...] | None:
@@ -202,7 +218,9 @@ def _to_label_studio(group: Group) -> Record:
     pair = len(group.responses) == 2
     names = [str(number) for number in range(1, len(group.responses) + 1)]
     texts = list(zip(names, group.responses, strict=True))
-    prompt = group.prompt.plain
+    prompt: Record = {"prompt": group.prompt.plain}
+    if group.prompt.messages is not None:
+        prompt["messages"] = group.prompt.content
     annotations = [
         {
             "completed_by": {"email": one.annotator},
@@ -213,9 +231,9 @@ def _to_label_studio(group: Group) -> Record:
         for one in _people(group, skips=True)
     ]
     if pair:
-        return {"data": {"prompt": prompt, **{f"response_{n}": text for n, text in texts}}, "annotations": annotations}
+        return {"data": {**prompt, **{f"response_{n}": text for n, text in texts}}, "annotations": annotations}
     items = [{"id": name, "title": f"Response {name}", "body": text} for name, text in texts]
-    return {"data": {"prompt": prompt, "items": items}, "annotations": annotations}
+    return {"data": {**prompt, "items": items}, "annotations": annotations}
 
 
 def _result(ranks: Sequence[int], names: Sequence[str]) -> Record:
