@@ -105,7 +105,9 @@ def test_every_option_reaches_trl(
     policy = policy_of(folder)
     # TRL wants minibatches of one size
     usual = {"minibatch_size": 4, **({"batch_size": 4} if k == 1 and name != "trl-sft" else {})}
-    options = option_names(registry().get("optimizer", name).config)
+    # max_abstained is for the reward that TRL calls, below
+    options = [option for option in option_names(registry().get("optimizer", name).config) if option in OTHERS]
+    assert {*option_names(registry().get("optimizer", name).config)} - {"max_abstained"} == {*options}
     for changed in ({}, *({option: OTHERS[option]} for option in options)):
         run(build(name, policy, TinyReward(), **{**usual, **changed}), groups_of(k), tmp_path)
     start, *others = told
@@ -250,6 +252,9 @@ def test_any_reward_source_scores_what_trl_samples() -> None:
     assert scores == [1.0, None, 3.0, 2.0]
     assert source.seen == [[("p", 2), ("q", 2)]]
     assert function.tokens == 4
+    strict = RewardFunction(source, [Prompt(text="p")], max_abstained=0.2)
+    with pytest.raises(StoppedByCheck, match="abstained on 50% of the responses"):
+        strict(completions=["a", ""], completion_ids=[[1], []], prompt_index=[0, 0])
 
 
 def test_what_can_not_be_run(folder: Path, tmp_path: Path) -> None:
