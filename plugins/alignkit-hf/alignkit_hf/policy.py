@@ -15,6 +15,7 @@ from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOut
 from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
+from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
 from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
@@ -24,7 +25,6 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
-from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.saved_tokenizer import saved_tokenizer
 from alignkit_hf.scorer import HFScorer
@@ -237,13 +237,13 @@ class HFPolicy(Policy[HFOptions], HasValues):
         the adapter away.
         """
         shares = self.raw.has_adapter and self.config.reference != "copy"
-        if shares and self._adapter_is_trained() and self.config.quantize == "none":
+        if shares and self.raw.adapter_is_trained and self.config.quantize == "none":
             self.raw.merged.append(low_rank(self.raw.model))
             base: Any = self.raw.model
             merged, revision = base.merge_and_unload(), base.peft_config[base.active_adapter].revision
             self.raw.model = self._adapted(merged, len(self.raw.merged), revision)
             freeze(self.raw, self.config)
-        if shares and not self._adapter_is_trained():
+        if shares and not self.raw.adapter_is_trained:
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
             reference._owner = self
             reference._adapter_on = False
@@ -275,9 +275,6 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def _adapted(self, lm: nn.Module, number: int, revision: str | None) -> nn.Module:
         """The model with a new adapter, the `number`-th: each has random factors of its own."""
         return add_adapter(lm, self.config.lora, seed=self.context.seed + number, revision=revision)
-
-    def _adapter_is_trained(self) -> bool:
-        return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
 
     def add_value_head(self) -> None:
         """Adds `value_head` to the module; it starts at zero."""
