@@ -33,6 +33,11 @@ pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CPU = Context(device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def forget_probes() -> None:
+    """Probes are remembered here."""
+
+
 def edit(file: Path, change: Callable[[Tensors], Tensors]) -> None:
     """Changes the tensors of a file."""
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
