@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Figures = dict[str, Any]
 
+MOST_COST = 1e15
 LENGTH_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
 """Bounds of the bins of the first response's length over the second's."""
 
@@ -267,12 +268,12 @@ def leakage(groups: Sequence[Group], held_out: Sequence[Group]) -> Figures:
 
 
 def cost(groups: Iterable[Group], verdicts: Verdicts) -> Figures:
-    """Sums of the numbers in `meta.cost`, and each annotator's total seconds."""
+    """Sums of the numbers in `meta.cost` up to MOST_COST, and each annotator's total seconds."""
     total: dict[str, float] = defaultdict(float)
     for group in groups:
         spent = group.meta.get("cost")
         for name, value in spent.items() if isinstance(spent, dict) else ():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if type(value) in (int, float) and abs(value) <= MOST_COST:
                 total[name] += value
     taken = {f"seconds of {name}": round(sum(seconds), 1) for name, seconds in verdicts.seconds.items()}
     return {name: round(value, 6) for name, value in total.items()} | taken
