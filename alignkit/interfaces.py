@@ -208,6 +208,11 @@ class PreferenceSource(Component[ConfigT]):
         """Describes what was read, for people: form, counts, a sample. Called after `preferences`."""
         return ""
 
+    def figures(self) -> Mapping[str, Any]:
+        """Figures for the stage's summary, as JSON types; called after `preferences`. What stands under `worth`, a
+        sentence on how far to trust the labels, also ends the run's output and opens its report."""
+        return {}
+
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
         """The options with which this source reads a file, for commands that take a file.

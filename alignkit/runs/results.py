@@ -13,7 +13,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import read_groups
 from alignkit.runs.page import TEMPLATES, render
-from alignkit.runs.report import policies_table, read_metrics
+from alignkit.runs.report import policies_table, read_metrics, worth_of_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,8 +50,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """`out` and the summary of each stage, as `alignkit run --json` prints them."""
-        return {"out": str(self.path), **self._said}
+        """`out` and the summary of each stage, as `alignkit run --json` prints them, and what AIs' labels are worth."""
+        worth = worth_of_labels(self._said)
+        return {"out": str(self.path), **self._said, **({"worth": worth} if worth else {})}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
