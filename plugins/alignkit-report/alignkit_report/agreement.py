@@ -108,7 +108,7 @@ def krippendorff_alpha(
     listed = [[value for value in unit if value is not None] for unit in units]
     names = list(clusters) if clusters is not None else list(range(len(listed)))
     known = [(name, values) for name, values in zip(names, listed, strict=True) if len(values) > 1]
-    order: list[Any] = sorted({value for _, values in known for value in values})  # type: ignore[type-var]
+    order: list[Any] = sorted({value for _, values in known for value in values})
     size = len(order)
     if size < 2:
         return None

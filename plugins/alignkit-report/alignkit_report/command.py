@@ -54,7 +54,7 @@ def report(
     if as_json:
         print(json.dumps({"file": str(file), "read": said, **found}, indent=1))
         return
-    print(text(found) if quiet else f"{said}\n\n{text(found)}")
+    print(text(found, "" if quiet else said))
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:

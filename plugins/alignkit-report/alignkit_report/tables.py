@@ -33,9 +33,9 @@ CONTRADICTIONS = (
 CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "intransitive")
 
 
-def text(figures: Figures) -> str:
-    """The figures as aligned columns under headings."""
-    parts = ["\n".join(figures["opening"])] if figures["opening"] else []
+def text(figures: Figures, read: str = "") -> str:
+    """The figures as aligned columns under headings: first what AIs' labels are worth, then `read`, what was read."""
+    parts = [said for said in ("\n".join(figures["opening"]), read) if said]
     for title, said, head, rows in tables(figures):
         cells = [[str(cell) for cell in row] for row in ([head, *rows] if any(head) else rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
