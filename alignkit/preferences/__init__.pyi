@@ -44,6 +44,9 @@ from .annotations import (
     annotations_of as annotations_of,
 )
 from .annotations import (
+    stored_annotations as stored_annotations,
+)
+from .annotations import (
     with_annotations as with_annotations,
 )
 from .rank_fit import (

@@ -8,12 +8,11 @@ from itertools import combinations
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
-from alignkit.preferences.annotations import TIE, annotations_of
+from alignkit.preferences.annotations import TIE, stored_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from alignkit.preferences.annotations import Annotation
     from alignkit.records import Group
 
 Z95 = 1.959964
@@ -82,7 +81,7 @@ def agreement_with_people(groups: Iterable[Group]) -> Share:
     """How often AIs give the verdict of a random person, over the pairs of responses that both judged."""
     hits, pairs = 0.0, 0
     for group in groups:
-        said = _said(group)
+        said = stored_annotations(group)
         for pair in combinations(range(len(group.responses)), 2):
             people = [v for one in said if one.kind == "human" and (v := one.verdict(*pair)) is not None]
             looks: dict[str, list[int | None]] = {}
@@ -96,12 +95,4 @@ def agreement_with_people(groups: Iterable[Group]) -> Share:
 
 def ranked_by_ai(group: Group) -> bool:
     """Whether the ranks are AIs' alone: no person judged the group, or it says so (`meta.ranks_by`)."""
-    return group.meta.get("ranks_by") == "ai" or {one.kind for one in _said(group)} == {"ai"}
-
-
-def _said(group: Group) -> list[Annotation]:
-    """The annotations; none if the field holds something else."""
-    try:
-        return annotations_of(group)
-    except ValueError:
-        return []
+    return group.meta.get("ranks_by") == "ai" or {one.kind for one in stored_annotations(group)} == {"ai"}

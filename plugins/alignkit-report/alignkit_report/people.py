@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Figures = dict[str, Any]
 
 UNSURE = (
-    "People judged only what the AIs were unsure of, so these figures say nothing about the other pairs: draw a random"
+    "People were asked where the AIs were unsure, so these figures say nothing about where they are sure: draw a random"
     " sample with `alignkit label audit`."
 )
 
@@ -38,7 +38,7 @@ def agreement_figures(verdicts: Verdicts) -> Figures:
     return {
         "between": between,
         "ai_against_people": {name: found for name, found in against.items() if found is not None},
-        "note": UNSURE if _only_unsure(verdicts.units, people) else "",
+        "note": UNSURE if _asked_where_unsure(verdicts.units, people) else "",
         **_alphas("people", verdicts, people),
         **_alphas("all", verdicts, list(verdicts.kinds)),
     }
@@ -92,8 +92,8 @@ def _ratio(sums: Floats) -> Floats:
     return ratio
 
 
-def _only_unsure(units: Iterable[Unit], people: Sequence[str]) -> bool:
-    """Whether people's verdicts come from a mixture that asks them only where AIs are unsure."""
+def _asked_where_unsure(units: Iterable[Unit], people: Sequence[str]) -> bool:
+    """Whether people's verdicts come from a mixture that asks them where AIs are unsure."""
     return any(unit.unsure and not unit.audited and unit.said_by(people) for unit in units)
 
 

@@ -93,8 +93,8 @@ def test_labels_that_nobody_or_only_the_unsure_has_checked() -> None:
         "The labels cost 2 seconds of person 0.",
     ]
     unsure = figures([judged(n, 1, 1, mix={"ranks_from": "people", "rule": "unsure"}) for n in range(3)])
-    assert "only what the AIs were unsure of" in unsure["opening"][1]
-    assert "only what the AIs were unsure of" in unsure["agreement"]["note"]
+    assert "where the AIs were unsure" in unsure["opening"][1]
+    assert "where the AIs were unsure" in unsure["agreement"]["note"]
     people = with_annotations(Group(Prompt.of("q"), ("x", "y")), [Annotation("anna", (0, 1), "human")])
     assert figures([people])["opening"] == []
 
