@@ -1,4 +1,4 @@
-"""`alignkit label audit`: a random sample of what AIs judged, people's verdicts, and the report that opens with them."""
+"""`alignkit label audit`: random pairs that AIs judged, people's verdicts, and the report that opens with them."""
 
 from __future__ import annotations
 
