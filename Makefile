@@ -14,8 +14,9 @@ space := $(empty) $(empty)
 # cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO ?= demo
+REAL_MODEL ?= build/real-model
 
-.PHONY: demo test test-slow test-trackers mutants install lint docs bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers readme fuzz soak mutants install lint docs models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -25,6 +26,11 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m "slow and not gpu"
+
+# A clone with nothing beside it, where the README's commands are typed as a reader would.
+readme:
+	clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone/alignkit" && cd "$$clone/alignkit" \
+		&& $(MAKE) --no-print-directory demo && $(BIN)/python tests/readme.py
 
 test-trackers: install
 	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"
@@ -53,11 +59,24 @@ lint: install
 docs: install
 	$(BIN)/python docs/generate.py
 
+models: install
+	$(BIN)/python -m tests.architectures $(ARGS)
+
+# A pretrained model of real size for tests and measurements. Its weights are under Google's Gemma terms.
+real-model: install
+	$(BIN)/python -m tests.real_model $(REAL_MODEL)
+
 bench: install
 	$(BIN)/python -m tests.bench $(ARGS)
 
 bench-gpu: install
 	$(BIN)/python -m tests.bench.gpu $(ARGS)
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: install
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak $(ARGS)
 
 mutants: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.mutants $(ARGS)

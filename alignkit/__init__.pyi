@@ -43,6 +43,9 @@ from .errors import (
 from .errors import (
     closest as closest,
 )
+from .errors import (
+    visible as visible,
+)
 from .hookspecs import (
     Register as Register,
 )
@@ -163,6 +166,9 @@ from .options import (
 from .options import (
     may_be_model as may_be_model,
 )
+from .options import (
+    require_package as require_package,
+)
 from .outputs import (
     PolicyOutput as PolicyOutput,
 )
@@ -195,6 +201,15 @@ from .records import (
 )
 from .records import (
     Prompt as Prompt,
+)
+from .records import (
+    check_storable as check_storable,
+)
+from .records import (
+    content_text as content_text,
+)
+from .records import (
+    message_text as message_text,
 )
 from .records import (
     read_groups as read_groups,

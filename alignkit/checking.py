@@ -11,19 +11,34 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
-from alignkit.errors import InputError, PluginError, closest, describe_error
+from alignkit.errors import InputError, PluginError, closest, describe_error, missing_package
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
     Key = tuple[str, ...]
 
-_SECRET_WORD = "(?:api_?key|key|token|secret|password|passwd|authorization)"
-_SECRET = re.compile(rf"(?:^|[_-]){_SECRET_WORD}$", re.IGNORECASE)
-_SECRET_ARGUMENT = re.compile(rf"((?:^|[^a-z0-9]){_SECRET_WORD}[\"']?\s*=).*", re.IGNORECASE | re.DOTALL)
+_SECRET_WORD = (
+    r"(?:pass(?:word|wd|phrase)|pwd|secret|bearer|credential|authorization|jwt|pat|(?:api|access|private|secret|signing)"
+    r"[-_]?key|(?:api|access|auth|bearer|refresh|session|hub|hf)[-_]?token)s?"
+)
+_SECRET_NAME = re.compile(rf"(?:^|[-_]){_SECRET_WORD}$", re.IGNORECASE)
+_PERHAPS_SECRET_NAME = re.compile(r"(?:^|[-_])(?:key|token|auth|cookie|signature)s?$", re.IGNORECASE)
+_RANDOM = re.compile(r"(?=[a-z]*\d+[a-z]+\d)[a-z\d]{10,}|(?=[a-z]*\d)[a-z\d]{16,}|[a-z\d]{20,}", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"(?<![A-Za-z0-9])(?:[rsp]k[-_][\w-]*?(?:(?=[A-Za-z]*\d)[A-Za-z0-9]{8,}|[A-Za-z0-9]{16,})"
+    r"|(?:hf_|gh[oprsu]_|(?:gsk|xai)[-_]|npm_)[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
+    r"|A[KS]IA[A-Z0-9]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|[Bb]earer\s+(?=\S*\d)[\w.~+/=-]{8,})"
+    rf"|(?i:(?<![a-z0-9]){_SECRET_WORD}[\"']?\s*=\s*[^\s{{])"
+    r"|://[^/\s@:]*:[^/\s@]+@|(?i:https?://[^/\s@]+@)"
+    rf"|(?i:://\S*[?&#;](?:[\w.-]*[-_.])?(?:{_SECRET_WORD}|key|token|auth|sig|signature)=[^&\s])"
+)
+"""What providers' keys look like, tokens in headers, secrets by name (`password=...`), and credentials in URLs."""
+NO_SECRETS = "put it into an environment variable; an option such as key_env takes the variable's name"
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -66,14 +81,36 @@ class OptionsError(InputError):
             super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
 
-def looks_secret(key: str) -> bool:
-    """Whether the value of this key is secret: never shown, never stored."""
-    return _SECRET.search(key) is not None
+def looks_secret(name: str, value: Any) -> bool:
+    """Whether the value of an option or argument of this name is a secret: such a value is never shown or stored."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    if _SECRET_NAME.search(name):
+        return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
+    perhaps = _PERHAPS_SECRET_NAME.search(name) and _RANDOM.search(str(value))
+    return isinstance(value, str) and bool(perhaps or _SECRET_VALUE.search(value))
 
 
-def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """The command line with whatever follows the name of a secret (`reward.api_key=`) cut off."""
-    return [_SECRET_ARGUMENT.sub(r"\1...", argument) for argument in arguments]
+def secrets_in(value: Any, key: Key) -> Iterator[Problem]:
+    """A problem for each secret in the value of an option, or in a component, list or table inside it."""
+    if isinstance(value, Mapping | list | tuple):
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from secrets_in(inner, (*key, str(name)))
+    elif looks_secret(next((part for part in reversed(key) if not part.isdigit()), ""), value):
+        yield Problem(key, "looks like a secret", NO_SECRETS)
+
+
+def secret_arguments(arguments: Sequence[str]) -> dict[int, str]:
+    """The place of each secret on a command line, and its option (`-o reward.api_key`), which may be shown."""
+    found = {}
+    for place, (before, argument) in enumerate(zip(("", *arguments), arguments, strict=False)):
+        option = before if before.startswith("-") else ""
+        name, equals, value = argument.partition("=")
+        if equals:
+            option = f"{option} {name}".strip()
+        name = re.split(r"[\s.]", option)[-1].strip("-\"'")
+        if looks_secret(name, value if equals else argument) or looks_secret("", argument):
+            found[place] = "" if looks_secret("", option) else option
+    return found
 
 
 def option_names(config: type[Any]) -> list[str]:
@@ -105,13 +142,16 @@ def check_fields(options: Any) -> None:
     config: Any = type(options)
     for name, (adapter, inner) in _adapters(config).items():
         given = getattr(options, name)
+        if secret := list(secrets_in(given, (name,))):
+            problems += secret
+            continue
         if inner is not None and (found := _inside(inner, given)):
             problems += [problem.under(name) for problem in found]
             continue
         try:
             meant = adapter.validate_python(given)
         except ValidationError as error:
-            problems += [problem.under(name) for problem in _told(error.errors(), name, given)]
+            problems += [problem.under(name) for problem in _told(error.errors(), given)]
         except OptionsError as error:
             problems += [problem.under(name) for problem in error.problems]
         except InputError as error:
@@ -132,7 +172,9 @@ def check_rules(options: HasRules) -> None:
         told = OptionsError(type(options).__name__, [_of_rule(error, type(options))])
         told.what, told.where = error.what, error.where
         raise told from error
-    except (ValueError, TypeError) as error:
+    except ModuleNotFoundError as error:
+        raise missing_package(error, type(options).__name__) from error
+    except (ValueError, TypeError, OSError) as error:
         raise OptionsError(type(options).__name__, [Problem((), str(error))]) from error
 
 
@@ -170,11 +212,19 @@ def _inside(config: type[Any], given: Any) -> list[Problem]:
 @cache
 def _adapters(config: Any) -> dict[str, tuple[TypeAdapter[Any], type[Any] | None]]:
     """Option -> its validator, and the dataclass that a table for it stands for."""
-    from pydantic import TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
     try:
         hints = get_type_hints(config, include_extras=True)
-        return {name: (TypeAdapter(hints[name]), _dataclass_in(hints[name])) for name in option_names(config)}
+        finite = ConfigDict(allow_inf_nan=False)
+        return {
+            name: (
+                TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else finite),
+                _dataclass_in(hint),
+            )
+            for name, hint in hints.items()
+            if name in option_names(config)
+        }
     except Exception as error:
         raise PluginError(f"the options class {config.__name__} is broken: {describe_error(error)}") from error
 
@@ -185,15 +235,12 @@ def _dataclass_in(hint: Any) -> type[Any] | None:
     return candidates[0] if candidates and isinstance(candidates[0], type) else None
 
 
-def _told(errors: list[ErrorDetails], name: str, given: Any) -> list[Problem]:
-    """One problem per key inside the option `name`; the branches of a union are joined."""
+def _told(errors: list[ErrorDetails], given: Any) -> list[Problem]:
+    """One problem per key inside an option; the branches of a union are joined."""
     found: dict[Key, list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_key_of(error["loc"], given), []).append(error)
-    return [
-        Problem(key, _sentence(key[-1] if key else name, told), missing=told[0]["type"] == "missing")
-        for key, told in found.items()
-    ]
+    return [Problem(key, _sentence(told), missing=told[0]["type"] == "missing") for key, told in found.items()]
 
 
 def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
@@ -211,12 +258,11 @@ def _key_of(location: tuple[int | str, ...], options: Any) -> Key:
     return tuple(key)
 
 
-def _sentence(name: str, errors: list[ErrorDetails]) -> str:
+def _sentence(errors: list[ErrorDetails]) -> str:
     if errors[0]["type"] == "missing":
         return "is required"
     expected = " or ".join(dict.fromkeys(map(_expectation, errors)))
-    value = "a secret value" if looks_secret(name) else repr(errors[0]["input"])
-    return f"{expected}, found {value}"
+    return f"{expected}, found {errors[0]['input']!r}"
 
 
 def _expectation(error: ErrorDetails) -> str:

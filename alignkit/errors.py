@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -9,10 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with its control characters, marks that reorder text and halves of surrogate pairs written as escapes
+    (`\\x1b`), so that data can't move a terminal's cursor, recolour it or reorder what it shows."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class AlignkitError(Exception):
     """Base class. `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class InputError(AlignkitError):
@@ -53,6 +67,14 @@ class CheckpointError(AlignkitError):
     """No checkpoint verifies, or the one asked for belongs to another recipe or other data."""
 
 
+def missing_package(error: ModuleNotFoundError, where: str = "") -> InputError:
+    """What to tell someone who lacks a package."""
+    package = (error.name or "").partition(".")[0]
+    return InputError(
+        f"needs the package {package!r}, which is not installed", where=where, fix=f"pip install {package}"
+    )
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped name: the closest known name, or all names."""
     options = sorted(known)
@@ -60,6 +82,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {matches[0]!r}?"
     return f"choose one of: {', '.join(options)}" if options else "none is available"
+
+
+def wants_traceback() -> bool:
+    """Whether the user asks for the tracebacks of errors, also of those that get a message (ALIGNKIT_TRACEBACK=1)."""
+    return os.environ.get("ALIGNKIT_TRACEBACK", "") not in ("", "0")
 
 
 def describe_error(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from alignkit.components import Component, ConfigT, Context
 from alignkit.options import Config, LearningOptions, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from alignkit.companions import Companion, Metrics
     from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
+
+    OnStep = Callable[[dict[str, float]], None]
 
 INTERFACE_VERSION = 1
 """Version of this module and `hookspecs`. A plugin may declare the one it needs as `ALIGNKIT_INTERFACE`."""
@@ -72,10 +74,13 @@ class Policy(Component[ConfigT], Model):
     """A language model that is sampled and trained."""
 
     @abstractmethod
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        A response depends on its prompt, its index and the seed, not on the rest of the batch.
+        A response follows from its prompt, and from the seed, its index and its prompt's place (default: 0, 1, 2, ...).
+        Nothing beside it changes it.
         """
 
     @abstractmethod
@@ -103,12 +108,13 @@ class Policy(Component[ConfigT], Model):
         """
         from alignkit.ops.digests import digest_of_tensors
 
-        tensors = {
-            f"{name}.{key}": tensor
-            for name, module in self.modules().items()
-            for key, tensor in module.state_dict().items()
-        }
+        states = ((name, module.state_dict()) for name, module in self.modules().items())
+        tensors = {f"{name}.{key}": tensor for name, state in states for key, tensor in state.items()}
         return hashlib.sha256(f"{type(self)} {self.config} {digest_of_tensors(tensors)}".encode()).hexdigest()
+
+    @classmethod
+    def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:
+        """Loads no model. Raises InputError with the place of a record that the policy can't read."""
 
     @classmethod
     @abstractmethod
@@ -121,10 +127,7 @@ class Policy(Component[ConfigT], Model):
 
 
 class HasValues(ABC):
-    """A Policy with value heads and scorers, for algorithms with a critic and for reward models.
-
-    Its `forward` also takes `values=True`, to request `PolicyOutput.values`.
-    """
+    """A Policy with value heads and scorers, for algorithms with a critic and for reward models."""
 
     @abstractmethod
     def forward(
@@ -152,8 +155,8 @@ class HasValues(ABC):
 
     @classmethod
     @abstractmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
-        """Loads the scorer that `Scorer.save` wrote.
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
+        """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
 
         Raises:
             InputError: the folder holds no scorer (a causal LM has no scoring head).
@@ -212,6 +215,10 @@ class PreferenceSource(Component[ConfigT]):
         """Figures for the stage's summary, as JSON types; called after `preferences`. What stands under `worth`, a
         sentence on how far to trust the labels, also ends the run's output and opens its report."""
         return {}
+
+    def first(self) -> Iterable[tuple[str, Group]]:
+        """The first groups of a file, each with its place, to try them before a model is loaded."""
+        return ()
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
@@ -315,11 +322,8 @@ class Optimizer(Algorithm[TrainingT]):
         """Called before each optimisation step, without gradient: measures what `loss` needs of the whole step.
 
         A micro-batch can't see the others, so what refers to all of them (a baseline, a dynamic coefficient) is
-        computed here, stored on the Optimizer and read by `loss`. Most algorithms need nothing.
-
-        Args:
-            batch: this process's whole minibatch, prepared. `alignkit.ops.distributed.mean_over_processes` turns its
-                means into the step's.
+        computed here from this process's whole minibatch, prepared, stored on the Optimizer and read by `loss`.
+        `alignkit.ops.mean_over_processes` turns its means into the step's. Most algorithms need nothing.
         """
 
     @abstractmethod
@@ -374,13 +378,7 @@ class ForeignTrainer(Algorithm[LearningT]):
 
     @abstractmethod
     def run(
-        self,
-        groups: Sequence[Group],
-        *,
-        sampling: Sampling,
-        folder: Path,
-        seed: int,
-        on_step: Callable[[dict[str, float]], None],
+        self, groups: Sequence[Group], *, sampling: Sampling, folder: Path, seed: int, on_step: OnStep
     ) -> TrainResult:
         """Trains the policy, or its own model, in place.
 

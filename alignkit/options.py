@@ -15,10 +15,10 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval, Le
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from alignkit.checking import check_fields, check_rules, differing, option_names
-from alignkit.errors import InputError
+from alignkit.errors import InputError, missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +127,12 @@ def may_be_model(name: str) -> bool:
     return path.is_dir() or (re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not path.parent.exists())
 
 
+def require_package(name: str, *, where: str) -> None:
+    """For `check`: raises InputError if the option `where` needs a package that is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise missing_package(ModuleNotFoundError(name=name), where)
+
+
 def has_nvidia_driver() -> bool:
     """Whether there may be a CUDA device; does not import torch."""
     return Path("/proc/driver/nvidia/version").exists() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -144,7 +150,7 @@ class LearningOptions(Config):
     """Share of the planned steps in which the learning rate rises from zero."""
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled weight decay."""
-    adam_beta2: Fraction = 0.99
+    adam_beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
     """AdamW's beta2, the decay of the second moment."""
     max_grad_norm: Positive = 1.0
     """Clip the gradient to this Euclidean norm."""
@@ -171,10 +177,10 @@ class LoopOptions(Config):
 
     def check(self) -> None:
         super().check()
-        if self.adam == "8bit" and importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError("8bit needs bitsandbytes", where="adam", fix="pip install bitsandbytes (CUDA only)")
-        if self.adam == "8bit" and not has_nvidia_driver():
-            raise InputError("8bit needs a CUDA device", where="adam", fix='set adam = "torch"')
+        if self.adam == "8bit":
+            require_package("bitsandbytes", where="adam")
+            if not has_nvidia_driver():
+                raise InputError("8bit needs a CUDA device", where="adam", fix='set adam = "torch"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +200,8 @@ class IterationOptions(Config):
     """Prompts per iteration, over all processes."""
     group_size: Count = 1
     """Responses sampled per prompt."""
+    max_abstained: Fraction = 0.5
+    """Stop the run (exit code 3) when the reward abstains on more than this share of an iteration's responses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +313,15 @@ class Sampling(Config):
     def check(self) -> None:
         if "" in self.stop:
             raise InputError("an empty string would stop every response", where="stop", fix="remove it")
+
+    def check_rollouts(self) -> None:
+        """Raises InputError if training rollouts can't be sampled like this."""
+        if self.distortions:
+            raise InputError(
+                "rollouts need the policy's full distribution: a truncated one makes the ratio wrong",
+                where="sampling",
+                fix=f"remove {', '.join(self.distortions)}",
+            )
 
     @property
     def distortions(self) -> tuple[str, ...]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
@@ -20,7 +22,15 @@ import pluggy
 from alignkit import hookspecs
 from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
 from alignkit.components import Component, Context
-from alignkit.errors import AlignkitError, InputError, PluginError, closest, describe_error
+from alignkit.errors import (
+    AlignkitError,
+    InputError,
+    PluginError,
+    closest,
+    describe_error,
+    missing_package,
+    wants_traceback,
+)
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 
@@ -93,16 +103,16 @@ class Registration:
             try:
                 target = getattr(import_module(module), attribute)
             except ModuleNotFoundError as error:
-                raise InputError(
-                    f"needs the package {error.name!r}, which is not installed",
-                    where=f"{self.role} plugin {self}",
-                    fix=f"pip install {error.name}",
-                ) from error
+                if f"{module}.".startswith(f"{error.name}."):
+                    raise PluginError(f"{self.role} plugin {self}: there is no module {error.name!r}") from error
+                raise missing_package(error, f"{self.role} plugin {self}") from error
             except Exception as error:
                 raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
             raise PluginError(f"{self.role} plugin {self}: {self.target} is not a subclass of {base.__name__}")
+        if self.role == "optimizer" and not hasattr(target, "consumes"):
+            raise PluginError(f"{self.role} plugin {self}: {target.__name__} doesn't say what it `consumes` (a Feed)")
         if not issubclass(self.config, target.Config):
             raise PluginError(
                 f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "
@@ -174,6 +184,8 @@ class Registry:
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
+        if absent := [name for name in FIRST_PARTY if not any(Distribution.discover(name=name))]:
+            hint += f" (not installed: {', '.join(absent)})"
         if self.broken:
             hint += f" ({', '.join(b.name for b in self.broken)} failed to load: see `alignkit plugins list`)"
         return hint
@@ -197,7 +209,11 @@ def discover(points: Iterable[EntryPoint]) -> Registry:
         distribution = normalized(point.dist.name) if point.dist else point.value
         try:
             found.registrations += _ask(point.load(), distribution)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if wants_traceback():
+                traceback.print_exception(error)
             reason = str(error) if isinstance(error, PluginError) else describe_error(error)
             found.broken.append(Broken(point.name, distribution, reason))
     return found
@@ -312,14 +328,19 @@ def read_options(
 
 @contextmanager
 def blamed(owner: str, doing: str = "") -> Iterator[None]:
-    """Attributes errors to a plugin: whatever is no AlignkitError becomes a PluginError with its name."""
+    """Attributes errors to a plugin: whatever is no AlignkitError becomes a PluginError with its name, a call of
+    `sys.exit` too (but not the one that SIGTERM stands for)."""
     try:
         yield
     except PluginError as error:
         raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
     except AlignkitError:
         raise
-    except Exception as error:
+    except ModuleNotFoundError as error:
+        raise missing_package(error, owner) from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 128 + SIGTERM:
+            raise
         raise PluginError(f"{' '.join(filter(None, (owner, doing)))}: {describe_error(error)}") from error
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field, replace
+import sys
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ Message = dict[str, Any]
 class Prompt:
     """A prompt: plain `text` for base models, or chat `messages`, exactly one of the two.
 
-    `meta` holds what a reward may need (a reference answer, an id) and is passed on unchanged.
+    `meta` holds what a reward may need (a reference answer, an id) and is passed on unchanged. Chat templates read two
+    of its entries, `tools` and `chat_template_kwargs`.
     """
 
     text: str | None = None
@@ -41,6 +43,12 @@ class Prompt:
             for message in self.messages:
                 if not isinstance(message.get("role"), str) or "content" not in message:
                     raise ValueError(f"a message needs 'role' and 'content', found {sorted(message)}")
+                calls = message.get("tool_calls") or []
+                if not (isinstance(calls, list | tuple) and all(isinstance(call, dict) for call in calls)):
+                    raise ValueError("a message's tool_calls must be a list of objects")
+            texts = tuple({**message, "content": content_text(message["content"])} for message in self.messages)
+            object.__setattr__(self, "messages", texts)
+        check_storable(self.plain)
 
     @property
     def content(self) -> str | list[Message]:
@@ -49,15 +57,21 @@ class Prompt:
 
     @property
     def key(self) -> str:
-        """A stable hash of the content, to split and match records by prompt."""
+        """A stable hash of the content, to split records by prompt."""
         return hashlib.sha256(json.dumps(self.content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> str:
+        """A stable hash of all that a reward sees: unlike `key`, it tells prompts with other meta apart."""
+        whole = {field.name: getattr(self, field.name) for field in fields(self)}
+        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def plain(self) -> str:
         """The prompt as readable text, whatever its form."""
         if self.messages is None:
             return self.text or ""
-        return "\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
+        return "\n".join(f"{message['role']}: {message_text(message)}" for message in self.messages)
 
     @classmethod
     def of(cls, content: str | Iterable[Message], meta: Mapping[str, Any] | None = None) -> Prompt:
@@ -67,7 +81,47 @@ class Prompt:
         return cls(messages=tuple(dict(message) for message in content), meta=dict(meta or {}))
 
 
+def content_text(content: Any) -> str | None:
+    """A message's content; a list of text parts becomes one text.
+
+    Raises:
+        ValueError: it is something else, or a part of it is (an image).
+    """
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise ValueError(f"a message's content is {type(content).__name__}, expected text")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise ValueError(f"a message holds a part of type {kind!r}, but only text can be read")
+        texts.append(text)
+    return "".join(texts)
+
+
+def message_text(message: Message) -> str:
+    """What a message says: its reasoning, its content and its tool calls, as Qwen and Hermes write them."""
+    reasoning, calls = message.get("reasoning_content"), message.get("tool_calls") or ()
+    said = (f"<think>\n{reasoning}\n</think>\n\n" if reasoning else "") + (message["content"] or "")
+    shown = [json.dumps(call.get("function") if "function" in call else call, ensure_ascii=False) for call in calls]
+    return "\n".join([said] * bool(said) + [f"<tool_call>\n{call}\n</tool_call>" for call in shown])
+
+
+def check_storable(text: str) -> None:
+    """Raises ValueError for half of a surrogate pair, which no file or tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a lone surrogate, {text[error.start]!a}: half of a character that was cut in two") from None
+
+
 _PER_RESPONSE = ("ranks", "scores", "labels", "finished")
+
+
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, int | float) and abs(number) <= sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +135,8 @@ class Group:
         finished: False if the length limit cut the response off, so that no end token follows; None if all are
             complete.
         source: of the feedback.
-        meta: more about the feedback; `weight`, a number >= 0, weighs the group's ranking.
+        meta: more about the feedback; `weight`, a number >= 0, weighs the group's ranking; `turns` holds the whole
+            assistant message of each response that is more than text (tool calls, reasoning), else null.
     """
 
     prompt: Prompt
@@ -99,19 +154,25 @@ class Group:
             raise ValueError("a group needs at least one response")
         if not all(isinstance(response, str) for response in self.responses):
             raise ValueError("responses must be strings")
+        check_storable("".join(self.responses))
         for name in _PER_RESPONSE:
             values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} responses")
         if self.ranks is not None and not all(type(rank) is int and rank >= 0 for rank in self.ranks):
             raise ValueError(f"ranks must be integers from 0 (best), found {list(self.ranks)}")
-        if self.scores is not None and not all(score is None or math.isfinite(score) for score in self.scores):
+        if self.scores is not None and not all(score is None or _is_finite(score) for score in self.scores):
             raise ValueError(f"scores must be finite numbers or null, found {list(self.scores)}")
         for name, flags in (("labels", self.labels), ("finished", self.finished)):
             if flags is not None and not all(isinstance(flag, bool) for flag in flags):
                 raise ValueError(f"{name} must be true or false, found {list(flags)}")
         if not (isinstance(self.weight, int | float) and 0 <= self.weight < math.inf):
             raise ValueError(f"meta.weight must be a number >= 0, found {self.weight!r}")
+        if not isinstance(self.source, str):
+            raise ValueError(f"source must be text, found {self.source!r}")
+        for name in BY_RESPONSE:
+            if name in self.meta and not (isinstance(self.meta[name], list | tuple) and len(self.meta[name]) == count):
+                raise ValueError(f"meta.{name} must be a list with a value for each response")
 
     @property
     def weight(self) -> float:
@@ -162,15 +223,17 @@ class Group:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Group:
-        """The group of a JSON record. Raises ValueError or KeyError if it is not one."""
+        """The group of a JSON record; other columns go to the prompt. Raises ValueError or KeyError if it is none."""
         if isinstance(record["responses"], str):
             raise ValueError("responses must be a list of strings")
 
         def optional(name: str) -> tuple[Any, ...] | None:
             return None if record.get(name) is None else tuple(record[name])
 
+        known = {*_PER_RESPONSE, "prompt", "responses", "source", "meta", "prompt_meta"}
+        columns = {name: value for name, value in record.items() if name not in known}
         return cls(
-            prompt=Prompt.of(record["prompt"], record.get("prompt_meta")),
+            prompt=Prompt.of(record["prompt"], {**columns, **(record.get("prompt_meta") or {})}),
             responses=tuple(record["responses"]),
             ranks=optional("ranks"),
             scores=optional("scores"),
@@ -189,8 +252,10 @@ def read_groups(path: Path | str) -> Iterator[Group]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield Group.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                record = json.loads(line)
+                check_storable(json.dumps(record, ensure_ascii=False))
+                yield Group.from_json(record)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(
                     reason, where=f"{path}:{number}", fix="a group has 'prompt' and 'responses' (docs/data.md)"
@@ -218,7 +283,7 @@ def write_groups(path: Path | str, groups: Iterable[Group]) -> int:
 FIELD = "annotations"
 
 
-BY_RESPONSE = ("sampled_from", "shown", "picked")
+BY_RESPONSE = ("sampled_from", "shown", "picked", "turns")
 """Fields of a group's meta with one value per response."""
 
 

@@ -27,7 +27,9 @@ class Speaker:
     def __init__(self, name: str, lines: Sequence[str] = ()) -> None:
         self.name, self.lines = name, lines
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> Any:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int]
+    ) -> Any:
         texts = self.lines[:n] or [f"{self.name} {sampling.temperature:g} {seed} {i}" for i in range(n)]
         cut = tuple(i != 1 for i in range(n))
         return SimpleNamespace(groups=[Group(prompt, tuple(texts), finished=cut) for prompt in prompts])

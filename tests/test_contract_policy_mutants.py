@@ -123,6 +123,16 @@ class SeedOfTheBatch(TinyPolicy):
         return super().generate(prompts, seed=seed + len(prompts), **how)
 
 
+class StreamOfTheText(TinyPolicy):
+    def generate(self, prompts: Sequence[Prompt], *, places: Sequence[int] | None = None, **how: Any) -> GroupBatch:
+        return super().generate(prompts, places=[int(prompt.key, 16) for prompt in prompts], **how)
+
+
+class StreamOfTheCall(TinyPolicy):
+    def generate(self, prompts: Sequence[Prompt], *, places: Sequence[int] | None = None, **how: Any) -> GroupBatch:
+        return super().generate(prompts, **how)
+
+
 class ReferenceIsThePolicy(TinyPolicy):
     def reference(self) -> TinyPolicy:
         return self
@@ -235,6 +245,8 @@ MUTANTS = [
     (TooCold, "rollouts_follow_the_distribution"),
     (SeedOfTheProcess, "rollouts_differ_among_themselves_and_repeat_with_the_seed"),
     (SeedOfTheBatch, "a_rollout_does_not_depend_on_what_is_sampled_beside_it"),
+    (StreamOfTheText, "equal_prompts_get_responses_of_their_own"),
+    (StreamOfTheCall, "a_rollout_does_not_depend_on_what_is_sampled_beside_it"),
     (ReferenceIsThePolicy, "the_reference_is_frozen_and_stays"),
     (ReferenceOfFreshWeights, "the_reference_is_frozen_and_stays"),
     (SavesFreshWeights, "saved_and_loaded_it_is_the_same_policy"),

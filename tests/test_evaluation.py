@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from alignkit.errors import StoppedByCheck
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.runs import evaluation
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.testing.known_answer import PROMPT, REWARD_OF_TOKEN, policy_of_four_tokens, token_distribution
+
+if TYPE_CHECKING:
+    from alignkit.batch import GroupBatch
 
 
 def ranked(prompt: str, *ranks: int, responses: tuple[str, ...] | None = None) -> Group:
@@ -63,41 +68,74 @@ def test_distinct_bigrams() -> None:
     assert evaluation.distinct_share(["one", ""]) == 0.0
 
 
-def test_split_by_prompt_is_disjoint_stable_and_of_the_asked_size() -> None:
-    groups = [ranked(f"p{k % 50}", 0, 1) for k in range(100)]
-    rest, held = evaluation.split_by_prompt(groups, 0.2, seed=1)
-    keys = {group.prompt.key for group in held}
-    assert len(keys) == 10
-    assert len(held) == 20
-    assert not keys & {group.prompt.key for group in rest}
-    again = evaluation.split_by_prompt(list(reversed(groups)), 0.2, seed=1)[1]
-    assert {group.prompt.key for group in again} == keys
-    assert {group.prompt.key for group in evaluation.split_by_prompt(groups, 0.2, seed=2)[1]} != keys
-
-
-def test_a_prompt_less_moves_at_most_one_other_across() -> None:
-    groups = [ranked(f"p{k}", 0, 1) for k in range(100)]
-    held = {group.prompt.key for group in evaluation.split_by_prompt(groups, 0.2, seed=1)[1]}
-    for gone in range(0, 100, 7):
-        fewer = groups[:gone] + groups[gone + 1 :]
-        now = {group.prompt.key for group in evaluation.split_by_prompt(fewer, 0.2, seed=1)[1]}
-        assert len(now - held) <= 1
-
-
-def test_the_kl_of_samples_is_the_mean_log_ratio_a_response() -> None:
-    torch.manual_seed(0)
-    policy = TinyPolicy()
-    reference = policy.reference()
+def moved(policy: TinyPolicy) -> TinyPolicy:
+    """A policy whose head gives one token another logit."""
     with torch.no_grad():
         policy.modules()["policy"].vocabulary_head.bias[3] += 1.0  # type: ignore[union-attr,operator,index]
-    batch = policy.generate([Prompt(text="a"), Prompt(text="b")], n=3, sampling=Sampling(max_tokens=6), seed=0)
-    figures = evaluation.describe_samples(batch, reference, 1000)
-    assert batch.logprobs is not None
+    return policy
+
+
+def distributions(policy: TinyPolicy, batch: GroupBatch) -> torch.Tensor:
+    """[R, V] log-probabilities, from passes with each token of the vocabulary in turn at every place."""
+    tokens = range(len(policy.config.alphabet) + 1)
+    contexts = policy._text.contexts(batch, after_last=False)
     with torch.no_grad():
-        expected = float((batch.logprobs - reference.forward(batch).logprobs).sum()) / 6
-    assert abs(expected) > 1e-3
+        rows = [
+            policy._network(contexts, torch.full_like(batch.response_ids, token), batch.temperature)["logprobs"]
+            for token in tokens
+        ]
+    return torch.stack(rows, 1).double()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_the_kl_of_samples_is_the_sum_over_tokens_of_the_exact_one(temperature: float) -> None:
+    policy, reference = moved(TinyPolicy()), TinyPolicy()
+    sampling = Sampling(max_tokens=6, temperature=temperature)
+    batch = policy.generate([Prompt(text="a"), Prompt(text="b")], n=3, sampling=sampling, seed=0)
+    figures = evaluation.describe_samples(batch, policy, reference)
+    ours, theirs = (distributions(model, batch) for model in (policy, reference))
+    expected = float((ours.exp() * (ours - theirs)).sum()) / 6
+    assert expected > 1e-2
     assert figures["kl"]["value"] == pytest.approx(expected, abs=1e-4)
     assert figures["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
+
+
+HOW = [
+    {"top_k": 2}, {"top_p": 0.3}, {"min_p": 0.5}, {"min_tokens": 4}, {"temperature": 0.0}, {"temperature": 0.5},
+    {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "min_tokens": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_kl_of_equal_policies_is_0_however_they_are_sampled(how: dict[str, Any]) -> None:
+    policy, prompts = TinyPolicy(), [Prompt(text="a"), Prompt(text="b")]
+    batch = policy.generate(prompts, n=8, sampling=Sampling(**{"max_tokens": 8, **how}), seed=0)
+    named = {"start": policy, "policy": TinyPolicy(), "policy, best of 4": TinyPolicy()}
+    batches = dict.fromkeys(named, batch)
+    report = evaluation.compare_samples(batches, {}, policies=named, best_of=4)
+    zero = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 16}
+    assert report["start"]["kl"] == report["policy"]["kl"] == zero
+    assert report["policy, best of 4"]["kl_bound"]["value"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
+    assert evaluation.describe_samples(batch, moved(TinyPolicy()), policy)["kl"]["value"] > 0.01
+
+
+def test_abstentions_are_counted_beside_the_score() -> None:
+    batch = TinyPolicy().encode([ranked("a", 0, 1), ranked("b", 0, 1)])
+
+    class Half(TinyReward):
+        def score(self, groups: Any) -> Any:
+            return [[2.0, None] for _ in groups]
+
+    class Silent(TinyReward):
+        def score(self, groups: Any) -> Any:
+            return [[None, None] for _ in groups]
+
+    policies, batches = {"start": TinyPolicy(), "policy": TinyPolicy()}, {"start": batch, "policy": batch}
+    report = evaluation.compare_samples(batches, {"half": Half()}, policies=policies)
+    assert report["policy"]["half"]["value"] == 2.0
+    assert report["policy"]["half_abstained"] == 0.5
+    with pytest.raises(StoppedByCheck, match="reward mute abstained on all 4 responses of start"):
+        evaluation.compare_samples(batches, {"mute": Silent()}, policies=policies)
 
 
 def test_the_first_best_of_each_n_is_chosen_and_an_abstention_never_if_it_can_be_helped() -> None:

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from alignkit.algorithms import policy_logprobs
 from alignkit.errors import StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer
+from alignkit.ops import until_it_fits
 from alignkit.options import TrainingOptions
 from alignkit.records import Group, Prompt
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, assert_near, terms_of_network
 from alignkit.training import engine, memory
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.companions import Metrics
+    from alignkit.outputs import PolicyOutput
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -88,6 +91,46 @@ def test_free_memory_is_what_the_container_leaves(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "memory.max").write_text("max")
     assert free_bytes(CPU) != 500_000
     assert free_bytes(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_passes_without_gradient_take_smaller_pieces(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    policy = TinyPolicy()
+    batch = policy.encode([Group(Prompt(text="ask" * k), ("red", "green")) for k in range(1, 7)])
+    expected = policy_logprobs(policy, batch, 10**6)
+
+    class Hungry(TinyPolicy):
+        def forward(self, piece: GroupBatch, **asked: Any) -> PolicyOutput:
+            if piece.num_groups > 2:
+                raise error
+            return super().forward(piece, **asked)
+
+    assert_near(policy_logprobs(Hungry(), batch, 160), expected, terms=terms_of_network(policy.modules(), tokens=100))
+    assert caplog.messages == [f"out of memory: now {size} tokens at a time" for size in (80, 40)]
+
+
+def test_other_errors_and_pieces_of_one_token_end_it() -> None:
+    sizes: list[int] = []
+
+    def compute(size: int) -> None:
+        sizes.append(size)
+        raise MemoryError if size < 9 else ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        until_it_fits(compute, 9, sizes.append)
+    with pytest.raises(MemoryError):
+        until_it_fits(compute, 5, sizes.append)
+    assert sizes == [9, 5, 2, 2, 1, 1]
 
 
 class Watching(Optimizer[TrainingOptions]):

@@ -80,6 +80,7 @@ REASONS: Mapping[str, tuple[Options, str]] = {
 """Options that may change nothing alone, what is set beside them here, and why."""
 
 LEFT_OUT = {
+    "max_abstained": "the reward of these runs abstains on nothing (test_streams)",
     "adam": "8bit needs CUDA and bitsandbytes, and is refused without them (test_adam)",
     "critic_layers": "the tiny policy has no layers to copy (test_hf_value_branch)",
 }

@@ -9,8 +9,11 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignkit import errors, options
+from alignkit.algorithms import RatioOptions
 from alignkit.checking import OptionsError
 from alignkit.errors import InputError, closest
+from alignkit.plugins import blamed
+from alignkit.recipe.options import CandidateOptions, RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +102,11 @@ def test_ranges(kind: Any, accepted: list[float], refused: list[float]) -> None:
         (options.Sampling, {"top_p": 0}),
         (options.Sampling, {"top_p": 1.1}),
         (options.Sampling, {"max_tokens": 0}),
+        (options.Sampling, {"temperature": float("inf")}),
+        (options.TrainingOptions, {"max_grad_norm": float("nan")}),
+        (options.TrainingOptions, {"adam_beta2": 1.0}),
+        (RatioOptions, {"clip_range": float("inf")}),
+        (CandidateOptions, {"near_duplicate": float("-inf")}),
     ],
 )
 def test_options_out_of_range_are_refused(kind: type[options.Config], bad: dict[str, Any]) -> None:
@@ -128,6 +136,32 @@ def test_options_made_in_python_hold_what_was_meant() -> None:
         options.EarlyStopOptions(stop={"plataeu": 3})  # type: ignore[arg-type]
     with pytest.raises(OptionsError, match="StopOptions plateau_delta: has no effect without plateau above 0"):
         options.StopOptions(plateau_delta=0.1)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr("alignkit.recipe.options.has_nvidia_driver", lambda: False)
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(OptionsError, match=f"RunOptions device: this machine has no {device}\n  fix: use auto or cpu"):
+        RunOptions(device=device)
+
+
+class NeedsPackage(options.Config):
+    """Imports a package that nobody has."""
+
+    def check(self) -> None:
+        import no_such_package.inside  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_a_package_that_is_missing_is_named_with_code_2() -> None:
+    text = "needs the package 'no_such_package', which is not installed\n  fix: pip install no_such_package"
+    with pytest.raises(InputError, match=f"NeedsPackage: {text}"):
+        NeedsPackage()
+    with pytest.raises(InputError, match=f"role x: {text}"), blamed("role x"):
+        NeedsPackage.check(options.Config())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"backend: {text}"):
+        options.require_package("no_such_package", where="backend")
+    options.require_package("json", where="backend")
 
 
 def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,7 @@ def test_texts_of_ptx_are_learned_from_but_not_those_that_are_held_out(
     )
     summary = run_recipe(recipe, tmp_path / "out", reporter=Recorder())
     held_out = {group.prompt.key for group in read_groups(tmp_path / "out" / "samples.jsonl")}
-    assert len(given) == 16
+    assert len(given) == 14
     assert held_out and not held_out & {group.prompt.key for group in given}
     assert summary["align"]["metrics"]["ptx_loss"] > 0
 
@@ -241,7 +241,7 @@ def test_a_run_that_ends_early_says_why_and_is_done(tmp_path: Path) -> None:
     assert said["stopped"] == summary["align"]["stopped"]
     assert any(note.startswith("stopped after step 1: the reward has") for note in recorder.notes)
     assert "stopped" not in summary["sft"]
-    assert summary["eval"]["prompts"] == 4
+    assert summary["eval"]["prompts"] == 6
 
 
 def test_the_gold_reward_is_a_component_of_the_recipe(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     recipe = replace(recipe, parts={**recipe.parts, "optimizer": watched})
     out = tmp_path / "out"
     summary = run_recipe(recipe, out, reporter=Recorder())
-    assert summary["eval"]["prompts"] == 4
+    assert summary["eval"]["prompts"] == 6
     assert summary["eval"]["start"]["kl"]["value"] == 0.0
     samples = list(read_groups(out / "samples.jsonl"))
     assert [group.source for group in samples[:2]] == ["start", "policy"]

@@ -14,7 +14,7 @@ import pytest
 from alignkit import hookspecs
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import INTERFACE_VERSION
-from alignkit.plugins import FIRST_PARTY, HOOKS, ROLES, registry
+from alignkit.plugins import FIRST_PARTY, HOOKS, ROLES, Registry, registry
 
 if TYPE_CHECKING:
     from conftest import InstallPlugin
@@ -141,7 +141,8 @@ def test_an_unknown_name_suggests_the_closest(install_plugin: InstallPlugin) -> 
 @pytest.mark.parametrize(
     ("target", "error", "reason"),
     [
-        ('"a_package_that_nobody_has:Reward"', InputError, "pip install a_package_that_nobody_has"),
+        ('"a_module_that_nobody_has:Reward"', PluginError, "there is no module 'a_module_that_nobody_has'"),
+        ('"steady_reward.sub.deep:Reward"', PluginError, "there is no module 'steady_reward.sub'"),
         ('"steady_reward:Missing"', PluginError, "AttributeError: module 'steady_reward' has no attribute 'Missing'"),
         ("Options", PluginError, "is not a subclass of RewardSource"),
     ],
@@ -154,6 +155,35 @@ def test_a_target_that_cannot_be_used_is_attributed_to_its_plugin(
     with pytest.raises(error, match="steady-reward:steady") as raised:
         registration.load()
     assert reason in str(raised.value)
+    assert "pip install" not in str(raised.value)
+
+
+def test_a_package_that_a_target_needs_is_named_with_its_fix(
+    install_plugin: InstallPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy_module.py").write_text("import a_package_that_nobody_has")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    install_plugin("steady-reward", reward_source(target='"needy_module:Reward"'))
+    with pytest.raises(InputError, match="needs the package 'a_package_that_nobody_has'") as raised:
+        registry().get("reward", "steady").load()
+    assert raised.value.fix == "pip install a_package_that_nobody_has"
+
+
+def test_an_unknown_name_says_which_of_the_projects_distributions_are_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("alignkit.plugins.FIRST_PARTY", (*FIRST_PARTY, "alignkit-absent"))
+    with pytest.raises(InputError, match=r"none is available \(not installed: alignkit-absent\)"):
+        Registry().get("optimizer", "ppo")
+
+
+def test_a_traceback_of_a_broken_plugin_is_shown_on_demand(
+    install_plugin: InstallPlugin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALIGNKIT_TRACEBACK", "1")
+    install_plugin("bad-reward", "class Halt(BaseException): pass\nraise Halt('no further')")
+    assert [b.error for b in registry().broken if b.distribution == "bad-reward"] == ["Halt: no further"]
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_discovery_imports_neither_torch_nor_transformers_nor_pydantic() -> None:

@@ -101,7 +101,7 @@ def test_what_a_notebook_shows_is_escaped(tmp_path: Path, dpo: Run) -> None:
     assert repr(dpo) == f"Run({str(dpo.path)!r}: preferences, align, eval)"
     page = dpo._repr_html_()
     assert "<td>align</td>" in page
-    assert "On 2 unseen prompts" in page
+    assert ", measured on 2 prompts, 2 of them trained on since " in page.splitlines()[0]
     assert len(page) < 4000
     odd = tmp_path / "<b>&"
     odd.mkdir()

@@ -68,7 +68,7 @@ def test_settings_for_a_plugin_that_is_not_there_are_pointed_out(recipe_file: Pa
     ("line", "message"),
     [
         ("kl_coef = -0.1", "recipe.toml:7 [optimizer] kl_coef: must be at least 0, found -0.1"),
-        ("kl_coef = nan", "recipe.toml:7 [optimizer] kl_coef: must be at least 0, found nan"),
+        ("kl_coef = nan", "recipe.toml:7 [optimizer] kl_coef: must be a finite number, found nan"),
         ('kl_coef = "x"', "recipe.toml:7 [optimizer] kl_coef: must be a valid number, unable to parse string as a"),
         ("kl_koef = 0.1", "recipe.toml:7 [optimizer] kl_koef: no such option\n  fix: did you mean 'kl_coef'?"),
         ("mode = 'mild'", "recipe.toml:7 [optimizer] mode: must be 'soft' or 'hard', found 'mild'"),
@@ -121,6 +121,8 @@ def test_a_wrong_override_is_refused(recipe_file: Path, override: str, message: 
         ("[rnu]\n", "recipe.toml:1 [rnu]", "a recipe has no table 'rnu'"),
         ("\nseed = 1\n", "recipe.toml:2 [seed]", "a recipe has no table 'seed'"),
         ("run = 1\n", "recipe.toml:1 [run]", "must be a table"),
+        ("[optimizer]\nfor = 3\n", "recipe.toml:2 [optimizer] for", "must be a table"),
+        ("[optimizer]\nfor.pull = 3\n", "recipe.toml:2 [optimizer] for.pull", "must be a table"),
         ("[policy]\nplugin = 'nobody'\n", "recipe.toml:2 [policy] plugin", "no policy plugin 'nobody'"),
         ("[optimizer]\nlearning_rate = 1\n", "recipe.toml:1 [optimizer] plugin", "no optimizer plugin is chosen"),
         ("[reward]\nplugin = 'given'\n", "recipe.toml:1 [reward] value", "is required"),
@@ -187,6 +189,16 @@ def test_a_union_and_a_path(resolve: Resolve, refusal: Refusal) -> None:
 )
 def test_the_value_of_an_override(raw: str, value: object) -> None:
     assert load_recipe(None, flags={}, overrides=[f"policy.x={raw}"]).overrides == [(("policy", "x"), value)]
+
+
+def test_an_override_of_another_plugins_settings_is_a_table(refusal: Refusal) -> None:
+    assert refusal(None, ["optimizer.for=3"]).where == "-o optimizer.for"
+
+
+def test_half_of_a_character_is_refused(refusal: Refusal) -> None:
+    error = refusal(None, ["eval.against=\udcff"])
+    assert error.what.startswith("a lone surrogate")
+    assert error.fix
 
 
 def test_two_overrides_that_exclude_each_other(refusal: Refusal) -> None:

@@ -68,6 +68,9 @@ class TestPrompt:
     def test_the_key_depends_on_the_content_alone(self) -> None:
         assert Prompt("Hi?").key == "81c135b7c6feef23"  # printf '"Hi?"' | sha256sum | cut -c1-16
         assert Prompt("Hi?", meta={"x": 1}).key == Prompt("Hi?").key
+        assert Prompt("Hi?", meta={"x": 1, "y": 2}).identity == Prompt("Hi?", meta={"y": 2, "x": 1}).identity
+        kinds = [Prompt("Hi?"), Prompt("Hi?", meta={"x": 1}), Prompt("Hi?", meta={"x": 2}), Prompt(messages=(USER,))]
+        assert len({prompt.identity for prompt in kinds}) == 4
         assert Prompt(messages=(USER,)).key == Prompt(messages=({"content": "Hi?", "role": "user"},)).key
         keys = {
             prompt.key for prompt in (Prompt("Hi?"), Prompt("Hi"), Prompt(messages=(USER,)), Prompt(messages=(SYSTEM,)))
@@ -80,6 +83,12 @@ class TestPrompt:
 
 
 class TestGroup:
+    def test_other_columns_of_a_row_are_for_rewards(self) -> None:
+        row = {"prompt": "2+40?", "final_answer": "42", "responses": ["42"], "prompt_meta": {"id": 3}}
+        group = Group.from_json(row)
+        assert dict(group.prompt.meta) == {"final_answer": "42", "id": 3}
+        assert Group.from_json(group.to_json()) == group
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -234,7 +243,7 @@ class TestFiles:
             ('{"prompt": "Hi?", "responses": []}', "at least one response"),
             ('{"prompt": "Hi?", "responses": ["a"], "ranks": [0, 1]}', "2 ranks for 1 responses"),
             ('{"prompt": "Hi?", "responses": ["a"], "scores": [NaN]}', "scores must be finite"),
-            ('{"prompt": "Hi?", "responses": ["a"], "scores": ["1"]}', "must be real number"),
+            ('{"prompt": "Hi?", "responses": ["a"], "scores": ["1"]}', "scores must be finite"),
             ('{"prompt": null, "responses": ["a"]}', "not iterable"),
             ('{"prompt": "Hi?", "responses": "abc"}', "must be a list of strings"),
             ('{"prompt": ["Hi?"], "responses": ["a"]}', ""),

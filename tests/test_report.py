@@ -21,6 +21,7 @@ def estimate(value: float) -> dict[str, float]:
 
 
 EVAL = {
+    "on": "4 prompts, 1 of them trained on",
     "prompts": 4,
     "start": {"reward": estimate(0.25), "seen_by_start_only": 1},
     "policy": {"reward": estimate(0.5), "finished": 0.75},
@@ -58,7 +59,9 @@ def test_a_run_that_left_nothing_has_a_report(folder: Path) -> None:
 
 
 def test_policies_stand_side_by_side_and_win_rates_are_no_policies(folder: Path) -> None:
-    rows = rows_of(shown(folder, {"eval": EVAL}))[2:]
+    page = shown(folder, {"eval": EVAL})
+    assert page.count("n 4 prompts, 1 of them trained on") == 2
+    rows = rows_of(page)[2:]
     assert rows == [
         ["", "before", "after", "before, best of 4", "after, best of 4"],
         ["reward", "0.250 [0.000, 0.500]", "0.500 [0.250, 0.750]", "1.250 [1.000, 1.500]", "1.500 [1.250, 1.750]"],
@@ -68,11 +71,11 @@ def test_policies_stand_side_by_side_and_win_rates_are_no_policies(folder: Path)
     ]
 
 
-@pytest.mark.parametrize(("held_out", "where"), [(True, "held-out prompts"), (False, "the prompts it was trained on")])
-def test_the_reward_model(folder: Path, held_out: bool, where: str) -> None:
-    reward = {"accuracy": estimate(0.75), "shorter_wins": estimate(0.5), "held_out": held_out}
-    page = shown(folder, {"reward": reward})
-    assert f"preferences, on {where}." in page
+@pytest.mark.parametrize("on", ["9 unseen prompts", "9 prompts, 2 of them trained on", "prompts of unknown history"])
+def test_the_reward_model(folder: Path, on: str) -> None:
+    reward = {"accuracy": estimate(0.75), "shorter_wins": estimate(0.5)}
+    page = shown(folder, {"reward": reward if "unknown" in on else {**reward, "on": on}})
+    assert f"preferences, on {on}." in page
     assert ["the shorter response wins", "0.500 [0.250, 0.750]"] in rows_of(page)
 
 

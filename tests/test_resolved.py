@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alignkit.checking import arguments_without_secrets
 from alignkit.errors import InputError, PluginError
 
 if TYPE_CHECKING:
@@ -85,44 +84,6 @@ def test_the_resolved_recipe_says_all_and_reads_back(recipe_file: Path, tmp_path
     assert again.to_toml() == first.to_toml()
     assert again.digest == first.digest
     assert again.config("optimizer") == first.config("optimizer")
-
-
-def test_secrets_are_removed(resolve: Resolve, refusal: Refusal) -> None:
-    secret = "sk-very-secret"
-    overrides = [f"reward.sources=[{{plugin = 'given', value = 1, api_key = '{secret}'}}]"]
-    resolved = resolve(None, overrides, {"reward": "blend"})
-    assert resolved.config("reward").sources[0]["api_key"] == secret
-    assert secret not in resolved.to_toml()
-    plain = resolve(None, ["reward.value=1", f"reward.api_key={secret}"], {"reward": "given"})
-    assert plain.config("reward").api_key == secret
-    assert "secret" not in plain.to_toml()
-    assert "api_key" not in plain.to_toml()
-    shown = str(refusal(None, ["reward.value=1", "reward.api_key=7"], {"reward": "given"}))
-    assert shown == "-o reward.api_key: must be a valid string, found a secret value"
-    addressed = resolve(None, ["eval.against=https://me:pw@host/x"])
-    assert 'against = "https://host/x"' in addressed.to_toml()
-
-
-def test_secrets_on_the_command_line_are_removed() -> None:
-    nested = "reward.sources=[{plugin = 'judge', api_key = 'sk-1'}]"
-    given = [
-        "run",
-        "-o",
-        "reward.api_key=sk-1",
-        '--option=reward."hf-token"=sk-1',
-        nested,
-        "sampling.max_tokens=5",
-        "a=b",
-    ]
-    assert arguments_without_secrets(given) == [
-        "run",
-        "-o",
-        "reward.api_key=...",
-        '--option=reward."hf-token"=...',
-        "reward.sources=[{plugin = 'judge', api_key =...",
-        "sampling.max_tokens=5",
-        "a=b",
-    ]
 
 
 def test_the_digest_changes_with_what_influences_the_result(resolve: Resolve) -> None:

@@ -22,7 +22,7 @@ from alignkit.recipe.options import EvalOptions
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, read_groups
-from alignkit.runs.evaluation import split_by_prompt
+from alignkit.runs.history import split_by_prompt
 from alignkit.runs.plan import plan
 from alignkit.runs.reporting import Reporter
 from alignkit.runs.rounds import round_seed
@@ -93,8 +93,7 @@ def resolved(tmp_path: Path, algorithm: type[Any] | str = DPO, *, without: str =
 def ranked_samples(policy: TinyPolicy, number: int, recipe: Resolved) -> list[Group]:
     """What the policy says to the prompts that are trained on, ranked by the share of the letter a."""
     prompts = {group.prompt.key: group.prompt for group in recipe.build("prompts").preferences(None)}
-    groups = [Group(prompt, ("",)) for prompt in prompts.values()]
-    asked = [group.prompt for group in split_by_prompt(groups, HOLDOUT, 0)[0]]
+    asked = split_by_prompt(list(prompts.values()), HOLDOUT)[0]
     sampled = policy.generate(asked, n=3, sampling=recipe.sampling, seed=round_seed(0, number)).groups
     expected = []
     for group in sampled:
@@ -176,7 +175,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
 ) -> None:
     options = {"rounds": 2, "round_reference": "kept"}
     summary = run_recipe(resolved(tmp_path, **options), tmp_path / "whole", reporter=Reporter())
-    calls, last = 0, 1 if where == "ranking" else summary["rounds/1/align"]["steps"] + 3
+    calls, last = 0, 1 if where == "ranking" else summary["rounds/1/align"]["steps"] + 2
     patched, name = (TinyReward, "score") if where == "ranking" else (DPO, "loss")
     original = getattr(patched, name)
 
@@ -198,7 +197,7 @@ def test_a_run_cut_off_in_its_second_round_goes_on_bit_for_bit(
     run_recipe(resolved(tmp_path, **options), out, resume=True, reporter=recorder)
     ranking = ["rounds/2/preferences"] if where == "ranking" else []
     assert recorder.stages == [*ranking, "rounds/2/align", "eval"]
-    assert any("resumed after step 2" in note for note in recorder.notes) == (where == "training")
+    assert any("resumed after step 1" in note for note in recorder.notes) == (where == "training")
     assert files(out) == files(tmp_path / "whole")
 
 
@@ -270,7 +269,7 @@ def test_preferences_that_sample_rank_later_rounds_too(tmp_path: Path) -> None:
 
 def test_a_round_in_which_no_one_wins_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TinyReward, "score", lambda _self, groups: [[1.0] * len(g.responses) for g in groups])
-    with pytest.raises(StoppedByCheck, match="round 2: all responses to each of 16 prompts tie"):
+    with pytest.raises(StoppedByCheck, match="round 2: all responses to each of 14 prompts tie"):
         run_recipe(resolved(tmp_path, rounds=2), tmp_path / "out", reporter=Reporter())
 
 
@@ -287,7 +286,7 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     names = ["start, best of 4", "policy, best of 4"]
     for plain, name in zip(("start", "policy"), names, strict=True):
         assert report[name]["reward"]["value"] > report[plain]["reward"]["value"]
-        assert report[name]["reward"]["n"] == report[plain]["reward"]["n"] == 12
+        assert report[name]["reward"]["n"] == report[plain]["reward"]["n"] == 18
         assert "kl" not in report[name]
     assert report["start, best of 4"]["kl_bound"]["value"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
     for name in names:
@@ -297,7 +296,7 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     many = policy.generate(prompts, n=12, sampling=recipe.sampling, seed=1)
     rows = TinyReward().score(many.groups)
     best = [max(row[k : k + 4]) for row in rows for k in (0, 4, 8)]  # type: ignore[type-var]
-    assert report["start, best of 4"]["reward"]["value"] == pytest.approx(sum(best) / 12, abs=1e-4)  # type: ignore[arg-type]
+    assert report["start, best of 4"]["reward"]["value"] == pytest.approx(sum(best) / len(best), abs=1e-4)  # type: ignore[arg-type]
     assert "after, best of 4" in (out / "report.html").read_text()
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alignkit.errors import InputError
 from alignkit.runs.rundir import MetricsFile, RunDir
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def rundir(path: Path, **changes: Any) -> RunDir:
@@ -41,6 +39,56 @@ def test_a_used_directory_is_refused_resumed_or_overwritten(tmp_path: Path) -> N
         assert not run.is_done("sft")
     assert not (tmp_path / "sft").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", ["", ".", "mine"])
+def test_a_folder_with_other_files_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path, tmp_path / "mine"):
+        (folder / "recipe.toml").write_text("[optimizer]")
+    for changes in ({}, {"overwrite": True}, {"resume": True}, {"alone": ["eval"]}):
+        with pytest.raises(InputError, match=r"is not empty and holds no run \((mine, )?recipe.toml\)"):
+            rundir(Path(out), recipe="[run]", **changes)
+    assert (tmp_path / out / "recipe.toml").read_text() == "[optimizer]"
+    assert not (tmp_path / out / "run.json").exists()
+
+
+def test_a_stage_alone_leaves_the_recipe_of_the_run_and_a_refused_one_changes_nothing(tmp_path: Path) -> None:
+    with rundir(tmp_path, recipe="the run's") as run:
+        run.mark_done("align", {}, 1.0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="stage align has already run here"):
+        rundir(tmp_path, recipe="another", digest="other", alone=["align"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with rundir(tmp_path, recipe="another", digest="other", alone=["eval"]):
+        pass
+    assert (tmp_path / "recipe.toml").read_text() == "the run's"
+    assert (tmp_path / "eval.toml").read_text() == "another"
+    with rundir(tmp_path, resume=True) as run:
+        assert run.is_done("align")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"stages": []}', '{"stages": {"sft": 3}}', "{}"])
+def test_a_damaged_run_json_is_said_and_may_be_overwritten(tmp_path: Path, text: str) -> None:
+    with rundir(tmp_path):
+        pass
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(InputError, match=r"run\.json: is damaged .* are untouched\n  fix: restore it"):
+        rundir(tmp_path, resume=True)
+    with rundir(tmp_path, overwrite=True) as run:
+        assert run.summary() == {}
+
+
+@pytest.mark.parametrize("text", [b"\x00\xff\n", b"[1]\nnull\n3\n", b'{"step": 1}\n', b'{"stage": "policy", "st'])
+def test_lines_of_metrics_that_are_none_are_dropped(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path).write("policy", {"step": 1, "loss": 1.0})
+    path.write_bytes(text + b"\n" + path.read_bytes())
+    MetricsFile(path).write("policy", {"step": 2, "loss": 1.0})
+    assert [record["step"] for record in map(json.loads, path.read_text().splitlines())] == [1, 2]
 
 
 def test_resuming_with_a_changed_recipe_needs_force(tmp_path: Path) -> None:

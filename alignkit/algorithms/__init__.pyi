@@ -1,5 +1,8 @@
-from ..training.engine import (
+from ..training.feeds import (
     epoch_order as epoch_order,
+)
+from ..training.scores import (
+    check_abstentions as check_abstentions,
 )
 from ..training.scores import (
     checked_scores as checked_scores,
@@ -54,6 +57,9 @@ from .options import (
 )
 from .options import (
     RewardOptions as RewardOptions,
+)
+from .passes import (
+    each_piece as each_piece,
 )
 from .passes import (
     policy_logprobs as policy_logprobs,

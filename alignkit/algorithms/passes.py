@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from alignkit.errors import InputError
 from alignkit.interfaces import HasValues
+from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import ScorerOutput
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Policy, Scorer
 
+logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
+
+
+def each_piece(compute: Callable[[GroupBatch], ResultT], batch: GroupBatch, max_tokens: int) -> list[ResultT]:
+    """`compute` of each piece of at most `max_tokens` tokens, without gradient; of smaller ones if memory runs out."""
+
+    def computed(budget: int) -> list[ResultT]:
+        with torch.no_grad():
+            return [compute(piece) for piece in batch.pieces(budget)]
+
+    return until_it_fits(computed, max_tokens, partial(logger.warning, "out of memory: now %d tokens at a time"))
+
 
 def policy_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int) -> Tensor:
     """[R] log-probabilities of the response tokens under the current policy."""
-    with torch.no_grad():
-        return torch.cat([policy.forward(piece).logprobs for piece in batch.pieces(max_tokens)])
+    return torch.cat(each_piece(lambda piece: policy.forward(piece).logprobs, batch, max_tokens))
+
+
+def policy_kl(policy: Policy[Any], reference: Policy[Any], batch: GroupBatch, max_tokens: int) -> Tensor:
+    """[R] the exact KL to a policy of the same plugin, at each response token."""
+    kl = each_piece(lambda piece: policy.forward(piece, kl_to=reference).kl, batch, max_tokens)
+    return torch.cat(kl)  # type: ignore[arg-type]
 
 
 def scorer_outputs(scorer: Scorer, batch: GroupBatch, max_tokens: int) -> ScorerOutput:
     """Values [R] and scores [S] under the current scorer."""
-    with torch.no_grad():
-        parts = [scorer.forward(piece) for piece in batch.pieces(max_tokens)]
+    parts = each_piece(scorer.forward, batch, max_tokens)
     return ScorerOutput(torch.cat([part.values for part in parts]), torch.cat([part.scores for part in parts]))
 
 

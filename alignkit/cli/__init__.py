@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from alignkit.errors import AlignkitError, InputError
+from alignkit.checking import NO_SECRETS, secret_arguments
+from alignkit.errors import AlignkitError, InputError, missing_package, visible, wants_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,16 +28,24 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; never raises."""
     from alignkit.cli.app import build_app
+    from alignkit.commands.flags import stdout_for_results
 
     as_json = "--json" in arguments
     try:
-        outcome = build_app(arguments)(args=list(arguments), prog_name="alignkit", standalone_mode=False)
+        for place, option in secret_arguments(arguments).items():
+            raise InputError("looks like a secret", where=option or f"argument {place + 1}", fix=NO_SECRETS)
+        with stdout_for_results() if as_json else nullcontext():
+            outcome = build_app(arguments)(args=list(arguments), prog_name="alignkit", standalone_mode=False)
     except AlignkitError as error:
         return _complain(error, error.exit_code, as_json)
     except KeyboardInterrupt:
-        return 130
+        outcome = 130  # which Typer makes of it, too
+    except ModuleNotFoundError as error:
+        return _complain(missing_package(error), 2, as_json, cause=error)
     except Exception as error:
         return _unexpected(error, as_json)
+    if outcome == 130:
+        return _complain(AlignkitError("stopped by SIGINT"), outcome, as_json)
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -50,20 +59,16 @@ def _unexpected(error: Exception, as_json: bool) -> int:
         return _complain(InputError(error.format_message(), fix=f"{command} --help"), 2, as_json)
     if type(error).__name__ == "Abort":
         return 130
-    hint = "" if _wants_traceback() else "; set ALIGNKIT_TRACEBACK=1 to see where"
+    hint = "" if wants_traceback() else "; set ALIGNKIT_TRACEBACK=1 to see where"
     return _complain(AlignkitError(f"{type(error).__name__}: {error}{hint}"), 1, as_json, cause=error)
 
 
 def _complain(error: AlignkitError, code: int, as_json: bool, cause: BaseException | None = None) -> int:
-    if _wants_traceback():
-        traceback.print_exception(cause or error)
+    if wants_traceback():
+        print(visible("".join(traceback.format_exception(cause or error))), end="", file=sys.stderr)
     if as_json:
         parts = {name: getattr(error, name) for name in ("what", "where", "fix") if getattr(error, name, "")}
         print(json.dumps({"error": {"message": str(error), "exit_code": code, **parts}}), file=sys.stderr)
     else:
         print(f"error: {error}", file=sys.stderr)
     return code
-
-
-def _wants_traceback() -> bool:
-    return os.environ.get("ALIGNKIT_TRACEBACK", "") not in ("", "0")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from alignkit.cli import plugins, preferences, samples, stages, version
-from alignkit.errors import PluginError, describe_error
+from alignkit.errors import PluginError, describe_error, missing_package
 from alignkit.plugins import COMMANDS_GROUP
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def _help_unloaded(point: EntryPoint) -> str:
 def _load(point: EntryPoint) -> Any:
     try:
         return point.load()
+    except ModuleNotFoundError as error:
+        raise missing_package(error, f"the command {point.name!r}") from error
     except Exception as error:
         distribution = point.dist.name if point.dist else point.value
         raise PluginError(

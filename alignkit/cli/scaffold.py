@@ -7,6 +7,7 @@ from pathlib import Path
 from string import Template
 
 from alignkit.errors import InputError
+from alignkit.plugins import FIRST_PARTY
 
 TEMPLATES = Path(__file__).parent / "plugin_template"
 
@@ -19,6 +20,10 @@ def write_distribution(name: str, parent: Path) -> Path:
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise InputError(f"{name!r} is not a plugin name", where="NAME", fix="use lower-case words joined by '-'")
+    if f"alignkit-{name}" in FIRST_PARTY:
+        raise InputError(
+            f"alignkit-{name} is one of alignkit's own distributions", where="NAME", fix="choose another name"
+        )
     folder = parent / f"alignkit-{name}"
     if folder.exists():
         raise InputError("already exists", where=str(folder), fix="choose another name, or another --out")

@@ -13,7 +13,7 @@ from ..runs.evaluation import (
 from ..runs.evaluation import (
     ranking_accuracy as ranking_accuracy,
 )
-from ..runs.evaluation import (
+from ..runs.history import (
     split_by_prompt as split_by_prompt,
 )
 from ..runs.page import (

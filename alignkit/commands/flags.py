@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, visible
 from alignkit.runs.reporting import is_first_process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+
+_RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Flags can set everything in it.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
@@ -58,14 +63,22 @@ def column_overrides(table: str, columns: Sequence[str] | None) -> list[str]:
     return [f"{table}.columns.{json.dumps(old)}={json.dumps(new)}" for old, new in column_names(columns).items()]
 
 
+@contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Keeps stdout for `show`: what else is printed there, by a plugin for instance, goes to stderr."""
+    token = _RESULTS.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _RESULTS.reset(token)
+
+
 def show(result: Mapping[str, Any], as_json: bool) -> None:
     """Prints a command's result on stdout, as JSON or as indented lines. Only the first process does."""
-    if not is_first_process():
-        return
-    if as_json:
-        print(json.dumps(result, indent=1, default=str))
-    else:
-        print("\n".join(lines_of(result)))
+    if is_first_process():
+        text = json.dumps(result, indent=1, default=str) if as_json else visible("\n".join(lines_of(result)))
+        print(text, file=_RESULTS.get())
 
 
 def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:

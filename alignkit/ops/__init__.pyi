@@ -85,6 +85,12 @@ from .kl import (
 from .kl import (
     kl_estimate as kl_estimate,
 )
+from .memory import (
+    is_out_of_memory as is_out_of_memory,
+)
+from .memory import (
+    until_it_fits as until_it_fits,
+)
 from .ranking_losses import (
     Rankings as Rankings,
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["human", "ai", ""]
 TIE, FIRST, SECOND = 0, 1, 2
+LONGEST_SECONDS = 1e9
 RANKS_OF_VERDICT: dict[int, tuple[int, int]] = {TIE: (0, 0), FIRST: (0, 1), SECOND: (1, 0)}
 """Verdict -> ranks of a pair: 0 tie, 1 the first is better, 2 the second."""
 
@@ -51,6 +52,11 @@ class Annotation:
             raise ValueError(f"an annotation's ranks must be integers from 0 (best), found {list(self.ranks)}")
         if self.order is not None and sorted(self.order) != list(range(len(self.order))):
             raise ValueError(f"an annotation's order must list each response once, found {list(self.order)}")
+        seconds = self.seconds
+        if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < LONGEST_SECONDS):
+            raise ValueError(f"an annotation's seconds must be a number from 0, found {seconds!r}")
+        if not (isinstance(self.annotator, str) and isinstance(self.reason, str)):
+            raise ValueError("an annotation's annotator and reason must be texts")
 
     def verdict(self, first: int, second: int) -> int | None:
         """The verdict on two responses, by index: 0 tie, 1 `first` is better, 2 `second`; None if the annotator
@@ -76,13 +82,13 @@ class Annotation:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Annotation:
         """The annotation of a JSON record. Raises ValueError, KeyError or TypeError if it is not one."""
-        ranks, order, seconds = record["ranks"], record.get("order"), record.get("seconds")
+        ranks, order = record.get("ranks"), record.get("order")
         return cls(
             annotator=str(record["annotator"]),
             ranks=None if ranks is None else tuple(ranks),
             kind=record.get("kind", ""),
             order=None if order is None else tuple(order),
-            seconds=None if seconds is None else float(seconds),
+            seconds=record.get("seconds"),
             reason=record.get("reason", ""),
         )
 

@@ -27,6 +27,7 @@ def ranked_by_scores(groups: Sequence[Group], rows: Sequence[Sequence[float | No
         if len({score for score in scores if score is not None}) > 1
     ]
     if len(ranked) < len(groups):
-        dropped = len(groups) - len(ranked)
-        logger.warning("%d of %d prompts dropped: all their responses score the same", dropped, len(groups))
+        dropped, abstained = len(groups) - len(ranked), sum(score is None for scores in rows for score in scores)
+        said = f" (no score for {abstained} responses)" if abstained else ""
+        logger.warning("%d of %d prompts dropped: all their responses score the same%s", dropped, len(groups), said)
     return ranked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from alignkit.options import (
     PolicySpec,
     PreferencesSpec,
     RewardSpec,
+    has_nvidia_driver,
 )
 
 
@@ -36,7 +38,7 @@ class RunOptions(Config):
     threads: Natural = 0
     """CPU threads of torch; 0 lets torch choose."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the prompts that is never trained on and that `eval` uses; selected by a hash of the prompt."""
+    """Share of the prompts that no stage trains on, to measure on; a hash of each prompt chooses, whatever the seed."""
     rounds: Count = 1
     """Rounds of an algorithm that learns from preferences. From the second on, each round samples the current policy,
     has [reward] (or a [preferences] plugin that samples) rank the responses, and trains on."""
@@ -53,6 +55,9 @@ class RunOptions(Config):
     def check(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):
             raise InputError(f"no device {self.device!r}", where="device", fix="use auto, cpu, cuda, cuda:1 or mps")
+        missing = {"cuda": not has_nvidia_driver(), "mps": sys.platform != "darwin"}
+        if missing.get(self.device.partition(":")[0]):
+            raise InputError(f"this machine has no {self.device}", where="device", fix="use auto or cpu")
 
     @property
     def cache_folder(self) -> Path | None:
@@ -87,7 +92,7 @@ class EvalOptions(Config):
     """The table `eval`: what the trained policy is measured on, and against."""
 
     prompts: PreferencesSpec | None = None
-    """Preference source of unseen prompts; default: the run's held-out prompts."""
+    """Preference source of the prompts to measure on; default: the run's held-out prompts."""
     rewards: Mapping[str, RewardSpec] = field(default_factory=dict)
     """More reward sources to report, by name: `{gold = {plugin = "function", function = "m:f"}}`."""
     count: Count = 256
@@ -99,3 +104,8 @@ class EvalOptions(Config):
     (arXiv:2009.01325). Its KL to the sampled policy is at most log n - (n - 1) / n nats."""
     against: str = "sft"
     """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT), or a model folder."""
+
+    def check(self) -> None:
+        super().check()
+        if self.against not in ("sft", "base") and not Path(self.against).is_dir():
+            raise InputError(f"no folder {self.against!r}", where="against", fix="use sft, base or a model's folder")

@@ -6,18 +6,21 @@ can hold settings for several plugins of a table: `[optimizer.for.dpo]` override
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import secrets_in
 from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
 from alignkit.recipe.toml_lines import key_lines, split_key
+from alignkit.records import check_storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +156,16 @@ def recipe_of(
 
 
 def _with_known_tables(recipe: Recipe) -> Recipe:
-    """The recipe, after checking that all its tables exist."""
+    """The recipe, after checking that all its tables exist and nothing in it looks like a secret."""
+    try:
+        check_storable(json.dumps([recipe.tables, recipe.flags, recipe.overrides], ensure_ascii=False, default=str))
+    except ValueError as error:
+        raise InputError(str(error), where=str(recipe.path or "recipe"), fix="write whole characters") from error
+    flags = [((table, "plugin"), name) for table, name in recipe.flags.items()]
+    for key, value in (((), recipe.tables), *flags, *recipe.overrides):
+        for problem in secrets_in(value, key):
+            table, *inner = problem.key
+            raise replace(recipe, flags={}).error(table, replace(problem, key=tuple(inner)))
     for table in _tables_named(recipe):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(
@@ -163,6 +175,14 @@ def _with_known_tables(recipe: Recipe) -> Recipe:
             )
         if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
+        for settings in (recipe.tables.get(table, {}), recipe.override_table(table)):
+            plugins = settings.get(ALTERNATIVES, {})
+            named = plugins.items() if isinstance(plugins, dict) else [("", plugins)]
+            for name, options in named:
+                if not isinstance(options, dict):
+                    fix = f"write [{table}.{ALTERNATIVES}.{name or 'NAME'}], then the options of that plugin"
+                    where = recipe.where(table, (ALTERNATIVES, name) if name else (ALTERNATIVES,))
+                    raise InputError("must be a table", where=where, fix=fix)
     return recipe
 
 

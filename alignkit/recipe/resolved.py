@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import tomli_w
 from pydantic import TypeAdapter
 
-from alignkit.checking import looks_secret
 from alignkit.components import Context
 from alignkit.errors import InputError
 from alignkit.plugins import Part, build, build_from
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 _TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
 _RUN_NOISE = {"device", "threads", "metrics", "cache"}
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class Resolved:
         return build_from(self.registry, role, spec, self.context(folder))
 
     def to_toml(self) -> str:
-        """The whole recipe with all defaults, enough to repeat this run; without secrets."""
+        """The whole recipe with all defaults, enough to repeat this run."""
         return tomli_w.dumps(self._tables((*OPTION_TABLES, *self.parts)))
 
     @property
@@ -186,15 +183,12 @@ def _sha256(said: Any) -> str:
 
 
 def _plain(config: Config) -> dict[str, Any]:
-    """Options as TOML types, without secrets and unset ones."""
-    return cast("dict[str, Any]", without_secrets(TypeAdapter(type(config)).dump_python(config, mode="json")))
+    """Options as TOML types, without unset ones."""
+    return cast("dict[str, Any]", _without_nulls(TypeAdapter(type(config)).dump_python(config, mode="json")))
 
 
-def without_secrets(value: Any) -> Any:
-    """The value without secrets and nulls in its tables, and without credentials in URLs."""
+def _without_nulls(value: Any) -> Any:
+    """The value without nulls in its tables, which TOML does not have."""
     if isinstance(value, Mapping):
-        kept = {key: inner for key, inner in value.items() if inner is not None}
-        return {k: without_secrets(v) for k, v in kept.items() if not (looks_secret(k) and isinstance(v, str))}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return _CREDENTIALS.sub("", value) if isinstance(value, str) else value
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list | tuple) else value

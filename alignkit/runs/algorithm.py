@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer
+from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
+from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
-from alignkit.training.engine import planned_steps, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, planned_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Algorithm
     from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
+    from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
     from alignkit.training.feeds import BatchFeed
 
@@ -35,6 +38,7 @@ def train_algorithm(
     reporter: Reporter,
     write: Callable[[Mapping[str, float]], None],
     fingerprint: str,
+    history: History,
     texts: Sequence[Group] = (),
     resume: bool = False,
     force: bool = False,
@@ -48,6 +52,7 @@ def train_algorithm(
         folder: for checkpoints.
         write: receives the figures of each step, in the first process only.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
+        history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
         resumable: whether to write checkpoints.
 
@@ -59,16 +64,19 @@ def train_algorithm(
     _check_ranked(algorithm, groups)
     feed = _feed(algorithm, data, sampling, seed)
     reporter.start(name, planned_steps(feed, algorithm.config))
+    remember = cache(history.and_of([*groups, *texts]).write)
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
+            remember(folder)
             write(record)
             reporter.step(record)
 
     if isinstance(algorithm, ForeignTrainer):
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
+    assert isinstance(algorithm, Optimizer)
     return train(
-        algorithm,  # type: ignore[arg-type]
+        algorithm,
         feed,
         folder=folder,
         seed=seed,
@@ -77,7 +85,7 @@ def train_algorithm(
         resume=resume,
         force=force,
         resumable=resumable,
-        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}",
+        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}",
         texts=texts,
     )
 
@@ -97,6 +105,19 @@ def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, se
         return OfflineFeed(data, algorithm.policy)
     assert algorithm.reward is not None
     return RolloutFeed(data, algorithm.policy, algorithm.reward, sampling=sampling, options=algorithm.config, seed=seed)
+
+
+def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:
+    """Digest of what a checkpoint does not hold: frozen weights, and how the policy makes tokens of texts."""
+    modules = [*algorithm.modules().items(), *(algorithm.reference.modules().items() if algorithm.reference else ())]
+    frozen = {
+        f"{place} {name}.{key}": parameter
+        for place, (name, module) in enumerate(modules)
+        for key, parameter in module.named_parameters()
+        if not parameter.requires_grad
+    }
+    encoded = algorithm.policy.encode(groups[:8])
+    return digest_of_tensors({**frozen, "prompts": encoded.prompt_ids, "responses": encoded.response_ids})[:16]
 
 
 def digest_of(groups: Sequence[Group]) -> str:

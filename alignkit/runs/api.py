@@ -146,6 +146,7 @@ def train(
 
     from alignkit.ops.distributed import barrier, process_index, start_processes
     from alignkit.runs.algorithm import train_algorithm
+    from alignkit.runs.history import history_of
     from alignkit.runs.rundir import MetricsFile
 
     start_processes()
@@ -167,6 +168,7 @@ def train(
                 reporter=reporter,
                 write=lambda record: metrics.write("train", record),
                 fingerprint=digest_of_training(optimizer.config, *configs, sampling, name=name, seed=seed),
+                history=history_of(*configs),
                 texts=kept,
                 resume=resume,
                 resumable=folder is not None,

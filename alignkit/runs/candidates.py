@@ -45,6 +45,7 @@ class PolicySampler:
     ) -> None:
         self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
         self._options, self._load_other = options or CandidateOptions(), load_other
+        self._asked = 0
 
     @cached_property
     def policy(self) -> Policy[Any]:
@@ -57,16 +58,20 @@ class PolicySampler:
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
         """`k` responses per prompt, or `candidates.count`; fewer if near-duplicates are dropped.
 
-        Several voices take turns, and `meta.sampled_from` names the voice of each response.
+        Several voices take turns, and `meta.sampled_from` names the voice of each response. A prompt that is asked
+        again gets other responses.
         """
         options = self._options
         k = options.count or k
+        places = range(self._asked, self._asked + len(prompts))
+        self._asked = places.stop
         if options == CandidateOptions(count=options.count):
-            return list(self.policy.generate(prompts, n=k, sampling=self._sampling, seed=self._seed).groups)
-        drawn = list(self._drawn(prompts, k + options.spare))
+            sampling, seed = self._sampling, self._seed
+            return list(self.policy.generate(prompts, n=k, sampling=sampling, seed=seed, places=places).groups)
+        drawn = list(self._drawn(prompts, k + options.spare, places))
         return [self._chosen(spoken, k) for spoken in zip(*drawn, strict=True)]
 
-    def _drawn(self, prompts: Sequence[Prompt], wanted: int) -> Iterator[list[Group]]:
+    def _drawn(self, prompts: Sequence[Prompt], wanted: int, places: range) -> Iterator[list[Group]]:
         """The groups of each voice, in the order of the prompts, with the voice's name on each response."""
         temperatures = self._options.temperatures or (self._sampling.temperature,)
         sources: list[ComponentSpec | None] = [None, *self._options.policies]
@@ -79,9 +84,10 @@ class PolicySampler:
                 if count := (wanted - voice + voices - 1) // voices:
                     sampling = replace(self._sampling, temperature=temperature)
                     seed = self._seed + SEED_STEP * voice
-                    found = policy.generate(prompts, n=count, sampling=sampling, seed=seed).groups
+                    batch = policy.generate(prompts, n=count, sampling=sampling, seed=seed, places=places)
                     said = [f"{name} at {temperature:g}"] * count
-                    yield [replace(group, meta={**group.meta, "sampled_from": said, "voice": voice}) for group in found]
+                    meta = {"sampled_from": said, "voice": voice}
+                    yield [replace(group, meta={**group.meta, **meta}) for group in batch.groups]
 
     def _other(self, spec: ComponentSpec) -> Policy[Any]:
         if self._load_other is None:

@@ -5,7 +5,6 @@ Intervals are 95% percentile bootstraps over prompts (clusters), because respons
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections import defaultdict
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.algorithms.passes import policy_logprobs
+from alignkit.algorithms.passes import policy_kl, policy_logprobs
+from alignkit.errors import StoppedByCheck
 from alignkit.interfaces import SCORING_TOKENS, Policy, RewardSource
 from alignkit.ops.rollouts import highest_of_groups
 from alignkit.training.scores import checked_scores
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from alignkit.records import Group
 
 RESAMPLES = 1000
+KL_TOKENS = 2048
+"""Tokens of a pass that compares whole distributions, where a model's head may need them all at once."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Estimate:
     count: int
 
     def to_json(self) -> dict[str, float]:
-        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4), "n": self.count}
+        rounded = {name: round(getattr(self, name), 4) + 0.0 for name in ("value", "low", "high")}
+        return {**rounded, "n": self.count}
 
 
 def clustered_mean(clusters: Mapping[str, Sequence[float]]) -> Estimate:
@@ -85,12 +88,18 @@ def win_rate(
     ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
 ) -> Estimate:
     """Share of sample pairs (k-th against k-th of the same prompt) that ours win; a tie counts as half."""
+    return clustered_mean(_verdicts(ours, theirs, keys))
+
+
+def _verdicts(
+    ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
+) -> dict[str, list[float]]:
     clusters: dict[str, list[float]] = defaultdict(list)
     for a_row, b_row, key in zip(ours, theirs, keys, strict=True):
         for a, b in zip(a_row, b_row, strict=False):
             if a is not None and b is not None:
                 clusters[key].append(0.5 if a == b else float(a > b))
-    return clustered_mean(clusters)
+    return clusters
 
 
 def distinct_share(responses: Sequence[str], n: int = 2) -> float:
@@ -121,12 +130,13 @@ def best_of_kl(n: int) -> float:
 
 
 def describe_samples(
-    batch: GroupBatch, reference: Policy[Any] | None, max_tokens: int, *, best_of: int = 1
+    batch: GroupBatch, policy: Policy[Any], reference: Policy[Any], *, best_of: int = 1
 ) -> dict[str, Any]:
     """Figures of sampled responses: KL to the reference, length, diversity.
 
-    The KL is the mean sampled log-ratio (k1), in nats per response. For best of n this covers only the sampled policy,
-    so `best_of_kl` is added and the sum is called `kl_bound`.
+    The KL is in nats per response, and compares the two policies' whole distributions at the temperature, however the
+    text was sampled: the exact KL at each token, summed. For best of n it is the log-ratio of the chosen responses plus
+    `best_of_kl`, called `kl_bound`.
     """
     responses = [response for group in batch.groups for response in group.responses]
     figures: dict[str, Any] = {
@@ -135,11 +145,13 @@ def describe_samples(
         "distinct_responses": round(len(set(responses)) / len(responses), 4),
         "distinct_bigrams": round(distinct_share(responses), 4),
     }
-    if reference is not None and batch.logprobs is not None:
-        ratio = batch.sum_by_response(batch.logprobs - policy_logprobs(reference, batch, max_tokens))
-        name = "kl" if best_of == 1 else "kl_bound"
-        figures[name] = clustered_mean(_by_prompt(batch, (ratio + best_of_kl(best_of)).tolist())).to_json()
-    return figures
+    if best_of == 1:
+        name, kl = "kl", policy_kl(policy, reference, batch, KL_TOKENS)
+    else:
+        ours, theirs = (policy_logprobs(model, batch, SCORING_TOKENS) for model in (policy, reference))
+        name, kl = "kl_bound", ours - theirs
+    of_responses = batch.sum_by_response(kl) + best_of_kl(best_of)
+    return {**figures, name: clustered_mean(_by_prompt(batch, of_responses.tolist())).to_json()}
 
 
 def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) -> Estimate:
@@ -157,39 +169,36 @@ def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[flo
     return clusters
 
 
-def split_by_prompt(groups: Sequence[Group], share: float, seed: int) -> tuple[list[Group], list[Group]]:
-    """(rest, held out): holds out `share` of the distinct prompts, selected by a hash of seed and prompt.
-
-    Adding or removing a prompt moves at most one other; the order of the groups does not matter.
-    """
-
-    def digest(key: str) -> str:
-        return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()
-
-    keys = sorted({group.prompt.key for group in groups}, key=digest)
-    held = set(keys[: round(share * len(keys))])
-    return [g for g in groups if g.prompt.key not in held], [g for g in groups if g.prompt.key in held]
-
-
 def compare_samples(
-    batches: dict[str, Any], rewards: dict[str, RewardSource[Any]], *, reference: Policy[Any], best_of: int = 1
+    batches: Mapping[str, GroupBatch],
+    rewards: Mapping[str, RewardSource[Any]],
+    *,
+    policies: Mapping[str, Policy[Any]],
+    best_of: int = 1,
 ) -> dict[str, Any]:
     """Figures of each policy's samples, and under each reward the win rates of all others over the first.
 
     Args:
         batches: samples by name: the initial policy, the final one, then any best of `best_of`.
+        policies: which sampled them.
     """
     report: dict[str, Any] = {name: {} for name in batches}
     first, second, *choosing = batches
     for name, batch in batches.items():
         chosen_from = best_of if name in choosing else 1
-        report[name] = describe_samples(batch, reference, SCORING_TOKENS, best_of=chosen_from)
+        report[name] = describe_samples(batch, policies[name], policies[first], best_of=chosen_from)
     for reward_name, reward in rewards.items():
         scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
         keys = [group.prompt.key for group in batches[first].groups]
         for name, rows in scores.items():
+            flat = [score for row in rows for score in row]
+            if (missing := flat.count(None)) == len(flat):
+                raise StoppedByCheck(f"reward {reward_name} abstained on all {len(flat)} responses of {name}")
             report[name][reward_name] = mean_score(rows, keys).to_json()
+            if missing:
+                report[name][f"{reward_name}_abstained"] = round(missing / len(flat), 4)
         for name in (second, *choosing):
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            report[key] = win_rate(scores[name], scores[first], keys).to_json()
+            if verdicts := _verdicts(scores[name], scores[first], keys):
+                report[key] = clustered_mean(verdicts).to_json()
     return report

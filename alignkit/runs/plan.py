@@ -83,6 +83,8 @@ def plan(resolved: Resolved) -> list[Stage]:
             fix="add one, or use --optimizer and --preferences",
         )
     _check_preferences_are_read(resolved, stages)
+    if consumes is Feed.ROLLOUTS:
+        resolved.sampling.check_rollouts()
     return stages
 
 

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from alignkit.errors import InputError, describe_error
 from alignkit.records import read_groups
 from alignkit.runs.page import TEMPLATES, write_page
 from alignkit.runs.reporting import FIGURES
@@ -30,7 +31,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         stages=[(name, said.get("seconds", ""), said.get("steps", "")) for name, said in summary.items()],
         worth=worth_of_labels(summary),
         reward=reward if "shorter_wins" in reward else None,
-        prompts=figures.get("prompts"),
+        on=figures.get("on", "prompts of unknown history"),
         policies=policies_table(figures) if "policy" in figures else None,
         samples=_samples(folder / "samples.jsonl"),
         curves=_curves(folder / "metrics.jsonl"),
@@ -38,13 +39,34 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
     )
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """The run.json of a run directory.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / "run.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(said, dict) for said in state["stages"].values()):
+            raise TypeError("a stage is no table")
+        return {"digest": "", **state}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"is damaged ({describe_error(error)}); the models and checkpoints beside it are untouched",
+            where=str(path),
+            fix="restore it from a copy, or start again with another --out or --overwrite",
+        ) from error
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without a truncated last line; none if the file is missing."""
+    """The records of a metrics.jsonl, without lines that are none, such as a truncated last one."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            records += [record] if {"stage", "step"} <= record.keys() else []
+        except (ValueError, AttributeError):
             continue
     return records
 
@@ -75,11 +97,9 @@ def _samples(path: Path) -> list[Sequence[str]]:
     """(prompt, response before, response after) of the first prompts."""
     groups: dict[str, dict[str, Group]] = defaultdict(dict)
     for group in read_groups(path) if path.exists() else ():
-        groups[group.prompt.plain][group.source] = group
-    return [
-        (prompt, by_source["start"].responses[0], by_source["policy"].responses[0])
-        for prompt, by_source in list(groups.items())[:SHOWN_SAMPLES]
-    ]
+        groups[group.prompt.identity][group.source] = group
+    pairs = [(by_source["start"], by_source["policy"]) for by_source in list(groups.values())[:SHOWN_SAMPLES]]
+    return [(before.prompt.plain, before.responses[0], after.responses[0]) for before, after in pairs]
 
 
 def _curves(path: Path) -> dict[tuple[str, str], list[tuple[float, float]]]:

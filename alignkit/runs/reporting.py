@@ -12,6 +12,8 @@ import time
 from html import escape
 from typing import TYPE_CHECKING, Any, TextIO
 
+from alignkit.errors import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -135,7 +137,7 @@ class LineReporter(Reporter):
 
     def _say(self, *lines: str) -> None:
         for line in lines:
-            print(line.rstrip(), file=self._stream, flush=True)
+            print(visible(line).rstrip(), file=self._stream, flush=True)
 
 
 class BarReporter(LineReporter):
@@ -176,7 +178,7 @@ class BarReporter(LineReporter):
             super()._say(*lines)
         else:
             for line in lines:
-                self._progress.console.print(line.rstrip(), markup=False, highlight=False)
+                self._progress.console.print(visible(line).rstrip(), markup=False, highlight=False)
 
 
 class NotebookReporter(LineReporter):

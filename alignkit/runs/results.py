@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import read_groups
 from alignkit.runs.page import TEMPLATES, render
-from alignkit.runs.report import policies_table, read_metrics, worth_of_labels
+from alignkit.runs.report import policies_table, read_metrics, read_state, worth_of_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +49,11 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """`out` and the summary of each stage, as `alignkit run --json` prints them, and what AIs' labels are worth."""
+        """What `eval` measured on, `out`, each stage's summary, and what AIs' labels are worth, as `alignkit run --json`
+        prints them."""
+        measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
         worth = worth_of_labels(self._said)
-        return {"out": str(self.path), **self._said, **({"worth": worth} if worth else {})}
+        return {**measured, "out": str(self.path), **self._said, **({"worth": worth} if worth else {})}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -88,11 +89,27 @@ class Run:
         """
         return load_reward(self._read("reward"), self.path)
 
+    def problems(self) -> list[str]:
+        """What is damaged: run.json, and checkpoints that don't verify, with the file's name."""
+        from alignkit.training.checkpoint import checkpoint_folders, problem_with
+
+        try:
+            read_state(self.path)
+            found = []
+        except InputError as error:
+            found = [f"run.json {error.what}"]
+        folders = sorted({step.parent for step in self.path.rglob("step-*")})
+        return found + [
+            f"{folder.relative_to(self.path)}/{problem}"
+            for folder in folders
+            for step in checkpoint_folders(folder)
+            if (problem := problem_with(step))
+        ]
+
     @property
     def _said(self) -> dict[str, Any]:
         if self._stages is None:
-            said: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))["stages"]
-            return said
+            return dict(read_state(self.path)["stages"])
         return dict(self._stages)
 
     def _read(self, table: str) -> Resolved:
@@ -113,7 +130,7 @@ class Run:
             TEMPLATES / "run.html",
             path=self.path,
             stages=[(name, what.get("seconds", ""), what.get("steps", "")) for name, what in said.items()],
-            prompts=figures.get("prompts"),
+            on=figures.get("on", "prompts of unknown history"),
             policies=policies_table(figures) if "policy" in figures else None,
         )
 

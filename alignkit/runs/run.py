@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
+from alignkit.errors import Interrupted
+from alignkit.runs.first import try_records
 from alignkit.runs.plan import plan, stages_alone
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
     from alignkit.recipe.resolved import Resolved
     from alignkit.runs.reporting import Reporter
-    from alignkit.runs.rundir import RunDir
 
 
 def run_recipe(
@@ -39,12 +40,14 @@ def run_recipe(
     """
     chosen = plan(resolved) if stages is None else stages_alone(resolved, stages)
     reporter.plan([(stage.key, stage.text) for stage in chosen])
+    try_records(resolved, chosen)
 
     from alignkit.ops.distributed import process_index, start_processes
     from alignkit.runs.report import write_report
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
+    from alignkit.training.checkpoint import telling_when_full
 
     start_processes()
     alone = stages is not None
@@ -52,9 +55,10 @@ def run_recipe(
         out,
         recipe=resolved.to_toml(),
         digest=resolved.digest,
-        resume=resume or alone,
-        overwrite=overwrite and not alone,
-        force=force or alone,
+        resume=resume,
+        overwrite=overwrite,
+        force=force,
+        alone=[stage.key for stage in chosen] if alone else (),
     )
     with opened as rundir, open_sinks(resolved, out, reporter.note) as write_to_sinks:
         body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
@@ -62,27 +66,16 @@ def run_recipe(
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
                 reporter.note(f"{stage.key}: already done, skipped")
                 continue
-            if alone and not resume:
-                _make_room(rundir, stage.key, overwrite=overwrite)
             reporter.stage(stage.key)
             start = time.perf_counter()
-            summary = getattr(body, stage.name)(*([stage.round] if stage.round else []))
+            try:
+                with telling_when_full(out, f"the files of {stage.key}"):
+                    summary = getattr(body, stage.name)(*([stage.round] if stage.round else []))
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    SIGINT, f"stopped by SIGINT in {stage.key}; what {out} holds is kept: continue with --resume"
+                ) from None
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
         if process_index() == 0:
             reporter.note(f"report: {write_report(out, rundir.summary())}")
         return rundir.summary()
-
-
-def _make_room(rundir: RunDir, stage: str, *, overwrite: bool) -> None:
-    """Removes an earlier result of the stage if `overwrite` is set; an evaluation is always replaced."""
-    from alignkit.ops.distributed import barrier, process_index
-
-    if process_index() == 0 and rundir.has_begun(stage):
-        if not overwrite and stage != "eval":
-            raise InputError(
-                f"stage {stage} has already run here",
-                where=str(rundir.path),
-                fix="use --resume, --overwrite or another --out",
-            )
-        rundir.clear(stage)
-    barrier()

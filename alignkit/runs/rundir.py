@@ -1,6 +1,6 @@
 """The files of a run, and the lock that keeps other runs out.
 
-recipe.toml (resolved, without secrets), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
+recipe.toml (resolved), run.json (versions, command line, stage summaries), sft/, preferences.jsonl,
 reward/, policy/, metrics.jsonl, samples.jsonl, report.html. With rounds also rounds/N/policy and, from the second on,
 rounds/N/preferences.jsonl; policy/ is the last round's.
 """
@@ -17,14 +17,14 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import arguments_without_secrets
+from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
-from alignkit.runs.report import read_metrics
+from alignkit.runs.report import read_metrics, read_state
 from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 STAGE_FILES = {
@@ -41,28 +41,58 @@ PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 class RunDir:
     """A locked run directory, used as a context manager. Only the first process writes.
 
+    Args:
+        alone: stages that are run by themselves, in a directory that may hold a run: its recipe stays, and theirs is
+            written to STAGE.toml if it is another one. Otherwise all stages of the recipe belong to the run.
+
     Raises:
-        InputError: another run is using it; it holds a run and neither `resume` nor `overwrite` is set; or `resume` is
-            set with another recipe, without `force`.
+        InputError: another run is using it; it is not empty and holds no run; it holds a run, or one of the stages, and
+            neither `resume` nor `overwrite` is set; or `resume` is set with another recipe, without `force`. Nothing
+            has been changed then.
     """
 
-    def __init__(self, path: Path, *, recipe: str, digest: str, resume: bool, overwrite: bool, force: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        recipe: str,
+        digest: str,
+        resume: bool,
+        overwrite: bool,
+        force: bool,
+        alone: Sequence[str] = (),
+    ) -> None:
         self.path = path
         self.state: dict[str, Any] = {"stages": {}}
         self._state_file = path / "run.json"
         self._lock_descriptor: int | None = None
         if process_index() == 0:
+            _check_empty_or_run(path)
             path.mkdir(parents=True, exist_ok=True)
             self._lock()
             try:
-                self._open(digest, resume=resume, overwrite=overwrite, force=force)
+                found = self._state_file.exists()
+                if found and not (overwrite and not alone):
+                    self.state = read_state(path)
+                if alone:
+                    self._make_room(alone, resume=resume, overwrite=overwrite)
+                elif found:
+                    self._open(digest, resume=resume, overwrite=overwrite, force=force)
             except BaseException:
                 self.__exit__()
                 raise
-            argv = arguments_without_secrets(sys.argv[1:])
-            self.state.update(digest=digest, argv=argv, versions=_versions(), python=platform.python_version())
+            secret = secret_arguments(sys.argv[1:])
+            argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
+            self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
+            if not (alone and found):
+                self.state["digest"] = digest
+            # run.json first: without it, a folder with a recipe is somebody else's.
             self._write_state()
-            write_synced(path / "recipe.toml", recipe)
+            if not (alone and found):
+                write_synced(path / "recipe.toml", recipe)
+            elif self.state["digest"] != digest:
+                for stage in alone:
+                    write_synced(path / f"{stage.replace('/', '-')}.toml", recipe)
         barrier()
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 
@@ -100,10 +130,19 @@ class RunDir:
         """Whether a stage has left any files, done or not."""
         return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
+    def _make_room(self, stages: Sequence[str], *, resume: bool, overwrite: bool) -> None:
+        """Removes earlier results of the stages if `overwrite` is set; an evaluation is always replaced."""
+        begun = [] if resume else [stage for stage in stages if self.has_begun(stage)]
+        if refused := [stage for stage in begun if stage != "eval" and not overwrite]:
+            raise InputError(
+                f"stage {refused[0]} has already run here",
+                where=str(self.path),
+                fix="use --resume, --overwrite or another --out",
+            )
+        for stage in begun:
+            self.clear(stage)
+
     def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
-        if not self._state_file.exists():
-            return
-        self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
         if overwrite:
             for stage in STAGE_FILES:
                 self.clear(stage)
@@ -129,7 +168,7 @@ class RunDir:
 
     def mark_done(self, stage: str, summary: Mapping[str, Any], seconds: float) -> None:
         """Stores the stage's summary; a resumed run skips the stage."""
-        self.state["stages"][stage] = {"seconds": round(seconds, 2), **summary}
+        self.state["stages"][stage] = {**summary, "seconds": round(seconds, 2)}
         if process_index() == 0:
             self._write_state()
 
@@ -142,6 +181,19 @@ class RunDir:
     def summary(self) -> dict[str, Any]:
         """Stage name -> its summary."""
         return dict(self.state["stages"])
+
+
+def _check_empty_or_run(path: Path) -> None:
+    """Refuses a folder with other people's files: a run would replace some of them."""
+    if not path.is_dir() or (path / "run.json").exists():
+        return
+    strangers = sorted(file.name for file in path.iterdir() if file.name != ".lock" and file.suffix != ".partial")
+    if strangers:
+        raise InputError(
+            f"is not empty and holds no run ({', '.join(strangers[:3])})",
+            where=f"--out {path}",
+            fix="choose a new folder",
+        )
 
 
 class MetricsFile:

@@ -37,6 +37,7 @@ def sample(
     options = cast("type[PreferenceSource[Any]]", reader.load()).options_of_file(prompts, columns or {})
     source: PreferenceSource[Any] = resolved.build_spec("preferences", {"plugin": str(reader), **options})
     asked = [group.prompt for group in source.preferences(NoPolicy())]
+    resolved.load("policy").try_records(resolved.config("policy"), source.first())
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses for each of {len(asked)} prompts")
     batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)

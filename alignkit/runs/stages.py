@@ -20,19 +20,22 @@ from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
 from alignkit.runs.algorithm import train_algorithm
 from alignkit.runs.candidates import PolicySampler
+from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
+from alignkit.training.checkpoint import telling_when_full
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
-    from alignkit.options import ComponentSpec
+    from alignkit.options import ComponentSpec, Config
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Prompt
+    from alignkit.runs.history import History, RecordT
     from alignkit.runs.reporting import Reporter
     from alignkit.runs.rundir import RunDir
 
@@ -62,12 +65,12 @@ class Stages:
 
     def sft(self) -> dict[str, Any]:
         """Demonstrations -> sft/."""
-        groups = self._read("demonstrations")
+        groups = self._split("demonstrations", self._read("demonstrations"))[0]
         if self._is_main:
             write_groups(self._path / "demonstrations.jsonl", groups)
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
-        return {"demonstrations": len(groups), **self._train("sft", optimizer, groups)}
+        return {"demonstrations": len(groups), **self._train("sft", None, optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
         """The preference source, with the current policy -> preferences.jsonl, in a later round its own."""
@@ -86,59 +89,67 @@ class Stages:
         policy = self._policy(self._start)
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
-        summary = self._train("reward", optimizer, train_groups)
+        summary = self._train("reward", self._start, optimizer, train_groups)
         if self._is_main:
             source = self._reward_source()
             source.calibrate(self._calibration_groups(train_groups))
-            summary |= ranking_report(source, held_out or train_groups, held_out=bool(held_out))
+            summary = ranking_report(source, held_out or train_groups, history_of(self._path / "reward")) | summary
         barrier()
         return summary
 
     def align(self, number: int = 0) -> dict[str, Any]:
         """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
         too."""
-        policy = self._policy(self._start_of(number))
+        start = self._start_of(number)
+        policy = self._policy(start)
         if consumed_by(self._resolved) is not Feed.ROLLOUTS:
             groups = self._ranked(number) if self._samples(number) else self._preference_split[0]
             optimizer = self._build("optimizer", policy=policy)
             if number > 1 and self._resolved.run.round_reference == "kept":
                 keep_reference(optimizer, lambda: self._policy(self._start))
             folder = f"{round_folder(number)}/policy" if number else "policy"
-            summary = self._train(folder, optimizer, groups)
+            summary = self._train(folder, start, optimizer, groups)
             if number and number == self._resolved.run.rounds and self._is_main:
                 optimizer.save(self._path / "policy")
+                history_of(self._path / folder).write(self._path / "policy")
             return summary
         optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
         texts = self._texts() if wants_texts(self._resolved) else []
-        return self._train("policy", optimizer, self._prompt_split[0], texts)
+        return self._train("policy", start, optimizer, self._prompt_split[0], texts)
 
     def eval(self) -> dict[str, Any]:
-        """The final policy against the initial one, on unseen prompts -> samples.jsonl."""
+        """The final policy against the initial one, on held-out or given prompts -> samples.jsonl."""
         report = self._evaluate() if self._is_main else {}
         barrier()
         return report
 
     def _evaluate(self) -> dict[str, Any]:
         options = self._resolved.eval
-        start = self._policy(self._against(options.against))
-        final = self._policy(self._path / "policy")
+        before, after = self._against(options.against), self._aligned
+        start, final = self._policy(before), self._policy(after)
         prompts = self._eval_prompts()[: options.count]
+        history = history_of(self._source(before), *self._rewards, options.rewards) | history_of(self._source(after))
+        measured_on = history.of_measuring_on(prompts)
+        self._reporter.note(f"eval: on {measured_on['on']}")
         rewards: dict[str, RewardSource[Any]] = {
             name: self._build_spec("reward", spec) for name, spec in options.rewards.items()
         }
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
         sampling, seed = self._resolved.sampling, self._seed + 1
+        policies = {"start": start, "policy": final}
         batches = {
             name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
-            for name, policy in (("start", start), ("policy", final))
+            for name, policy in policies.items()
         }
         if options.best_of > 1:
-            for name, policy in (("start", start), ("policy", final)):
+            for name, policy in list(policies.items()):
                 many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
                 scores = checked_scores(rewards["reward"], many.groups)
-                batches[f"{name}, best of {options.best_of}"] = evaluation.best_of(many, scores, options.best_of)
-        report = evaluation.compare_samples(batches, rewards, reference=start, best_of=options.best_of)
+                chosen = f"{name}, best of {options.best_of}"
+                batches[chosen] = evaluation.best_of(many, scores, options.best_of)
+                policies[chosen] = policy
+        report = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
@@ -147,7 +158,7 @@ class Stages:
                 for name, group in zip(batches, pair, strict=True)
             ),
         )
-        return {"prompts": len(prompts), **report}
+        return {**measured_on, **report}
 
     @property
     def _path(self) -> Path:
@@ -193,6 +204,22 @@ class Stages:
     def _start(self) -> Path | None:
         """The policy that alignment starts from: the SFT stage's, if there was one."""
         return self._path / "sft" if self._rundir.is_done("sft") else None
+
+    @property
+    def _aligned(self) -> Path | None:
+        """The aligned policy; the recipe's own if it is to be compared with another model, and this run has none."""
+        folder = self._path / "policy"
+        return folder if folder.exists() or self._resolved.eval.against in ("sft", "base") else None
+
+    def _source(self, folder: Path | None) -> Path | Config:
+        """Where a policy comes from: a folder, else the recipe's options."""
+        options: Config = self._resolved.config("policy")
+        return folder or options
+
+    @property
+    def _rewards(self) -> tuple[Path | Config, ...]:
+        """Where the reward comes from: the folder of its training, and the recipe's options."""
+        return (self._path / "reward", self._resolved.config("reward")) if "reward" in self._resolved.names else ()
 
     def _against(self, name: str) -> Path | None:
         if name == "sft":
@@ -242,18 +269,23 @@ class Stages:
             groups = self._groups_from(self._build("prompts"))
         else:
             groups = self._ranked() if self._preferences_file.exists() else []
-        return list({group.prompt.key: group.prompt for group in groups}.values())
+        return list({group.prompt.identity: group.prompt for group in groups}.values())
 
     @cached_property
     def _prompt_split(self) -> tuple[list[Prompt], list[Prompt]]:
-        groups = [Group(prompt, ("",)) for prompt in self._prompts]
-        share = 0.0 if self._resolved.eval.prompts else self._resolved.run.holdout
-        rest, held = evaluation.split_by_prompt(groups, share, self._seed)
-        return [group.prompt for group in rest], [group.prompt for group in held]
+        return self._split("prompts", self._prompts)
 
     @cached_property
     def _preference_split(self) -> tuple[list[Group], list[Group]]:
-        return evaluation.split_by_prompt(self._ranked(), self._resolved.run.holdout, self._seed)
+        return self._split("preferences", self._ranked())
+
+    def _split(self, table: str, records: Sequence[RecordT]) -> tuple[list[RecordT], list[RecordT]]:
+        """(rest, held out), where the run has prompts to be measured on. The same prompts in every stage."""
+        share = self._resolved.run.holdout if {"prompts", "preferences"} & self._resolved.names.keys() else 0.0
+        rest, held = split_by_prompt(records, share)
+        if held:
+            self._reporter.note(f"{table}: {len(held)} of {len(records)} are held out")
+        return rest, held
 
     def _eval_prompts(self) -> list[Prompt]:
         if self._resolved.eval.prompts:
@@ -263,14 +295,13 @@ class Stages:
         return held or self._prompt_split[0]
 
     def _texts(self) -> list[Group]:
-        """The texts of [ptx], else the demonstrations, without held-out prompts."""
+        """The texts of [ptx], else the demonstrations."""
         if "ptx" in self._resolved.names:
-            groups = self._read("ptx")
-        else:
-            file = self._path / "demonstrations.jsonl"
-            groups = list(read_groups(file)) if file.exists() else self._read("demonstrations")
-        held_out = {prompt.key for prompt in self._prompt_split[1]}
-        return [group for group in groups if group.prompt.key not in held_out]
+            return self._split("ptx", self._read("ptx"))[0]
+        file = self._path / "demonstrations.jsonl"
+        return self._split(
+            "demonstrations", list(read_groups(file)) if file.exists() else self._read("demonstrations")
+        )[0]
 
     def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
         demonstrations = self._path / "demonstrations.jsonl"
@@ -280,12 +311,17 @@ class Stages:
     def _train(
         self,
         folder: str,
+        start: Path | None,
         optimizer: Algorithm[Any],
         data: Sequence[Group] | Sequence[Prompt],
         texts: Sequence[Group] = (),
     ) -> dict[str, Any]:
         """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
+        if not data:
+            raise InputError(
+                "all of the training data is held out", where="run.holdout", fix="lower it, or add prompts"
+            )
 
         def write(record: Mapping[str, float]) -> None:
             self._metrics.write(folder, record)
@@ -301,12 +337,14 @@ class Stages:
             reporter=self._reporter,
             write=write,
             fingerprint=self._resolved.digest,
+            history=history_of(self._source(start), *(self._rewards if optimizer.reward else ())),
             texts=texts,
             resume=self._resume,
             force=self._force,
         )
         if self._is_main:
-            optimizer.save(path)
+            with telling_when_full(self._path, "the model"):
+                optimizer.save(path)
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
@@ -322,7 +360,7 @@ def described(groups: Sequence[Group]) -> str:
     return f"{len(groups)} groups; first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
-def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_out: bool) -> dict[str, Any]:
+def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
     """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), and the baseline
     that prefers the shorter response."""
     ranked = [group for group in groups if group.preferred_pairs()]
@@ -330,7 +368,7 @@ def ranking_report(source: RewardSource[Any], groups: Sequence[Group], *, held_o
         return {}
     accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
     return {
+        **history.of_measuring_on(list({group.prompt.key: group.prompt for group in ranked}.values())),
         "agreement_with_ai" if all(map(ranked_by_ai, ranked)) else "accuracy": accuracy.to_json(),
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
-        "held_out": held_out,
     }

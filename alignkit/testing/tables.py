@@ -40,11 +40,13 @@ class _NoText:
     def save(self, path: Path) -> None:
         raise NotImplementedError
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         raise NotImplementedError
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> Scorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
         raise NotImplementedError
 
 

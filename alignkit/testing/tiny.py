@@ -190,12 +190,15 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
         return self._text.encode(groups, _device(self._network))
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         _refuse_unknown(sampling)
         ids = [self._text.tokens(prompt.plain) for prompt in prompts]
         temperature = sampling.temperature or 1.0
         owners = [p for p in range(len(prompts)) for _ in range(n)]
-        uniforms = [_uniforms(seed, prompt.key, k, sampling.max_tokens) for prompt in prompts for k in range(n)]
+        places = range(len(prompts)) if places is None else places
+        uniforms = [_uniforms(seed, place, k, sampling.max_tokens) for place in places for k in range(n)]
         tokens: list[list[int]] = [[] for _ in owners]
         logprobs: list[list[float]] = [[] for _ in owners]
         alive = list(range(len(owners)))
@@ -265,7 +268,9 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
         return TinyScorer(TinyScoreModel(trunk, self.config.hidden).to(self._device), self.config)
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> TinyScorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> TinyScorer:
+        if append_end is not None:
+            raise InputError("no other tool trains this policy's scorers", where="append_end", fix="leave it out")
         options = TinyOptions(**_read_options(path, "scorer")["options"])
         scorer = cls(options, context).scorer()
         scorer.modules()["scorer"].load_state_dict(load_file(path / _WEIGHTS))
@@ -311,9 +316,9 @@ def _switch_dropout_off(network: nn.Module) -> None:
             module.p = 0.0
 
 
-def _uniforms(seed: int, prompt_key: str, index: int, count: int) -> list[float]:
+def _uniforms(seed: int, place: int, index: int, count: int) -> list[float]:
     """`count` numbers in [0, 1) for one response only."""
-    digest = hashlib.sha256(f"{seed}/{prompt_key}/{index}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{place}/{index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 

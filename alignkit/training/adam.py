@@ -85,7 +85,7 @@ class MasterAdamW(torch.optim.AdamW):
 def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:
     """AdamW's groups: only matrices decay (not norms, biases), and the algorithm scales the learning rate."""
     options, scales = optimizer.config, optimizer.learning_rate_scales()
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     seen: set[int] = set()
     for module_name, module in optimizer.modules().items():
         for key, parameter in module.named_parameters():
@@ -94,9 +94,21 @@ def parameter_groups(optimizer: Optimizer[Any]) -> list[dict[str, Any]]:
             seen.add(id(parameter))
             name = f"{module_name}.{key}"
             scale = next((factor for prefix, factor in scales.items() if name.startswith(prefix)), 1.0)
-            decay = options.weight_decay if parameter.ndim >= 2 else 0.0
-            groups.setdefault((scale, decay), []).append(parameter)
+            groups.setdefault((scale, parameter.ndim >= 2), []).append(parameter)
     return [
-        {"params": parameters, "lr": options.learning_rate * scale, "weight_decay": decay}
-        for (scale, decay), parameters in groups.items()
+        {"params": held, "lr": options.learning_rate * scale, "weight_decay": options.weight_decay * decays}
+        for (scale, decays), held in groups.items()
     ]
+
+
+def restore_adam(adam: Any, scheduler: Any, adam_state: dict[str, Any], schedule: dict[str, Any]) -> None:
+    """Restores the moments and the position in the schedule; rates and weight decay stay those of the options."""
+    own = [{name: group[name] for name in ("betas", "weight_decay", "initial_lr")} for group in adam.param_groups]
+    adam.load_state_dict(adam_state)
+    rates = [
+        base * factor(schedule["last_epoch"])
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    scheduler.load_state_dict({**schedule, "base_lrs": scheduler.base_lrs, "_last_lr": rates})
+    for group, options, rate in zip(adam.param_groups, own, rates, strict=True):
+        group.update(options, lr=rate)

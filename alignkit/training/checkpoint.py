@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,18 +20,21 @@ from alignkit.errors import AlignkitError, CheckpointError
 from alignkit.records import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SAID = ("No space left", "quota exceeded", "file write failed", "failed writing file", "iostream", "unexpected pos")
 
 
 def save_checkpoint(
     folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int
 ) -> Path:
-    """Writes `folder/step-N` and deletes all but the newest `keep` checkpoints.
+    """Writes `folder/step-N`, then deletes what it replaces: all but the newest `keep` whole checkpoints up to it,
+    partial ones, and those of later steps, which a run that went back has given up.
 
     Args:
         tensors: file stem -> anything that `torch.load(weights_only=True)` can read.
@@ -39,24 +43,57 @@ def save_checkpoint(
     Raises:
         AlignkitError: the disk is full; the partial checkpoint is removed and earlier ones stay.
     """
-    target = folder / f"step-{step:08d}"
+    target = folder / name_of(step)
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    try:
-        for name, value in tensors.items():
-            torch.save(value, target / f"{name}.pt")
-        (target / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        files = {path.name: _entry(path) for path in sorted(target.iterdir())}
-        write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(target, ignore_errors=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "file write failed" in str(error) or "iostream" in str(error):
-            raise AlignkitError(_disk_full(target, tensors)) from error
-        raise
-    for old in checkpoint_folders(folder)[keep:]:
-        shutil.rmtree(old)
+    with telling_when_full(folder, "a checkpoint", lambda: _bytes_of(tensors)):
+        try:
+            target.mkdir(parents=True)
+            for name, value in tensors.items():
+                torch.save(value, target / f"{name}.pt")
+            (target / STATE).write_text(json.dumps(state), encoding="utf-8")
+            files = {path.name: _entry(path) for path in sorted(target.iterdir())}
+            write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
+        except Exception:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+    found = checkpoint_folders(folder)
+    whole = [old for old in found if old.name <= target.name and problem_with(old, content=False) is None]
+    for old in found:
+        if old not in whole[:keep]:
+            shutil.rmtree(old)
     return target
+
+
+@contextmanager
+def telling_when_full(folder: Path, what: str, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Says so if the disk is full, whatever the library that writes calls it.
+
+    Args:
+        needed: bytes of what is written, if known.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, OSError) and error.errno in _FULL) and not any(map(str(error).__contains__, _SAID)):
+            raise
+        size = f" of {count:,} bytes" if (count := needed()) else ""
+        raise AlignkitError(
+            f"{folder}: the disk is full: no space for {what}{size}, {shutil.disk_usage(folder).free:,} bytes are "
+            "free; what was saved before is kept\n  fix: free disk space, then run the same command with --resume"
+        ) from error
+
+
+def _bytes_of(tensors: Any) -> int:
+    leaves = torch.utils._pytree.tree_leaves(tensors)
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def name_of(step: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -75,28 +112,45 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def problem_with(checkpoint: Path) -> str | None:
-    """Why a checkpoint does not verify, with the file's name; None if it verifies."""
+def problem_with(checkpoint: Path, *, content: bool = True) -> str | None:
+    """Why a checkpoint does not verify, with the file's name; None if it verifies.
+
+    Args:
+        content: also compare the files' hashes, not only their sizes.
+    """
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
+        listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (entry["size"], entry["sha256"]) for name, entry in listed.items()}
+        found = {path.name: path for path in checkpoint.iterdir() if path.is_file() and path.name != MANIFEST}
+    except OSError:
         return f"{checkpoint.name}: no readable {MANIFEST} (the save was interrupted)"
-    for name, expected in files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{checkpoint.name}/{name}: missing"
-        if path.stat().st_size != expected["size"]:
-            return f"{checkpoint.name}/{name}: {path.stat().st_size} bytes instead of {expected['size']}"
-        if _digest(path) != expected["sha256"]:
-            return f"{checkpoint.name}/{name}: its content changed"
-    return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{checkpoint.name}: {MANIFEST} is broken"
+    return next((f"{checkpoint.name}/{problem}" for problem in _problems(expected, found, content)), None)
+
+
+def _problems(expected: Mapping[str, tuple[int, str]], found: Mapping[str, Path], content: bool) -> Iterator[str]:
+    """What is wrong with files of which a manifest lists size and digest."""
+    if STATE not in expected:
+        yield f"{MANIFEST}: does not list {STATE}"
+    for name, path in found.items():
+        if name not in expected and path.suffix == ".pt":
+            yield f"{name}: not in {MANIFEST}"
+    for name, (size, digest) in expected.items():
+        if name not in found:
+            yield f"{name}: missing"
+        elif (held := found[name].stat().st_size) != size:
+            yield f"{name}: {held} bytes instead of {size}"
+        elif content and _digest(found[name]) != digest:
+            yield f"{name}: its content changed"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and the problems of newer ones that don't.
 
     Raises:
-        CheckpointError: there are checkpoints, but none verifies.
+        CheckpointError: there are checkpoints, but none verifies. A single one without a manifest is none: its save,
+            the run's first, was interrupted.
     """
     problems: list[str] = []
     for candidate in checkpoint_folders(folder):
@@ -104,15 +158,28 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         if problem is None:
             return candidate, problems
         problems.append(problem)
-    complete = [candidate for candidate in checkpoint_folders(folder) if (candidate / MANIFEST).is_file()]
-    if complete:
-        raise CheckpointError("no checkpoint verifies:\n  " + "\n  ".join(problems))
+    if len(problems) > 1 or any((found / MANIFEST).is_file() for found in checkpoint_folders(folder)):
+        raise CheckpointError(
+            "\n  ".join(["no checkpoint verifies:", *problems])
+            + f"\n  fix: restore {folder} from a copy, or start again with --overwrite"
+        )
     return None, problems
+
+
+def way_back(folder: Path, step: int) -> str:
+    """For a run that failed after `step`: the checkpoint to continue from, and how."""
+    found = checkpoint_folders(folder)
+    if not found:
+        return "no checkpoint was saved before\n  fix: lower learning_rate or max_grad_norm, and start again"
+    again = "lower learning_rate or max_grad_norm, or use float32, then --resume --force"
+    if found[0].name == name_of(step):
+        return f"the newest checkpoint already leads to it\n  fix: delete {found[0]}, {again}"
+    return f"the checkpoint {found[0].name} is kept\n  fix: {again}"
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     return state
 
 
@@ -178,16 +245,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _disk_full(target: Path, tensors: Mapping[str, Any]) -> str:
-    needed = sum(
-        leaf.numel() * leaf.element_size()
-        for leaf in torch.utils._pytree.tree_leaves(dict(tensors))
-        if isinstance(leaf, torch.Tensor)
-    )
-    free = shutil.disk_usage(target.parent).free
-    return (
-        f"{target.parent}: no space for a checkpoint of {needed:,} bytes, {free:,} are free; "
-        "the earlier checkpoint is kept\n  fix: free disk space, then run the same command with --resume"
-    )

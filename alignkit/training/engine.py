@@ -19,12 +19,15 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from alignkit.batch import GroupBatch, Totals
-from alignkit.errors import CheckpointError, InputError, StoppedByCheck
+from alignkit.errors import CheckpointError, InputError, StoppedByCheck, describe_error
 from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
+from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
-from alignkit.training.adam import make_adam
-from alignkit.training.memory import is_out_of_memory, token_budget
+from alignkit.training.adam import make_adam, restore_adam
+from alignkit.training.attribution import attributed, checked_loss
+from alignkit.training.feeds import epoch_order, planned_steps
+from alignkit.training.memory import token_budget
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
 
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from alignkit.companions import Metrics
     from alignkit.interfaces import Optimizer
-    from alignkit.options import LearningOptions, TrainingOptions
+    from alignkit.options import TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
 
@@ -89,7 +92,11 @@ def train(
     """
     engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, resumable, texts)
     if resume:
-        engine.restore(force=force)
+        try:
+            engine.restore(force=force)
+        except (KeyError, ValueError, RuntimeError) as error:
+            what = f"the checkpoint does not fit: {describe_error(error)}"
+            raise InputError(what, where=str(folder), fix="use the recipe that wrote it, or --overwrite") from error
     with engine.signals.caught():
         return engine.run()
 
@@ -162,7 +169,7 @@ class Engine:
                 tokens += part.num_tokens
                 self.position.minibatch += 1
                 metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
-                self._log(metrics)
+                self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
                 if not self.optimizer.keep_going(metrics):
                     break
                 self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
@@ -170,6 +177,7 @@ class Engine:
             self.batch = None
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
+        self._require_finite_weights()
         return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
 
     def _prepared(self, index: int) -> GroupBatch:
@@ -178,13 +186,13 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch = self.optimizer.prepare(batch)
+                batch = attributed(self.optimizer.prepare)(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return batch
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = GroupBatch.concat([self.optimizer.prepare(piece) for piece in pieces])
+            prepared = GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces])
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
@@ -197,7 +205,7 @@ class Engine:
     def _observed(self, batch: GroupBatch) -> dict[str, float]:
         """Figures of the reward and the companions on rollouts; saves the weights if they are the best."""
         reward, step = self.optimizer.reward, self.position.step
-        figures = {} if reward is None else shared_figures(reward.figures(), batch.device)
+        figures = {**self.feed.figures, **({} if reward is None else shared_figures(reward.figures(), batch.device))}
         for companion in self.companions:
             figures |= companion.observe(batch, step)
         if any(companion.is_best(step) for companion in self.companions):
@@ -227,16 +235,8 @@ class Engine:
             self.optimizer.begin_step(part)
         for companion in self.companions:
             companion.begin_step(self.position.step)
-        while True:
-            try:
-                sums, norm = self._backward(part, weight=0.0 if empty else 1.0)
-                break
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.optimizer.max_tokens <= 1:
-                    raise
-                self.adam.zero_grad()
-                self.optimizer.max_tokens //= 2
-                self.on_notice(f"out of memory: continuing with max_tokens = {self.optimizer.max_tokens}")
+        compute = partial(self._backward, part, 0.0 if empty else 1.0)
+        sums, norm = until_it_fits(compute, self.optimizer.max_tokens, self._take_fewer_tokens)
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
@@ -252,11 +252,18 @@ class Engine:
             metrics |= companion.after_step(self.position.step)
         return metrics
 
-    def _backward(self, part: GroupBatch, weight: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        micro_batches = part.split(self.optimizer.max_tokens, divisible=not self.optimizer.couples_responses)
-        own: list[Pass] = [(weight, partial(self.optimizer.loss, micro)) for micro in micro_batches]
+    def _take_fewer_tokens(self, max_tokens: int) -> None:
+        self.adam.zero_grad()
+        self.optimizer.max_tokens = max_tokens
+        self.on_notice(f"out of memory: continuing with max_tokens = {max_tokens}")
+
+    def _backward(
+        self, part: GroupBatch, weight: float, max_tokens: int
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        micro_batches = part.split(max_tokens, divisible=not self.optimizer.couples_responses)
+        own: list[Pass] = [(weight, partial(checked_loss, self.optimizer.loss, micro)) for micro in micro_batches]
         # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
-        others = [(1.0, loss) for companion in self.companions for loss in companion.losses(self.optimizer.max_tokens)]
+        others = [(1.0, loss) for companion in self.companions for loss in companion.losses(max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]
         sums = {name: torch.zeros((), device=part.device) for name in named}
         for number, (share, compute) in enumerate([*others, *own], start=1 - len(others)):
@@ -284,10 +291,15 @@ class Engine:
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
         bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
         if bad:
-            raise StoppedByCheck(
-                f"step {self.position.step + 1}: {' and '.join(bad)} not finite; the last checkpoint is kept\n"
-                "  fix: lower learning_rate or max_grad_norm, or use float32, then --resume --force"
-            )
+            raise self._wrecked(f"step {self.position.step + 1}: {' and '.join(bad)}")
+
+    def _require_finite_weights(self) -> None:
+        trained = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
+        if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+            raise self._wrecked(f"step {self.position.step}: weights")
+
+    def _wrecked(self, what: str) -> StoppedByCheck:
+        return StoppedByCheck(f"{what} not finite; {checkpoints.way_back(self.folder, self.position.step)}")
 
     @property
     def _reason(self) -> str:
@@ -320,9 +332,6 @@ class Engine:
     def _whole_modules(self) -> dict[str, torch.nn.Module]:
         return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
 
-    def _log(self, metrics: Mapping[str, float]) -> None:
-        self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
-
     def _save_if_due(self, *, epoch_ends: bool) -> None:
         every = self.options.save_every
         due = self.position.step % every == 0 if every else epoch_ends
@@ -331,7 +340,12 @@ class Engine:
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait."""
+        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait.
+
+        Raises:
+            StoppedByCheck: the weights are not finite; nothing is written.
+        """
+        self._require_finite_weights()
         barrier()
         if self.resumable and process_index() == 0:
             modules = checkpoints.modules_to_tensors(self._whole_modules())
@@ -356,7 +370,7 @@ class Engine:
         """Restores the newest checkpoint that verifies, if there is one."""
         path, problems = checkpoints.newest_checkpoint(self.folder)
         for problem in problems:
-            self.on_notice(f"skipped a checkpoint: {problem}")
+            self.on_notice(f"skipped a checkpoint: {problem}" + ("" if path else "; starting from the first step"))
         if path is None:
             return
         state = checkpoints.load_state(path)
@@ -365,8 +379,7 @@ class Engine:
                 f"{path} belongs to another recipe or other data\n  fix: use --overwrite, --force or another --out"
             )
         checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
-        self.adam.load_state_dict(checkpoints.load_tensors(path, "adam"))
-        self.scheduler.load_state_dict(state["scheduler"])
+        restore_adam(self.adam, self.scheduler, checkpoints.load_tensors(path, "adam"), state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
         self.position = Position(**state["position"])
@@ -381,19 +394,6 @@ class Engine:
             packed = checkpoints.load_tensors(path, "batch")
             self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
         self.on_notice(f"resumed after step {self.position.step}")
-
-
-def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
-    """The order of a batch's groups in an epoch, in this process."""
-    order = list(range(num_groups))
-    random.Random(f"order/{seed}/{batch}/{epoch}/{process_index()}").shuffle(order)
-    return order
-
-
-def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
-    """Optimisation steps of a whole run, if no batch ends early."""
-    size = max(1, options.minibatch_size // num_processes())
-    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
 
 
 def _mixed(seed: int, *numbers: int) -> int:

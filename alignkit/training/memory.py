@@ -86,8 +86,3 @@ def _container_bytes() -> list[int]:
 
 def _parameters(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Parameter]:
     return list({id(p): p for module in modules for p in module.parameters()}.values())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a CUDA device or in torch's CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

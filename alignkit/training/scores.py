@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.errors import PluginError
+from alignkit.errors import PluginError, StoppedByCheck
 from alignkit.ops.distributed import mean_over_processes
+from alignkit.ops.memory import until_it_fits
 from alignkit.plugins import blamed
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from alignkit.interfaces import RewardSource
     from alignkit.records import Group
 
+logger = logging.getLogger(__name__)
+
 
 def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[list[float | None]]:
     """The scores of a source: one finite float or None per response.
@@ -27,13 +32,20 @@ def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[l
         PluginError: the source returned anything else; the message names it and the group.
     """
     name = type(reward).__name__
+
+    def computed(size: int) -> list[list[float | None]]:
+        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+        return [row for part in parts for row in reward.score(part)]
+
     with blamed(f"reward {name}", "score() failed"):
-        scores = reward.score(groups)
+        smaller = partial(logger.warning, "out of memory in the reward: now %d prompts at a time")
+        scores = until_it_fits(computed, max(1, len(groups)), smaller)
     if len(scores) != len(groups):
         raise PluginError(f"reward {name}: {len(scores)} lists of scores for {len(groups)} groups")
     for number, (row, group) in enumerate(zip(scores, groups, strict=True)):
-        if len(row) != len(group.responses):
-            raise PluginError(f"reward {name}, group {number}: {len(row)} scores for {len(group.responses)} responses")
+        if not isinstance(row, list | tuple) or len(row) != len(group.responses):
+            found = f"{len(row)} scores" if isinstance(row, list | tuple) else f"{row!r}"
+            raise PluginError(f"reward {name}, group {number}: {found} for {len(group.responses)} responses")
         for value in row:
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise PluginError(f"reward {name}, group {number}: {value!r} is not a finite number or None")
@@ -52,16 +64,25 @@ def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
     """The batch with `rewards` [S]; responses on which the source abstained are dropped.
 
     Raises:
-        PluginError: the source abstained on every response.
+        StoppedByCheck: the source abstained on every response.
     """
     rows = checked_scores(reward, batch.groups)
     flat = [value for row in rows for value in row]
     kept = torch.tensor([value is not None for value in flat], device=batch.device)
     if not bool(kept.any()):
-        raise PluginError(f"reward {type(reward).__name__} abstained on all {len(flat)} responses")
+        raise StoppedByCheck(f"reward {type(reward).__name__} abstained on all {len(flat)} responses")
     rewards = torch.tensor([value or 0.0 for value in flat], dtype=torch.float32, device=batch.device)
     scored = batch.replace(rewards=rewards)
     return scored if bool(kept.all()) else scored.select_responses(kept)
+
+
+def check_abstentions(share: float, limit: float) -> None:
+    """Raises StoppedByCheck if a reward abstained on more than `limit` of the responses."""
+    if share > limit:
+        raise StoppedByCheck(
+            f"the reward abstained on {share:.0%} of the responses\n"
+            "  fix: look at what it can't score, or raise optimizer.max_abstained"
+        )
 
 
 def shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[str, float]:

@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tests.bench import flops, ppo_peer, programs
 from tests.bench.material import Material, make_material, open_material
+from tests.bench.real import make_real_material
 from tests.bench.shapes import SMALL
 from tests.bench.turns import Program, take_turns
 from tests.bench.workloads import WORKLOADS, Settings, Workload
@@ -31,15 +32,13 @@ DATA = HERE.parents[2] / "shared" / "data" / "hh_harmless_test_conv.jsonl.gz"
 def main() -> None:
     """Runs what the arguments choose."""
     options = _arguments()
-    folder = HERE / ".cache" / "small"
-    make_material(SMALL, folder, options.data)
     done = _measured(options.resume)
     for name in options.only.split(",") if options.only else WORKLOADS:
         if name in done:
             print(done[name], flush=True)
             continue
         try:
-            record = _compared(WORKLOADS[name], folder, options)
+            record = _compared(WORKLOADS[name], _material(WORKLOADS[name], options.data), options)
         except (RuntimeError, KeyError) as error:
             record = {"error": str(error)}
         line = json.dumps({"workload": name, **record})
@@ -47,6 +46,17 @@ def main() -> None:
         if options.resume:
             with options.resume.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+def _material(workload: Workload, data: Path) -> Path:
+    """The folder with what a workload runs on, made where it is missing."""
+    if workload.real:
+        folder = HERE / ".cache" / "real"
+        make_real_material(folder, data)
+    else:
+        folder = HERE / ".cache" / "small"
+        make_material(SMALL, folder, data)
+    return folder
 
 
 def _measured(path: Path | None) -> dict[str, str]:
@@ -98,6 +108,9 @@ def summary(workload: Workload, figures: dict[str, dict[str, Any]]) -> dict[str,
         record[f"{side}_s"] = round(median(own["seconds"][1:]), 4)
         record[f"{side}_cpu_s"] = round(median(own["cpu_seconds"][1:]), 3)
         record[f"{side}_first_s"] = round(own["seconds"][0], 3)
+        record[f"{side}_load_s"] = round(own["load_seconds"], 2)
+        if side == "ours":
+            record["ours_probe_s"] = round(own["probe_seconds"], 2)
         record[f"{side}_mib"] = round(own["peak_bytes"] / 2**20, 1)
         if own["tokens"]:
             record[f"{side}_sampled_tokens"] = round(median(own["tokens"][1:]))
@@ -127,9 +140,11 @@ def _counted(workload: Workload, material: Material, settings: Settings) -> dict
     steps = programs.step_lengths(workload, material, settings)[1:]
     groups = [group for step in steps for group in step]
     ours, rows = flops.packed(groups), programs.peer_work(workload, groups)
+    counts = {"tokens": ours.tokens // len(steps), "peer_tokens": rows.tokens // len(steps)}
+    if workload.real:
+        return counts
     return {
-        "tokens": ours.tokens // len(steps),
-        "peer_tokens": rows.tokens // len(steps),
+        **counts,
         "gflop": round(flops.step_flops(workload, SMALL, ours, peer=False) / len(steps) / 1e9, 1),
         "peer_gflop": round(flops.step_flops(workload, SMALL, rows, peer=True) / len(steps) / 1e9, 1),
     }

@@ -55,6 +55,7 @@ class Clock:
     Attributes:
         seconds, cpu_seconds: of each step. losses, norms: and of the gradient, of each step where there is one.
         tokens: sampled in each step.
+        load_seconds: until the first step, with imports. probe_seconds: of them, for the choice of the layout.
         logprob_diff: of sampled tokens, the largest to a plain forward pass, where that was looked at.
     """
 
@@ -65,6 +66,8 @@ class Clock:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    load_seconds: float = 0.0
+    probe_seconds: float = 0.0
     logprob_diff: float | None = None
     _started: tuple[float, float] = (0.0, 0.0)
 
@@ -92,9 +95,27 @@ class Clock:
         after = self._now()
         self._started = (self._started[0] + after[0] - before[0], self._started[1] + after[1] - before[1])
 
+    @contextmanager
+    def timing_of(self, module: Any, name: str) -> Iterator[None]:
+        """Inside, calls of this function of a module count as probing."""
+        function = getattr(module, name)
+
+        def timed(*given: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            result = function(*given, **named)
+            self.probe_seconds += time.perf_counter() - started
+            return result
+
+        setattr(module, name, timed)
+        try:
+            yield
+        finally:
+            setattr(module, name, function)
+
     def figures(self) -> dict[str, Any]:
         """All that was measured, as JSON types."""
-        names = ("seconds", "cpu_seconds", "losses", "norms", "tokens", "logprob_diff")
+        names = ("seconds", "cpu_seconds", "losses", "norms", "tokens", "load_seconds", "probe_seconds",
+                 "logprob_diff")  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
     def _now(self) -> tuple[float, float]:

@@ -49,7 +49,7 @@ def tiny_model() -> PackedModel:
 def sampling_rate(model: PackedModel, count: int) -> float:
     """Tokens/s of sampling four responses to each of `count` prompts."""
     prompts = [[3 + (i + j) % 200 for j in range(PROMPT)] for i in range(count)]
-    streams = uniform_streams(0, [str(i) for i in range(count)], 4, RESPONSE)
+    streams = uniform_streams(0, range(count), 4, RESPONSE)
     chooser = TokenChooser(Sampling(max_tokens=RESPONSE), streams, [0], model.device)
     budget = Budget(tokens=10**9, rows=256)
     return best_rate(lambda: len(sample(model, prompts, 4, RESPONSE, chooser, budget).logprobs))

@@ -67,12 +67,13 @@ class Material:
     """Rows and the folder with `lm/` and `rm/`.
 
     Attributes:
-        max_length: longest prompt with a response, in tokens.
+        max_length: longest prompt with a response, in tokens. stop_ids: the first one ends the text of a response.
     """
 
     folder: Path
     pairs: Sequence[Pair]
     max_length: int
+    stop_ids: tuple[int, ...] = (EOS,)
 
     @property
     def lm(self) -> str:
@@ -142,7 +143,7 @@ def make_material(shape: Shape, folder: Path, file: Path) -> None:
         return
     shutil.rmtree(folder, ignore_errors=True)
     if source:
-        pairs = list(_read_hh(file))
+        pairs = list(read_hh(file))
         save_models(shape, _trained_tokenizer(pairs, shape.vocabulary), folder, dtype=torch.float32)
         random.Random(0).shuffle(pairs)
         material = Material(folder, pairs, MAX_LENGTH)
@@ -154,7 +155,8 @@ def make_material(shape: Shape, folder: Path, file: Path) -> None:
 def open_material(folder: Path) -> Material:
     """What `make_material` left in a folder."""
     record = json.loads((folder / RECORD).read_text())
-    return Material(folder, [Pair(**pair) for pair in record["pairs"]], record["max_length"])
+    pairs = [Pair(**pair) for pair in record["pairs"]]
+    return Material(folder, pairs, record["max_length"], tuple(record.get("stop_ids", (EOS,))))
 
 
 def generated(
@@ -180,7 +182,8 @@ def generated(
     return Material(folder, pairs, min(shape.context, prompt.high + response.high + 2))
 
 
-def _read_hh(file: Path) -> list[Pair]:
+def read_hh(file: Path) -> list[Pair]:
+    """The rows of the HH file."""
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from alignkit_hf import probe
+from alignkit_hf.options import LoraOptions
 from transformers import AutoModelForCausalLM
 
 from alignkit.algorithms.passes import policy_logprobs
 from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.plugins import registry
-from alignkit.training.engine import epoch_order, train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, prompt_order
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed, epoch_order, prompt_order
 from alignkit.training.scores import score_batch
+from tests.bench.real import draw_adapter
 from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class FixedFeed:
         self._groups, self._policy, self._reward, self._clock = groups, policy, reward, clock
         self.groups_per_batch = groups_per_batch
         self.num_batches = len(groups) // groups_per_batch
+        self.figures: dict[str, float] = {}
 
     def batch(self, index: int) -> GroupBatch:
         """The batch `index`, scored, with log-probabilities for which the clock stands still: a sampler gives them."""
@@ -73,7 +77,8 @@ class _Ours:
     def __init__(self, workload: Workload, material: Material, settings: Settings, clock: Clock) -> None:
         self.workload, self.material, self.settings, self.clock = workload, material, settings, clock
         self.context = Context(seed=settings.seed, device=settings.device)
-        self.policy = self._load_policy()
+        with clock.timing_of(probe, "find_path"):
+            self.policy = self._load_policy()
         self.sampling = Sampling(max_tokens=workload.max_new or 1)
         self.optimizer: Optimizer[Any] | None = None
         if workload.optimizer:
@@ -124,8 +129,14 @@ class _Ours:
                 return policy_class.load_scorer(folder, context)  # type: ignore[attr-defined, no-any-return]
 
         dtype = "bfloat16" if self.settings.bf16 else "float32"
-        options = policy_class.Config(model=self.material.lm, max_length=self.material.max_length, dtype=dtype)  # type: ignore[call-arg]
-        return WithSavedScorer(options, self.context)  # type: ignore[no-any-return]
+        stops = self.material.stop_ids
+        options = policy_class.Config(  # type: ignore[call-arg]
+            model=self.material.lm, max_length=self.material.max_length, dtype=dtype, stop_token_ids=stops,
+            end_token_id=stops[0], lora=LoraOptions(r=self.workload.lora),
+        )  # fmt: skip
+        policy = WithSavedScorer(options, self.context)
+        draw_adapter(policy.raw)
+        return policy  # type: ignore[no-any-return]
 
     def _reward(self) -> RewardSource[Any] | None:
         if self.workload.peer == "ppo":

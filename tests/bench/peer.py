@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from alignkit_hf.options import LoraOptions
 from alignkit_trl.testing.parity import pair_rows
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
 
 from tests.bench.ours import in_training_order
-from tests.bench.shapes import EOS
+from tests.bench.real import draw_adapter
 from tests.bench.workloads import ADAM_BETA2
 
 if TYPE_CHECKING:
@@ -115,11 +116,22 @@ def arguments(workload: Workload, settings: Settings) -> dict[str, Any]:
     }
 
 
+def adapter(workload: Workload) -> dict[str, Any]:
+    """What trainers are told of a LoRA adapter: that of alignkit's options."""
+    if not workload.lora:
+        return {}
+    from peft import LoraConfig
+
+    options = LoraOptions(r=workload.lora)
+    return {"peft_config": LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules="all-linear")}  # type: ignore[arg-type]
+
+
 def encoded(workload: Workload, material: Material, settings: Settings) -> GroupBatch:
     """The tokens of a run, in the order of training, as alignkit's policy encodes them."""
     from alignkit_hf.encoding import Encoder
 
-    encoder = Encoder(material.tokenizer(), stop_ids=(EOS,), end_id=None, max_length=material.max_length)
+    stops = material.stop_ids
+    encoder = Encoder(material.tokenizer(), stop_ids=stops, end_id=stops[0], max_length=material.max_length)
     return encoder.encode(in_training_order(workload, material, settings), "cpu")
 
 
@@ -143,7 +155,9 @@ def _trainer(
         train_dataset=Dataset.from_list(data),
         processing_class=material.tokenizer(),
         callbacks=[callback],
+        **adapter(workload),
     )
+    draw_adapter(made.model)
     return made.train  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,8 @@ import torch
 from transformers import GenerationConfig, TrainerCallback
 
 from tests.bench.ours import prompts_in_order
-from tests.bench.peer import Timed, arguments, encoded, load_lm, load_rm, reporting
+from tests.bench.peer import Timed, adapter, arguments, encoded, load_lm, load_rm, reporting
+from tests.bench.real import draw_adapter
 from tests.bench.rewards import closeness
 from tests.bench.shapes import EOS, PAD
 
@@ -72,7 +73,9 @@ def _group_trainer(
         train_dataset=Dataset.from_list([{"prompt": prompt.text} for prompt in prompts]),
         processing_class=material.tokenizer(),
         callbacks=[callback],
+        **adapter(workload),
     )
+    draw_adapter(made.model)
     return made.train  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -54,7 +55,9 @@ def peer_work(workload: Workload, groups: Groups) -> Work:
 
 def measure(side: Side, workload: Workload, material: Material, settings: Settings, clock: Clock) -> dict[str, Any]:
     """Runs a workload and returns its figures, in seconds and bytes."""
+    started = time.perf_counter()
     run = prepare(side, workload, material, settings, clock)
+    clock.load_seconds = time.perf_counter() - started
     with PeakMemory(settings.device) as memory:
         run()
     return {**clock.figures(), "peak_bytes": memory.bytes}

@@ -25,6 +25,7 @@ class Workload:
         peer: name of the peer's runner in `peer` or `peer_online`. peer_options: of its trainer.
         updates: optimisation steps of alignkit that make one timed step.
         max_new: longest sampled response, in tokens.
+        lora: rank of adapters that are trained instead of the model; 0 for none. real: on the pretrained model.
         peer_rows: rows of the peer in a step. peer_rows_per_pass: in one of its passes, where that is less.
         steps_factor: steps that are timed for each one that is asked for, where a step has a single prompt.
         language_passes, scalar_passes: forward passes of a step through a language model and through a scorer; a
@@ -41,6 +42,8 @@ class Workload:
     peer_options: Mapping[str, Any] = field(default_factory=dict)
     updates: int = 1
     max_new: int = 0
+    lora: int = 0
+    real: bool = False
     peer_rows: int
     peer_rows_per_pass: int = 0
     steps_factor: int = 1
@@ -96,6 +99,12 @@ _DPO = Workload(
     peer_options={"beta": 0.1}, peer_rows=8, peer_extra_passes=1,
 )  # fmt: skip
 
+_GRPO = Workload(
+    name="grpo", rows="prompts", groups=4, responses=8, optimizer="grpo", peer="grpo",
+    options={"kl_coef": 0.0, "aggregation": "token"},
+    peer_options={"beta": 0.0}, max_new=128, peer_rows=32, language_passes=1 + 3,
+)  # fmt: skip
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -112,11 +121,7 @@ WORKLOADS = {
             name="kto", rows="labelled", groups=8, responses=2, optimizer="kto", options={"beta": 0.1}, peer="kto",
             peer_options={"beta": 0.1}, peer_rows=16, language_passes=3 + 2, peer_extra_passes=1,
         ),
-        Workload(
-            name="grpo", rows="prompts", groups=4, responses=8, optimizer="grpo", peer="grpo",
-            options={"kl_coef": 0.0, "aggregation": "token"},
-            peer_options={"beta": 0.0}, max_new=128, peer_rows=32, language_passes=1 + 3,
-        ),
+        _GRPO,
         Workload(
             name="rloo-update", rows="fixed_rollouts", groups=4, responses=8, optimizer="rloo",
             options={"kl_coef": 0.0}, peer="rloo", peer_options={"beta": 0.0}, max_new=128, peer_rows=32,
@@ -128,6 +133,8 @@ WORKLOADS = {
             name="sampling", rows="prompts", groups=8, responses=8, peer="sampling", max_new=128, peer_rows=64,
             language_passes=1,
         ),
+        replace(_DPO, name="real-dpo", groups=4, peer_rows=4, lora=8, real=True),
+        replace(_GRPO, name="real-grpo", groups=2, peer_rows=16, max_new=64, lora=8, real=True),
     )
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -197,12 +198,24 @@ class PolicyContract(ComponentContract):
     def test_a_rollout_does_not_depend_on_what_is_sampled_beside_it(self) -> None:
         policy = self._policy()
         whole = policy.generate(prompts(), n=3, sampling=SAMPLING, seed=0)
-        for number, prompt in enumerate(prompts()):
-            alone = policy.generate([prompt], n=1, sampling=SAMPLING, seed=0)
-            assert alone.groups[0].responses[0] == whole.groups[number].responses[0]
+        for place, prompt in enumerate(prompts()):
+            alone = policy.generate([prompt], n=1, sampling=SAMPLING, seed=0, places=[place])
+            assert alone.groups[0].responses[0] == whole.groups[place].responses[0]
         torch.rand(5)
-        again = policy.generate(prompts()[::-1], n=3, sampling=SAMPLING, seed=0)
+        places = range(len(prompts()))[::-1]
+        again = policy.generate(prompts()[::-1], n=3, sampling=SAMPLING, seed=0, places=places)
         assert again.groups[::-1] == whole.groups
+        longer = policy.generate(prompts()[:2], n=5, sampling=replace(SAMPLING, max_tokens=20), seed=0)
+        short, long = _response_ids(whole), _response_ids(longer)
+        for place, index in product(range(2), range(3)):
+            ids = short[3 * place + index]
+            assert long[5 * place + index][: len(ids)] == ids, "the number of prompts, of responses or of tokens counts"
+
+    def test_equal_prompts_get_responses_of_their_own(self) -> None:
+        policy, count = self._policy(), 16
+        batch = policy.generate(prompts()[:1] * count, n=4, sampling=replace(SAMPLING, max_tokens=20), seed=0)
+        copies = sum(one.responses == batch.groups[0].responses for one in batch.groups[1:])
+        assert not copies, f"{copies} of {count - 1} equal prompts got the first one's responses: use `places`"
 
     def test_temperature_zero_takes_the_likeliest_token(self) -> None:
         policy = self._policy()
@@ -251,6 +264,10 @@ class PolicyContract(ComponentContract):
 def _stop_token(batch: GroupBatch) -> int:
     """The last token of an encoded record."""
     return int(batch.response_ids[batch.last_token[0]])
+
+
+def _response_ids(batch: GroupBatch) -> list[list[int]]:
+    return [ids.tolist() for ids in torch.split(batch.response_ids, batch.lengths.tolist())]
 
 
 def with_other_last_tokens(batch: GroupBatch) -> GroupBatch:

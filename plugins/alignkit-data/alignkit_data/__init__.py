@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from alignkit import hookimpl
 from alignkit_data.export import to_trl_rows, write_parquet
 from alignkit_data.loading import Detected
+from alignkit_data.messages import content_of, text_of
 from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions, MixOptions
 from alignkit_data.source import Dataset, FunctionSource
 
@@ -23,6 +24,8 @@ __all__ = [
     "FunctionOptions",
     "FunctionSource",
     "MixOptions",
+    "content_of",
+    "text_of",
     "to_trl_rows",
     "write_parquet",
 ]

@@ -26,7 +26,8 @@ def to_trl_rows(groups: Iterable[Group], form: TRLForm = "pairs") -> Iterator[di
     rows = {"pairs": _pairs, "best-worst": _best_worst, "labels": _labels, "demonstrations": _demonstrations}[form]
     for group in groups:
         for row in rows(group):
-            yield {"prompt": group.prompt.content, **row}
+            tools = group.prompt.meta.get("tools")
+            yield {"prompt": group.prompt.content, **row} | ({"tools": tools} if tools else {})
 
 
 def _pairs(group: Group) -> Iterator[dict[str, Any]]:
@@ -51,9 +52,11 @@ def _demonstrations(group: Group) -> Iterator[dict[str, Any]]:
             yield {"completion": _answer(group, index)}
 
 
-def _answer(group: Group, index: int) -> str | list[dict[str, str]]:
-    response = group.responses[index]
-    return response if group.prompt.messages is None else [{"role": "assistant", "content": response}]
+def _answer(group: Group, index: int) -> str | list[dict[str, Any]]:
+    response, turns = group.responses[index], group.meta.get("turns") or {}
+    if group.prompt.messages is None:
+        return response
+    return [(turns[index] if turns else None) or {"role": "assistant", "content": response}]
 
 
 def write_parquet(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:

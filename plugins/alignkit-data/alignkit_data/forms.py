@@ -5,19 +5,29 @@ A converter raises ValueError for a malformed row and Unusable for a row with no
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit import Group, Prompt
 from alignkit.preferences import RANKS_OF_VERDICT, Annotation, with_annotations
-from alignkit_data.comparisons import checked_verdict, fitted_ranks, ranks_of_comparisons
-from alignkit_data.messages import Content, Unusable, content_of, kind, part, split_last_turn, text_of
+from alignkit_data.comparisons import checked_verdict
+from alignkit_data.messages import (
+    Content,
+    Unusable,
+    answer_text,
+    content_of,
+    group_of,
+    part,
+    split_last_turn,
+    text_of,
+)
+from alignkit_data.rankings import exact_comparisons, listed, written_groups
+from alignkit_data.turns import kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     Values = Mapping[str, Any]
 
@@ -30,27 +40,38 @@ class Form:
         needs: columns that each row must have; the first form whose needs are met applies.
         may: optional columns. All others go to the prompt's `meta`.
         group: the converter.
+        beside: sets of columns, one of which each row must have too.
     """
 
     name: str
     needs: tuple[str, ...]
     may: tuple[str, ...]
     group: Callable[[Values], Group]
+    beside: tuple[tuple[str, ...], ...] = ()
+
+    def base(self, columns: Collection[str]) -> tuple[str, ...]:
+        """The first of the sets in `beside` that these columns have; the first of all if they have none."""
+        return next((names for names in self.beside if set(names) <= set(columns)), (*self.beside, ())[0])
 
     def uses(self, columns: Collection[str]) -> set[str]:
         """The columns of a row that become part of the group itself."""
         instruction = set() if "prompt" in columns or "instruction" not in columns else set(_INSTRUCTION)
-        return {*self.needs, *self.may, *instruction} & set(columns)
+        chat = set(CHATS) if self.name == "preference" and not {"prompt", "instruction"} & set(columns) else set()
+        return {*self.needs, *self.may, *self.base(columns), *instruction, *chat} & set(columns)
 
 
-_INSTRUCTION = ("instruction", "input", "system", "history")
+_INSTRUCTION = ("instruction", "input", "history")
+CHATS = ("messages", "conversations")
 
 
 def _prompt(values: Values) -> Content:
+    chat = _chat_column(values)
     if "prompt" in values:
         content = content_of(values["prompt"], "prompt")
     elif "instruction" in values:
         content = _instruction(values)
+    elif chat:
+        content = _conversation(values, chat)
     else:
         raise ValueError("no column 'prompt'")
     if not (content.strip() if isinstance(content, str) else any(message["content"] for message in content)):
@@ -58,45 +79,97 @@ def _prompt(values: Values) -> Content:
     return content
 
 
+def _chat_column(values: Values) -> str:
+    """The column with a whole conversation, "" if there is none."""
+    return next((name for name in CHATS if name in values), "")
+
+
+def _conversation(values: Values, column: str) -> list[dict[str, Any]]:
+    messages = content_of(values[column], column)
+    if isinstance(messages, str):
+        raise ValueError(f"{column} is text, expected messages")
+    return messages
+
+
 def _instruction(values: Values) -> Content:
     """Alpaca's columns as a chat: the history's turns, then the instruction with the input below it."""
     messages: list[dict[str, Any]] = []
-    if values.get("system"):
-        messages.append({"role": "system", "content": text_of(values["system"], "system")})
-    for index, turn in enumerate(values.get("history") or ()):
+    for index, turn in enumerate(listed(values, "history") or ()):
         if not (isinstance(turn, list) and len(turn) == 2):
             raise ValueError(f"history[{index}] is not a pair of texts")
         for role, text in zip(("user", "assistant"), turn, strict=True):
             messages.append({"role": role, "content": text_of(text, f"history[{index}]")})
     request = text_of(values["instruction"], "instruction")
-    if values.get("input"):
-        request += "\n\n" + text_of(values["input"], "input")
+    more = text_of(values.get("input") or "", "input")
+    if more.strip():
+        request += "\n\n" + more
     return [*messages, {"role": "user", "content": request}]
 
 
-def _response(text: str) -> str:
-    if not text.strip():
-        raise Unusable("empty response")
-    return text
-
-
-def _pair(prompt: Content | None, values: Values, first: str, second: str) -> tuple[Prompt, tuple[str, str]]:
-    content, (left, right) = part(prompt, [content_of(values[first], first), content_of(values[second], second)])
+def _pair(prompt: Content | None, first: Content, second: Content, names: str, **fields: Any) -> Group:
+    content, answers = part(prompt, [first, second])
+    left, right = map(answer_text, answers)
     if left.strip() == right.strip():
-        raise Unusable(f"{first} and {second} are the same")
-    return Prompt.of(content), (_response(left), _response(right))
+        raise Unusable(f"{names} are the same")
+    if not (left.strip() and right.strip()):
+        raise Unusable("empty response")
+    return group_of(content, answers, **fields)
 
 
 def _preference(values: Values) -> Group:
-    prompt = _prompt(values) if "prompt" in values or "instruction" in values else None
-    parted, responses = _pair(prompt, values, "chosen", "rejected")
-    return Group(parted, responses, ranks=(0, 1))
+    given = {"prompt", "instruction"} & set(values)
+    chat = _chat_column(values)
+    chosen, rejected = (content_of(values[name], name) for name in ("chosen", "rejected"))
+    prompt = _prompt(values) if given else None
+    if chat and not given:
+        before = _conversation(values, chat)
+        if before and before[-1]["role"] != "assistant":
+            prompt = before
+        elif isinstance(chosen, str):
+            raise ValueError(f"{chat} ends with an answer, beside chosen and rejected: rename or drop one of them")
+    return _pair(prompt, chosen, rejected, "chosen and rejected", ranks=(0, 1))
+
+
+def _rejected(values: Values) -> Group:
+    """A demonstration with a worse answer beside it, as ms-swift writes pairs."""
+    prompt, chosen = _demonstration(values)
+    worse = content_of(values["rejected_response"], "rejected_response")
+    if isinstance(worse, str) and not isinstance(chosen, str):
+        worse = [{"role": "assistant", "content": worse}]
+    return _pair(prompt, chosen, worse, "the answer and the rejected one", ranks=(0, 1))
+
+
+def _demonstration(values: Values) -> tuple[Content, Content]:
+    """The prompt and the answer of a row of any form with one answer."""
+    chat = _chat_column(values)
+    if chat:
+        before, answer = split_last_turn(_conversation(values, chat))
+        return before, [answer]
+    if "completion" in values:
+        return content_of(values["prompt"], "prompt"), content_of(values["completion"], "completion")
+    return _prompt(values), text_of(values["output"], "output")
+
+
+def _answered(values: Values) -> Group:
+    """A demonstration, labelled if a column `label` says true or false. A text prompt may be empty: text to learn."""
+    prompt, answer = _demonstration(values)
+    content, answers = part(prompt, [answer])
+    if not answer_text(answers[0]).strip():
+        raise Unusable("empty response")
+    return group_of(content, answers, labels=(label,) if (label := truth(values.get("label"))) is not None else None)
+
+
+def truth(value: Any) -> bool | None:
+    """The boolean that a label means, None if it means something else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False, "1": True, "0": False}.get(value.strip().lower())
+    return bool(value) if isinstance(value, bool | int | float) and value in (0, 1) else None
 
 
 def _verdict(values: Values) -> Group:
     verdict = checked_verdict(values["verdict"], "verdict")
-    prompt, responses = _pair(_prompt(values), values, "response_1", "response_2")
-    return Group(prompt, responses, ranks=RANKS_OF_VERDICT[verdict])
+    first, second = (content_of(values[name], name) for name in ("response_1", "response_2"))
+    return _pair(_prompt(values), first, second, "response_1 and response_2", ranks=RANKS_OF_VERDICT[verdict])
 
 
 def _annotated(values: Values) -> Group:
@@ -145,167 +218,58 @@ def _most_frequent(rankings: Iterable[tuple[int, ...] | None]) -> tuple[int, ...
     return (0, 0) if len(ranked) == 2 and ranked[0][1] == ranked[1][1] else ranked[0][0]
 
 
-def _completion(values: Values) -> Group:
-    """A demonstration. Its prompt may be empty: plain text to learn from."""
-    content, (response,) = part(
-        content_of(values["prompt"], "prompt"), [content_of(values["completion"], "completion")]
-    )
-    return Group(Prompt.of(content), (_response(response),))
+def is_prompt(values: Values) -> bool:
+    """Whether the row is a conversation that waits for an answer."""
+    try:
+        return bool(_conversation(values, _chat_column(values))[-1]["role"] != "assistant")
+    except (KeyError, ValueError, IndexError):
+        return False
 
 
 def _label(values: Values) -> Group:
-    label = values["label"]
-    if isinstance(label, str):
-        label = {"true": True, "false": False, "1": True, "0": False}.get(label.strip().lower(), label)
-    if not (isinstance(label, bool | int) and label in (0, 1)):
+    if truth(values["label"]) is None:
         raise ValueError(f"label is {values['label']!r}, expected true or false (1 or 0)")
     _prompt(values)
-    return replace(_completion(values), labels=(bool(label),))
-
-
-def _messages(values: Values) -> Group:
-    return _chat(values, "messages")
-
-
-def _conversations(values: Values) -> Group:
-    return _chat(values, "conversations")
-
-
-def _chat(values: Values, column: str) -> Group:
-    messages = content_of(values[column], column)
-    if isinstance(messages, str):
-        raise ValueError(f"{column} is text, expected messages")
-    before, response = split_last_turn(messages)
-    return Group(Prompt.of(before), (_response(response),))
-
-
-def _alpaca(values: Values) -> Group:
-    prompt = Prompt.of(_prompt({key: value for key, value in values.items() if key != "prompt"}))
-    return Group(prompt, (_response(text_of(values["output"], "output")),))
+    return _answered(values)
 
 
 def _prompts(values: Values) -> Group:
     """A prompt to sample from; its one response is empty and not for learning."""
-    return Group(Prompt.of(_prompt(values)), ("",))
+    content = _prompt(values)
+    if "prompt" not in values and not isinstance(content, str) and content[-1]["role"] == "assistant":
+        content, _ = split_last_turn(content)
+    return Group(Prompt.of(content), ("",))
 
 
-def _groups(values: Values) -> Group:
-    """The form that alignkit writes, one row per group; ranks may start at 0 or 1."""
-    content, responses = _responses(values)
-    group = Group(
-        Prompt.of(content, _mapping(values, "prompt_meta")),
-        responses,
-        scores=_scores(values),
-        labels=_listed(values, "labels"),
-        finished=_listed(values, "finished"),
-        source=values.get("source") or "",
-        meta=_mapping(values, "meta"),
-    )
-    ranks = _listed(values, "ranks")
-    if ranks is not None:
-        return _ranked(group, _checked_ranks(ranks))
-    return _ranked_by_scores(group)
-
-
-def _comparisons(values: Values) -> Group:
-    content, responses = _responses(values)
-    ranks = ranks_of_comparisons(values["pairwise"], len(responses))
-    return _ranked(Group(Prompt.of(content), responses, scores=_scores(values)), ranks)
-
-
-def fitted_comparisons(values: Values) -> Group:
-    """Like `comparisons`, but ranked by a Bradley-Terry fit, with cycles in the group's meta."""
-    content, responses = _responses(values)
-    ranks, cycles = fitted_ranks(values["pairwise"], len(responses))
-    meta = {"cycles": cycles} if cycles else {}
-    return _ranked(Group(Prompt.of(content), responses, scores=_scores(values), meta=meta), ranks)
-
-
-def _responses(values: Values) -> tuple[Content, tuple[str, ...]]:
-    listed = values["responses"]
-    if not isinstance(listed, list | tuple):
-        raise ValueError(f"responses is {kind(listed)}, expected a list of texts")
-    prompt = content_of(values["prompt"], "prompt")
-    if all(isinstance(response, str) for response in listed):
-        return prompt, tuple(listed)
-    content, texts = part(prompt, [content_of(item, f"responses[{index}]") for index, item in enumerate(listed)])
-    return content, tuple(texts)
-
-
-def _mapping(values: Values, name: str) -> dict[str, Any]:
-    value = values.get(name) or {}
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} is {kind(value)}, expected an object")
-    return value
-
-
-def _listed(values: Values, name: str) -> tuple[Any, ...] | None:
-    value = values.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{name} is {kind(value)}, expected a list")
-    return tuple(value)
-
-
-def _scores(values: Values) -> tuple[float | None, ...] | None:
-    scores = _listed(values, "scores")
-    for score in scores or ():
-        if score is not None and (type(score) not in (int, float) or not math.isfinite(score)):
-            raise ValueError(f"scores holds {score!r}, expected finite numbers or null")
-    return None if scores is None else tuple(None if score is None else float(score) for score in scores)
-
-
-def _checked_ranks(ranks: Sequence[Any]) -> tuple[int, ...]:
-    if len(ranks) == 1:
-        raise ValueError("a ranking needs at least two entries")
-    for rank in ranks:
-        if type(rank) is not int or rank < 0:
-            raise ValueError(f"ranks holds {rank!r}, expected integers from 0 (best)")
-    order = sorted(set(ranks))
-    return tuple(order.index(rank) for rank in ranks)
-
-
-def _ranked_by_scores(group: Group) -> Group:
-    """With ranks from the scores if two or more are known; otherwise unchanged."""
-    known = [score for score in group.scores or () if score is not None]
-    if len(known) < 2:
-        return group
-    ranked = group.ranked_by_scores()
-    if len(known) == len(group.responses):
-        ranked = replace(ranked, labels=group.labels)
-    return _ranked(ranked, ranked.ranks or ())
-
-
-def _ranked(group: Group, ranks: tuple[int, ...]) -> Group:
-    group = replace(group, ranks=ranks)
-    if len(set(zip(group.responses, ranks, strict=True))) > len(set(group.responses)):
-        raise Unusable("the same response at two ranks")
-    return group
-
+_ANSWERED = (("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"))
 
 FORMS = {
     form.name: form
     for form in (
-        Form("comparisons", ("prompt", "responses", "pairwise"), ("scores",), _comparisons),
+        Form("comparisons", ("prompt", "responses", "pairwise"), ("scores",), exact_comparisons),
         Form(
             "groups",
             ("prompt", "responses"),
             ("ranks", "scores", "labels", "finished", "source", "meta", "prompt_meta"),
-            _groups,
+            written_groups,
         ),
         Form("preference", ("chosen", "rejected"), ("prompt",), _preference),
         Form("verdict", ("prompt", "response_1", "response_2", "verdict"), (), _verdict),
         Form("annotated", ("prompt", "response_1", "response_2", "human"), ("ai",), _annotated),
+        Form("rejected", ("rejected_response",), (), _rejected, _ANSWERED),
         Form("label", ("prompt", "completion", "label"), (), _label),
-        Form("completion", ("prompt", "completion"), (), _completion),
-        Form("messages", ("messages",), (), _messages),
-        Form("sharegpt", ("conversations",), (), _conversations),
-        Form("alpaca", ("instruction", "output"), ("input", "system", "history"), _alpaca),
-        Form("prompts", ("prompt",), (), _prompts),
+        Form("completion", ("prompt", "completion"), (), _answered),
+        Form("messages", ("messages",), ("label",), _answered),
+        Form("sharegpt", ("conversations",), ("label",), _answered),
+        Form("alpaca", ("instruction", "output"), ("input", "history", "label"), _answered),
+        Form("prompts", (), (), _prompts, (("prompt",), ("messages",), ("conversations",))),
     )
 }
 """By name, in the order in which they are tried."""
+
+CHAT_FORMS = ("messages", "sharegpt")
+_RENAMED = {"rejected_messages": "rejected_response", "kto_tag": "label"}
+_QUERY = {"query": "instruction", "response": "output"}
 
 _NOT_BARE = {"completion", "completions", "responses", "response", "pairwise", "response_1", "response_2", "verdict"}
 _OTHER_NAMES = {
@@ -318,6 +282,13 @@ _OTHER_NAMES = {
     "messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
     "verdict": ("winner", "preference", "label", "human_majority"),
 }
+
+
+def with_known_names(values: Values) -> dict[str, Any]:
+    """The row with the names of the forms in place of those of ms-swift and LLaMA-Factory."""
+    bare = set(_QUERY) <= set(values) and not {"prompt", "instruction", "output", *CHATS} & set(values)
+    names = _RENAMED | (_QUERY if bare else {})
+    return {(names[name] if name in names and names[name] not in values else name): values[name] for name in values}
 
 
 def detected_form(columns: Collection[str]) -> Form | None:
@@ -342,10 +313,11 @@ def missing_columns(columns: Collection[str], forms: Collection[Form]) -> tuple[
 
     form, mapping = min(guesses, key=distance)
     if len(forms) > 1 and not mapping and not form.uses(columns):
-        needs = "; ".join(f"{form.name} ({', '.join(form.needs)})" for form in forms)
+        needs = "; ".join(f"{form.name} ({', '.join((*form.needs, *form.base(())))})" for form in forms)
         return f"known forms: {needs}", "--columns old=new"
     missing = _lacks(form, columns)
-    needs = ", ".join([*(name for name in missing if name not in form.needs), *form.needs])
+    every = (*form.needs, *form.base(columns))
+    needs = ", ".join([*(name for name in missing if name not in every), *every])
     needed = f"{form.name} data needs {needs} (missing: {', '.join(missing)})"
     return needed, ", ".join(f"--columns {old}={new}" for old, new in mapping.items()) or "--columns old=new"
 
@@ -355,7 +327,7 @@ def _lacks(form: Form, columns: Collection[str]) -> list[str]:
 
     A preference pair may lack the prompt, unless a column looks like the prompt under another name.
     """
-    missing = [name for name in form.needs if name not in columns]
+    missing = [name for name in (*form.needs, *form.base(columns)) if name not in columns]
     if form.name == "preference" and not {"prompt", "instruction"} & set(columns):
         renamed = set(_OTHER_NAMES["prompt"]) & set(columns) or get_close_matches("prompt", columns, cutoff=0.85)
         return ["prompt", *missing] if missing or renamed else []

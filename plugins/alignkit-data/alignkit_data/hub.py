@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from alignkit import InputError
-from alignkit_data.readers import Row, choose_split, plain
+from alignkit_data.readers import Row, choose_split, plain_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def hub_rows(name: str, subset: str, split: str) -> Iterator[Row]:
     chosen = choose_split(split, list(splits), name)
     rows = _asked(name, lambda: datasets.load_dataset(name, subset or None, split=chosen))
     for number, values in enumerate(rows, start=1):
-        yield Row(f"{name} ({chosen}), row {number}", plain(values))
+        yield Row(f"{name} ({chosen}), row {number}", plain_row(values))
 
 
 def _datasets(name: str) -> Any:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from alignkit import Group, InputError, Prompt, closest
-from alignkit_data.forms import FORMS, Form, detected_form, fitted_comparisons, missing_columns
-from alignkit_data.messages import Unusable, filled_template
+from alignkit import Group, InputError, check_storable, closest, visible
+from alignkit_data.context import SYSTEM, TOOLS, VARIABLES, in_context, is_name, system_of
+from alignkit_data.forms import (
+    CHAT_FORMS,
+    CHATS,
+    FORMS,
+    Form,
+    detected_form,
+    is_prompt,
+    missing_columns,
+    with_known_names,
+)
+from alignkit_data.messages import Unusable, filled_template, template_parts
+from alignkit_data.rankings import fitted_comparisons
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +39,7 @@ class Detected:
         form: its name, a key of `alignkit_data.forms.FORMS`.
         columns: the first row's columns that became part of its group, after renaming.
         meta_columns: the others, kept in the prompt's `meta`.
+        template_columns: what the chat template gets beside the messages.
         sample: the first group.
         rows: number of rows read.
         dropped: number of rows dropped, by reason.
@@ -40,6 +53,7 @@ class Detected:
     rows: int
     dropped: Mapping[str, int]
     circles: int = 0
+    template_columns: tuple[str, ...] = ()
 
     def render(self) -> str:
         """The form, the counts and the sample as text."""
@@ -48,12 +62,15 @@ class Detected:
         lines += [f"  dropped {count}: {reason}" for reason, count in self.dropped.items()]
         if self.circles:
             lines.append(f"  intransitive {self.circles}: ranked by the fit")
+        if self.template_columns:
+            lines.append(f"for the chat template: {', '.join(self.template_columns)}")
         if self.meta_columns:
-            lines.append(f"kept for rewards: {', '.join(self.meta_columns)}")
+            names = (f"{name} (names, no texts)" if name in SYSTEM else name for name in self.meta_columns)
+            lines.append(f"kept for rewards: {', '.join(names)}")
         lines.append(f"prompt: {_short(self.sample.prompt.plain)}")
         for index, response in enumerate(self.sample.responses):
             lines.append(f"response{_known(self.sample, index)}: {_short(response)}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 def _short(text: str) -> str:
@@ -97,9 +114,14 @@ class GroupMaker:
     _needs: set[str] = field(default_factory=set)
     _detected: Detected | None = None
     _labels: set[bool] = field(default_factory=set)
+    _named_systems: bool | None = None
 
     def groups(self, rows: Iterable[Row]) -> Iterator[Group]:
-        """The groups of the usable rows.
+        """The groups of the usable rows; see `placed`."""
+        return (group for _, group in self.placed(rows))
+
+    def placed(self, rows: Iterable[Row]) -> Iterator[tuple[str, Group]]:
+        """The groups of the usable rows, each with its place.
 
         Raises:
             InputError: a row is malformed, or the columns fit no form.
@@ -107,7 +129,7 @@ class GroupMaker:
         for row in rows:
             self.rows += 1
             try:
-                yield self._group(row)
+                yield row.where, self._group(row)
             except Unusable as reason:
                 self._drop(str(reason), row)
             except ValueError as error:
@@ -157,27 +179,55 @@ class GroupMaker:
     def _group(self, row: Row) -> Group:
         if row.problem:
             raise ValueError(row.problem)
+        check_storable(json.dumps(row.values, ensure_ascii=False, default=str))
         values = self._renamed(row)
         if self.template:
             values["prompt"] = filled_template(self.template, values)
         if self._form is None:
             self._form = self._choose_form(values, row.where)
-            self._needs = {*self._form.needs, *({"prompt"} & self._form.uses(values))}
+            used = self._form.uses(values)
+            self._needs = {*self._form.needs, *self._form.base(values), *({"prompt", *CHATS} & used)}
         form = self._form
         if missing := sorted(name for name in self._needs if name not in values):
             raise ValueError(f"no column {missing[0]!r}, which the form {form.name!r} of the other rows needs")
-        fitted = self.fit_comparisons and form is FORMS["comparisons"]
-        group = fitted_comparisons(values) if fitted else form.group(values)
-        self.circles += "cycles" in group.meta
         used = form.uses(values)
-        extra = {name: value for name, value in values.items() if name not in used}
-        prompt = Prompt.of(group.prompt.content, {**group.prompt.meta, **extra})
-        group = replace(group, prompt=prompt, source=group.source or self.source)
+        given = {name: values[name] for name in used}
+        fitted = self.fit_comparisons and form is FORMS["comparisons"]
+        group = fitted_comparisons(given) if fitted else form.group(given)
+        self.circles += "cycles" in group.meta
+        if "label" in form.may and group.labels is None:
+            used.discard("label")
+            if self._labels:
+                raise ValueError(f"label is {values.get('label')!r}, expected true or false as in the other rows")
         self._labels.update(group.labels or ())
+        return self._in_context(group, values, used)
+
+    def _in_context(self, group: Group, values: Mapping[str, Any], used: set[str]) -> Group:
+        """The group with what the columns that the form did not use say about its prompt."""
+        form = cast("Form", self._form)
+        named = {name for _, name in template_parts(self.template)} | self._names_of_systems(values, used)
+        others = {name: value for name, value in values.items() if name not in used}
+        beside = {name: value for name, value in others.items() if name not in named}
+        whole = form is FORMS["preference"] and not {"prompt", "instruction", *CHATS} & used
+        prompt, read = in_context(group.prompt, beside, holds_all=whole and group.prompt.text is not None)
+        kept = {name: value for name, value in others.items() if name in named}
+        prompt = replace(prompt, meta={**prompt.meta, **kept})
+        group = replace(group, prompt=prompt, source=group.source or self.source)
         if self._detected is None:
-            columns = tuple(name for name in values if name in used)
-            self._detected = Detected(form.name, columns, tuple(extra), group, self.rows, {})
+            columns = tuple(name for name in values if name in used or (name in read and name in SYSTEM))
+            passed = tuple(name for name in (TOOLS, VARIABLES) if prompt.meta.get(name))
+            extra = tuple(name for name in others if name not in read)
+            self._detected = Detected(form.name, columns, extra, group, self.rows, {}, template_columns=passed)
         return group
+
+    def _names_of_systems(self, values: Mapping[str, Any], used: set[str]) -> set[str]:
+        """The columns that name the system which answered, where the first row's do; rewards get them."""
+        system = system_of({name: value for name, value in values.items() if name not in used})
+        if system and self._named_systems is None:
+            self._named_systems = is_name(system)
+        if system and self._named_systems and not is_name(system):
+            raise ValueError("system is a text, but a name in the rows before; rename the column, or fix the row")
+        return set(SYSTEM) if self._named_systems else set()
 
     def _renamed(self, row: Row) -> dict[str, Any]:
         missing = [old for old in self.columns if old not in row.values]
@@ -189,13 +239,13 @@ class GroupMaker:
             )
         renamed = {self.columns[old]: row.values[old] for old in self.columns if old in row.values}
         kept = {name: value for name, value in row.values.items() if name not in self.columns and name not in renamed}
-        return {**renamed, **kept}
+        return with_known_names({**renamed, **kept})
 
     def _choose_form(self, values: Mapping[str, Any], where: str) -> Form:
         wanted = FORMS.get(self.form)
         found = detected_form(values) if wanted is None else wanted
-        if found is not None and set(found.needs) <= set(values):
-            return found
+        if found is not None and {*found.needs, *found.base(values)} <= set(values):
+            return FORMS["prompts"] if wanted is None and found.name in CHAT_FORMS and is_prompt(values) else found
         needed, hint = missing_columns(values, FORMS.values() if wanted is None else [wanted])
         raise InputError(
             f"missing columns: found {_listed(values)}; {needed}",

@@ -1,14 +1,19 @@
 """Finds prompts and responses in a row's texts, messages or whole conversations.
 
-As in TRL, chosen and rejected without a prompt get their common beginning as the prompt. Unlike in TRL, it ends at the
-last `Assistant:` marker, or without one before the last word, so that words (or half of one) that both responses happen
-to start with don't end up in the prompt.
+A prompt that is given is never taken off a text. Without one, chosen and rejected get their common beginning as the
+prompt, as in TRL. Unlike in TRL, it ends at the last `Assistant:` marker, or without one before the last word, so that
+words (or half of one) that both responses happen to start with don't end up in the prompt.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from string import Formatter
 from typing import TYPE_CHECKING, Any
+
+from alignkit import Group, Prompt, content_text, message_text
+from alignkit_data.turns import TURN_FIELDS, kind, messages_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,20 +23,14 @@ if TYPE_CHECKING:
 Content = str | list[dict[str, Any]]
 """A text or a list of messages."""
 
-_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "bing": "assistant"}
+Answer = str | dict[str, Any]
+"""A text, or the assistant's message."""
+
 _ASSISTANT_MARKER = re.compile(r"(?:^|\n)Assistant:")
 
 
 class Unusable(Exception):  # noqa: N818
     """A well-formed row with nothing to learn from; reasons are counted."""
-
-
-def kind(value: Any) -> str:
-    """The kind of a value, in words for an error."""
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), type(value).__name__)
 
 
 def content_of(value: Any, name: str) -> Content:
@@ -45,7 +44,8 @@ def content_of(value: Any, name: str) -> Content:
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list | tuple):
-        return [_message(item, f"{name}[{index}]") for index, item in enumerate(value)]
+        parts = all(isinstance(item, dict) and "type" in item and not {"role", "from"} & set(item) for item in value)
+        return content_text(value) or "" if value and parts else messages_of(value, name)
     raise ValueError(f"{name} is {kind(value)}, expected text or messages")
 
 
@@ -56,37 +56,41 @@ def text_of(value: Any, name: str) -> str:
     return value
 
 
-def _message(item: Any, name: str) -> Message:
-    if not isinstance(item, dict):
-        raise ValueError(f"{name} is {kind(item)}, expected a message with 'role' and 'content'")
-    keys = ("from", "value") if "from" in item and "role" not in item else ("role", "content")
-    if missing := [key for key in keys if key not in item]:
-        raise ValueError(f"{name} is a message without {missing[0]!r}, found {sorted(item)}")
-    role, content = item[keys[0]], item[keys[1]]
-    if not isinstance(role, str):
-        raise ValueError(f"{name}.{keys[0]} is {kind(role)}, expected text")
-    others = {key: value for key, value in item.items() if key not in keys and value is not None}
-    if not isinstance(content, str | list) and not (content is None and "tool_calls" in others):
-        raise ValueError(f"{name}.{keys[1]} is {kind(content)}, expected text")
-    return {"role": _ROLES.get(role.lower(), role.lower()), "content": content, **others}
-
-
-def split_last_turn(messages: list[Message]) -> tuple[list[Message], str]:
-    """The last assistant turn of a conversation and the messages before it.
+def split_last_turn(messages: list[Message]) -> tuple[list[Message], Message]:
+    """The last turn of a conversation, an assistant's, and the messages before it.
 
     Raises:
-        Unusable: there is no assistant turn, or nothing before it.
+        Unusable: the last turn is not an assistant's or not to be learned, or there is nothing before it.
     """
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns:
+    if not any(message["role"] == "assistant" for message in messages):
         raise Unusable("no assistant turn")
-    if turns[-1] == 0:
+    if messages[-1]["role"] != "assistant":
+        raise Unusable(f"the last turn is not an answer: its role is {messages[-1]['role']}")
+    if any(messages[-1].get(name) in (0, False) for name in _LEARN_FLAGS if name in messages[-1]):
+        raise Unusable("the last turn is marked as not to be learned")
+    if len(messages) == 1:
         raise Unusable("no prompt before the response")
-    return messages[: turns[-1]], _assistant_text(messages[turns[-1] :][:1])
+    return messages[:-1], messages[-1]
 
 
-def part(prompt: Content | None, answers: Sequence[Content]) -> tuple[Content, list[str]]:
-    """The prompt, and what each answer adds to it. Answers may repeat the prompt, or contain it if it is None.
+_LEARN_FLAGS = ("weight", "train", "loss")
+"""Fields of a message that exclude it from training where they are 0 or false (OpenAI, Axolotl, ms-swift)."""
+
+
+def answer_text(answer: Answer) -> str:
+    """What an answer says."""
+    return answer if isinstance(answer, str) else message_text(answer)
+
+
+def group_of(prompt: Content, answers: Sequence[Answer], **fields: Any) -> Group:
+    """The group; turns that are more than text also stand in `meta.turns`."""
+    group = Group(Prompt.of(prompt), tuple(map(answer_text, answers)), **fields)
+    turns = [None if isinstance(answer, str) or not TURN_FIELDS & set(answer) else answer for answer in answers]
+    return replace(group, meta={**group.meta, "turns": turns}) if any(turns) else group
+
+
+def part(prompt: Content | None, answers: Sequence[Content]) -> tuple[Content, Sequence[Answer]]:
+    """The prompt, and what each answer adds to it. Chats may repeat the prompt; without a prompt, all answers hold it.
 
     Raises:
         ValueError: some answers are texts and others messages.
@@ -100,10 +104,9 @@ def part(prompt: Content | None, answers: Sequence[Content]) -> tuple[Content, l
 
 
 def _part_texts(prompt: Content | None, texts: list[str]) -> tuple[Content, list[str]]:
-    if prompt is None:
-        prompt = _common_text(texts)
-    elif not (isinstance(prompt, str) and len(texts) > 1 and all(text.startswith(prompt) for text in texts)):
+    if prompt is not None:
         return prompt, texts
+    prompt = _common_text(texts)
     return prompt, [text[len(prompt) :] for text in texts]
 
 
@@ -111,6 +114,8 @@ def _common_text(texts: list[str]) -> str:
     first, last = min(texts), max(texts)
     differ = (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
     common = first[: next(differ, len(first))]
+    if common.strip() in (text.strip() for text in texts):
+        common = common.rstrip()
     markers = [match.end() for match in _ASSISTANT_MARKER.finditer(common)]
     end = markers[-1] if markers else max(common.rfind(space) for space in " \n\t")
     if end <= 0:
@@ -118,15 +123,15 @@ def _common_text(texts: list[str]) -> str:
     return common[:end]
 
 
-def _part_chats(prompt: Content | None, chats: list[list[Message]]) -> tuple[Content, list[str]]:
+def _part_chats(prompt: Content | None, chats: list[list[Message]]) -> tuple[Content, list[Message]]:
     if not all(chats):
         raise Unusable("empty response")
     if prompt is None:
         prompt = _common_messages(chats)
     elif isinstance(prompt, str):
         prompt = _messages_of_text(prompt, chats)
-    starts = len(prompt) if all(chat[: len(prompt)] == prompt for chat in chats) else 0
-    return prompt, [_assistant_text(chat[starts:]) for chat in chats]
+    starts = (len(prompt) if len(chat) > len(prompt) and chat[: len(prompt)] == prompt else 0 for chat in chats)
+    return prompt, [_assistant_turn(chat[start:]) for start, chat in zip(starts, chats, strict=True)]
 
 
 def _common_messages(chats: list[list[Message]]) -> list[Message]:
@@ -146,12 +151,28 @@ def _messages_of_text(prompt: str, chats: list[list[Message]]) -> list[Message]:
     return [{"role": "user", "content": prompt}]
 
 
-def _assistant_text(messages: list[Message]) -> str:
+def _assistant_turn(messages: list[Message]) -> Message:
     if len(messages) != 1:
         raise Unusable("more than one turn after the prompt" if messages else "empty response")
     if messages[0]["role"] != "assistant":
         raise Unusable("the response is not an assistant turn")
-    return text_of(messages[0]["content"], "the response's content")
+    return messages[0]
+
+
+def template_parts(template: str) -> list[tuple[str, str]]:
+    """(text, name of the column after it, or "") of each part of a template such as `{context} {prompt}`.
+
+    Raises:
+        ValueError: a brace is left open, or a field is not a column's plain name, as `{prompt[0]}` and `{prompt!r}`.
+    """
+    parts = []
+    for text, name, form, conversion in Formatter().parse(template):
+        plain = name is None or (re.fullmatch(r"[^\W\d][\w -]*", name) and not form and not conversion)
+        if not plain:
+            shown = "".join([name or "", f"!{conversion}" if conversion else "", f":{form}" if form else ""])
+            raise ValueError(f"{{{shown}}} is not the name of a column")
+        parts.append((text, name or ""))
+    return parts
 
 
 def filled_template(template: str, values: Mapping[str, Any]) -> Content:
@@ -165,8 +186,9 @@ def filled_template(template: str, values: Mapping[str, Any]) -> Content:
     chat = None if prompt is None or isinstance(prompt, str) else content_of(prompt, "prompt")
     if chat:
         fields["prompt"] = chat[-1]["content"]  # type: ignore[index]
-    try:
-        text = template.format_map({key: value for key, value in fields.items() if value is not None})
-    except KeyError as error:
-        raise ValueError(f"the template names {error}, which this row lacks; it has {', '.join(fields)}") from error
+    parts = template_parts(template)
+    for _, name in parts:
+        if name and fields.get(name) is None:
+            raise ValueError(f"the template names {name!r}, which this row lacks; it has {', '.join(fields)}")
+    text = "".join(text + (str(fields[name]) if name else "") for text, name in parts)
     return text if not chat else [*chat[:-1], {**chat[-1], "content": text}]  # type: ignore[dict-item]

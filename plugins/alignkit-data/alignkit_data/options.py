@@ -22,6 +22,7 @@ from alignkit import (
 )
 from alignkit_data.hub import hub_rows, is_hub_id
 from alignkit_data.loading import GroupMaker
+from alignkit_data.messages import template_parts
 from alignkit_data.readers import Row, local_rows
 
 CHECKED_ROWS = 5000
@@ -34,6 +35,7 @@ FormName = Literal[
     "preference",
     "verdict",
     "annotated",
+    "rejected",
     "label",
     "completion",
     "messages",
@@ -59,6 +61,19 @@ class RowOptions(Config):
     """`exact` drops rows of `comparisons` that no ranking reproduces; `fit` ranks all by a Bradley-Terry fit."""
     max_bad_share: Fraction = 0.5
     """Stop if a larger share of the rows is dropped (identical or empty responses, intransitive verdicts)."""
+
+    def check(self) -> None:
+        """Checks the template.
+
+        Raises:
+            InputError: it holds something else than names of columns.
+        """
+        super().check()
+        try:
+            template_parts(self.template)
+        except ValueError as error:
+            fix = "write {name of a column}; for a brace in the text, write it twice"
+            raise InputError(str(error), where="template", fix=fix) from error
 
     def maker(self, source: str = "") -> GroupMaker:
         """Makes groups from rows with these options; `source` is the groups' source."""
@@ -93,6 +108,7 @@ class DatasetOptions(RowOptions):
         Raises:
             InputError: the data set is missing or empty, or its rows fit no form.
         """
+        super().check()
         maker = self.maker()
         limit = self.limit if self.shuffle is None else None
         usable = sum(1 for _ in islice(maker.groups(islice(self.rows(), CHECKED_ROWS)), limit))
@@ -124,6 +140,7 @@ class FunctionOptions(RowOptions):
         Raises:
             InputError: it can't be imported.
         """
+        super().check()
         check_function(self.function)
 
 

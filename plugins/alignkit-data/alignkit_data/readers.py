@@ -5,6 +5,7 @@ The standard library reads text formats, for exact line numbers and a fast start
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from alignkit import InputError, closest
-from alignkit_data.messages import kind
+from alignkit_data.turns import kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +111,8 @@ def _file_rows(path: Path) -> Iterator[Row]:
             f"unknown format: {path.name}", where="path", fix=f"give a file that ends in {', '.join(sorted(_READERS))}"
         )
     try:
+        if reader not in (_parquet, _arrow):
+            _refuse_utf16(path)
         yield from reader(path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"the compressed file is broken: {error}", where=str(path), fix="download it again") from error
@@ -121,6 +124,16 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _refuse_utf16(path: Path) -> None:
+    with _open(path) as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise InputError(
+                "the file is UTF-16, expected UTF-8",
+                where=str(path),
+                fix=f"iconv -f UTF-16 -t UTF-8 {path} > NEW, or save it again as UTF-8",
+            )
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -135,8 +148,15 @@ def _json_line(line: bytes, where: str) -> Row:
         return _object_row(json.loads(line.decode("utf-8-sig").rstrip()), where)
     except UnicodeDecodeError as error:
         return Row(where, problem=f"not UTF-8 (byte {error.start + 1} of the line)")
-    except json.JSONDecodeError as error:
-        return Row(where, problem=f"broken JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return Row(where, problem=_broken_json(error))
+
+
+def _broken_json(error: Exception) -> str:
+    """What is wrong: the syntax, nesting that is too deep, or a number of thousands of digits."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"broken JSON: {error.msg} at column {error.colno}"
+    return f"JSON that can't be read: {error}"
 
 
 def _object_row(value: Any, where: str) -> Row:
@@ -158,10 +178,9 @@ def _json(path: Path) -> Iterator[Row]:
         if error.msg == "Extra data" and raw.lstrip().startswith(b"{"):
             yield from _json_lines(path)
             return
-        where = f"{path}:{error.lineno}"
-        raise InputError(
-            f"broken JSON: {error.msg} at column {error.colno}", where=where, fix="fix the file"
-        ) from error
+        raise InputError(_broken_json(error), where=f"{path}:{error.lineno}", fix="fix the file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(_broken_json(error), where=str(path), fix="fix the file") from error
     if isinstance(content, dict):
         content = next((content[key] for key in _LIST_KEYS if isinstance(content.get(key), list)), [content])
     if not isinstance(content, list):
@@ -175,22 +194,43 @@ def _comma_separated(path: Path) -> Iterator[Row]:
     delimiter = "\t" if _format(path) == ".tsv" else ","
     with _open(path) as lines:
         reader = csv.reader(_decoded(lines, path), delimiter=delimiter, strict=True)
-        header = next(reader, [])
-        start = reader.line_num + 1
+        start = 1
         try:
+            header = _checked_header(next(reader, []), delimiter, path)
+            start = reader.line_num + 1
             for cells in reader:
                 where = f"{path}:{start}"
                 start = reader.line_num + 1
                 if not cells:
                     continue
                 if len(cells) == len(header):
-                    yield _csv_row(dict(zip(header, cells, strict=True)), where)
+                    yield _csv_row({name: cell for name, cell in zip(header, cells, strict=True) if name}, where)
                 else:
                     yield Row(where, problem=f"{len(cells)} cells under a header of {len(header)}")
         except csv.Error as error:
+            what = "a carriage return outside quotes" if "new-line character" in str(error) else error
             raise InputError(
-                f"broken CSV: {error}", where=f"{path}:{start}", fix="quote cells that contain line breaks or quotes"
+                f"broken CSV: {what}", where=f"{path}:{start}", fix="quote cells that contain line breaks or quotes"
             ) from error
+
+
+def _checked_header(cells: list[str], delimiter: str, path: Path) -> list[str]:
+    """The columns' names, without spaces around them."""
+    header = [cell.strip() for cell in cells]
+    if len(header) == 1 and (other := next((mark for mark in ",;\t|" if mark in header[0]), "")):
+        raise InputError(
+            f"the cells are separated by {other!r}, expected {delimiter!r}",
+            where=f"{path}:1",
+            fix=_SEPARATED.get(other, "export the file again with commas between the cells"),
+        )
+    if twice := [name for name in header if name and header.count(name) > 1]:
+        raise InputError(
+            f"two columns are called {twice[0]!r}", where=f"{path}:1", fix="rename or remove one of them in the file"
+        )
+    return header
+
+
+_SEPARATED = {"\t": "rename the file to end in .tsv", ",": "rename the file to end in .csv"}
 
 
 def _decoded(lines: IO[bytes], path: Path) -> Iterator[str]:
@@ -213,8 +253,8 @@ def _csv_row(cells: dict[str, str], where: str) -> Row:
         if cell and (name in _JSON_CELLS or cell.startswith('[{"')):
             try:
                 values[name] = json.loads(cell)
-            except json.JSONDecodeError as error:
-                return Row(where, problem=f"{name} is broken JSON: {error.msg} at column {error.colno}")
+            except (ValueError, RecursionError) as error:
+                return Row(where, problem=f"{name} is {_broken_json(error)}")
         elif not cell and name in _JSON_CELLS:
             values[name] = None
     return Row(where, values)
@@ -228,29 +268,55 @@ def _arrow(path: Path) -> Iterator[Row]:
     yield from _arrow_rows(path, lambda: _arrow_stream(path))
 
 
-def _arrow_stream(path: Path) -> Any:
+def _arrow_stream(path: Path) -> Iterator[Any]:
+    """The batches of a stream, checked in full first: pyarrow reads beyond the memory of a broken one."""
     pyarrow = import_module("pyarrow")
-    return pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+    for batch in pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))):
+        batch.validate(full=True)
+        yield batch
 
 
 def _arrow_rows(path: Path, batches: Any) -> Iterator[Row]:
-    broken = import_module("pyarrow").ArrowInvalid
+    broken = import_module("pyarrow").ArrowException
     number = 0
     try:
         for batch in batches():
-            for values in batch.to_pylist():
+            for values in _values_of(batch):
                 number += 1
-                yield Row(f"{path}, row {number}", plain(values))
+                where = f"{path}, row {number}"
+                yield Row(where, problem=values) if isinstance(values, str) else Row(where, plain_row(values))
     except broken as error:
         raise InputError(f"broken file: {error}", where=str(path), fix="write it again") from error
 
 
-def plain(value: Any) -> Any:
-    """The value in JSON types; other types (dates, decimals, bytes) as text."""
+def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The values of each row, or what is wrong with it: text that isn't UTF-8, a date that Python has not."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for place in range(batch.num_rows):
+            try:
+                yield from batch.slice(place, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield "not UTF-8"
+            except (ValueError, OverflowError) as error:
+                yield f"can't be read: {error}"
+
+
+def plain_row(values: dict[str, Any]) -> dict[str, Any]:
+    """A row in JSON types; other types (dates, decimals, bytes) as text.
+
+    Arrow gives all objects of a column the same keys, so null stands where an object had no such key: those are left
+    out again.
+    """
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [_plain(item) for item in value]
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import AlignkitError, Group, InputError, PluginError, PreferenceSource, load_function
-from alignkit_data.messages import kind
-from alignkit_data.options import CandidatesOptions, DatasetOptions, FunctionOptions
+from alignkit_data.options import CHECKED_ROWS, CandidatesOptions, DatasetOptions, FunctionOptions
 from alignkit_data.readers import Row
+from alignkit_data.turns import kind
 from alignkit_data.worth import worth_of
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ class Dataset(PreferenceSource[DatasetOptions]):
         """The groups of a file, no matter how many rows can't be used.
 
         Raises:
-            InputError: the file is missing or has no usable row; names the file.
+            InputError: the file is missing, has no usable row, or a row is wrong; names the file or the row.
         """
         try:
             return cls(DatasetOptions(path=str(path), columns=columns, max_bad_share=1.0))
         except InputError as error:
-            raise InputError(error.what, where=str(path), fix=error.fix) from error
+            where = error.where if error.where.startswith(str(path)) else str(path)
+            raise InputError(error.what, where=where, fix=error.fix) from error
 
     def preferences(self, ask: Ask | None = None) -> Iterator[Group]:
         """The groups; `ask` is not used.
@@ -51,6 +52,10 @@ class Dataset(PreferenceSource[DatasetOptions]):
     def groups(self) -> list[Group]:
         """The groups as a list."""
         return self._loaded[0]
+
+    def first(self) -> Iterator[tuple[str, Group]]:
+        """The groups of the rows that `DatasetOptions.check` reads."""
+        return self.config.maker().placed(islice(self.config.rows(), CHECKED_ROWS))
 
     def explain(self) -> str:
         return self.describe().render()

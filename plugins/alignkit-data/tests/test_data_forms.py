@@ -6,7 +6,9 @@ from typing import Any, get_args
 
 import pytest
 from alignkit_data.forms import FORMS
+from alignkit_data.loading import GroupMaker
 from alignkit_data.options import FormName
+from alignkit_data.readers import Row
 from data_rows import SYSTEM, USER, dropped, make, says
 
 from alignkit.errors import InputError
@@ -23,12 +25,17 @@ class TestPreference:
         group = make({"prompt": "Hi?", "chosen": "Yes.", "rejected": "No."})
         assert group == Group(Prompt("Hi?"), ("Yes.", "No."), ranks=(0, 1))
 
-    def test_texts_that_repeat_the_prompt(self) -> None:
-        group = make({"prompt": "Q: Hi? A:", "chosen": "Q: Hi? A: Yes.", "rejected": "Q: Hi? A: No."})
-        assert (group.prompt.text, group.responses) == ("Q: Hi? A:", (" Yes.", " No."))
-
-    def test_one_response_that_quotes_the_prompt_keeps_it(self) -> None:
-        assert make({"prompt": "Hi?", "chosen": "Hi? Yes.", "rejected": "No."}).responses == ("Hi? Yes.", "No.")
+    @pytest.mark.parametrize(
+        ("prompt", "chosen", "rejected"),
+        [
+            ("No", "No problem, maybe later!", "Not nice of you."),
+            ("1", "12 comes to mind.", "100 it is."),
+            ("Q: Hi? A:", "Q: Hi? A: Yes.", "Q: Hi? A: No."),
+        ],
+    )
+    def test_a_given_prompt_is_never_taken_off_a_text(self, prompt: str, chosen: str, rejected: str) -> None:
+        group = make({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        assert (group.prompt.text, group.responses) == (prompt, (chosen, rejected))
 
     def test_chats_of_the_last_turn(self) -> None:
         group = make({"prompt": [SYSTEM, USER], "chosen": [says("Yes.")], "rejected": [says("No.")]})
@@ -70,6 +77,7 @@ class TestPreference:
         [
             ("The sky is blue.", "The sky is green.", "The sky is", (" blue.", " green.")),
             ("The sky is black.", "The sky is blue.", "The sky is", (" black.", " blue.")),
+            ("The sky is blue ", "The sky is blue and vast", "The sky is", (" blue ", " blue and vast")),
             (
                 "\n\nHuman: Hi?\n\nAssistant: No, yes.",
                 "\n\nHuman: Hi?\n\nAssistant: No, no.",
@@ -200,15 +208,38 @@ class TestLabelsAndDemonstrations:
     def test_plain_text_to_learn_from_has_an_empty_prompt(self) -> None:
         assert make({"prompt": "", "completion": "Once."}) == Group(Prompt(""), ("Once.",))
 
-    def test_messages_end_with_the_last_assistant_turn(self) -> None:
-        group = make({"messages": [SYSTEM, USER, says("Hm."), USER, says("Yes."), USER], "id": 1})
+    def test_messages_end_with_the_answer(self) -> None:
+        group = make({"messages": [SYSTEM, USER, says("Hm."), USER, says("Yes.")], "id": 1})
         assert group.prompt.messages == (SYSTEM, USER, says("Hm."), USER)
         assert (group.responses, group.prompt.meta) == (("Yes.",), {"id": 1})
 
-    def test_messages_without_a_turn_or_a_prompt_are_dropped(self) -> None:
-        assert dropped({"messages": [USER]}) == ["no assistant turn"]
-        assert dropped({"messages": [says("Yes.")]}) == ["no prompt before the response"]
-        assert dropped({"messages": [USER, says("")]}) == ["empty response"]
+    def test_messages_that_wait_for_an_answer_are_prompts(self) -> None:
+        for messages in (
+            [USER],
+            [SYSTEM, USER, says("Hm."), USER],
+            [USER, says("Hm."), {"role": "tool", "content": "7"}],
+        ):
+            assert make({"messages": messages}) == Group(Prompt(messages=tuple(messages)), ("",))
+        turns = [{"from": "human", "value": "Hi?"}]
+        assert make({"conversations": turns}) == Group(Prompt(messages=(USER,)), ("",))
+
+    def test_among_prompts_an_answer_is_left_out(self) -> None:
+        rows = [Row("f:1", {"messages": [USER]}), Row("f:2", {"messages": [USER, says("Yes.")]})]
+        assert [group.prompt.messages for group in GroupMaker().groups(rows)] == [(USER,), (USER,)]
+
+    @pytest.mark.parametrize(
+        ("messages", "reason"),
+        [
+            ([USER, says("Yes."), USER], "the last turn is not an answer: its role is user"),
+            ([USER], "no assistant turn"),
+            ([says("Yes.")], "no prompt before the response"),
+            ([USER, says("")], "empty response"),
+            ([USER, {**says("Yes."), "weight": 0}], "the last turn is marked as not to be learned"),
+            ([USER, {**says("Yes."), "loss": False}], "the last turn is marked as not to be learned"),
+        ],
+    )
+    def test_demonstrations_without_an_answer_are_dropped(self, messages: list[Any], reason: str) -> None:
+        assert dropped({"messages": messages}, form="messages") == [reason]
 
     def test_empty_fields_of_messages_are_left_out(self) -> None:
         group = make({"messages": [{**USER, "tool_calls": None}, says("Yes.")]})

@@ -75,6 +75,43 @@ def test_comma_separated(tmp_path: Path, name: str, delimiter: str) -> None:
     assert values(write(tmp_path / f"{name}.gz", path.read_bytes())) == ROWS
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what", "fix"),
+    [
+        (
+            "a.csv",
+            "prompt,chosen,chosen,rejected\np,a,b,c\n",
+            "two columns are called 'chosen'",
+            "rename or remove one",
+        ),
+        ("a.csv", "prompt, chosen,chosen \np,a,b\n", "two columns are called 'chosen'", "rename or remove one"),
+        ("a.csv", "prompt;chosen\np;a\n", "the cells are separated by ';', expected ','", "commas between the cells"),
+        ("a.csv", "prompt|chosen\np|a\n", "the cells are separated by '|', expected ','", "commas between the cells"),
+        ("a.csv", "prompt\tchosen\np\ta\n", r"separated by '\t', expected ','", "rename the file to end in .tsv"),
+        ("a.tsv", "prompt,chosen\np,a\n", r"separated by ',', expected '\t'", "rename the file to end in .csv"),
+    ],
+)
+def test_a_header_that_is_none_is_named(tmp_path: Path, name: str, text: str, what: str, fix: str) -> None:
+    error = error_of(write(tmp_path / name, text))
+    assert error.where == f"{tmp_path / name}:1"
+    assert what in error.what
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    error = error_of(write(tmp_path / name, (mark + "prompt,completion\np,a\n").encode(encoding)))
+    assert (error.what, error.where) == ("the file is UTF-16, expected UTF-8", str(tmp_path / name))
+    assert "iconv -f UTF-16 -t UTF-8" in error.fix
+
+
+def test_spaces_around_a_name_and_columns_without_one(tmp_path: Path) -> None:
+    assert values(write(tmp_path / "a.csv", ",prompt , chosen,\n0,p,a,\n")) == [{"prompt": "p", "chosen": "a"}]
+    assert values(write(tmp_path / "b.csv", "prompt\np\n")) == [{"prompt": "p"}]
+
+
 def test_a_csv_cell_holds_messages_but_a_text_stays_a_text(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Hi?"}]
     path = tmp_path / "a.csv"

@@ -32,7 +32,7 @@ class Row:
     """The result of one algorithm.
 
     Attributes:
-        gold, reward: mean true and learned reward over replies to unseen prompts.
+        gold, reward: mean true and learned reward over replies to the prompts of the evaluation.
         kl: to the SFT policy, in nats per reply. win_rate: against the SFT policy by gold; a tie counts one half.
         seconds: of the algorithm's own stage. memory: peak of the whole process, in MiB.
     """

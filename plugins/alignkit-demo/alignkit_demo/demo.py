@@ -16,7 +16,7 @@ import tomli_w
 
 from alignkit import InputError
 from alignkit.commands import read_recipe, run_recipe
-from alignkit_demo.data import Sizes, write_data
+from alignkit_demo.data import HOLDOUT, Sizes, write_data
 from alignkit_demo.measures import measure
 from alignkit_demo.model import save_untrained_model, train_tokenizer
 
@@ -95,7 +95,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     settings = tomllib.loads(packaged.pop(COMPARISON).read_text(encoding="utf-8"))
     for entry in packaged.values():
         text = entry.read_text(encoding="utf-8").replace(f'"{PLACEHOLDER}/', f'"{path}/')
-        text = text.replace("[policy]", f"[run]\nseed = {seed}\n\n[policy]", 1)
+        text = text.replace("[policy]", f"[run]\nseed = {seed}\nholdout = {HOLDOUT}\n\n[policy]", 1)
         (folder / entry.name).write_text(text, encoding="utf-8")
     tables = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
     done = (folder / "ppo").as_posix()

@@ -30,11 +30,12 @@ def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dic
         runs: the results of the stages of pretraining, ppo and dpo, as `alignkit.runs.run.run` returns them.
 
     Returns:
-        models: a row for each of base, sft, dpo and ppo. `gold` and `reward` are means over sampled replies to unseen
-            prompts; `kl` is to the SFT policy, in nats per reply; `win_rate` is against the SFT policy by gold, a tie
+        on: the prompts that the figures were measured on, and how many of them were trained on.
+        models: a row for each of base, sft, dpo and ppo. `gold` and `reward` are means over sampled replies;
+            `kl` is to the SFT policy, in nats per reply; `win_rate` is against the SFT policy by gold, a tie
             counting one half; `seconds` is the time of its own training, for PPO including the reward model's.
         reward_model: see `reward_model_figures`.
-        examples: unseen prompts with a reply from each model.
+        examples: prompts with a reply from each model.
     """
     ppo, dpo = runs["ppo"], runs["dpo"]
     base, base_replies = base_report(folder, resolved)
@@ -56,6 +57,7 @@ def measure(folder: Path, resolved: Resolved, runs: Mapping[str, Stages]) -> dic
         ),
     ]
     return {
+        "on": max((ppo["eval"], dpo["eval"]), key=lambda said: said["trained_on"])["on"],
         "models": models,
         "reward_model": reward_model_figures(folder, resolved),
         "examples": [
@@ -78,12 +80,13 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
     base: Policy[Any] = resolved.build("policy", saved=folder / "pretraining" / "sft")
     source = cast("Any", context.build("preferences", options.prompts or {}))
     prompts: list[Prompt] = [group.prompt for group in source.preferences(None)][: options.count]
+    policies = {"start": sft, "policy": base}
     batches = {
         name: policy.generate(prompts, n=options.samples, sampling=resolved.sampling, seed=resolved.run.seed + 1)
-        for name, policy in (("start", sft), ("policy", base))
+        for name, policy in policies.items()
     }
     rewards = {name: cast("RewardSource[Any]", context.build("reward", spec)) for name, spec in options.rewards.items()}
-    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, reference=sft)
+    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, policies=policies)
     return report, list(batches["policy"].groups)
 
 
@@ -96,7 +99,7 @@ def reward_model_figures(folder: Path, resolved: Resolved) -> dict[str, Any]:
         annotators: of the annotators' own choices, with their noise.
     """
     preferences = list(read_groups(folder / "ppo" / "preferences.jsonl"))
-    held_out = split_by_prompt(preferences, resolved.run.holdout, resolved.run.seed)[1]
+    held_out = split_by_prompt(preferences, resolved.run.holdout)[1]
     learned = checked_scores(resolved.build("reward"), held_out)
     figures = {
         "agreement": agreement_with_gold(learned, held_out),

@@ -52,7 +52,7 @@ def train_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
-    """Writes the tokenizer and a two-layer Llama of width 64, with random weights from `seed`."""
+    """Writes the tokenizer and a two-layer Llama of width 64, with random weights from `seed`, trained on nothing."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -73,3 +73,6 @@ def save_untrained_model(folder: Path, tokenizer: Any, *, seed: int) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # safetensors writes files that only their owner can read
+    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
+    (folder / "trained_on.json").write_text('{"since": [], "prompts": []}', encoding="utf-8")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from alignkit import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -21,7 +23,7 @@ def show_table(summary: Mapping[str, Any], folder: Path) -> None:
     console.print()
     console.print(_table(summary))
     for line in (*_meaning(summary), "", *_examples(summary), *_files(folder), "", "Try next"):
-        console.print(line, markup=False)
+        console.print(visible(line), markup=False)
     for command in next_commands(folder):
         console.print(f"  {shlex.join(command)}", markup=False, soft_wrap=True)
 
@@ -54,7 +56,9 @@ def next_commands(folder: Path) -> list[list[str]]:
 
 
 def _table(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"Support desk: {summary['seconds']:.0f} seconds in all", title_justify="left")
+    table = Table(
+        title=f"Support desk: on {summary['on']}, {summary['seconds']:.0f} seconds in all", title_justify="left"
+    )
     table.add_column("")
     for heading in ("gold", "reward", "KL", "wins against SFT", "seconds"):
         table.add_column(heading, justify="right")

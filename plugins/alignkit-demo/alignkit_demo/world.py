@@ -22,7 +22,7 @@ from alignkit_demo import phrases
 from alignkit_demo.phrases import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
 
     from alignkit import Ask
 
@@ -44,12 +44,13 @@ def make_prompt(random: Random) -> Prompt:
     return Prompt.of([{"role": "user", "content": text}], {"intent": name, "product": product})
 
 
-def make_prompts(count: int, random: Random) -> list[Prompt]:
-    """Several customers' messages, no two the same."""
+def make_prompts(count: int, random: Random, without: Set[str] = frozenset()) -> list[Prompt]:
+    """Several customers' messages, no two the same and none with a key in `without`."""
     prompts: dict[str, Prompt] = {}
     while len(prompts) < count:
         prompt = make_prompt(random)
-        prompts.setdefault(prompt.key, prompt)
+        if prompt.key not in without:
+            prompts.setdefault(prompt.key, prompt)
     return list(prompts.values())
 
 

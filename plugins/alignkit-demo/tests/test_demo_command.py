@@ -54,6 +54,7 @@ def test_the_summary_has_a_row_of_finite_figures_for_each_model(summary: dict[st
         assert all(math.isfinite(value) for key, value in row.items() if key != "model")
     assert (rows["sft"]["kl"], rows["sft"]["win_rate"]) == (pytest.approx(0, abs=1e-5), 0.5)
     assert summary["seed"] == 3
+    assert summary["on"] == "6 unseen prompts"
     assert summary["seconds"] > 0
     assert summary["reward_model"].keys() == {"agreement", "best_possible", "annotators"}
 
@@ -98,6 +99,7 @@ def test_json_and_the_table_show_the_same_figures(
     for row in summary["models"]:
         assert f"{row['gold']:.2f}" in shown
     assert summary["examples"][0]["ppo"][:20] in shown
+    assert "Support desk: on 6 unseen prompts, " in shown
     assert command.demo.__doc__
 
 

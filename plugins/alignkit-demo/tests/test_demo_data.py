@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,6 +47,26 @@ def test_each_file_has_its_rows_and_depends_on_the_seed_alone(folder: Path, tmp_
         text = (folder / "data" / f"{name}.jsonl").read_text()
         assert (tmp_path / "same" / f"{name}.jsonl").read_text() == text
         assert (tmp_path / "other" / f"{name}.jsonl").read_text() != text
+
+
+def test_prompts_that_are_measured_on_stand_in_no_other_file(tmp_path: Path) -> None:
+    sizes = Sizes(raw=3000, demonstrations=400, prompts=400, evaluation=100)
+    write_data(tmp_path, sizes, seed=0)
+    asked = {}
+    for name in ("evaluation", "prompts", "demonstrations"):
+        turns = [row["prompt"] if "prompt" in row else row["messages"] for row in rows(tmp_path / f"{name}.jsonl")]
+        asked[name] = {turn[0]["content"] for turn in turns}  # type: ignore[index]
+    read = {str(row["completion"]).partition("<agent>")[0] for row in rows(tmp_path / "raw.jsonl")}
+    assert len(asked["evaluation"]) == 100
+    assert not asked["evaluation"] & (asked["prompts"] | asked["demonstrations"] | read)
+    held_out = {text for text in asked["prompts"] if int(digest_by_hand(text), 16) < 16**16 / 10}
+    assert 20 < len(held_out) < 60
+    assert not held_out & read
+    assert (asked["prompts"] - held_out) & read
+
+
+def digest_by_hand(text: str) -> str:
+    return sha256(json.dumps([["user", text]]).encode()).hexdigest()[:16]
 
 
 def test_what_gold_needs_survives_reading_as_any_other_data_set(folder: Path) -> None:

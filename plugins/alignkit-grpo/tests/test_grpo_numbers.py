@@ -38,7 +38,9 @@ KL = [sum(D[0:3]), sum(D[3:5]), D[5], sum(D[6:10]), D[10]]
 class GreedyPolicy(TablePolicy):
     """Its likeliest response to p is F, the token 1, cut off; to q it is G, the tokens 6 7 8 9."""
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         assert [prompt.plain for prompt in prompts] == ["p", "q"]
         assert (n, sampling.temperature, sampling.max_tokens) == (1, 0, 4)
         groups = [Group(prompts[0], ("F",)), Group(prompts[1], ("G",))]

@@ -89,6 +89,16 @@ class Sampled:
             [end for part in parts for end in part.finished],
         )
 
+    def arranged(self, rows: Sequence[int]) -> Sampled:
+        """These responses in another order: the first one becomes number `rows[0]`, and so on."""
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        logprobs = torch.split(self.logprobs, [len(ids) for ids in self.ids])
+        return Sampled(
+            [self.ids[row] for row in order],
+            torch.cat([logprobs[row] for row in order]),
+            [self.finished[row] for row in order],
+        )
+
 
 class _PromptPass:
     """The attention of the prompts; keeps each layer's keys and values."""

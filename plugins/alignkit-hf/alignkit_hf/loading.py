@@ -1,11 +1,7 @@
-"""Loads models and tokenizers: safetensors only, float32 weights, dropout off, an adapter on request."""
+"""Loads models and tokenizers: safetensors only, float32 weights, dropout off."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,20 +9,32 @@ import transformers
 from torch import nn
 
 from alignkit import InputError
+from alignkit_hf.options import check_tokens
+from alignkit_hf.sources import Source, loading
+from alignkit_hf.weights import load_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedModel
 
     from alignkit_hf.modeling import PackedModel
-    from alignkit_hf.options import HFOptions, LoraOptions
+    from alignkit_hf.options import HFOptions
+    from alignkit_hf.sources import Place
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that a context names; auto: CUDA, then MPS, then the CPU."""
+    """The device that a context names; auto: CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: there is no such device.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(
+                f"there is no device {name!r}: {first}", where="run.device", fix="use auto or cpu"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -39,75 +47,51 @@ def autocast_dtype(dtype: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if dtype == "bfloat16" else None
 
 
-def load_causal_lm(options: HFOptions, device: torch.device) -> PreTrainedModel:
-    """The model on its device; an adapter in the folder is merged into it.
+def load_causal_lm(options: HFOptions, source: Source, device: torch.device) -> PreTrainedModel:
+    """The model without its adapters, on its device.
 
     Raises:
-        InputError: the model can't be loaded.
+        InputError: the model can't be loaded, or a tensor is missing or left over.
     """
-    name, adapter = base_and_adapter(options.model)
     arguments: dict[str, Any] = {
         "dtype": torch.bfloat16 if options.weights == "bfloat16" else torch.float32,
-        "use_safetensors": True,
         "trust_remote_code": options.trust_remote_code,
-        "revision": options.revision,
     }
     if options.attention != "auto":
         arguments["attn_implementation"] = options.attention
     if options.quantize == "4bit":
         arguments |= {"quantization_config": _four_bits(), "device_map": {"": device}, "dtype": torch.bfloat16}
     with loading("model", options.model):
-        lm: PreTrainedModel = transformers.AutoModelForCausalLM.from_pretrained(name, **arguments)
-        if adapter is not None:
-            from peft import PeftModel
-
-            with _quiet_peft():
-                lm = PeftModel.from_pretrained(lm, adapter).merge_and_unload()
-    switch_dropout_off(lm)
-    let_every_token_learn(lm)
-    return lm if options.quantize == "4bit" else lm.to(device)  # type: ignore[arg-type]
+        return load_weights(transformers.AutoModelForCausalLM, source.base, where="model", **arguments)
 
 
-def load_tokenizer(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(place: Place, *, trust_remote_code: bool = False) -> Any:
     """The saved tokenizer of a model.
 
     Raises:
         InputError: it can't be loaded.
     """
-    base, adapter = base_and_adapter(name)
-    source = adapter if adapter is not None and (Path(adapter) / "tokenizer_config.json").exists() else base
-    with loading("model", name):
+    with loading("model", place.name):
         return transformers.AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=trust_remote_code
+            place.name, revision=place.revision, trust_remote_code=trust_remote_code
         )
 
 
-def base_and_adapter(name: str) -> tuple[str, str | None]:
-    """The model, and the adapter's folder if `name` is one (otherwise None)."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return name, None
-    if (folder / "config.json").exists():
-        return str(folder), None
-    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return str(adapter["base_model_name_or_path"]), str(folder)
+def tokenizer_of(options: HFOptions) -> Any:
+    """The tokenizer of the model that the options name. Raises InputError if it can't be loaded."""
+    with loading("model", options.model):
+        source = Source.of(options.model, options.revision)
+        return load_tokenizer(source.with_tokenizer, trust_remote_code=options.trust_remote_code)
 
 
-@contextlib.contextmanager
-def loading(option: str, name: str) -> Iterator[None]:
-    """Turns transformers' errors about a model that can't be loaded into one message."""
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"transformers can't load {name!r}: {first}",
-            where=option,
-            fix="check the folder or the hub id; without a network, download the model first",
-        ) from error
+def make_ready(lm: PreTrainedModel) -> None:
+    """Prepares a loaded model for training: no dropout, every token learns, and its config says what is tied."""
+    switch_dropout_off(lm)
+    let_every_token_learn(lm)
+    head = lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is not None and head.weight is not lm.get_input_embeddings().weight:
+        for config in (lm.config, lm.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def switch_dropout_off(model: nn.Module) -> None:
@@ -130,39 +114,24 @@ def let_every_token_learn(model: nn.Module) -> None:
             module.padding_idx = None
 
 
-def add_adapter(model: nn.Module, lora: LoraOptions, *, head: str | None = None, where: str = "lora") -> nn.Module:
-    """The model in a PeftModel with an adapter that starts at zero; `head` names a module that is fully trained.
+def rows_of_embedding(lm: PreTrainedModel) -> int:
+    """Number of tokens that have an embedding."""
+    return int(lm.get_input_embeddings().weight.shape[0])  # type: ignore[index]
 
-    Raises:
-        InputError: the model has no module of the target names.
-    """
-    from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
-    targets: str | list[str] = list(lora.target_modules)
-    if lora.target_modules == ("all-linear",):
-        targets = "all-linear"
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        target_modules=targets,
-        lora_dropout=0.0,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM" if head is None else "SEQ_CLS",
-        modules_to_save=None if head is None else [head],
-    )
+def set_generation_defaults(lm: PreTrainedModel, tokenizer: Any, stop_ids: tuple[int, ...]) -> None:
+    """Makes what is saved stop where this policy stops, and pad with a token that exists."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
+    generation: Any = getattr(lm, "generation_config", None)
+    if generation is None:
+        return
+    generation.eos_token_id = list(stop_ids) if len(stop_ids) > 1 else stop_ids[0]
+    generation.pad_token_id = tokenizer.pad_token_id
     try:
-        with _quiet_peft():
-            return get_peft_model(model, config)
-    except ValueError as error:
-        linear = {
-            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-        }
-        raise InputError(
-            f"no module of the model is called {' or '.join(lora.target_modules)}",
-            where=f"{where}.target_modules",
-            fix=f"choose from: {', '.join(sorted(linear))}",
-        ) from error
+        generation.validate(strict=True)
+    except ValueError:  # a temperature without do_sample, for example, which transformers refuses to save
+        generation.do_sample = True
 
 
 def prepare_for_training(model: PackedModel, *, gradient_checkpointing: bool) -> PackedModel:
@@ -191,19 +160,18 @@ def context_length(lm: PreTrainedModel, tokenizer: Any, limit: int) -> int:
     return limit or context
 
 
-def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> tuple[int, ...]:
+def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...], end: int | None = None) -> tuple[int, ...]:
     """The tokens that end a response: the given ones, or those of the generation config, the tokenizer, the config.
+
+    Args:
+        end: token that is appended to responses, if one is given.
 
     Raises:
         InputError: there is none, or a given one is outside the vocabulary.
     """
-    size = lm.get_input_embeddings().weight.shape[0]  # type: ignore[index]
-    if outside := [token for token in given if not 0 <= token < size]:
-        raise InputError(
-            f"the vocabulary of {size} tokens has no token {outside[0]}",
-            where="stop_token_ids",
-            fix="use the tokenizer's ids",
-        )
+    size = rows_of_embedding(lm)
+    check_tokens(given, size, where="stop_token_ids")
+    check_tokens(() if end is None else (end,), size, where="end_token_id")
     generation = getattr(lm, "generation_config", None)
     for source in (
         given,
@@ -215,16 +183,6 @@ def stop_tokens(lm: PreTrainedModel, tokenizer: Any, given: tuple[int, ...]) -> 
         if ids:
             return ids
     raise InputError("the model names no end token", where="stop_token_ids", fix="set it, for example [2]")
-
-
-@contextlib.contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """Hides warnings that concern only peft: it uses a deprecated name of transformers, and sets ranks for experts of a
-    mixture that are not adapted."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
-        yield
 
 
 def _four_bits() -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from alignkit_hf.attention import PackedKernel
 from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.kernels.logprobs import LogitTransform, linear_logprobs
 from alignkit_hf.kernels.packed_layout import PackedLayout
+from alignkit_hf.rotary import sides
 from alignkit_hf.trunk import TrunkModel
 from alignkit_hf.value_branch import ValueBranch
 
@@ -56,13 +57,34 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """How far the packed and the padded layout are from float64, as the probe measured it.
+
+    Attributes:
+        of: what was compared. packed, padded: the largest difference from float64. same: that of the packed layout from
+            single sequences where both are in float64.
+    """
+
+    of: str
+    packed: float
+    padded: float
+    same: float
+
+    def __str__(self) -> str:
+        nearer = "packed" if self.packed <= self.padded else "padded"
+        return f"{self.of} are {self.packed:.1e} from float64, padded {self.padded:.1e}: {nearer} is nearer"
+
+
+@dataclass(frozen=True)
 class Path:
     """How a model runs: in the packed layout or in one padded row per response, and whether its vocabulary head can be
-    applied to the predicting positions alone. `reason` says why the packed layout does not work, or is empty."""
+    applied to the predicting positions alone. `reason` says why the packed layout does not work, or is
+    empty."""
 
     packed: bool = True
     fused_head: bool = True
     reason: str = ""
+    accuracy: Accuracy | None = field(default=None, compare=False, repr=False)
 
 
 class PackedModel(TrunkModel):
@@ -127,11 +149,21 @@ class PackedModel(TrunkModel):
             if not request.adapter:
                 stack.enter_context(self.adapter_off())
             stack.enter_context(self.computing())
-            run = self._packed if self.path.packed else self._padded
-            if not (request.values and isinstance(self.value_head, ValueBranch)):
-                return run(batch, request, lambda hidden: hidden)
-            with self.value_head.noting() as calls:
-                return run(batch, request, partial(_of_branch, self.value_head, calls))
+            return self._heads(self.states(batch, request), batch, request)
+
+    def states(self, batch: GroupBatch, request: Request, kernel: type[PackedKernel] = PackedKernel) -> States:
+        """What the heads are applied to. Rows on different sides of a rotary switch are computed apart."""
+        parts = sides(self.lm, batch)
+        if len(parts) < 2:
+            return self._states(batch, request, kernel)
+        return States.merged(batch, parts, [self._states(batch.select_responses(x), request, kernel) for x in parts])
+
+    def _states(self, batch: GroupBatch, request: Request, kernel: type[PackedKernel]) -> States:
+        run = partial(self._packed, kernel=kernel) if self.path.packed else self._padded
+        if not (request.values and isinstance(self.value_head, ValueBranch)):
+            return run(batch, request, lambda hidden: hidden)
+        with self.value_head.noting() as calls:
+            return run(batch, request, partial(_of_branch, self.value_head, calls))
 
     def run_trunk(self, input_ids: Tensor, position_ids: Tensor, **kwargs: Any) -> Tensor:
         """[rows, columns, H] last hidden states."""
@@ -141,13 +173,16 @@ class PackedModel(TrunkModel):
         hidden: Tensor = self.trunk(input_ids=input_ids, use_cache=False, **kwargs).last_hidden_state
         return hidden
 
-    def _packed(self, batch: GroupBatch, request: Request, for_values: ForValues) -> dict[str, Tensor]:
+    def _packed(
+        self, batch: GroupBatch, request: Request, for_values: ForValues, *, kernel: type[PackedKernel]
+    ) -> States:
         layout = PackedLayout.of(batch)
-        hidden = self.run_kernel(layout.input_ids, layout.position_ids, PackedKernel(layout))
-        last = hidden.index_select(0, layout.last_index) if request.scores else None
-        predicting = hidden.index_select(0, layout.predict_index)
-        valued = for_values(hidden).index_select(0, layout.predict_index) if request.values else predicting
-        return self._heads(predicting, last, valued, batch, request)
+        hidden = self.run_kernel(layout.input_ids, layout.position_ids, kernel(layout))
+        return States(
+            predicting=hidden.index_select(0, layout.predict_index),
+            last=hidden.index_select(0, layout.last_index) if request.scores else None,
+            valued=for_values(hidden).index_select(0, layout.predict_index) if request.values else None,
+        )
 
     def run_kernel(self, input_ids: Tensor, position_ids: Tensor, kernel: Any) -> Tensor:
         """[N, H] last hidden states of N tokens on one axis, with the kernel's attention."""
@@ -160,17 +195,21 @@ class PackedModel(TrunkModel):
         logits: Tensor = self.vocabulary_head(hidden)
         return self.logit_transform(logits.float())
 
-    def _padded(self, batch: GroupBatch, request: Request, for_values: ForValues) -> dict[str, Tensor]:
+    def _padded(self, batch: GroupBatch, request: Request, for_values: ForValues) -> States:
         rows = PaddedRows.of(batch)
+        logits = None
         if request.logprobs and not self.path.fused_head:
-            hidden, logits = self._plain_logits(rows)
-            wanted = _plain_logprobs(logits[rows.row, rows.predict_column], batch, request)
+            hidden, of_rows = self._plain_logits(rows)
+            logits = of_rows[rows.row, rows.predict_column]
         else:
-            hidden, wanted = self.run_trunk(rows.input_ids, rows.position_ids, attention_mask=rows.mask), None
-        last = hidden[torch.arange(len(rows.last_column), device=hidden.device), rows.last_column]
-        predicting = hidden[rows.row, rows.predict_column]
-        valued = for_values(hidden)[rows.row, rows.predict_column] if request.values else predicting
-        return self._heads(predicting, last, valued, batch, request, wanted)
+            hidden = self.run_trunk(rows.input_ids, rows.position_ids, attention_mask=rows.mask)
+        every = torch.arange(len(rows.last_column), device=hidden.device)
+        return States(
+            predicting=hidden[rows.row, rows.predict_column],
+            last=hidden[every, rows.last_column] if request.scores else None,
+            valued=for_values(hidden)[rows.row, rows.predict_column] if request.values else None,
+            logits=logits,
+        )
 
     def _plain_logits(self, rows: PaddedRows) -> tuple[Tensor, Tensor]:
         """Hidden states and logits from the model's own forward, for heads that are more than one product."""
@@ -183,18 +222,10 @@ class PackedModel(TrunkModel):
             hook.remove()
         return seen[0], logits
 
-    def _heads(
-        self,
-        hidden: Tensor,
-        last: Tensor | None,
-        valued: Tensor,
-        batch: GroupBatch,
-        request: Request,
-        logprobs: dict[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        """The heads on hidden states of predicting positions [R, H], `valued` for values, and of last tokens [S, H]."""
-        output = dict(logprobs or {})
-        if request.logprobs and logprobs is None:
+    def _heads(self, states: States, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
+        hidden = states.predicting
+        output = {} if states.logits is None else _plain_logprobs(states.logits, batch, request)
+        if request.logprobs and states.logits is None:
             head = self.vocabulary_head
             output["logprobs"], entropy = linear_logprobs(
                 hidden,
@@ -212,16 +243,40 @@ class PackedModel(TrunkModel):
                 output["kl"] = request.kl_to.kl_of_states(hidden, own, batch.temperature)
         if request.hidden:
             output["hidden"] = hidden
-        if request.values:
+        if states.valued is not None:
             scalar_head = self.value_head if request.logprobs else self.score_head
             if scalar_head is None:
                 raise ValueError("this policy has no value head: call add_value_head() first")
             output["values"] = _scalar(
-                scalar_head.head if isinstance(scalar_head, ValueBranch) else scalar_head, valued
+                scalar_head.head if isinstance(scalar_head, ValueBranch) else scalar_head, states.valued
             )
-        if request.scores and last is not None:
-            output["scores"] = _scalar(self.score_head, last)
+        if states.last is not None:
+            output["scores"] = _scalar(self.score_head, states.last)
         return output
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Hidden states: `predicting` [R, H] at the positions that predict response tokens, `last` [S, H] of the responses'
+    last tokens, `valued` [R, H] for the value head; and `logits` [R, V] from heads that are not fused."""
+
+    predicting: Tensor
+    last: Tensor | None = None
+    valued: Tensor | None = None
+    logits: Tensor | None = None
+
+    @classmethod
+    def merged(cls, batch: GroupBatch, masks: Sequence[Tensor], parts: Sequence[States]) -> States:
+        """Those of the whole batch from those of its responses in each mask [S]."""
+        responses = torch.cat([mask.nonzero()[:, 0] for mask in masks]).argsort()
+        tokens = torch.cat([mask[batch.response_index].nonzero()[:, 0] for mask in masks]).argsort()
+
+        def join(name: str, order: Tensor) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else torch.cat(values)[order]
+
+        order = {"predicting": tokens, "last": responses, "valued": tokens, "logits": tokens}
+        return cls(**{name: join(name, index) for name, index in order.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)

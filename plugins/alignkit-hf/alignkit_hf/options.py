@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from alignkit import (
     TrainingOptions,
     has_nvidia_driver,
     may_be_model,
+    require_package,
 )
 
 
@@ -31,6 +31,10 @@ class LoraOptions(Config):
     """The adapter's output is scaled by alpha / r."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Names of the linear modules that get an adapter; "all-linear": all except the vocabulary head."""
+
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("r above 0", self.r > 0, "alpha", "target_modules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +87,9 @@ class HFOptions(Config):
     """Longest prompt plus response, in tokens; 0: the model's context."""
     chat_template: Literal["auto", "plain"] = "auto"
     """auto: the tokenizer's chat template, if it has one. plain: messages as "User: ..." lines."""
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: tuple[Natural, ...] = ()
     """Each of these tokens ends a response. Empty: the end tokens of the model's generation config or tokenizer."""
-    end_token_id: int | None = None
+    end_token_id: Natural | None = None
     """Token appended to the text of a response. None: the chat template's end of turn, or the first stop token."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
@@ -120,7 +124,7 @@ class HFOptions(Config):
         folder = Path(self.model).expanduser()
         if folder.is_dir():
             _check_folder(folder)
-            self._check_layers(folder)
+            self._check_against_config(folder)
         elif "/" in self.model and not may_be_model(self.model):
             raise InputError(f"there is no model folder {self.model}", where="model", fix="check the path")
         elif ("/" not in self.model or _offline()) and not _in_hub_cache(self.model):
@@ -131,12 +135,18 @@ class HFOptions(Config):
                 f"{self.model!r} is {state}", where="model", fix="give a local folder or a hub id (owner/name)"
             )
 
-    def _check_layers(self, folder: Path) -> None:
+    def _check_against_config(self, folder: Path) -> None:
         file = folder / "config.json"
+        if self.revision is not None:
+            raise InputError("has no effect on a local folder", where="revision", fix="leave it out, or give a hub id")
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        counts = (
-            config.get("text_config", config).get(name) for name in ("num_hidden_layers", "n_layer", "num_layers")
-        )
+        config = config.get("text_config", config)
+        vocabulary = config.get("vocab_size")
+        ends = () if self.end_token_id is None else (self.end_token_id,)
+        for name, tokens in (("stop_token_ids", self.stop_token_ids), ("end_token_id", ends)):
+            if isinstance(vocabulary, int):
+                check_tokens(tokens, vocabulary, where=name)
+        counts = (config.get(name) for name in ("num_hidden_layers", "n_layer", "num_layers"))
         layers = next((count for count in counts if isinstance(count, int)), None)
         for name in ("freeze_layers", "train_last"):
             if layers is not None and getattr(self, name) > layers:
@@ -147,8 +157,7 @@ class HFOptions(Config):
     def _check_quantize(self) -> None:
         if self.lora.r == 0:
             raise InputError("4-bit weights can't be trained", where="quantize", fix="set lora.r, for example 8")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError("4bit needs bitsandbytes", where="quantize", fix="pip install bitsandbytes (CUDA only)")
+        require_package("bitsandbytes", where="quantize")
         if not has_nvidia_driver():
             raise InputError("4bit needs a CUDA device", where="quantize", fix='set quantize = "none"')
 
@@ -164,6 +173,16 @@ class SFTOptions(TrainingOptions):
 
     learning_rate: NonNegative = 2e-5
     """Peak learning rate of AdamW."""
+
+
+def check_tokens(tokens: tuple[int, ...], vocabulary: int, *, where: str) -> None:
+    """Raises InputError if one of the tokens is outside the vocabulary."""
+    if outside := [token for token in tokens if token >= vocabulary]:
+        raise InputError(
+            f"the vocabulary of {vocabulary} tokens has no token {outside[0]}",
+            where=where,
+            fix="use the tokenizer's ids",
+        )
 
 
 def _check_folder(folder: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
-from alignkit.ops import digest_of_tensors
+from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
+from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
-from alignkit_hf.encoding import Encoder
+from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
+from alignkit_hf.chat import Chat
+from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
@@ -21,18 +24,25 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
+from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
+from alignkit_hf.saved_tokenizer import saved_tokenizer
 from alignkit_hf.scorer import HFScorer
+from alignkit_hf.sources import Source
+from alignkit_hf.sources import loading as loading_errors
 from alignkit_hf.storage import save_policy
+from alignkit_hf.weights import check_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
     from alignkit import Context, Prompt, Sampling
+    from alignkit_hf.generation import Sampled
 
+logger = logging.getLogger(__name__)
 CACHE_BYTES = 512 * 2**20
 """Bytes of keys and values that sampling holds at a time on a CPU; on CUDA, a third of the free memory."""
 MAX_ROWS = 512
@@ -60,30 +70,54 @@ class HFPolicy(Policy[HFOptions], HasValues):
         self._bound: nn.Module = self.raw
         self._adapter_on = True
         self._owner: HFPolicy | None = None
+        self._most_rows = 0
 
     @classmethod
     def load(cls, path: Path, config: HFOptions, context: Context) -> HFPolicy:
         """The policy in a folder written by `save` or transformers."""
-        return cls(replace(config, model=str(path)), context)
+        return cls(replace(config, model=str(path), revision=None), context)
+
+    @classmethod
+    def try_records(cls, config: HFOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the tokenizer's chat template does."""
+        chat = None
+        for place, group in records:
+            if group.prompt.messages is not None:
+                chat = chat or cls._chat(config)
+                try:
+                    chat.check(group)
+                except ValueError as error:
+                    raise InputError(str(error), where=place, fix=MEND) from error
+
+    @staticmethod
+    def _chat(config: HFOptions) -> Chat:
+        return Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
         device = loading.pick_device(self.context.device)
-        tokenizer = loading.load_tokenizer(
-            options.model, revision=options.revision, trust_remote_code=options.trust_remote_code
-        )
-        lm = loading.load_causal_lm(options, device)
+        with loading_errors("model", options.model):
+            source = Source.of(options.model, options.revision)
+            tokenizer = loading.load_tokenizer(source.with_tokenizer, trust_remote_code=options.trust_remote_code)
+            lm, merged = merge_adapters(loading.load_causal_lm(options, source, device), source, where="model")
+        if options.quantize == "none":
+            lm.to(device)  # type: ignore[arg-type]
+        loading.make_ready(lm)
+        unusable = check_vocabulary(tokenizer, loading.rows_of_embedding(lm), where="model")
         encoder = Encoder(
             tokenizer,
-            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids),
+            stop_ids=loading.stop_tokens(lm, tokenizer, options.stop_token_ids, options.end_token_id),
             end_id=options.end_token_id,
             max_length=loading.context_length(lm, tokenizer, options.max_length),
             use_template=options.chat_template == "auto",
+            unusable=unusable,
         )
+        loading.set_generation_defaults(lm, tokenizer, encoder.stop_ids)
         dtype = "bfloat16" if options.weights == "bfloat16" else options.dtype
         path = probe.find_path(lm, layout=options.layout, attention=options.attention)
-        model: nn.Module = loading.add_adapter(lm, options.lora) if options.lora.r else lm
+        model: nn.Module = self._adapted(lm, 0, source.base.revision) if options.lora.r else lm
         packed = PackedModel(model, autocast=loading.autocast_dtype(dtype, device), path=path)
+        packed.merged = merged
         freeze(packed, options)
         loading.prepare_for_training(packed, gradient_checkpointing=options.gradient_checkpointing)
         return packed, encoder, tokenizer
@@ -137,20 +171,23 @@ class HFPolicy(Policy[HFOptions], HasValues):
         own = None if raw is self.raw else Head(head.weight, head.bias, raw.logit_transform)
         return ReferenceStates(hidden=reference._run(batch, Request(hidden=True))["hidden"], head=own)
 
-    def generate(self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int) -> GroupBatch:
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
         """Samples `n` responses for each prompt, with log-probabilities under the distribution they were drawn from.
 
         With `temperature` 0 they are log-probabilities under the model's own distribution, at temperature 1.
         """
-        steps = sampling.max_tokens
-        ids = self.encoder.prompts_with_room(prompts, steps)
-        streams = uniform_streams(seed, [prompt.key for prompt in prompts], n, steps)
-        chooser = TokenChooser(
-            sampling, streams, self.encoder.stop_ids, self.raw.device, prompts=ids, decode=self.encoder.decode
-        )
-        draw = sample if self.raw.path.packed else sample_with_generate
-        sampled = draw(self.raw, ids, n, steps, chooser, self._budget())
+        ids = self.encoder.prompts_with_room(prompts, sampling.max_tokens)
+        streams = uniform_streams(seed, range(len(prompts)) if places is None else places, n, sampling.max_tokens)
+        most, tokens = max(1, min(MAX_ROWS, len(ids) * n)), self._cache_tokens()
+
+        def compute(rows: int) -> Sampled:
+            return self._sampled(ids, n, sampling, streams, Budget(tokens=tokens * rows // most, rows=rows))
+
+        sampled = until_it_fits(compute, min(most, self._most_rows or most), self._sample_fewer)
         texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
+        texts = [self.encoder.chat.content(prompts[i // n], text) for i, text in enumerate(texts)]
         parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
         groups = [
             Group(prompt, tuple(texts[part]), finished=tuple(sampled.finished[part]), source="policy")
@@ -166,8 +203,23 @@ class HFPolicy(Policy[HFOptions], HasValues):
         )
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
 
-    def _budget(self) -> Budget:
-        """How much to sample at the same time, so that keys and values fit into memory."""
+    def _sampled(
+        self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, streams: Tensor, budget: Budget
+    ) -> Sampled:
+        """The responses, within the budget. A prompt with more responses than that stands there several times."""
+        beside = next(count for count in range(max(1, min(n, budget.rows)), 0, -1) if n % count == 0)
+        repeated = [ids for ids in prompts for _ in range(n // beside)]
+        stop_ids, decode = self.encoder.stop_ids, self.encoder.decode
+        chooser = TokenChooser(sampling, streams, stop_ids, self.raw.device, prompts=repeated, decode=decode)
+        draw = sample if self.raw.path.packed else sample_with_generate
+        return sample_by_side(draw, self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
+
+    def _sample_fewer(self, rows: int) -> None:
+        self._most_rows = rows
+        logger.warning("out of memory: now at most %d responses are sampled at a time", rows)
+
+    def _cache_tokens(self) -> int:
+        """For how many tokens keys and values fit into memory."""
         config = self.raw.lm.config.get_text_config()
         width = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -175,7 +227,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
         free = CACHE_BYTES
         if self.raw.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.raw.device)[0] // 3
-        return Budget(tokens=free // token_bytes, rows=MAX_ROWS)
+        return int(free // token_bytes)
 
     def reference(self) -> HFPolicy:
         """This policy as it is now, frozen: the same weights with the adapter off if it is still zero, or a copy.
@@ -186,8 +238,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """
         shares = self.raw.has_adapter and self.config.reference != "copy"
         if shares and self._adapter_is_trained() and self.config.quantize == "none":
-            merged = self.raw.model.merge_and_unload()  # type: ignore[operator]
-            self.raw.model = loading.add_adapter(merged, self.config.lora)
+            self.raw.merged.append(low_rank(self.raw.model))
+            base: Any = self.raw.model
+            merged, revision = base.merge_and_unload(), base.peft_config[base.active_adapter].revision
+            self.raw.model = self._adapted(merged, len(self.raw.merged), revision)
             freeze(self.raw, self.config)
         if shares and not self._adapter_is_trained():
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
@@ -203,9 +257,11 @@ class HFPolicy(Policy[HFOptions], HasValues):
         """The layout, and why it is not packed."""
         path, name = self.raw.path, type(self.raw.lm).__name__
         frozen = f"; {frozen_text(self.raw)}" if self.config.freeze_layers or self.config.train_last else ""
+        note = f"; {self.encoder.note}" if self.encoder.note else ""
         if path.packed:
-            return f"{name} runs in the packed layout{frozen}"
-        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}"
+            accuracy = f" ({path.accuracy})" if path.accuracy else ""
+            return f"{name} runs in the packed layout{accuracy}{frozen}{note}"
+        return f"{name} runs in the padded layout: {path.reason or 'the options ask for it'}{frozen}{note}"
 
     def digest(self) -> str:
         """sha256 of the weights in use (without an adapter that is off) and of how the model computes with them."""
@@ -215,6 +271,10 @@ class HFPolicy(Policy[HFOptions], HasValues):
         how = f"{type(raw.lm)} {config} {raw.path} {raw.lm.config._attn_implementation} {raw.autocast}"
         said = f"{transformers.__version__} {how} {digest_of_tensors(tensors)}"
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def _adapted(self, lm: nn.Module, number: int, revision: str | None) -> nn.Module:
+        """The model with a new adapter, the `number`-th: each has random factors of its own."""
+        return add_adapter(lm, self.config.lora, seed=self.context.seed + number, revision=revision)
 
     def _adapter_is_trained(self) -> bool:
         return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
@@ -229,13 +289,13 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
     def scorer(self) -> HFScorer:
         """A new scorer with a copy of this trunk; with LoRA the copy has its own adapter."""
-        return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer)
+        return HFScorer.from_policy(self.raw, self.config, self.encoder, self.tokenizer, seed=self.context.seed)
 
     @classmethod
-    def load_scorer(cls, path: Path, context: Context) -> HFScorer:
+    def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
-        return HFScorer.load(path, context)
+        return HFScorer.load(path, context, append_end=append_end)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""
-        save_policy(self.raw, self.tokenizer, path)
+        save_policy(self.raw, saved_tokenizer(self.tokenizer, self.encoder), path)

@@ -1,22 +1,33 @@
 """Finds out how to run a model: some architectures compute something else in the packed layout, without any error.
 
-The probe compares a few short groups with plain forward passes of one sequence at a time, once per architecture and
-config in a process. Meanwhile, sliding windows are shorter than the groups. Differences are judged against the effect
-of changing one prompt token, because in a model with small random weights no mistake in the attention is large.
+Once per architecture and config in a process, a few short groups are run in three ways: one sequence at a time in the
+model's own forward, in padded rows, and packed. Sliding windows and rotary switches are within reach of their lengths
+meanwhile (`switches`). Two questions are asked:
+
+- Is it the same computation? In float64 (`exact`), packed and single sequences differ by float64's rounding or by a
+  mistake, and nothing lies between: the model's own float32 noise, shrunk by the ratio of the two precisions, says how
+  much rounding is.
+- Is it as accurate? In the precision of the weights, packed log-probabilities are as near to float64 as those of the
+  model's own forward.
+
+Where there is no float64, differences are judged against the model's own noise (padded rows beside single sequences)
+and against the effect of changing one prompt token, because with small weights no mistake in the attention is large.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from alignkit import Group, GroupBatch, InputError, Prompt
+from alignkit_hf import exact
 from alignkit_hf.attention import NAME, PackedKernel
-from alignkit_hf.kernels.packed_layout import PackedLayout
-from alignkit_hf.modeling import PackedModel, Path
+from alignkit_hf.modeling import Accuracy, PackedModel, Path, Request
+from alignkit_hf.switches import within_reach
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,12 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-4
-"""Largest difference of a log-probability, in nats, for float32 weights."""
+MARGIN = 512
+"""How many times the expected rounding of float64 is still rounding. A mistake is larger by orders of magnitude."""
+NOISE = 8
+"""How many times as inaccurate as the model's own forward the packed layout may be, at the worst of a few tokens."""
 SHARE = 0.02
-"""Largest difference of a hidden state, as a share of the effect of another prompt token."""
-WINDOW = 6
-_WINDOW_NAMES = ("sliding_window", "attention_chunk_size", "window_size")
+"""Largest difference of a hidden state, as a share of the effect of another prompt token, where float64 is missing."""
 _LENGTHS = ((9, (7, 3)), (4, (5, 1, 11)))
 _SEEN: dict[tuple[type, str], Path] = {}
 
@@ -44,7 +55,7 @@ def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
     Raises:
         InputError: `layout` is "packed" and the model can't run in it.
     """
-    key = (type(lm), f"{layout} {attention} {lm.config.to_json_string(use_diff=False)}")
+    key = (type(lm), f"{layout} {attention} {lm.dtype} {lm.config.to_json_string(use_diff=False)}")
     if key not in _SEEN:
         path = _probe(lm, try_packed=layout != "padded" and attention == "auto")
         if path.reason and layout == "packed":
@@ -64,18 +75,127 @@ def find_path(lm: PreTrainedModel, *, layout: str, attention: str) -> Path:
 
 def _probe(lm: PreTrainedModel, *, try_packed: bool) -> Path:
     """The path, and why it is not packed ("" if it is, or if packed was not tried)."""
-    was_training = lm.training
+    was_training, before = lm.training, lm.config._attn_implementation
     lm.train(False)
     try:
-        with torch.no_grad(), _short_windows(lm), _exact_products():
+        with torch.no_grad(), _exact_products(), contextlib.ExitStack() as stack:
             model = PackedModel(lm)
             batch = _groups(model)
-            rows = [_alone(model, ids) for ids in _sequences(batch)]
-            fused = _head_is_one_product(model, batch, rows)
-            reason = _difference(model, batch, rows) if try_packed else ""
+            # transformers computes the long factors of a rotary scaling in the first pass, by the switch it finds then
+            model.trunk(input_ids=batch.prompt_ids[None, :1], use_cache=False)
+            stack.enter_context(within_reach(lm))
+            fused = _head_is_one_product(model, _sequences(batch)[0])
+            path = Path(packed=False, fused_head=fused)
+            return _Trial(model, batch, before).path(path) if try_packed else path
     finally:
         lm.train(was_training)
-    return Path(packed=try_packed and not reason, fused_head=fused, reason=reason)
+        if lm.config._attn_implementation != before:
+            with _quiet_transformers():
+                lm.set_attn_implementation(before)
+
+
+class _Trial:
+    """The packed layout of a model beside its other ways to run. Hidden states are [R, H], at the positions that
+    predict response tokens."""
+
+    def __init__(self, model: PackedModel, batch: GroupBatch, attention: str) -> None:
+        self.model, self.batch, self.attention = model, batch, attention
+
+    def path(self, path: Path) -> Path:
+        """The path with the verdict."""
+        if self.model.is_language_model and not path.fused_head:
+            return replace(path, reason="its logits are not the product of hidden states and vocabulary head alone")
+        kernel = _counting_kernel()
+        try:
+            packed = self._packed(kernel)
+        except Exception as error:  # whatever an unknown architecture raises, the packed layout does not work for it
+            said = str(error).splitlines()[0][:100] if str(error) else ""
+            return replace(path, reason=f"its forward pass raised {type(error).__name__}: {said}")
+        if not kernel.calls:
+            return replace(path, reason="its attention can't be replaced")
+        count = exact.layers_to_run(self.model)
+        found = None if count is None else self._against_float64(count)
+        reason, accuracy = found or ("", None)
+        if not reason and (found is None or count != exact.count_layers(self.model)):
+            reason = self._against_own_noise(packed, judge_logprobs=found is None)
+        return replace(path, packed=not reason, reason=reason, accuracy=accuracy)
+
+    def _against_float64(self, count: int) -> tuple[str, Accuracy | None] | None:
+        """Why the first layers don't compute the same, or "", and how accurate they are; None without float64."""
+        model = self.model
+        with exact.first_layers(model, count):
+            single, padded, packed = self._single(), self._padded(), self._packed()
+            try:
+                with exact.float64(model):
+                    truth, packed_truth = self._single(), self._packed()
+            except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+                logger.debug("no float64 for %s: %s", type(model.lm).__name__, error)
+                return None
+        eps, own_eps = torch.finfo(torch.float64).eps, torch.finfo(single.dtype).eps
+        rounding = MARGIN * max(_apart(single, truth) * eps / own_eps, eps * float(truth.abs().max()))
+        same = _apart(packed_truth, truth)
+        if not same <= rounding:
+            where = "from single sequences in float64"
+            return f"its hidden states differ by {same:.1e} {where}, where rounding explains {rounding:.1e}", None
+        what = "hidden states"
+        if model.is_language_model:
+            what, truth = "log-probabilities", self._chosen(exact.logits(model, truth))
+            single, padded, packed = (self._chosen(model.logits(x)) for x in (single, padded, packed))
+        accuracy = Accuracy(what, packed=_apart(packed, truth), padded=_apart(padded, truth), same=same)
+        allowed = NOISE * max(_apart(single, truth), accuracy.padded, own_eps * float(truth.abs().max()))
+        return "" if accuracy.packed <= allowed else f"its {accuracy}", accuracy
+
+    def _against_own_noise(self, packed: Tensor, *, judge_logprobs: bool) -> str:
+        """Why the whole model does not compute the same in its own precision, or ""."""
+        model = self.model
+        single, padded = self._single(), self._padded()
+        noise = max(_apart(padded, single), torch.finfo(single.dtype).eps * float(single.abs().max()))
+        effect = _apart(self._single(changed=True), single)
+        if not _apart(packed, single) <= max(NOISE * noise, SHARE * effect):
+            return f"its hidden states differ by {_apart(packed, single):.1e} from single sequences"
+        if not (judge_logprobs and model.is_language_model):
+            return ""
+        logits = model.logits(single)
+        terms = logits.shape[-1] ** 0.5 + single.shape[-1] ** 0.5
+        single, padded, packed = (self._chosen(model.logits(x)) for x in (single, padded, packed))
+        floor = torch.finfo(model.lm.dtype).eps * terms * float(logits.abs().max())
+        if not _apart(packed, single) <= NOISE * max(_apart(padded, single), floor):
+            return f"its log-probabilities differ by {_apart(packed, single):.1e} from single sequences"
+        return ""
+
+    def _single(self, *, changed: bool = False) -> Tensor:
+        """One sequence at a time, in the trunk's own forward; with `changed`, a prompt token is another one."""
+        self._attend_with(self.attention)
+        rows = []
+        for ids, length in zip(_sequences(self.batch), self.batch.lengths.tolist(), strict=True):
+            if changed:
+                ids[0, 2] = (ids[0, 2] + 1) % self.model.vocabulary_size
+            hidden: Tensor = self.model.trunk(input_ids=ids, use_cache=False).last_hidden_state
+            rows.append(hidden[0, -length - 1 : -1])
+        return torch.cat(rows)
+
+    def _padded(self) -> Tensor:
+        self._attend_with(self.attention)
+        self.model.path = Path(packed=False)
+        return self.model.states(self.batch, Request()).predicting
+
+    def _packed(self, kernel: type[PackedKernel] = PackedKernel) -> Tensor:
+        self._attend_with(NAME)
+        self.model.path = Path()
+        return self.model.states(self.batch, Request(), kernel).predicting
+
+    def _attend_with(self, name: str) -> None:
+        with _quiet_transformers():
+            self.model.lm.set_attn_implementation(name)
+
+    def _chosen(self, logits: Tensor) -> Tensor:
+        """[R] log-probabilities of the response tokens."""
+        return logits.gather(1, self.batch.response_ids[:, None])[:, 0] - logits.logsumexp(1)
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference; not a number where one of them is not."""
+    return float((ours - theirs).abs().max())
 
 
 def _groups(model: PackedModel) -> GroupBatch:
@@ -99,103 +219,37 @@ def _sequences(batch: GroupBatch) -> list[Tensor]:
     return [torch.cat((prompts[g], ids))[None] for g, ids in zip(group_of, responses, strict=True)]
 
 
-def _alone(model: PackedModel, ids: Tensor) -> Tensor:
-    """[L, H] hidden states from the trunk's own forward."""
-    hidden: Tensor = model.trunk(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden[0]
-
-
-def _response_parts(batch: GroupBatch, rows: list[Tensor]) -> Tensor:
-    """[R, ..] values at the positions that predict response tokens, from one row [L, ..] per response."""
-    lengths = batch.lengths.tolist()
-    return torch.cat([row[-length - 1 : -1] for row, length in zip(rows, lengths, strict=True)])
-
-
-def _head_is_one_product(model: PackedModel, batch: GroupBatch, rows: list[Tensor]) -> bool:
+def _head_is_one_product(model: PackedModel, ids: Tensor) -> bool:
     """Whether the vocabulary head on the trunk's hidden states gives the model's own logits."""
     if not model.is_language_model:
         return True
-    first = _sequences(batch)[0]
-    try:
-        ours = model.logits(rows[0])
-        theirs = model.lm(first, use_cache=False).logits[0].float()
-    except (RuntimeError, TypeError, ValueError, AttributeError):
-        return False
-    return bool((ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().max() <= _tolerance(model))
+    count = exact.layers_to_run(model)
+    for layers in (count, None):
+        with contextlib.ExitStack() as stack, contextlib.suppress(Exception):  # of a head that needs all its rows
+            if layers is not None:
+                stack.enter_context(exact.first_layers(model, layers))
+                stack.enter_context(exact.float64(model))
+            stack.enter_context(exact.small_head(model, wide=layers is not None))
+            theirs = model.lm(ids, use_cache=False).logits[0]
+            hidden = model.trunk(input_ids=ids, use_cache=False).last_hidden_state[0]
+            ours = model.logits(hidden)
+            rounding = torch.finfo(theirs.dtype).eps * hidden.shape[-1] ** 0.5 * float(theirs.abs().max())
+            return bool(ours.shape == theirs.shape and _apart(ours, theirs) <= NOISE * rounding)
+    return False
 
 
-def _difference(model: PackedModel, batch: GroupBatch, rows: list[Tensor]) -> str:
-    """Why the packed layout does not work, or ""."""
-    lm = model.lm
-    before = lm.config._attn_implementation
-    other = _sequences(batch)
-    for ids in other:
-        ids[0, 2] = (ids[0, 2] + 1) % model.vocabulary_size
-    effect = _response_parts(batch, [_alone(model, ids) for ids in other])
-    expected = _response_parts(batch, rows)
-    layout = PackedLayout.of(batch)
-    kernel = _CountingKernel(layout)
-    try:
-        with _quiet_transformers():
-            lm.set_attn_implementation(NAME)
-            hidden = model.run_kernel(layout.input_ids, layout.position_ids, kernel)[layout.predict_index]
-    except Exception as error:  # whatever an unknown architecture raises, the packed layout does not work for it
-        reason = (
-            f"its forward pass raised {type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
-        )
-    else:
-        reason = _judge(model, hidden, expected, effect) if kernel.calls else "its attention can't be replaced"
-    if reason:
-        with _quiet_transformers():
-            lm.set_attn_implementation(before)
-    return reason
-
-
-def _judge(model: PackedModel, hidden: Tensor, expected: Tensor, effect: Tensor) -> str:
-    difference = (hidden - expected).abs().max()
-    noise = 4 * torch.finfo(expected.dtype).eps * expected.abs().max()
-    allowed = torch.maximum(SHARE * (effect - expected).abs().max(), noise)
-    if not bool(difference <= allowed):
-        return f"its hidden states differ by {float(difference):.1e} from single sequences"
-    if model.is_language_model:
-        ours, theirs = (model.logits(x).log_softmax(-1) for x in (hidden, expected))
-        largest = float((ours - theirs).abs().max())
-        if not largest <= _tolerance(model):
-            return f"its log-probabilities differ by {largest:.1e} from single sequences"
-    return ""
-
-
-def _tolerance(model: PackedModel) -> float:
-    """In nats. In reduced precision (quantised models) only gross mistakes show in log-probabilities."""
-    return TOLERANCE if model.lm.dtype in (torch.float32, torch.float64) else 1.0
+def _counting_kernel() -> type[_CountingKernel]:
+    return type("Counting", (_CountingKernel,), {"calls": 0})
 
 
 class _CountingKernel(PackedKernel):
-    """Counts its calls, to see whether the model used it."""
+    """Counts its calls on the class, to see whether the model used it."""
 
     calls = 0
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule) -> Tensor:
-        self.calls += 1
+        type(self).calls += 1
         return super().__call__(layer, query, key, value, rule)
-
-
-@contextlib.contextmanager
-def _short_windows(lm: PreTrainedModel) -> Iterator[None]:
-    """Makes every sliding window of the config and the modules shorter than the probe's groups."""
-    config = lm.config.get_text_config()
-    changed: list[tuple[Any, str, int]] = []
-    for owner in {id(x): x for x in (lm.config, config, *lm.modules())}.values():
-        for name in _WINDOW_NAMES:
-            value = vars(owner).get(name)
-            if isinstance(value, int) and not isinstance(value, bool) and value > WINDOW:
-                changed.append((owner, name, value))
-                setattr(owner, name, WINDOW)
-    try:
-        yield
-    finally:
-        for owner, name, value in changed:
-            setattr(owner, name, value)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Chooses tokens by inverse-CDF draws; each response has its own stream of uniform numbers.
 
-A stream is a counter-based generator (SplitMix64, doi:10.1145/2660193.2660195) keyed by seed, prompt and index, so a
-response does not depend on what is sampled next to it. It takes one uniform number per token, where torch.multinomial
-draws one per logit.
+A stream is a counter-based generator (SplitMix64, doi:10.1145/2660193.2660195) keyed by seed, the prompt's place and
+the response's index, so a response does not depend on what is sampled next to it, and equal prompts get different
+responses. It takes one uniform number per token, where torch.multinomial draws one per logit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ DIRECT_VOCABULARY = 8192
 """Larger vocabularies are summed in two levels, because one running float32 sum would be too coarse."""
 
 
-def uniform_streams(seed: int, keys: Sequence[str], n: int, steps: int) -> Tensor:
-    """[len(keys) * n, steps] float64 uniform numbers in [0, 1), a row for each of `n` responses to each key."""
-    names = (f"{seed}:{index}:{key}" for key in keys for index in range(n))
+def uniform_streams(seed: int, places: Sequence[int], n: int, steps: int) -> Tensor:
+    """[len(places) * n, steps] float64 uniform numbers in [0, 1), a row for each of `n` responses at each place."""
+    names = (f"{seed}:{place}:{index}" for place in places for index in range(n))
     starts = np.array(
         [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names],
         dtype=np.uint64,

@@ -14,13 +14,19 @@ import torch
 import transformers
 from torch import nn
 
-from alignkit import InputError, Scorer, ScorerOutput
+from alignkit import InputError, Scorer, ScorerOutput, may_be_model
 from alignkit.ops import num_processes
 from alignkit_hf import loading, probe
+from alignkit_hf.adapters import add_adapter, merge_adapters, tensors_of_adapter
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.freezing import freeze, frozen_parameters
 from alignkit_hf.modeling import PackedModel, Request
-from alignkit_hf.storage import merged_model
+from alignkit_hf.saved_tokenizer import scoring_tokenizer
+from alignkit_hf.sources import Source
+from alignkit_hf.sources import loading as loading_errors
+from alignkit_hf.storage import merged_model, save_model
+from alignkit_hf.weights import check_vocabulary, load_weights
+from alignkit_hf.whole import WholeEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,11 +49,14 @@ class HFScorer(Scorer):
         self._bound: nn.Module = model
 
     @classmethod
-    def from_policy(cls, raw: PackedModel, options: HFOptions, encoder: Encoder, tokenizer: Any) -> HFScorer:
+    def from_policy(
+        cls, raw: PackedModel, options: HFOptions, encoder: Encoder, tokenizer: Any, *, seed: int = 0
+    ) -> HFScorer:
         """A copy of a policy's trunk with a head that starts at zero.
 
         Args:
             raw: the policy's model.
+            seed: of a new adapter's random factors.
 
         Raises:
             InputError: transformers has no sequence classifier for this kind of model.
@@ -59,7 +68,7 @@ class HFScorer(Scorer):
             lm = copy.deepcopy(lm, {id(parameter): parameter for parameter in shared})
         config = copy.deepcopy(lm.config)
         config.num_labels = 1
-        with loading.loading("model", options.model), torch.device("meta"):
+        with loading_errors("model", options.model), torch.device("meta"):
             classifier = transformers.AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
         if not isinstance(getattr(classifier, HEAD, None), nn.Linear):
             raise InputError(
@@ -71,10 +80,13 @@ class HFScorer(Scorer):
         nn.init.zeros_(classifier.score.weight)
         if classifier.score.bias is not None:
             nn.init.zeros_(classifier.score.bias)
-        classifier.config.pad_token_id = _padding_id(encoder, tokenizer, config)
+        tokenizer = scoring_tokenizer(tokenizer, encoder, raw.vocabulary_size)
+        if tokenizer.pad_token_id >= raw.vocabulary_size:
+            classifier.resize_token_embeddings(tokenizer.pad_token_id + 1, mean_resizing=False)
+        classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model: nn.Module = classifier
         if options.lora.r:
-            model = loading.add_adapter(classifier, options.lora, head=HEAD, where="policy.lora")
+            model = add_adapter(classifier, options.lora, seed=seed, head=HEAD, where="policy.lora")
         else:
             model.requires_grad_(True)
         packed = PackedModel(model, autocast=raw.autocast, path=raw.path)
@@ -83,29 +95,24 @@ class HFScorer(Scorer):
         return cls(packed, encoder, tokenizer)
 
     @classmethod
-    def load(cls, path: Path, context: Context) -> HFScorer:
-        """The scorer of a folder.
+    def load(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
+        """The scorer in a folder or hub repository, which may be an adapter.
 
         Raises:
-            InputError: the folder is missing or holds another kind of model.
+            InputError: there is none, or another kind of model.
         """
-        _check_classifier(path)
+        name = path.as_posix()
+        if not may_be_model(name):
+            raise _no_model(name)
         device = loading.pick_device(context.device)
-        with loading.loading(str(path), str(path)):
-            classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True
-            )
-        loading.switch_dropout_off(classifier)
-        loading.let_every_token_learn(classifier)
-        tokenizer = loading.load_tokenizer(str(path))
-        given = _read_encoding(path)
-        encoder = Encoder(
-            tokenizer,
-            stop_ids=loading.stop_tokens(classifier, tokenizer, tuple(given.get("stop_token_ids", ()))),
-            end_id=given.get("end_token_id"),
-            max_length=loading.context_length(classifier, tokenizer, given.get("max_length", 0)),
-            use_template=given.get("use_template", True),
-        )
+        with loading_errors("model", name):
+            source = Source.of(name)
+            classifier = _load_classifier(source)
+            tokenizer = loading.load_tokenizer(source.with_tokenizer)
+            given = (source.adapters or (source.base,))[-1].record(ENCODING_FILE)
+        loading.make_ready(classifier)
+        unusable = check_vocabulary(tokenizer, loading.rows_of_embedding(classifier), where="model")
+        encoder = _encoder(classifier, tokenizer, given, unusable, append_end)
         classifier.to(device)
         found = probe.find_path(classifier, layout="auto", attention="auto")
         autocast = loading.autocast_dtype("auto", device)
@@ -143,10 +150,10 @@ class HFScorer(Scorer):
 
     def save(self, path: Path) -> None:
         """Writes a folder that AutoModelForSequenceClassification and its tokenizer can load, adapter merged."""
-        path.mkdir(parents=True, exist_ok=True)
-        merged_model(self.raw).save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
+        save_model(merged_model(self.raw), self.tokenizer, path)
         encoder = self.encoder
+        if isinstance(encoder, WholeEncoder):
+            return
         record = {
             "stop_token_ids": encoder.stop_ids,
             "end_token_id": encoder.end_id,
@@ -156,38 +163,71 @@ class HFScorer(Scorer):
         (path / ENCODING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_classifier(path: Path) -> None:
-    file = path / "config.json"
-    if not file.is_file():
-        raise InputError(f"{path} holds no model", where="model", fix="give the folder of a trained reward model")
-    config = json.loads(file.read_text(encoding="utf-8"))
+def _load_classifier(source: Source) -> Any:
+    """The sequence classifier. Its head may be in an adapter, and a vocabulary head beside it is not used."""
+    config = source.base.record("config.json")
+    if config is None:
+        raise _no_model(source.base.name)
+    heads = {tensor for place in source.adapters for tensor in tensors_of_adapter(place) if tensor.startswith(HEAD)}
+    if heads:
+        arguments = {"num_labels": 1}
+    else:
+        _check_classifier(source.base.name, config)
+        arguments = {}
+    classifier = load_weights(
+        transformers.AutoModelForSequenceClassification,
+        source.base,
+        where="model",
+        fresh=heads,
+        dtype=torch.float32,
+        **arguments,
+    )
+    classifier, _ = merge_adapters(classifier, source, where="model")
+    if not isinstance(getattr(classifier, HEAD, None), nn.Linear):
+        raise InputError(
+            f"{type(classifier).__name__} has no head called {HEAD!r}", where="model", fix="use another model"
+        )
+    return classifier
+
+
+def _no_model(name: str) -> InputError:
+    return InputError(f"{name} holds no model", where="model", fix="give the folder of a trained reward model")
+
+
+def _check_classifier(name: str, config: Mapping[str, Any]) -> None:
     kinds = config.get("architectures") or ["unknown"]
     if not any("SequenceClassification" in kind for kind in kinds):
         raise InputError(
-            f"{path} is a {kinds[0]}, which has no scoring head",
+            f"{name} is a {kinds[0]}, which has no scoring head",
             where="model",
             fix="train a reward model from it, or give a one-label sequence classifier",
         )
     labels = config.get("id2label")
     if (config.get("num_labels") or (2 if labels is None else len(labels))) != 1:
-        raise InputError(f"{path} has more than one label", where="model", fix="give a classifier with one label")
+        raise InputError(f"{name} has more than one label", where="model", fix="give a classifier with one label")
 
 
-def _read_encoding(path: Path) -> dict[str, Any]:
-    file = path / ENCODING_FILE
-    if not file.is_file():
-        return {}
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return record
-
-
-def _padding_id(encoder: Encoder, tokenizer: Any, config: Any) -> int:
-    """A token that no finished response ends with, because transformers reads the last token that differs from it."""
-    known = (
-        tokenizer.pad_token_id,
-        config.get_text_config().pad_token_id,
-        tokenizer.unk_token_id,
-        tokenizer.bos_token_id,
-    )
-    candidates = [token for token in known if token is not None and token not in (encoder.end_id, *encoder.stop_ids)]
-    return int(candidates[0]) if candidates else next(token for token in range(10**6) if token not in encoder.stop_ids)
+def _encoder(
+    classifier: Any,
+    tokenizer: Any,
+    given: Mapping[str, Any] | None,
+    unusable: frozenset[int],
+    append_end: bool | None,
+) -> Encoder:
+    """As `save` recorded it; for a model of another tool, as its own tokenizer and chat template have it."""
+    record = given or {}
+    arguments: dict[str, Any] = {
+        "stop_ids": loading.stop_tokens(classifier, tokenizer, tuple(record.get("stop_token_ids", ()))),
+        "end_id": record.get("end_token_id"),
+        "max_length": loading.context_length(classifier, tokenizer, record.get("max_length", 0)),
+        "use_template": record.get("use_template", True),
+        "unusable": unusable,
+    }
+    if given is None:
+        padding_id = classifier.config.get_text_config().pad_token_id
+        return WholeEncoder(tokenizer, padding_id=padding_id, append_end=bool(append_end), **arguments)
+    if append_end is not None:
+        raise InputError(
+            f"{ENCODING_FILE} of this reward model says how it ends", where="append_end", fix="leave it out"
+        )
+    return Encoder(tokenizer, **arguments)

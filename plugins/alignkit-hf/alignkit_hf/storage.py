@@ -1,9 +1,11 @@
-"""Writes models as folders that transformers can load."""
+"""Writes models as folders that transformers, peft and vLLM load as the same."""
 
 from __future__ import annotations
 
 import copy
 from typing import TYPE_CHECKING, Any
+
+from alignkit_hf.adapters import save_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,11 +17,26 @@ if TYPE_CHECKING:
 
 def save_policy(model: PackedModel, tokenizer: Any, path: Path) -> None:
     """Writes the causal LM with its tokenizer; an adapter is merged, and also saved alone in `path/adapter`."""
+    save_model(merged_model(model), tokenizer, path)
+    save_adapter(model, path / "adapter")
+    if (path / "adapter").is_dir():
+        tokenizer.save_pretrained(path / "adapter")
+    follow_umask(path)
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
+    """Writes a model and its tokenizer."""
     path.mkdir(parents=True, exist_ok=True)
-    merged_model(model).save_pretrained(path)
+    model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    if model.has_adapter:
-        model.model.save_pretrained(path / "adapter")  # type: ignore[operator]
+    follow_umask(path)
+
+
+def follow_umask(path: Path) -> None:
+    """Gives weights the mode of the config beside them: safetensors writes files that only their owner can read."""
+    mode = (path / "config.json").stat().st_mode
+    for file in path.rglob("*.safetensors"):
+        file.chmod(mode)
 
 
 def merged_model(model: PackedModel) -> PreTrainedModel:

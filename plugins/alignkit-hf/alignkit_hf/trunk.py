@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
     from transformers import PreTrainedModel
+
+    LowRank = Mapping[str, tuple[Tensor, Tensor]]
+    """For each adapted module the factors A [r, in] and B [out, r] of what an adapter adds to its weight."""
 
 
 class TrunkModel(nn.Module):
@@ -18,12 +24,14 @@ class TrunkModel(nn.Module):
     Attributes:
         model: the causal LM or sequence classifier, inside a PeftModel if it has an adapter.
         autocast: dtype of the computation; None for the weights' own.
+        merged: what each adapter that is merged into the weights added; None if that is more than low-rank products.
     """
 
     def __init__(self, model: nn.Module, autocast: torch.dtype | None) -> None:
         super().__init__()
         self.model = model
         self.autocast = autocast
+        self.merged: list[LowRank | None] = []
 
     @property
     def lm(self) -> PreTrainedModel:

@@ -19,14 +19,16 @@ from alignkit.components import Context
 
 
 class BuildFolder(Protocol):
-    def __call__(self, family: str = ..., *, pad: str = ..., template: str | None = ..., **changes: Any) -> Path: ...
+    def __call__(
+        self, family: str = ..., *, pad: str | None = ..., template: str | None = ..., **changes: Any
+    ) -> Path: ...
 
 
 @pytest.fixture
 def build_folder(tmp_path: Path) -> BuildFolder:
     """Saves a model and its tokenizer as a folder."""
 
-    def build(family: str = "llama", *, pad: str = "<pad>", template: str | None = None, **changes: Any) -> Path:
+    def build(family: str = "llama", *, pad: str | None = "<pad>", template: str | None = None, **changes: Any) -> Path:
         folder = tmp_path / f"{family}-{len(list(tmp_path.iterdir()))}"
         build_model(family, **changes).save_pretrained(folder)
         build_tokenizer(pad=pad, template=template).save_pretrained(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,6 +15,7 @@ from alignkit.testing import assert_near, terms_of_network
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 VOCABULARY = 300
 TOKENS = 100
@@ -50,15 +52,33 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {**COMMON, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16,
                                 "num_experts_per_tok": 2}),
     "bloom": ("bloom", {**SPECIAL, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.3}),
+    "gpt_neo": ("gpt_neo", {**SPECIAL, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48,
+                            "max_position_embeddings": 128, "attention_types": [[["global", "local"], 1]],
+                            "window_size": 8}),
+    "falcon": ("falcon", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+                          "alibi": True}),
+    "qwen3_next": ("qwen3_next", {**COMMON, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16,
+                                  "num_experts_per_tok": 2, "shared_expert_intermediate_size": 16,
+                                  "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+                                  "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}),
+    "phi3": ("phi3", {**COMMON, "num_key_value_heads": 4, "original_max_position_embeddings": 14,
+                      "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+                                          "long_factor": [4.0, 8.0, 16.0, 32.0]}}),
     "mamba": ("mamba", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
 }  # fmt: skip
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+PEFT_WARNS = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+"""Of plain peft, with this version of transformers."""
 AMPLIFIERS = ("mixer.A_log", "mixer.conv1d.weight")
 """Of Mamba. The one is the logarithm of its rates of decay, the other a factor of all four that are multiplied in its
 scan: made loud, they amplify every rounding by orders of magnitude."""
 TEXT = ("once upon a time there was a little dog who liked to play with the big red ball in the park " * 3).split()
 
 
-def build_tokenizer(*, pad: str = "<pad>", template: str | None = None) -> Any:
+def build_tokenizer(*, pad: str | None = "<pad>", template: str | None = None) -> Any:
     """A byte-level BPE tokenizer of 300 tokens: 0 <pad>, 1 <bos>, 2 <end>."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -91,6 +111,38 @@ def build_model(family: str, *, loud: float = 3.0, **changes: Any) -> Any:
                 elif parameter.ndim < 2 and "bias" in name:
                     parameter.normal_(std=0.1)
     return model.eval()
+
+
+def classifier_folder(folder: Path, base: Path, **changes: Any) -> Path:
+    """A reward model as another tool saves it, on the tokenizer of `base`."""
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.from_pretrained(base)
+    for name, value in {"num_labels": 1, **changes}.items():
+        setattr(config, name, value)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, base: Path, *, seed: int = 0, **options: Any) -> Path:
+    """A LoRA adapter as peft saves it, with random weights."""
+    kind = transformers.AutoModelForCausalLM
+    if options.get("task_type") == "SEQ_CLS":
+        kind = transformers.AutoModelForSequenceClassification
+    arguments = {"num_labels": 1} if options.get("task_type") == "SEQ_CLS" else {}
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(
+        kind.from_pretrained(base, **arguments),
+        peft.LoraConfig(**{"r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **options}),
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape), alpha=0.1 if "lora_" in name else 0.01)
+    model.save_pretrained(folder)
+    return folder
 
 
 def token_batch(

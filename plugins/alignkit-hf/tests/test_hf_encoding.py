@@ -69,7 +69,8 @@ def test_a_chat_prompt_has_exactly_one_bos_where_template_or_tokenizer_put_one(t
 def test_the_end_token_is_the_templates_end_of_turn() -> None:
     assert encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END, PAD)).end_id == PAD
     assert encoder(build_tokenizer(template=WITH_BOS), stop_ids=(PAD, END)).end_id == END
-    assert encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END,)).end_id == END
+    added = encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END,))
+    assert (added.end_id, added.stop_ids) == (PAD, (END, PAD))
     assert encoder(build_tokenizer(template=ENDS_WITH_PAD), stop_ids=(END, PAD), end_id=END).end_id == END
     assert encoder(stop_ids=(PAD, END)).end_id == PAD
 

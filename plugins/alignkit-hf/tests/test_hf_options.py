@@ -7,14 +7,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from alignkit_hf.loading import pick_device
 from alignkit_hf.options import HFOptions, LoraOptions
+from alignkit_hf.policy import HFPolicy
+from hf_tiny import VOCABULARY
 
+from alignkit.components import Context
 from alignkit.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import BuildFolder
+    from conftest import BuildFolder, LoadPolicy
 
 
 def refused(**options: Any) -> InputError:
@@ -68,6 +73,38 @@ def test_options_that_exclude_each_other(build_folder: BuildFolder, monkeypatch:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("alignkit_hf.options.has_nvidia_driver", lambda: False)
     assert "CUDA" in refused(model=model, quantize="4bit", lora=lora).what
+
+
+def test_options_that_would_do_nothing_or_can_not_be(
+    build_folder: BuildFolder, load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_folder()
+    model = str(folder)
+    for given in ({"target_modules": ("q_proj",)}, {"alpha": 32.0}):
+        with pytest.raises(InputError, match=f"{next(iter(given))}: has no effect without r above 0"):
+            LoraOptions(**given)
+    assert refused(model=model, revision="main").where == "revision"
+    for token in (VOCABULARY, 99999):
+        assert f"no token {token}" in refused(model=model, end_token_id=token).what
+        assert refused(model=model, stop_token_ids=(2, token)).where == "stop_token_ids"
+    with pytest.raises(InputError, match="end_token_id: must be at least 0"):
+        HFOptions(model=model, end_token_id=-1)
+    monkeypatch.setattr(HFOptions, "_check_against_config", lambda *_: None)
+    with pytest.raises(InputError, match=r"end_token_id: the vocabulary of \d+ tokens has no token 99999"):
+        load_policy(folder=folder, end_token_id=99999)
+
+
+def test_a_saved_policy_has_no_revision_and_a_device_must_exist(
+    build_folder: BuildFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = build_folder()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    options = HFOptions(model="owner/model", revision="v2")
+    assert HFPolicy.load(folder, options, Context(device="cpu")).config.model == str(folder)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"run\.device: there is no device 'cuda'"):
+            pick_device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")
 
 
 def test_checking_imports_no_torch(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 import transformers
 from alignkit_hf.options import LoraOptions
 from alignkit_hf.policy import HFPolicy
-from hf_tiny import END, assert_equal_figures, build_model, plain_logprobs
+from hf_tiny import BOS, END, assert_equal_figures, build_model, plain_logprobs
 from torch import nn
 
 from alignkit.components import Context
+from alignkit.errors import InputError
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing import PolicyContract
@@ -72,7 +73,9 @@ class TestLoraContract(_HFContract):
 
 
 def test_the_result_of_the_probe_is_shown(load_policy: LoadPolicy, caplog: pytest.LogCaptureFixture) -> None:
-    assert load_policy("llama").explain() == "LlamaForCausalLM runs in the packed layout"
+    said = load_policy("llama").explain()
+    assert said.startswith("LlamaForCausalLM runs in the packed layout (log-probabilities are ")
+    assert said.endswith((": packed is nearer)", ": padded is nearer)"))
     chosen = load_policy("llama", layout="padded").explain()
     assert chosen == "LlamaForCausalLM runs in the padded layout: the options ask for it"
     found = load_policy("bloom").explain()
@@ -177,6 +180,22 @@ def test_the_reference_runs_through_the_wrapped_module(load_policy: LoadPolicy) 
     assert policy.generate([Prompt(text="a")], n=1, sampling=Sampling(max_tokens=3), seed=0).num_responses == 1
 
 
+@pytest.mark.parametrize(
+    ("targets", "unknown"),
+    [(("q_proj", "no_proj", "k_proj"), "no_proj"), (("attention",), "attention"), (("proj",), "proj")],
+)
+def test_every_target_of_lora_must_exist(load_policy: LoadPolicy, targets: tuple[str, ...], unknown: str) -> None:
+    with pytest.raises(InputError, match=f"no module of the model is called {unknown}\n") as refused:
+        load_policy(lora=LoraOptions(r=2, target_modules=targets))
+    assert refused.value.fix.startswith("choose from: down_proj, gate_proj, k_proj")
+
+
+def test_targets_of_lora_may_name_a_part_of_the_path(load_policy: LoadPolicy) -> None:
+    policy = load_policy(lora=LoraOptions(r=2, target_modules=("self_attn.q_proj", "v_proj")))
+    trained = {name for name, p in policy.modules()["policy"].named_parameters() if p.requires_grad}
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trained} == {"q_proj", "v_proj"}
+
+
 @pytest.mark.parametrize("lora", [LoraOptions(), LORA], ids=["full", "lora"])
 def test_what_is_saved_is_what_transformers_loads(load_policy: LoadPolicy, tmp_path: Path, lora: LoraOptions) -> None:
     policy = load_policy(lora=lora)
@@ -187,7 +206,7 @@ def test_what_is_saved_is_what_transformers_loads(load_policy: LoadPolicy, tmp_p
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert_equal_figures(plain, plain_logprobs(plain, batch).detach(), expected)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert tokenizer("once upon")["input_ids"] == policy.tokenizer("once upon")["input_ids"]
+    assert tokenizer("once upon")["input_ids"] == [BOS, *policy.tokenizer("once upon")["input_ids"]]
     again = load_policy(folder=tmp_path / "saved", lora=lora)
     assert_equal_figures(plain, again.forward(batch).logprobs.detach(), expected)
     config = json.loads((tmp_path / "saved/config.json").read_text())

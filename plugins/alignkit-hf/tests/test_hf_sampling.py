@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from alignkit_hf import generation, probe
+from alignkit_hf import policy as policy_module
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.generation import Budget, Sampled, sample
 from alignkit_hf.modeling import PackedModel
@@ -36,12 +37,12 @@ def draw(
     n: int,
     options: Sampling,
     *,
-    names: str = "abc",
+    places: Sequence[int] = (0, 1, 2),
     seed: int = 0,
     budget: Budget = WHOLE,
     decode: Callable[[Sequence[Sequence[int]]], list[str]] | None = None,
 ) -> Sampled:
-    streams = uniform_streams(seed, list(names[: len(prompts)]), n, options.max_tokens)
+    streams = uniform_streams(seed, places[: len(prompts)], n, options.max_tokens)
     chooser = TokenChooser(options, streams, STOPS, model.device, prompts=prompts, decode=decode)
     function = sample if model.path.packed else sample_with_generate
     return function(model, prompts, n, options.max_tokens, chooser, budget)
@@ -106,8 +107,8 @@ def test_a_response_does_not_depend_on_its_neighbours() -> None:
     whole = draw(packed, PROMPTS, 8, options)
     assert draw(packed, PROMPTS, 8, options).ids == whole.ids
     assert draw(packed, PROMPTS, 8, options, seed=1).ids != whole.ids
-    for number, name in enumerate("abc"):
-        alone = draw(packed, PROMPTS[number : number + 1], 2, options, names=name)
+    for number in range(3):
+        alone = draw(packed, PROMPTS[number : number + 1], 2, options, places=[number])
         assert alone.ids == whole.ids[number * 8 : number * 8 + 2]
 
 
@@ -120,7 +121,7 @@ def test_tokens_follow_the_softmax(vocabulary: int, draws: int) -> None:
     are pooled by their place in the vocabulary, so that no part of it may go missing."""
     logits = 2 * torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     logits[3] = float("-inf")
-    streams = uniform_streams(0, [str(number) for number in range(draws)], 1, 1)
+    streams = uniform_streams(0, range(draws), 1, 1)
     chooser = TokenChooser(Sampling(), streams, [1], torch.device("cpu"))
     size = max(1, 2**22 // vocabulary)
     parts = []
@@ -158,9 +159,9 @@ def test_a_response_is_the_same_alone_and_among_31_others(family: str) -> None:
     packed = PackedModel(model, path=probe.find_path(model, layout="auto", attention="auto"))
     options = Sampling(max_tokens=12)
     prompts = [[5 + i, *range(9, 9 + i)] for i in range(8)]
-    among = draw(packed, prompts, 4, options, names="abcdefgh", budget=Budget(tokens=10**9, rows=12))
+    among = draw(packed, prompts, 4, options, places=range(8), budget=Budget(tokens=10**9, rows=12))
     for number in (0, 3, 7):
-        alone = draw(packed, prompts[number : number + 1], 1, options, names="abcdefgh"[number])
+        alone = draw(packed, prompts[number : number + 1], 1, options, places=[number])
         assert alone.ids == among.ids[4 * number : 4 * number + 1]
         assert alone.finished == among.finished[4 * number : 4 * number + 1]
     assert len(among.ids) == 32
@@ -182,13 +183,13 @@ def test_the_inverse_cdf_by_hand() -> None:
 
 
 def test_streams_are_uniform_and_of_their_own() -> None:
-    streams = uniform_streams(3, ["a", "b"], 4, 5000)
+    streams = uniform_streams(3, [0, 7], 4, 5000)
     assert streams.shape == (8, 5000)
     assert bool(((streams >= 0) & (streams < 1)).all())
     assert float((streams.mean(1) - 0.5).abs().max()) < 4 / math.sqrt(12 * 5000)
     assert float((torch.corrcoef(streams) - torch.eye(8)).abs().max()) < 0.08
-    assert torch.equal(uniform_streams(3, ["b"], 2, 100), streams[4:6, :100])
-    assert not torch.equal(uniform_streams(4, ["b"], 2, 100), streams[4:6, :100])
+    assert torch.equal(uniform_streams(3, [7], 2, 100), streams[4:6, :100])
+    assert not torch.equal(uniform_streams(4, [7], 2, 100), streams[4:6, :100])
 
 
 def test_filters_keep_what_they_say() -> None:
@@ -222,6 +223,33 @@ def test_filtered_samples_stay_inside_and_carry_their_own_logprobs() -> None:
         ids for ids in draw(packed, PROMPTS, 1, Sampling(max_tokens=10, temperature=0.0)).ids for _ in range(4)
     ]
     assert top.logprobs.tolist() == [0.0] * len(top.logprobs)
+
+
+@pytest.mark.parametrize(("family", "drawer"), [("llama", "sample"), ("bloom", "sample_with_generate")])
+def test_out_of_memory_samples_fewer_at_a_time(
+    load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, family: str, drawer: str
+) -> None:
+    policy, draw_all, rows = load_policy(family), getattr(policy_module, drawer), []
+    prompts = [Prompt(text=text) for text in ("once upon", "the big red ball", "once upon")]
+    options = Sampling(max_tokens=12, repetition_penalty=1.3)
+    whole = policy.generate(prompts, n=6, sampling=options, seed=5)
+
+    def hungry(model: PackedModel, ids: Sequence[Sequence[int]], n: int, *rest: Any) -> Sampled:
+        *_, budget = rest
+        rows.append((n, budget.rows))
+        if budget.rows > 4:
+            draw_all(model, ids[:1], n, *rest)  # some tokens are drawn before it fails
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return draw_all(model, ids, n, *rest)
+
+    monkeypatch.setattr(policy_module, drawer, hungry)
+    again = policy.generate(prompts, n=6, sampling=options, seed=5)
+    assert rows == [(6, 18), (6, 9), (3, 4)]
+    assert caplog.messages[-1] == "out of memory: now at most 4 responses are sampled at a time"
+    assert again.groups == whole.groups
+    assert len({group.responses for group in whole.groups}) == 3
+    policy.generate(prompts, n=4, sampling=options, seed=5)
+    assert rows[3:] == [(4, 4)], "the next batch starts where the last one fitted"
 
 
 def test_chunks_change_nothing(load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch) -> None:

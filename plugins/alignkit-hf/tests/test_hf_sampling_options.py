@@ -36,7 +36,7 @@ def load(family: str) -> PackedModel:
 def draw(
     model: PackedModel, options: Sampling, budget: Budget, *, n: int = 3, prompts: Sequence[Sequence[int]] = PROMPTS
 ) -> Sampled:
-    streams = uniform_streams(0, [str(prompt) for prompt in prompts], n, options.max_tokens)
+    streams = uniform_streams(0, range(len(prompts)), n, options.max_tokens)
     chooser = TokenChooser(options, streams, STOPS, model.device, prompts=prompts)
     function = sample if model.path.packed else sample_with_generate
     return function(model, prompts, n, options.max_tokens, chooser, budget)
@@ -76,7 +76,7 @@ def test_the_budget_bounds_what_is_held() -> None:
             seen.append(sorted(row.tolist()))
             return super()._choose(logits, row, step)
 
-    streams = uniform_streams(0, [str(prompt) for prompt in PROMPTS], 2, 20)
+    streams = uniform_streams(0, range(len(PROMPTS)), 2, 20)
     chooser = TokenChooser(options, streams, STOPS, model.device)
     with torch.no_grad():
         Watched(model, PROMPTS, 2, 20, chooser, Budget(tokens=170, rows=7)).run()

@@ -32,12 +32,14 @@ LORA = LoraOptions(r=4)
 
 
 def noisy(scorer: HFScorer) -> HFScorer:
-    """Every trained parameter moved, so that a lost one is noticed."""
+    """Every trained parameter moved, so that a lost one is noticed; factors of adapters less, because their product is
+    added to the weights, and weights of that size amplify every rounding."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in scorer.raw.parameters():
+        for name, parameter in scorer.raw.named_parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise, alpha=0.05 if "lora_" in name else 0.2)
     return scorer
 
 
@@ -61,9 +63,11 @@ def test_transformers_gives_the_same_scores(
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer").eval()
     rows = sequences(scorer)
     one_by_one = torch.cat([plain(torch.tensor([ids])).logits[0] for ids in rows])
-    assert_equal_figures(scorer.raw, output.scores, one_by_one)
+    # a head's terms may cancel in all four scores, hardly in all values too
+    scale = float(torch.cat((output.scores, output.values)).abs().max())
+    assert_equal_figures(scorer.raw, output.scores, one_by_one, scale=scale)
     loaded = HFPolicy.load_scorer(tmp_path / "scorer", CPU)
-    assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).scores, output.scores)
+    assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).scores, output.scores, scale=scale)
     assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).values, output.values)
 
 

@@ -32,7 +32,7 @@ class Budget:
 
     def __init__(self, limits: BudgetOptions) -> None:
         self._limits, self._lock = limits, Lock()
-        self.requests = self.paid = self.tokens = 0
+        self.requests = self.paid = self.tokens = self.timed_out = 0
         self.money = 0.0
         self._tokens_under_way, self._money_under_way = 0, 0.0
 
@@ -51,12 +51,20 @@ class Budget:
             self._tokens_under_way += tokens
             self._money_under_way += money
 
-    def settle(self, judge: JudgeModel, estimate: Usage, used: Usage | None) -> None:
-        """Call after each request with what it used, or None if the server did not answer."""
+    def settle(self, judge: JudgeModel, estimate: Usage, used: Usage | None, *, timed_out: bool = False) -> None:
+        """Call after each request with what it used, or None if the server did not answer.
+
+        Args:
+            timed_out: the server may have answered too late, and may charge for it: the estimate counts.
+        """
         with self._lock:
             self._tokens_under_way -= estimate.question + estimate.reply
             self._money_under_way -= estimate.money(judge)
-            if used is not None:
+            if timed_out:
+                self.timed_out += 1
+                used = estimate
+            elif used is not None:
                 self.paid += 1
+            if used is not None:
                 self.tokens += used.question + used.reply
                 self.money += used.money(judge)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from alignkit_judge.questions import Answer, digest
+from alignkit_judge.questions import Answer, Form, digest
 from alignkit_judge.templates import template_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from alignkit_judge.questions import Question
@@ -43,12 +45,64 @@ class VerdictCache:
         row = self._connection.execute("SELECT answer FROM verdicts WHERE key = ?", (_key(judge, question),)).fetchone()
         return None if row is None else Answer.from_json(json.loads(row[0]))
 
-    def put(self, judge: str, question: Question, answer: Answer) -> None:
-        """Stores an answer on disk at once."""
+    def has_any(self, judge: str) -> bool:
+        """Whether there is any answer of this judge."""
+        found = self._connection.execute("SELECT 1 FROM verdicts WHERE judge = ? LIMIT 1", (judge,)).fetchone()
+        return found is not None
+
+    def rows(self) -> list[Row]:
+        """All stored answers, by judge."""
+        found = self._connection.execute("SELECT key, judge, answer FROM verdicts ORDER BY judge, key").fetchall()
+        return [Row(key, judge, json.loads(answer)) for key, judge, answer in found]
+
+    def replace(self, key: str, answer: Answer, kept: Mapping[str, Any]) -> None:
+        """Stores another answer to a question.
+
+        Args:
+            kept: what else stands in its record.
+        """
+        record = json.dumps({**kept, **answer.to_json()})
+        self._connection.execute("UPDATE verdicts SET answer = ? WHERE key = ?", (record, key))
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Removes answers, so that their questions are asked again."""
+        self._connection.executemany("DELETE FROM verdicts WHERE key = ?", [(key,) for key in keys])
+
+    def put(self, judge: str, question: Question, answer: Answer, *, judge_name: str = "") -> None:
+        """Stores an answer on disk at once.
+
+        Args:
+            judge: the judge's digest.
+            judge_name: for people.
+        """
         self._connection.execute(
             "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (_key(judge, question), *_parts(judge, question), json.dumps(answer.to_json())),
+            (_key(judge, question), *_parts(judge, question), json.dumps(_record(judge_name, question, answer))),
         )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stored answer: its key, the judge's digest, and the record."""
+
+    key: str
+    judge: str
+    record: dict[str, Any]
+
+    @property
+    def answer(self) -> Answer:
+        return Answer.from_json(self.record)
+
+    @property
+    def form(self) -> Form | None:
+        """What its reply must fit; None for records of earlier versions."""
+        asked = self.record.get("asked")
+        return Form(**asked) if asked else None
+
+
+def _record(judge_name: str, question: Question, answer: Answer) -> dict[str, Any]:
+    asked = {"protocol": question.protocol, "nonce": question.nonce, "labels": question.labels}
+    return {**answer.to_json(), "judge_name": judge_name, "asked": asked}
 
 
 def _parts(judge: str, question: Question) -> tuple[str, str, str, str, int]:

@@ -7,12 +7,15 @@ all answers together is not answering the question, so it abstains.
 from __future__ import annotations
 
 import inspect
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alignkit import InputError
+from alignkit.ops import until_it_fits
 from alignkit_judge.questions import HIGHEST, LOWEST, Answer, digest
 from alignkit_judge.templates import ANSWER, local_text
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from alignkit_judge.options import JudgeModel
     from alignkit_judge.questions import Question
 
+logger = logging.getLogger(__name__)
 Chances = dict[str, float]
 _TIE = "C"
 
@@ -37,15 +41,22 @@ class LocalJudge:
 
     def __init__(self, judge: JudgeModel, device: str) -> None:
         self._judge = judge
+        self._model: Any
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(judge.model)
             dtype = judge.dtype if judge.dtype == "auto" else getattr(torch, judge.dtype)
             model: Any = AutoModelForCausalLM
-            self._model: Any = model.from_pretrained(judge.model, dtype=dtype)
+            self._model, found = model.from_pretrained(judge.model, dtype=dtype, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"can't be loaded: {error}", where=f"judge {judge.model}", fix="check the folder"
             ) from error
+        if wrong := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+            raise InputError(
+                f"tensors are missing or left over: {', '.join(wrong[:3])}",
+                where=f"judge {judge.model}",
+                fix="give the folder that save_pretrained wrote",
+            )
         self._device = _device(device)
         self._model.to(self._device).eval()
         self._control = sorted({*self._tokenizer.all_special_tokens, *self._tokenizer.get_added_vocab()} - {""})
@@ -160,8 +171,17 @@ class LocalJudge:
             for known, share in zip(chances, zero, strict=True)
         ]
 
-    @torch.no_grad()
     def _next(self, rows: list[list[int]]) -> Tensor:
+        """[B, V] probabilities of the token after each row; fewer rows at a time when memory runs out."""
+
+        def compute(size: int) -> Tensor:
+            return torch.cat([self._pass(rows[start : start + size]) for start in range(0, len(rows), size)])
+
+        smaller = partial(logger.warning, "out of memory: now the judge reads %d questions at a time")
+        return until_it_fits(compute, len(rows), smaller)
+
+    @torch.no_grad()
+    def _pass(self, rows: list[list[int]]) -> Tensor:
         """[B, V] probabilities of the token after each row; rows are padded on the left, with their own positions."""
         longest = max(map(len, rows))
         ids = torch.full((len(rows), longest), self._pad)

@@ -11,7 +11,18 @@ from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
-from alignkit import Config, Count, Fraction, InputError, Natural, NonNegative, Positive, PreferencesSpec, may_be_model
+from alignkit import (
+    Config,
+    Count,
+    Fraction,
+    InputError,
+    Natural,
+    NonNegative,
+    Positive,
+    PreferencesSpec,
+    may_be_model,
+    require_package,
+)
 from alignkit_judge.rubrics import principles_of
 
 OPENAI = "https://api.openai.com/v1"
@@ -69,16 +80,17 @@ class JudgeModel(Config):
             raise InputError(f"there is no folder {self.model!r}", where="model", fix="give a folder or a hub id")
 
     def _check_server(self) -> None:
+        require_package("openai", where="backend")
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")
-        if address.username or address.password:
+        if address.username or address.password or address.query or address.fragment:
             raise InputError(
-                "contains credentials",
+                "may contain credentials: it has a user, a query or a fragment",
                 where="base_url",
                 fix="put the key into an environment variable and set key_env to its name",
             )
-        if self.key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_env):
+        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
             raise InputError(
                 "is not the name of an environment variable",
                 where="key_env",
@@ -115,6 +127,8 @@ class RetryOptions(Config):
     """Longest wait before a request, in seconds; if a server asks for more, the question counts as unanswered."""
     max_failures: Count = 10
     """The run stops when this many questions in a row get no answer; the same command continues it."""
+    max_unusable: Count = 20
+    """The run stops when this many replies in a row hold no verdict, and shows three of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +182,8 @@ class JudgeOptions(JudgeModel):
     """What to do when a server doesn't answer: `retry.timeout = 30`."""
     budget: BudgetOptions = field(default_factory=BudgetOptions)
     """What the judges may cost: `budget.requests = 1000`."""
+    keep_replies: bool = False
+    """Keep the judge's raw replies beside the verdicts; those without a verdict are always kept."""
     cache: str = "auto"
     """SQLite file of verdicts, so that no question is paid for twice; empty: none; auto: `verdicts.sqlite` in
     `run.cache`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from alignkit import StoppedByCheck
+from alignkit import InputError, StoppedByCheck
 from alignkit_judge.budget import Budget, BudgetSpent
 from alignkit_judge.cache import VerdictCache
 from alignkit_judge.questions import Answer, digest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignkit import Context
     from alignkit_judge.options import JudgeModel, JudgeOptions
     from alignkit_judge.questions import Question
+    from alignkit_judge.remote import RemoteJudge
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,21 @@ class Panel:
         """What this run has asked and paid, as text."""
         budget = self.budget
         money = f", {budget.money:.4f} money" if budget.money else ""
-        paid = f"{budget.paid} paid ({budget.tokens} tokens{money})"
+        late = f", {budget.timed_out} timed out and counted as paid" if budget.timed_out else ""
+        paid = f"{budget.paid} paid{late} ({budget.tokens} tokens{money})"
         return f"{budget.requests} requests, {paid}, {self.cached} answers from the cache"
+
+    def reach(self) -> None:
+        """Raises InputError if a judge's server can't be reached; only a warning if there are saved verdicts of it."""
+        for number, judge in enumerate(self._options.panel):
+            if judge.backend == "local":
+                continue
+            try:
+                cast("RemoteJudge", self._backend(number)).reach()
+            except InputError as error:
+                if not self._cache.has_any(identity_of(judge)):
+                    raise
+                logger.warning("judge %s: %s; continuing with its saved verdicts", judge.name, error.what)
 
     def _ask(self, number: int, questions: Sequence[Question]) -> list[Answer]:
         identity = identity_of(self._options.panel[number])
@@ -82,7 +96,7 @@ class Panel:
                     index = open_[place]
                     answers[index] = answer
                     if answer.final:
-                        self._cache.put(identity, questions[index], answer)
+                        self._cache.put(identity, questions[index], answer, judge_name=self.names[number])
             except BudgetSpent:
                 self._stop(len(questions), len(answers))
         return [answers.get(index, Answer(None, "not asked: the budget is spent", final=False)) for index in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,11 +15,22 @@ if TYPE_CHECKING:
 LABELS = "ABCDEFGHI"
 LOWEST, HIGHEST = 1, 10
 """The scale of scores."""
+MALFORMED, CUT_OFF = "malformed", "cut off"
+"""Reasons for no verdict: the reply can't be read, or it reached `reply_tokens` before its verdict."""
 
 
 def digest(value: Any) -> str:
     """sha256 of JSON types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a reply must fit: the question's protocol, its nonce and a letter for each response."""
+
+    protocol: Protocol
+    nonce: str
+    labels: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class Answer:
         requests: paid replies.
         tokens: of the questions and replies.
         money: their cost.
+        reply: the raw reply, if it was no verdict or `keep_replies` is set.
     """
 
     values: tuple[float, ...] | None
@@ -89,6 +101,12 @@ class Answer:
     requests: int = 0
     tokens: int = 0
     money: float = 0.0
+    reply: str = ""
+
+    @property
+    def unusable(self) -> bool:
+        """Whether the judge replied, but with no verdict: malformed or cut off."""
+        return self.values is None and self.reason.startswith((MALFORMED, CUT_OFF))
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -97,5 +115,6 @@ class Answer:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Answer:
         """A stored answer, with its original cost."""
+        known = {field.name: record[field.name] for field in fields(cls) if field.name in record}
         values = record["values"]
-        return cls(**{**record, "values": None if values is None else tuple(values)})
+        return cls(**{**known, "values": None if values is None else tuple(values)})

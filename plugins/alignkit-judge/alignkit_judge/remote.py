@@ -5,22 +5,25 @@ The SDK's own retries are off: ours honour Retry-After for all threads at once a
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import random
 import re
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import openai
 
-from alignkit import InputError, StoppedByCheck
+from alignkit import AlignkitError, InputError, Interrupted, StoppedByCheck
 from alignkit_judge.budget import Budget, BudgetSpent, Usage
+from alignkit_judge.interrupts import first_signal_caught
 from alignkit_judge.options import OPENAI
-from alignkit_judge.questions import Answer
+from alignkit_judge.questions import CUT_OFF, MALFORMED, Answer
 from alignkit_judge.replies import Malformed, parse_reply, reply_model
 from alignkit_judge.templates import REMINDER, chat_messages
 
@@ -28,14 +31,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
-    from alignkit_judge.options import JudgeModel, JudgeOptions
+    from alignkit_judge.options import JudgeModel, JudgeOptions, RetryOptions
     from alignkit_judge.questions import Question
     from alignkit_judge.replies import Alternatives
 
+logger = logging.getLogger(__name__)
+
 FIRST_WAIT = 0.5
+REACH_SECONDS = 10.0
 CHARACTERS_PER_TOKEN = 3
+SHOWN = 200
 _TEMPORARY = (408, 409, 425, 429)
-_REFUSING = (401, 403, 404)
+_REFUSED_KEY = (401, 403)
+_REFUSING = (*_REFUSED_KEY, 404)
+_WRONG_REQUEST = (400, 422, 501)
+_FORMAT = re.compile(r"response_format|json_schema|json_object|structured|guided", re.IGNORECASE)
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|hf|xai)[-_][A-Za-z0-9_*-]{6,}")
 
 
@@ -43,13 +53,22 @@ class Unanswered(Exception):  # noqa: N818
     """The server did not answer this question, and more retries won't help."""
 
 
+class NoCompletion(Exception):  # noqa: N818
+    """The server answered with status 200 and something that is no completion; another try may help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A server's reply."""
+    """A server's reply.
+
+    Attributes:
+        cut: whether it reached `reply_tokens`.
+    """
 
     text: str
-    refusal: bool
-    usage: Usage | None
+    refusal: bool = False
+    cut: bool = False
+    usage: Usage | None = None
     alternatives: Alternatives = ()
 
 
@@ -63,42 +82,70 @@ class RemoteJudge:
         self._longest = {"max_completion_tokens" if openai_itself else "max_tokens": judge.reply_tokens}
         self._gate = Gate()
 
+    def reach(self) -> None:
+        """Raises InputError if no server answers, or it refuses the key."""
+        with self._connect() as client:
+            try:
+                client.models.with_raw_response.list(timeout=min(self._options.retry.timeout, REACH_SECONDS))
+            except openai.APIStatusError as error:
+                if error.status_code in _REFUSED_KEY:
+                    self._judge_status(error, self._said(error))
+            except openai.APIConnectionError as error:
+                raise InputError(
+                    "no server answers",
+                    where=f"judge {self._judge.name}",
+                    fix=f"start it, or correct base_url = {self._judge.base_url}",
+                ) from error
+
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """(index of the question, answer), in the order of arrival.
+        """(index of the question, answer), in the order of arrival. Whatever ends it, answers under way come first.
 
         Raises:
-            BudgetSpent: after the answers that were under way.
-            StoppedByCheck: too many questions in a row got no answer.
-            InputError: the server refuses the key or doesn't know the model.
+            BudgetSpent: the budget does not allow the next request.
+            StoppedByCheck: too many questions in a row got no answer, or too many replies in a row are no verdicts.
+            InputError: the server refuses the key, or the form of the request, or doesn't know the model.
+            Interrupted: SIGINT or SIGTERM.
         """
-        self._gate = Gate()
+        self._gate, self._client = Gate(), self._connect()
         waiting = iter(enumerate(questions))
         running: dict[Future[Answer], int] = {}
-        failures, spent = 0, False
-        self._client = self._connect()
+        streaks = Streaks(self._judge.name, self._options.retry)
+        ending: Exception | None = None
         pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="judge")
         try:
-            while True:
-                while not spent and len(running) < self._options.concurrency and (entry := next(waiting, None)):
-                    running[pool.submit(self._ask, entry[1])] = entry[0]
-                if not running:
-                    break
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    index = running.pop(done)
-                    try:
-                        answer = done.result()
-                    except BudgetSpent:
-                        spent = True
-                        continue
-                    yield index, answer
-                    failures = 0 if answer.final else failures + 1
-                    self._check(failures, answer)
+            with first_signal_caught(self._say_stopping) as stop:
+                while True:
+                    if stop.number and ending is None:
+                        ending = Interrupted(
+                            stop.number, f"stopped by {stop.name}; all verdicts are saved: continue with --resume"
+                        )
+                    while (
+                        ending is None and len(running) < self._options.concurrency and (entry := next(waiting, None))
+                    ):
+                        running[pool.submit(self._ask, entry[1])] = entry[0]
+                    if not running:
+                        break
+                    for done in wait(running, return_when=FIRST_COMPLETED).done:
+                        index = running.pop(done)
+                        try:
+                            answer = done.result()
+                        except (BudgetSpent, AlignkitError) as error:
+                            ending = ending or error
+                        else:
+                            yield index, answer
+                            ending = ending or streaks.why_stop(answer)
+                    if isinstance(ending, AlignkitError):
+                        self._gate.open_for_good()
         finally:
             self._gate.open_for_good()
             pool.shutdown(cancel_futures=True)
             self._client.close()
-        if spent:
-            raise BudgetSpent
+        if ending is not None:
+            raise ending
+
+    def _say_stopping(self, name: str) -> None:
+        self._gate.open_for_good()
+        logger.warning("%s: waiting for the answers under way; repeat to drop them", name)
 
     def _connect(self) -> openai.OpenAI:
         return openai.OpenAI(
@@ -108,17 +155,10 @@ class RemoteJudge:
             max_retries=0,
         )
 
-    def _check(self, failures: int, last: Answer) -> None:
-        if failures >= self._options.retry.max_failures:
-            raise StoppedByCheck(
-                f"judge {self._judge.name}: {failures} questions in a row got no answer (the last: {last.reason}); "
-                "the verdicts so far are saved: continue with the same command"
-            )
-
     def _ask(self, question: Question) -> Answer:
         messages = chat_messages(question)
         cost = Answer(None)
-        reason = ""
+        reason = text = ""
         for reminder in ([], [{"role": "user", "content": REMINDER}]):
             try:
                 reply, spent = self._reply(question, [*messages, *reminder])
@@ -130,20 +170,21 @@ class RemoteJudge:
                 tokens=cost.tokens + spent.question + spent.reply,
                 money=cost.money + spent.money(self._judge),
             )
-            if reply is None or reply.refusal:
-                reason = "malformed" if reply is None else "refused"
+            text = self._redacted(reply.text)
+            if reply.refusal:
+                reason = "refused"
                 continue
             try:
-                answer = parse_reply(reply.text, question, reply.alternatives)
+                answer = parse_reply(text, question, reply.alternatives)
             except Malformed:
-                reason = "malformed"
+                reason = f"{CUT_OFF} at reply_tokens = {self._judge.reply_tokens}" if reply.cut else MALFORMED
                 continue
-            reasoning = self._redacted(answer.reasoning)
-            return replace(cost, values=answer.values, reason=answer.reason, reasoning=reasoning)
-        return replace(cost, reason=reason)
+            kept = text if self._options.keep_replies else ""
+            return replace(cost, values=answer.values, reason=answer.reason, reasoning=answer.reasoning, reply=kept)
+        return replace(cost, reason=reason, reply=text)
 
-    def _reply(self, question: Question, messages: list[dict[str, str]]) -> tuple[Reply | None, Usage]:
-        """The reply, or None if it can't be read, and what it used. Raises Unanswered, BudgetSpent, InputError."""
+    def _reply(self, question: Question, messages: list[dict[str, str]]) -> tuple[Reply, Usage]:
+        """The reply and what it used. Raises Unanswered, BudgetSpent, InputError, StoppedByCheck."""
         asked = sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN
         estimate = Usage(asked, self._judge.reply_tokens)
         problem = ""
@@ -151,19 +192,21 @@ class RemoteJudge:
             self._gate.wait(FIRST_WAIT * 2 ** (attempt - 1) if attempt else 0.0)
             self._budget.reserve(self._judge, estimate)
             used: Usage | None = None
+            timed_out = False
             try:
                 reply = self._request(question, messages)
-                used = (reply.usage if reply else None) or Usage(
-                    asked, len(reply.text) // CHARACTERS_PER_TOKEN if reply else 0
-                )
+                used = reply.usage or Usage(asked, len(reply.text) // CHARACTERS_PER_TOKEN)
                 return reply, used
+            except NoCompletion as error:
+                problem = self._redacted(str(error))
             except openai.APIStatusError as error:
                 problem = self._said(error)
                 self._judge_status(error, problem)
             except openai.APIConnectionError as error:
-                problem = "timeout" if isinstance(error, openai.APITimeoutError) else "connection broken"
+                timed_out = isinstance(error, openai.APITimeoutError)
+                problem = "timeout" if timed_out else "connection broken"
             finally:
-                self._budget.settle(self._judge, estimate, used)
+                self._budget.settle(self._judge, estimate, used, timed_out=timed_out)
         raise Unanswered(f"{problem}, {self._options.retry.attempts} times")
 
     def _judge_status(self, error: openai.APIStatusError, problem: str) -> None:
@@ -173,6 +216,12 @@ class RemoteJudge:
             where = f"the variable {self._judge.key_variable}" if self._judge.key_variable else "key_env"
             raise InputError(
                 problem, where=f"judge {self._judge.name}", fix=f"check {where}, model and base_url"
+            ) from None
+        if status in _WRONG_REQUEST and self._judge.structured != "text" and _FORMAT.search(problem):
+            raise InputError(
+                f"the server doesn't support structured = {self._judge.structured!r}: {problem}",
+                where=f"judge {self._judge.name}",
+                fix='set structured = "text"',
             ) from None
         if error.code == "insufficient_quota":
             raise StoppedByCheck(f"judge {self._judge.name}: {problem}; the verdicts so far are saved") from None
@@ -191,7 +240,7 @@ class RemoteJudge:
         """The text without the key or anything that looks like one."""
         return _KEY_LIKE.sub("[redacted]", text.replace(self._secret, "[redacted]") if self._secret else text)
 
-    def _request(self, question: Question, messages: list[dict[str, str]]) -> Reply | None:
+    def _request(self, question: Question, messages: list[dict[str, str]]) -> Reply:
         judge = self._judge
         extra: dict[str, Any] = {}
         if judge.structured == "json-object":
@@ -204,26 +253,83 @@ class RemoteJudge:
             extra |= {"logprobs": True, "top_logprobs": judge.top_logprobs}
         if question.sample:
             extra["seed"] = question.sample
-        create: Any = self._client.chat.completions.create
-        try:
-            said = create(model=judge.model, messages=messages, temperature=judge.temperature, **self._longest, **extra)
-            return _read(said)
-        except (openai.APIResponseValidationError, ValueError, AttributeError, TypeError, IndexError):
-            return None
+        create: Any = self._client.chat.completions.with_raw_response.create
+        said = create(model=judge.model, messages=messages, temperature=judge.temperature, **self._longest, **extra)
+        return read_completion(said.text)
 
 
-def _read(said: Any) -> Reply:
-    """The reply in a completion. Raises AttributeError, TypeError or IndexError if there is none."""
-    choice = said.choices[0]
-    refusal = bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
-    text = choice.message.content or ""
-    if not isinstance(text, str):
-        raise TypeError("no text")
-    usage = said.usage
-    used = Usage(int(usage.prompt_tokens), int(usage.completion_tokens)) if usage is not None else None
-    tokens = (choice.logprobs.content if getattr(choice, "logprobs", None) else None) or ()
-    alternatives = [(token.token, [(other.token, other.logprob) for other in token.top_logprobs]) for token in tokens]
-    return Reply(text, refusal, used, alternatives)
+def read_completion(body: str) -> Reply:
+    """The reply in the body of a completion.
+
+    Raises:
+        NoCompletion: there is none.
+    """
+    try:
+        said = json.loads(body)
+        if said.get("error"):
+            raise NoCompletion(f"status 200 with an error: {str(said['error'])[:SHOWN]}")
+        choice = said["choices"][0]
+        message = choice["message"]
+        content = message.get("content")
+        if isinstance(content, list):
+            content = "".join(part["text"] for part in content if part.get("type") == "text")
+        text = "" if content is None else content
+        refusal = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
+        if not isinstance(text, str):
+            raise TypeError("the content is no text")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise NoCompletion(f"status 200 without a completion: {body[:SHOWN]!r}") from error
+    cut = choice.get("finish_reason") == "length"
+    return Reply(text, refusal, cut, _usage(said.get("usage")), _alternatives(choice.get("logprobs")))
+
+
+def _usage(said: Any) -> Usage | None:
+    """The tokens that the server counted; None if it doesn't say."""
+    counts = [said.get(name) if isinstance(said, dict) else None for name in ("prompt_tokens", "completion_tokens")]
+    known = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]
+    return Usage(*known) if len(known) == len(counts) else None
+
+
+def _alternatives(said: Any) -> Alternatives:
+    """The alternatives to each token; none if the server doesn't give them."""
+    try:
+        return [
+            (str(token["token"]), [(str(other["token"]), float(other["logprob"])) for other in token["top_logprobs"]])
+            for token in said["content"]
+        ]
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return ()
+
+
+@dataclass
+class Streaks:
+    """Counts questions in a row without an answer, and replies in a row without a verdict."""
+
+    judge: str
+    limits: RetryOptions
+    failures: int = 0
+    unusable: list[str] = field(default_factory=list)
+
+    def why_stop(self, answer: Answer) -> StoppedByCheck | None:
+        """Counts an answer; the reason to stop if there are too many of a kind."""
+        self.failures = 0 if answer.final else self.failures + 1
+        if answer.unusable:
+            self.unusable.append(f"{answer.reason}: {answer.reply[:SHOWN]!r}")
+        elif answer.final:
+            self.unusable.clear()
+        if self.failures >= self.limits.max_failures:
+            return StoppedByCheck(
+                f"judge {self.judge}: {self.failures} questions in a row got no answer (the last: {answer.reason}); "
+                "the verdicts so far are saved: continue with the same command"
+            )
+        if len(self.unusable) >= self.limits.max_unusable:
+            shown = "\n".join(f"  {said}" for said in self.unusable[-3:])
+            return StoppedByCheck(
+                f"judge {self.judge}: {len(self.unusable)} replies in a row hold no verdict, among them\n{shown}\n"
+                "  fix: raise reply_tokens if they are cut off; otherwise use a larger model, or structured = "
+                '"json-schema"'
+            )
+        return None
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float:
@@ -233,7 +339,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float:
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, OSError):
         return 0.0
 
 

@@ -74,12 +74,15 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         """One ranked group for each prompt, ties included, with each verdict in `meta.annotations`.
 
         Raises:
-            StoppedByCheck: the budget is spent, or a server doesn't answer; the verdicts are saved.
+            StoppedByCheck: the budget is spent, a server doesn't answer or replies are no verdicts; the verdicts are
+                saved.
             InputError: a judge can't be used, or abstained from everything.
+            Interrupted: SIGINT or SIGTERM, after the answers under way are saved.
         """
         if self._source is not None:
             candidates = list(self._source.preferences(ask))
         else:
+            self.panel.reach()
             candidates = ask(ask.prompts, self.config.k)
         judged = self.judge(
             [group for group in (one.without_duplicates() for one in candidates) if len(group.responses) > 1]
@@ -248,12 +251,17 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
 
 
 class JudgeReward(RewardSource[JudgeRewardOptions]):
-    """Scores each response from 1 to 10."""
+    """Scores each response from 1 to 10.
+
+    Raises:
+        InputError: a server can't be reached, and there are no saved verdicts of it.
+    """
 
     def __init__(self, config: JudgeRewardOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
         self._criteria = Criteria(config, self.context.seed)
         self.panel = Panel(config, self.context)
+        self.panel.reach()
         self._abstained = 0.0
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:

@@ -80,6 +80,7 @@ class ScriptedJudge:
 
     Attributes:
         counts: requests by result: "served", or the fault.
+        error: the message of faults that are status codes.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class ScriptedJudge:
             retry_after,
             slow,
         )
+        self.error = ""
         self.counts: Counter[str] = Counter()
         self.seen: list[Seen] = []
         self._lock = threading.Lock()
@@ -129,7 +131,7 @@ class ScriptedJudge:
             self.seen.append(seen)
         return fault
 
-    def completion(self, seen: Seen, fault: str) -> dict[str, Any]:
+    def completion(self, seen: Seen, fault: str) -> Any:
         """The body of a reply."""
         said = "I would rather not say." if fault == "malformed" else self.decide(seen)
         text = said if isinstance(said, str) else json.dumps({"id": seen.nonce, **said})
@@ -150,6 +152,9 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self._send(404, b"{}")
+
         def do_POST(self) -> None:
             payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen = Seen.of(payload, self.headers.get("Authorization", "").removeprefix("Bearer "))
@@ -157,7 +162,8 @@ def _handler(judge: ScriptedJudge) -> type[BaseHTTPRequestHandler]:
             if fault == "slow":
                 time.sleep(judge.slow)
             if fault.isdigit():
-                self._send(int(fault), json.dumps({"error": {"message": f"status {fault} for {seen.key}"}}).encode())
+                message = judge.error or f"status {fault} for {seen.key}"
+                self._send(int(fault), json.dumps({"error": {"message": message}}).encode())
                 return
             body = (
                 b"<html>no judge here</html>"

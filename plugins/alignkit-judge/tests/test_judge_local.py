@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +12,14 @@ from alignkit_judge.options import JudgeModel, JudgePreferenceOptions, JudgeRewa
 from alignkit_judge.questions import Question
 from alignkit_judge.source import JudgeReward, JudgeSource
 from alignkit_judge.templates import local_text
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alignkit.components import Context
 from alignkit.errors import InputError
 from alignkit.records import Group, Prompt
-from alignkit.testing import PreferenceSourceContract, RewardSourceContract, near
+from alignkit.testing import PreferenceSourceContract, RewardSourceContract, assert_near, near
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,6 +124,34 @@ def test_probabilities_equal_the_models_own(model: Path) -> None:
         chances = {score: digits[str(score)] for score in range(1, 10)} | {1: digits["1"] - ten, 10: ten}
         score = sum(value * chance for value, chance in chances.items()) / sum(chances.values())
         assert found[index].values == near([score], terms=TERMS)
+
+
+def test_out_of_memory_reads_fewer_questions_at_a_time(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge = LocalJudge(JudgeModel(backend="local", model=str(model)), "cpu")
+    rows = [[5, 6, 7], [8], [9, 10], [11], [12, 13]]
+    expected, read = judge._next(rows), judge._pass
+
+    def hungry(some: list[list[int]]) -> torch.Tensor:
+        if len(some) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(some)
+
+    monkeypatch.setattr(judge, "_pass", hungry)
+    found = judge._next(rows)
+    assert_near(found, expected, terms=TERMS, dtype=torch.float32)
+    assert caplog.messages == [f"out of memory: now the judge reads {n} questions at a time" for n in (2, 1)]
+
+
+def test_a_judge_without_its_vocabulary_head_is_refused(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "judge")
+    file = tmp_path / "judge/model.safetensors"
+    save_file(
+        {name: x for name, x in load_file(file).items() if "lm_head" not in name}, file, metadata={"format": "pt"}
+    )
+    with pytest.raises(InputError, match=r"missing or left over: lm_head\.weight"):
+        LocalJudge(JudgeModel(backend="local", model=str(tmp_path / "judge")), "cpu")
 
 
 def test_verdicts_from_chances() -> None:

@@ -92,9 +92,9 @@ def check_faulty_run(count: int, tmp_path: Path) -> None:
         assert not wrong
         decided = sum(group.ranks is not None for group in judged)
         assert count > decided > 0.9 * count
-        replies = sum(judge.counts[kind] for kind in ("served", "garbage", "malformed", "refusal"))
+        replies = sum(judge.counts[kind] for kind in ("served", "malformed", "refusal"))
         budget = source.panel.budget
-        assert (budget.requests, budget.paid) == (judge.requests, replies)
+        assert (budget.requests, budget.paid, budget.timed_out) == (judge.requests, replies, judge.counts["slow"])
         assert all(judge.counts[kind] for kind in ("429", "500", "cut", "garbage", "malformed", "refusal"))
         assert f"{judge.requests} requests, {replies} paid" in source.explain()
         assert f"{count - decided} abstained" in source.explain()
@@ -265,6 +265,8 @@ def test_no_key_is_sent_to_other_servers(monkeypatch: pytest.MonkeyPatch) -> Non
         ({}, "model"),
         ({"model": "m", "base_url": "localhost:80"}, "base_url"),
         ({"model": "m", "base_url": f"http://u:{KEY}@localhost/v1"}, "base_url"),
+        ({"model": "m", "base_url": f"http://localhost/v1?api-key={KEY}"}, "base_url"),
+        ({"model": "m", "base_url": f"http://localhost/v1#{KEY}"}, "base_url"),
         ({"model": "m", "base_url": "http://h/v1", "key_env": KEY}, "key_env"),
         ({"model": "m"}, "key_env"),
         ({"model": "/no/such/folder", "backend": "local"}, "model"),

@@ -42,17 +42,45 @@ def test_scores() -> None:
     assert parse_reply(said(ONE, score=None), ONE).values is None
 
 
+RIGHT, WRONG = said(PAIR, verdict="A"), said(PAIR, verdict="B")
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        f"```json\n{said(PAIR, verdict='A')}\n```",
-        f"```\n{said(PAIR, verdict='A')}\n```",
-        f"<think>B, surely. {said(PAIR, verdict='B')}</think>\n\n{said(PAIR, verdict='A')}",
-        f"\n {said(PAIR, verdict='A')} \n",
+        f"```json\n{RIGHT}\n```",
+        f"```\n{RIGHT}\n```",
+        f"```JSON\n{RIGHT}\n```",
+        f"~~~json\n{RIGHT}\n~~~",
+        f"```json {RIGHT} ```",
+        f"Here is my verdict:\n```json\n{RIGHT}\n```\nHope this helps {{or not}}!",
+        f"My verdict: {RIGHT}",
+        f"[{RIGHT}]",
+        f"{RIGHT}\n{RIGHT}",
+        f"<think>B, surely. {WRONG}</think>\n\n{RIGHT}",
+        f"<thinking>Hm. {WRONG}</thinking>\n{RIGHT}",
+        f"<THINK>Hm. {WRONG}</Think>{RIGHT}",
+        f"First I thought about it, {WRONG} perhaps.\n</think>\n\n{RIGHT}",
+        f"\n {RIGHT} \n",
+        said(PAIR, verdict="a"),
+        said(PAIR, verdict="Response A"),
+        said(PAIR, verdict=" A. "),
+        said(PAIR, verdict="A", confidence=0.9),
+        said(PAIR, verdict="A", reasoning="because </think> is a tag"),
+        said(REASONED, verdict="A"),
     ],
 )
-def test_wrappings_that_models_add_are_removed(text: str) -> None:
+def test_what_models_add_to_a_verdict_does_not_matter(text: str) -> None:
     assert parse_reply(text, PAIR).values == (1.0, 0.0)
+
+
+def test_verdicts_as_models_write_them() -> None:
+    assert parse_reply(said(PAIR, verdict="Tie"), PAIR).values == (0.5, 0.5)
+    assert parse_reply(said(PAIR, verdict="ABSTAIN"), PAIR).values is None
+    scores = [parse_reply(said(ONE, score=score), ONE).values for score in (7, 7.0, "7", " 7/10 ", "7.0", "10")]
+    assert scores == [(7.0,)] * 5 + [(10.0,)]
+    expected = parse_reply(said(THREE, ranking=[["B"], ["C"], ["A"]]), THREE).values
+    assert parse_reply(said(THREE, ranking=["b", "Response C", "A"]), THREE).values == expected
 
 
 def test_reasoning_is_kept_and_is_no_verdict() -> None:
@@ -65,24 +93,32 @@ def test_reasoning_is_kept_and_is_no_verdict() -> None:
     [
         (PAIR, ""),
         (PAIR, "A"),
+        (PAIR, "null"),
         (PAIR, '{"verdict": "A"}'),
         (PAIR, '{"id": "0123456789abcdef", "verdict": "A"}'),
-        (PAIR, said(PAIR, verdict="a")),
         (PAIR, said(PAIR, verdict="C")),
-        (PAIR, said(PAIR, verdict="A", more=1)),
-        (PAIR, said(PAIR, verdict="A") + said(PAIR, verdict="B")),
-        (PAIR, f"My verdict: {said(PAIR, verdict='A')}"),
-        (PAIR, said(PAIR, verdict="A")[:-1]),
-        (REASONED, said(REASONED, verdict="A")),
+        (PAIR, said(PAIR, verdict=None)),
+        (PAIR, said(PAIR, verdict=["A"])),
+        (PAIR, said(PAIR, verdict="A or B")),
+        (PAIR, said(PAIR, choice="A")),
+        (PAIR, RIGHT + WRONG),
+        (PAIR, f"{RIGHT} or rather {said(PAIR, verdict='tie')}"),
+        (PAIR, f'{RIGHT[:-1]}, "verdict": "B"}}'),
+        (PAIR, f"<think>First I thought {RIGHT}"),
+        (PAIR, f"</think><think>Again: {RIGHT}"),
+        (PAIR, RIGHT[:-3]),
+        (PAIR, "{" * 100_000),
+        (PAIR, '{"a":' * 100_000),
         (THREE, said(THREE, ranking=[["A"], ["B"]])),
         (THREE, said(THREE, ranking=[["A"], ["B"], ["C"], ["C"]])),
         (THREE, said(THREE, ranking=[["A"], [], ["B"], ["C"]])),
-        (THREE, said(THREE, ranking=["A", "B", "C"])),
+        (THREE, said(THREE, ranking="ABC")),
         (ONE, said(ONE, score=0)),
         (ONE, said(ONE, score=11)),
         (ONE, said(ONE, score=7.5)),
-        (ONE, said(ONE, score="7")),
+        (ONE, said(ONE, score="7 or 8")),
         (ONE, said(ONE, score=True)),
+        (ONE, said(ONE, score=float("nan"))),
     ],
 )
 def test_everything_else_is_malformed(question: Question, text: str) -> None:
@@ -101,3 +137,32 @@ def test_expected_scores() -> None:
     assert expected_score(text, 7, [(text, [("7", 0.0)])]) == 7.0
     assert expected_score(text, 7, [("another text", [])]) == 7.0
     assert expected_score("no score", 7, [("no score", [])]) == 7.0
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 5.0, 1e6, None, "x"])
+def test_what_is_no_log_probability_leaves_the_score_as_written(broken: Any) -> None:
+    text = '{"score": 7}'
+
+    def given(own: Any, other: Any) -> list[Any]:
+        return [('{"score": ', []), ("7", [("7", own), ("9", other)]), ("}", [])]
+
+    assert expected_score(text, 7, given(math.log(0.5), broken)) == 7.0
+    assert expected_score(text, 7, given(broken, math.log(0.9))) == 7.0
+    assert expected_score(text, 7, given(math.log(0.5), math.log(0.5))) == pytest.approx(8.0)
+    assert expected_score(text, 7, given(0.0, -math.inf)) == 7.0
+    assert expected_score(text, 7, given(1e-6, -9999.0)) == 7.0
+
+
+def test_alternatives_of_other_types_are_none() -> None:
+    text = '{"score": 7}'
+    before, after = ('{"score": ', []), ("}", [])
+    assert expected_score(text, 7, [before, ("7", [(None, 0.0), (7, 0.0), ("9" * 5000, 0.0)]), after]) == 7.0
+    assert expected_score(text, 7, [(None, []), ("7", [("9", 0.0)])]) == 7.0  # type: ignore[list-item]
+    halves = [before, ("7", [("7", math.log(0.25)), (" 7", math.log(0.25)), ("9", math.log(0.5))]), after]
+    assert expected_score(text, 7, halves) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("text", ["\ud800", '{"id": "\ud800"', '{"score": ' + "9" * 5000 + "}", "[" * 100_000])
+def test_text_that_is_no_text_is_malformed(text: str) -> None:
+    with pytest.raises(Malformed):
+        parse_reply(text, ONE)

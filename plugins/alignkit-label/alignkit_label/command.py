@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alignkit import InputError
+from alignkit import InputError, visible
 from alignkit.commands import AsJson, Columns, column_names, show
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def import_file(
         )
     store = Store(db)
     before = len(store.items())
-    store.add_items(groups, gold=labels == "gold")
+    try:
+        store.add_items(groups, gold=labels == "gold")
+    except InputError as error:
+        raise InputError(error.what, where=f"{file}, {error.where}", fix=error.fix) from error
     verdicts = store.take_over(_verdicts(store, groups)) if labels == "keep" else 0
     show({"read": len(groups), "new_items": len(store.items()) - before, "verdicts": verdicts}, as_json=as_json)
 
@@ -134,7 +137,7 @@ def serve(
     listening = listen(port)
     for name in annotator or store.annotators() or ["annotator"]:
         link = f"http://{HOST}:{listening.getsockname()[1]}/#token={store.add_annotator(name)}"
-        print(f"{name}: {link}", flush=True)
+        print(f"{visible(name)}: {link}", flush=True)
     print("Each link is private to its annotator. Press Ctrl-C to stop.", flush=True)
     answer(store, listening)
 

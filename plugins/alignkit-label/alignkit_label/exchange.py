@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alignkit_data import Dataset, to_trl_rows
 
-from alignkit import Group, InputError
+from alignkit import Group, InputError, check_storable
 from alignkit_label.foreign import from_argilla, from_label_studio, to_argilla, to_label_studio
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
     found = []
     for number, row in enumerate(rows, start=1):
         try:
+            check_storable(json.dumps(row, ensure_ascii=False))
             found.append(convert(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
@@ -86,19 +87,23 @@ def _joined(groups: Iterable[Group]) -> list[Group]:
             known = [part.labels[0] for part in parts if part.labels]
             ranks = tuple(int(not label) for label in known) if len(set(known)) == 2 else None
             texts = tuple(part.responses[0] for part in parts)
-            first = Group(first.prompt, texts, ranks if len(known) == len(parts) else None, source=first.source)
+            turns = [turn for part in parts for turn in part.meta.get("turns") or [None]]
+            meta = {"turns": turns} if any(turns) else {}
+            ranks = ranks if len(known) == len(parts) else None
+            first = Group(first.prompt, texts, ranks, source=first.source, meta=meta)
         found.append(first)
     return [group for group in found if len(group.responses) > 1]
 
 
 def _foreign(path: Path) -> tuple[Callable[[Record], Group], list[Record]] | None:
-    """The converter and the rows of a JSON file of Argilla or Label Studio; None for other files."""
+    """The converter and the rows of a JSON file of Argilla or Label Studio; None for other files, which `dataset` reads
+    or refuses."""
     if path.suffix != ".json":
         return None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not valid JSON: {error}", where=str(path), fix="fix the file, or use .jsonl") from error
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
     first = rows[0] if isinstance(rows, list) and rows else None
     if not isinstance(first, dict):
         return None

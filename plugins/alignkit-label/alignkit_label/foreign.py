@@ -12,7 +12,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit_data.messages import content_of, text_of
+from alignkit_data import content_of, text_of
 
 from alignkit import Group
 from alignkit.preferences import Annotation, annotations_of, stored_annotations, with_annotations
@@ -156,7 +156,7 @@ def _ranks_of_answer(value: Any, names: Sequence[str]) -> tuple[int, ...]:
     if value in (TIE, ALL_BAD):
         return (0,) * len(names)
     order = [{"value": one} if isinstance(one, str) else one for one in value]
-    ranks = {one["value"]: one.get("rank", place) for place, one in enumerate(order, start=1)}
+    ranks: dict[str, Any] = {one["value"]: one.get("rank", place) for place, one in enumerate(order, start=1)}
     if not all(type(rank) is int for rank in ranks.values()):
         raise ValueError(f"a ranking holds the ranks {list(ranks.values())}, expected whole numbers")
     return without_gaps([ranks[name] for name in names])

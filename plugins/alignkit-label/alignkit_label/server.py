@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from alignkit import InputError
+from alignkit import InputError, message_text
 from alignkit_label.store import Refused, Said, Store
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def state(store: Store, annotator: str, _sent: dict[str, Any]) -> dict[str, Any]
         messages = [{"role": "", "content": prompt.text}] if prompt.messages is None else list(prompt.messages)
         item = {
             "id": one.id,
-            "prompt": [{"role": str(m["role"]), "content": _text(m["content"])} for m in messages],
+            "prompt": [{"role": str(m["role"]), "content": message_text(m)} for m in messages],
             "responses": [one.group.responses[index] for index in shown],
         }
     return {
@@ -216,10 +216,6 @@ def _string(body: dict[str, Any], name: str, shortest: int, longest: int) -> str
     if not isinstance(value, str) or not shortest <= len(value) <= longest:
         raise Refused(422, f"{name} must be a text of {shortest} to {longest} characters")
     return value
-
-
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def _refusal(status: int, what: str) -> JSONResponse:

@@ -207,3 +207,69 @@ def test_settings_are_kept_and_ports_are_refused(tmp_path: Path) -> None:
     assert Store(store.path).settings()["guidelines"] == "Be kind."
     with pytest.raises(KeyError):
         store.configure(colour="red")
+
+
+TASK: dict[str, Any] = {"id": 1, "data": {"prompt": "q", "response_1": "a", "response_2": "b"}}
+LEFT = {"type": "pairwise", "value": {"selected": "left"}}
+RECORD: dict[str, Any] = {"fields": {"prompt": "q", "response-1": "a", "response-2": "b"}}
+
+
+def judged(**fields: Any) -> dict[str, Any]:
+    return {**TASK, "annotations": [{"completed_by": 3, "result": [LEFT], **fields}]}
+
+
+def answered(*values: Any) -> dict[str, Any]:
+    ranking = [{"value": name, "rank": rank} for name, rank in zip(("response-1", "response-2"), values, strict=True)]
+    return {**RECORD, "responses": {"ranking": [{"value": ranking, "user_id": "u"}]}}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (judged(lead_time="\u00e9"), "seconds must be a number from 0"),
+        (judged(lead_time=[1]), "seconds must be a number from 0"),
+        (judged(lead_time=float("nan")), "seconds must be a number from 0"),
+        (judged(lead_time=-1), "seconds must be a number from 0"),
+        (judged(completed_by=["x", "b"]), "completed_by is"),
+        (judged(completed_by=None), "completed_by is None"),
+        (judged(completed_by={"email": "\ud800"}), "lone surrogate"),
+        (judged(result=[{"type": "ranker", "value": {"ranker": ["response_1"]}}]), "response_2"),
+        ({**judged(), "data": {**TASK["data"], "response_3": "c"}}, "2 ranks by 3 for 3 responses"),
+        ({**TASK, "data": {**TASK["data"], "prompt": False}}, "prompt is a boolean"),
+        ({**TASK, "data": {**TASK["data"], "response_2": 7}}, "response_2 is a number, expected text"),
+        (answered(1, float("inf")), "expected whole numbers"),
+        (answered(1, False), "expected whole numbers"),
+        (answered(1, "2"), "expected whole numbers"),
+        ({**RECORD, "fields": {**RECORD["fields"], "response-2": None}}, "response-2 is null, expected text"),
+        ({**RECORD, "fields": {**RECORD["fields"], "prompt": [{"role": 1, "content": "q"}]}}, "role is a number"),
+    ],
+)
+def test_what_fits_neither_program_is_refused_at_its_record(
+    tmp_path: Path, row: dict[str, Any], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "in.json"
+    good = answered(1, 2) if "fields" in row else judged()
+    path.write_text(json.dumps([good, row]))
+    for labels in ("ignore", "keep"):
+        command = ["label", "import", str(path), "--db", str(tmp_path / "labels.db"), "--labels", labels, "--json"]
+        assert run(command) == 2
+        said = json.loads(capsys.readouterr().err)["error"]
+        assert said["where"] == f"{path}, record 2"
+        assert reason in said["what"]
+        assert said["fix"]
+
+
+@pytest.mark.parametrize("form", ["groups", "argilla", "label-studio"])
+def test_a_chat_is_read_back_as_a_chat(tmp_path: Path, form: Form) -> None:
+    chat = with_annotations(Group(Prompt.of(CHAT), ("7", "9"), source="human"), [ANNA])
+    path = tmp_path / ("out.jsonl" if form == "groups" else "out.json")
+    write_rows(path, rows_of([chat], form), form)
+    (group,) = read_records(path, {})
+    assert group.prompt.content == CHAT
+    assert [(one.annotator, one.ranks) for one in annotations_of(group)] == [("anna", (0, 1))]
+
+
+def test_too_many_responses_name_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_groups(tmp_path / "in.jsonl", [Group(Prompt.of("q"), tuple("abcdefghij"))])
+    assert run(["label", "import", str(tmp_path / "in.jsonl"), "--db", str(tmp_path / "labels.db")]) == 2
+    assert f"{tmp_path / 'in.jsonl'}, record 1: has 10 different responses" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 
 from alignkit import InputError
-from alignkit.algorithms import PolicyGradient, known, require_values, scorer_outputs
+from alignkit.algorithms import PolicyGradient, each_piece, known, require_values, scorer_outputs
 from alignkit.ops import clipped_value_loss, explained_variance, gae, sum_over_processes, whiten
 from alignkit_ppo.options import ActorCriticOptions, SharedCriticOptions
 
@@ -134,7 +134,7 @@ class ActorCritic(PolicyGradient[OptionsT]):
             critic = scorer_outputs(self.critic, batch, self.max_tokens)
             return batch.replace(values=critic.values.float()), critic.scores.float()
         policy = require_values(self.policy)
-        outputs = [policy.forward(piece, values=True) for piece in batch.pieces(self.max_tokens)]
+        outputs = each_piece(lambda piece: policy.forward(piece, values=True), batch, self.max_tokens)
         logprobs = torch.cat([output.logprobs for output in outputs])
         values = torch.cat([known(output, "values") for output in outputs]).float()
         return batch.replace(logprobs=logprobs, values=values), values[batch.last_token]

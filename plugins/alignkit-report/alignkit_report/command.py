@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from alignkit_data import Dataset
 
-from alignkit import read_groups
-from alignkit.commands import AsJson, Columns, Quiet, column_names
+from alignkit import read_groups, visible
+from alignkit.commands import AsJson, Columns, Quiet, column_names, show
 from alignkit_report.audit import audit_database, preferences_of
 from alignkit_report.figures import figures
 from alignkit_report.tables import text, write_page
@@ -52,9 +51,9 @@ def report(
     if html:
         write_page(html, f"Preferences: {file.name}", found)
     if as_json:
-        print(json.dumps({"file": str(file), "read": said, **found}, indent=1))
+        show({"file": str(file), "read": said, **found}, as_json=True)
         return
-    print(text(found, "" if quiet else said))
+    print(visible(text(found, "" if quiet else said)))
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:

@@ -2,27 +2,33 @@
 
 `f(prompts, completions, **columns) -> list[float | None]`: strings, or lists of messages for conversational prompts;
 each column of the prompts is a list with one entry per completion. Different from TRL: `completion_ids`,
-`trainer_state`, `log_extra` and `log_metric` are not passed, because only text is scored; a function without `**kwargs`
-gets only the arguments it names; and NaN is an error, where TRL treats it as an abstention.
+`trainer_state`, `log_extra` and `log_metric` are not passed, because only text is scored; and a function without
+`**kwargs` gets only the arguments it names.
+
+One sampled text never ends a run: where the function raises for a response, or returns NaN or infinity, it abstains,
+and a warning names the row.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 from alignkit import PluginError, RewardSource, load_function
+from alignkit.ops import is_out_of_memory
 from alignkit_reward.options import FunctionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit import Context, Group, Prompt
+    from alignkit import Context, Group, Message, Prompt
 
-    Row = tuple[Prompt, str]
+    Row = tuple[Prompt, str, Message | None]
 
+logger = logging.getLogger(__name__)
 RESERVED = ("prompt", "prompts", "completion", "completions", "completion_ids")
 
 
@@ -35,28 +41,41 @@ class FunctionReward(RewardSource[FunctionOptions]):
         self._parameters = _parameters(self._function)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
-        """The function's scores.
+        """The function's scores; None where it gives no finite number.
 
         Raises:
-            PluginError: it raises, or returns anything but one finite number or None per response. Names the row.
+            PluginError: it scores no response, or returns anything but one number or None per response.
         """
-        rows = [(group.prompt, response) for group in groups for response in group.responses]
+        rows = [
+            (group.prompt, response, turn)
+            for group in groups
+            for response, turn in zip(group.responses, _turns(group), strict=True)
+        ]
         if not rows:
             return []
-        scores = iter(self._checked(self._call(rows), rows))
+        failures: list[str] = []
+        scores = iter(self._scores(rows, failures))
+        if len(failures) == len(rows):
+            raise PluginError(failures[0])
+        if failures:
+            logger.warning("no score for %d of %d responses: %s", len(failures), len(rows), failures[0])
         return [[next(scores) for _ in group.responses] for group in groups]
 
-    def _call(self, rows: Sequence[Row]) -> Any:
+    def _scores(self, rows: Sequence[Row], failures: list[str]) -> list[float | None]:
+        """The scores of all rows together; if the function raises, of each row alone."""
         arguments = self._wanted(_arguments(rows))
         try:
             result = self._function(**arguments)
-            return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+            result = asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             if len(rows) > 1:
-                for row in rows:
-                    self._call([row])
-            where = _describe(rows[0]) if len(rows) == 1 else f"{len(rows)} rows together, none of them alone"
-            raise PluginError(f"{self.config.function} raised {type(error).__name__}: {error} ({where})") from error
+                return [score for row in rows for score in self._scores([row], failures)]
+            raised = f"{type(error).__name__}: {error}"
+            failures.append(f"{self.config.function} raised {raised} ({_describe(rows[0])})")
+            return [None]
+        return self._checked(result, rows, failures)
 
     def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments that the function takes; all if it has `**kwargs`."""
@@ -72,38 +91,47 @@ class FunctionReward(RewardSource[FunctionOptions]):
         names = {parameter.name for parameter in self._parameters}
         return {name: value for name, value in arguments.items() if name in names}
 
-    def _checked(self, result: Any, rows: Sequence[Row]) -> list[float | None]:
+    def _checked(self, result: Any, rows: Sequence[Row], failures: list[str]) -> list[float | None]:
         name = self.config.function
         values = result.tolist() if hasattr(result, "tolist") else result
         if not isinstance(values, list | tuple):
             raise PluginError(f"{name} returned {type(result).__name__}, not a list of {len(rows)} numbers")
         if len(values) != len(rows):
             raise PluginError(f"{name} returned {len(values)} rewards for {len(rows)} responses")
-        return [self._number(value, row) for value, row in zip(values, rows, strict=True)]
+        return [self._number(value, row, failures) for value, row in zip(values, rows, strict=True)]
 
-    def _number(self, value: Any, row: Row) -> float | None:
+    def _number(self, value: Any, row: Row, failures: list[str]) -> float | None:
         if value is None:
             return None
+        said = f"{self.config.function} returned {value!r}, not a finite number, for {_describe(row)}"
         try:
-            number = math.nan if isinstance(value, str | bytes) else float(value)
+            number = None if isinstance(value, str | bytes) else float(value)
         except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise PluginError(f"{self.config.function} returned {value!r}, not a finite number, for {_describe(row)}")
-        return number
+            number = None
+        if number is None:
+            raise PluginError(said)
+        if math.isfinite(number):
+            return number
+        failures.append(said)
+        return None
 
 
 def _arguments(rows: Sequence[Row]) -> dict[str, Any]:
     """Prompts, completions and the columns, each with one entry per response."""
-    columns = dict.fromkeys(key for prompt, _ in rows for key in prompt.meta if key not in RESERVED)
+    columns = dict.fromkeys(key for prompt, *_ in rows for key in prompt.meta if key not in RESERVED)
     return {
-        **{key: [prompt.meta.get(key) for prompt, _ in rows] for key in columns},
-        "prompts": [prompt.content for prompt, _ in rows],
+        **{key: [prompt.meta.get(key) for prompt, *_ in rows] for key in columns},
+        "prompts": [prompt.content for prompt, *_ in rows],
         "completions": [
-            response if prompt.messages is None else [{"role": "assistant", "content": response}]
-            for prompt, response in rows
+            response if prompt.messages is None else [turn or {"role": "assistant", "content": response}]
+            for prompt, response, turn in rows
         ],
     }
+
+
+def _turns(group: Group) -> Sequence[Message | None]:
+    """The messages of the responses that are more than text."""
+    return group.meta.get("turns") or [None] * len(group.responses)
 
 
 def _parameters(function: Any) -> list[inspect.Parameter]:
@@ -119,5 +147,5 @@ async def _awaited(result: Any) -> Any:
 
 
 def _describe(row: Row) -> str:
-    prompt, response = row
+    prompt, response, _ = row
     return f"the row with prompt {prompt.plain[-60:]!r}, response {response[:60]!r}"

@@ -34,7 +34,7 @@ class ModelReward(RewardSource[ModelOptions]):
         super().__init__(config, context)
         if not self.config.model:
             raise InputError("there is no reward model yet", where="model", fix="train one, or set the folder of one")
-        self._folder = Path(self.config.model)
+        self._folder = Path(self.config.model).expanduser()
         self._stored = StoredReward.read(self._folder)
         self._policy_class = load_policy_class(self._stored.policy, str(self._folder))
         self._scorer = self._load()
@@ -42,7 +42,7 @@ class ModelReward(RewardSource[ModelOptions]):
     @classmethod
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
         """The reward model that training saved in a folder."""
-        return cls(replace(config, model=str(path)), context)
+        return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised as measured by `calibrate`.
@@ -76,7 +76,7 @@ class ModelReward(RewardSource[ModelOptions]):
         return scorer
 
     def _load(self) -> Scorer:
-        return self._policy_class.load_scorer(self._folder, self.context)
+        return self._policy_class.load_scorer(self._folder, self.context, append_end=self.config.append_end)
 
     def _raw_scores(self, groups: Sequence[Group]) -> Tensor:
         """[S] in float64 on the CPU."""

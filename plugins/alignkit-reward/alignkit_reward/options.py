@@ -83,6 +83,9 @@ class ModelOptions(Config):
     """Training loss: `pairwise` (Bradley-Terry), `infonce` or `plackett-luce`."""
     normalise: bool = True
     """Shift and scale the scores to mean 0 and variance 1 on demonstrations."""
+    append_end: bool | None = None
+    """For a reward model that another tool trained: whether an end token follows a response to a prompt of plain text,
+    as in TRL. Unset: its tokenizer decides; where prompts are messages, its chat template."""
     max_tokens: Count = 16384
     """Token budget of one forward pass. It never changes a score."""
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -90,13 +93,24 @@ class ModelOptions(Config):
     Optimizer than the loss's."""
 
     def check(self) -> None:
-        """Raises InputError if `model` is neither a folder nor looks like a hub id."""
+        """Raises InputError if `model` is neither a folder nor looks like a hub id, or lacks where it is needed."""
         if self.model and not may_be_model(self.model):
             raise InputError(
                 f"there is no folder {self.model!r}",
                 where="model",
                 fix="set the folder of a trained reward model, or leave it out",
             )
+        if self.append_end is not None and not self.model:
+            raise InputError(
+                "is for a reward model of another tool", where="append_end", fix="leave it out, or set model"
+            )
+        for name, default in (("train", "{}"), ("loss", "pairwise")):
+            if self.model and getattr(self, name) not in ({}, "pairwise"):
+                raise InputError(
+                    "has no effect with reward.model, which is trained already",
+                    where=name,
+                    fix=f"leave one of them out; -o reward.{name}={default} drops the recipe's",
+                )
 
     def training(self) -> ComponentSpec | None:
         """The Optimizer of the loss; None if a model is given."""
@@ -171,8 +185,9 @@ class AnswerRule(Config):
     """Factor of this rule."""
     column: str = "final_answer"
     """Prompt column with the right number, or with a text that states it as a response would."""
-    pattern: str = r"(?im)^\s*(?:A:|Answer:|####)\s*[$€£]?(-?[\d,]*\.?\d+)"
-    """Regular expression with one group, the number; the last match counts."""
+    pattern: str = r"(?im)^[\s*_]*(?:A:|Answer:|####)[\s*_]*([-+−–]?\s*\\?[$€£¥]?\s*[-+−–]?\s*[.,]?\d[^\n]*)"  # noqa: RUF001
+    """Regular expression with one group, which begins with the number; the last match counts. Numbers are read as
+    people write them (-$1,234.50, 1/2, **42**); what is no number is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from alignkit import PluginError, RewardSource
+from alignkit_reward.numbers import number
 from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRule, RulesOptions
 
 if TYPE_CHECKING:
@@ -106,19 +107,15 @@ def answer_rule(options: AnswerRule) -> Rule:
                 f"the prompts have {', '.join(sorted(prompt.meta)) or 'no columns'} (option answer.column)"
             )
         right = _reference(prompt.meta[options.column], pattern)
-        found = pattern.findall(response)
-        return float(bool(found) and math.isclose(_number(found[-1]), right, rel_tol=1e-9, abs_tol=1e-9))
+        stated = [number(text) for text in pattern.findall(response)[-1:]]
+        return float(any(x is not None and math.isclose(x, right, rel_tol=1e-9, abs_tol=1e-9) for x in stated))
 
     return score
 
 
 def _reference(value: Any, pattern: re.Pattern[str]) -> float:
     stated = pattern.findall(value)[-1:] if isinstance(value, str) else []
-    try:
-        return _number(stated[0] if stated else str(value))
-    except ValueError as error:
-        raise PluginError(f"rules: the right answer {value!r} is not a number") from error
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", "").strip())
+    right = number(stated[0] if stated else str(value))
+    if right is None:
+        raise PluginError(f"rules: the right answer {value!r} is not a number")
+    return right

@@ -94,10 +94,47 @@ def test_patterns_json_and_sums() -> None:
         ("7", "7", 0.0),
         ("A: 0.1", "0.10000000000000001", 1.0),
         ("A: 1000000.001", "1000000", 0.0),
+        ("Answer: **42**", "42", 1.0),
+        ("**Answer:** 42", "42", 1.0),
+        ("Answer: 42 apples", "42", 1.0),
+        ("#### 42/2", "42", 0.0),
+        ("#### 42/2", "21", 1.0),
+        ("Answer: 42+1", "42", 0.0),
+        ("Answer: 42, 43", "42", 0.0),
+        ("Answer: 41-42", "41", 0.0),
+        ("Answer: 4.2e1", 42, 1.0),
+        ("Answer: -$5", "-5", 1.0),
+        ("Answer: $-5", "-5", 1.0),
+        ("Answer: \u22125", "-5", 1.0),
+        ("#### - 5", "-5", 1.0),
+        ("Answer: 5", "-5", 0.0),
+        ("#### 1 234.5", "1,234.50", 1.0),
+        ("#### 1.234,50", "1,234.50", 1.0),
+        ("#### 1,234.5.", "1,234.50", 1.0),
+        ("#### 1,234,567", 1234567, 1.0),
+        ("#### 1,2,3", 123, 0.0),
+        ("Answer: .5", "#### 0.5", 1.0),
+        ("Answer: 1/2", 0.5, 1.0),
+        ("Answer: 1 1/2", 1.5, 1.0),
+        ("Answer: 0,5", 0.5, 1.0),
+        ("Answer: 1/0", 1, 0.0),
+        ("Answer: " + "9" * 500, 42, 0.0),
     ],
 )
 def test_answer(response: str, right: Any, expected: float) -> None:
     assert score(response, {"final_answer": right}, answer=AnswerRule()) == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("\\boxed{42}", 1.0), ("\\boxed{\\$42}", 1.0), ("\\boxed{x+1}", 0.0), ("\\boxed{}", 0.0), ("nothing", 0.0),
+        ("\\boxed{4.2.}", 0.0), ("\\boxed{,}", 0.0), ("\\boxed{nan}", 0.0), ("\\boxed{42} or \\boxed{he}", 0.0),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_a_wrong_answer(response: str, expected: float) -> None:
+    rule = AnswerRule(pattern=r"\\boxed\{(.*?)\}")
+    assert score(response, {"final_answer": "42"}, answer=rule) == expected
 
 
 def test_answer_without_its_column() -> None:

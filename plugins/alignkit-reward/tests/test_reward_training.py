@@ -215,6 +215,9 @@ def test_folders_that_are_no_reward_model_are_refused(tmp_path: Path) -> None:
         ModelReward(ModelOptions(model=str(tmp_path)))
     with pytest.raises(InputError, match="there is no folder"):
         ModelOptions(model=str(tmp_path / "absent")).check()
+    for idle in ({"train": {"n_epochs": 2}}, {"loss": "infonce"}):
+        with pytest.raises(InputError, match=f"{next(iter(idle))}: has no effect with reward.model"):
+            ModelOptions(model=str(tmp_path), **idle)  # type: ignore[arg-type]
 
 
 def test_scores_that_are_not_finite_name_the_group(trained: tuple[BradleyTerry, Path]) -> None:
@@ -234,4 +237,4 @@ def test_scores_that_are_not_finite_name_the_group(trained: tuple[BradleyTerry, 
 )
 def test_the_loss_names_the_optimizer(loss: Any, optimizer: str) -> None:
     assert ModelOptions(loss=loss, train={"n_epochs": 3}).training() == {"plugin": optimizer, "n_epochs": 3}
-    assert ModelOptions(loss=loss, model="org/name").training() is None
+    assert ModelOptions(model="org/name").training() is None

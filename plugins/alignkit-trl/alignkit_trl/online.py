@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from alignkit import Feed, ForeignTrainer, Group, InputError
-from alignkit.algorithms import checked_scores
+from alignkit.algorithms import check_abstentions, checked_scores
 from alignkit_trl.bridge import common_arguments, hf_policy, own_tokenizer, run_trainer
 from alignkit_trl.options import TRLGRPOOptions, TRLRLOOOptions, TRLRolloutOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from alignkit import Prompt, RewardSource, Sampling, TrainResult
@@ -51,7 +51,7 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
         ids = dict(zip(texts, self.hf.encoder.prompts_with_room(prompts, sampling.max_tokens), strict=True))
         rows = [{"prompt": text, INDEX: index} for index, text in enumerate(texts)]
         rows *= math.ceil(options.batch_size / len(rows))  # TRL drops an iteration that prompts don't fill
-        reward = RewardFunction(self.source, prompts)
+        reward = RewardFunction(self.source, prompts, options.max_abstained, self.hf.encoder.chat.content)
         minibatch = min(options.minibatch_size, options.batch_size)
         steps = options.iterations * options.n_epochs * (options.batch_size // minibatch)
         arguments = common_arguments(options, self.hf.raw, folder, seed, rows_per_step=minibatch * options.group_size)
@@ -82,12 +82,22 @@ class OnlineTrainer(ForeignTrainer[OptionsT]):
 class RewardFunction:
     """A reward source with the signature of TRL's reward functions.
 
+    Args:
+        max_abstained: share of a call's responses that the source may abstain on.
+        content: what a response says, from its prompt and the text that TRL decoded.
+
     Attributes:
         tokens: number of tokens in all scored responses.
     """
 
-    def __init__(self, source: RewardSource[Any], prompts: Sequence[Prompt]) -> None:
-        self._source, self._prompts = source, prompts
+    def __init__(
+        self,
+        source: RewardSource[Any],
+        prompts: Sequence[Prompt],
+        max_abstained: float = 1.0,
+        content: Callable[[Prompt, str], str] = lambda _, text: text,
+    ) -> None:
+        self._source, self._prompts, self._max_abstained, self._content = source, prompts, max_abstained, content
         self.tokens = 0
         self.__name__ = type(source).__name__
 
@@ -98,10 +108,12 @@ class RewardFunction:
         self.tokens += sum(map(len, completion_ids))
         rows = zip(columns[INDEX], completions, strict=True)
         groups = [
-            Group(self._prompts[index], tuple(text for _, text in own))
+            Group(self._prompts[index], tuple(self._content(self._prompts[index], text) for _, text in own))
             for index, own in groupby(rows, key=lambda row: row[0])
         ]
-        return [score for scores in checked_scores(self._source, groups) for score in scores]
+        flat = [score for scores in checked_scores(self._source, groups) for score in scores]
+        check_abstentions(flat.count(None) / max(1, len(flat)), self._max_abstained)
+        return flat
 
 
 class TRLGRPO(OnlineTrainer[TRLGRPOOptions]):

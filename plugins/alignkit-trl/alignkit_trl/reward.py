@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from alignkit_reward.stored import StoredReward, policy_name
 
 from alignkit import Feed
-from alignkit_trl.bridge import own_tokenizer
 from alignkit_trl.offline import OfflineTrainer
 from alignkit_trl.options import TRLRewardOptions
 
@@ -49,8 +49,8 @@ class TRLReward(OfflineTrainer[TRLRewardOptions]):
 
     def tokenizer(self) -> Any:
         """transformers reads the score at the last token that is not padding, so no response may end with padding."""
-        tokenizer = own_tokenizer(self.hf)
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.packed.lm.config.pad_token_id)
+        tokenizer = copy.deepcopy(self.scorer.tokenizer)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(self.scorer.encoder.end_id)
         return tokenizer
 
     def save(self, path: Path) -> None:

@@ -73,7 +73,7 @@ def test_minibatches_of_rollouts_are_of_one_size() -> None:
         TRLGRPOOptions(batch_size=32, minibatch_size=10).check()
 
 
-@pytest.mark.parametrize("given", [{"ptx_coef": 0.1}, {"stop": StopOptions(plateau=3)}])
+@pytest.mark.parametrize("given", [{"ptx_coef": 0.1}, {"stop": StopOptions(plateau=3)}, {"max_kl": 6.0}])
 def test_what_only_our_loop_does_is_refused(given: dict[str, Any]) -> None:
     _, problems = read_options(registry(), TRLGRPOOptions, given)
     assert [(problem.key, problem.what) for problem in problems] == [(tuple(given), "no such option")]

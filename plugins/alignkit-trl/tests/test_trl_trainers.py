@@ -29,8 +29,8 @@ from alignkit.runs.reporting import Reporter
 from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyPolicy, TinyReward, assert_near, terms_of_network
 from alignkit.testing.tiny_hf import write_tiny_llama
-from alignkit.training.engine import epoch_order, train
-from alignkit.training.feeds import OfflineFeed
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, epoch_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

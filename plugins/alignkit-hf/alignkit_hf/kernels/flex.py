@@ -23,9 +23,10 @@ _FAILED: set[str] = set()
 
 
 def serves(query: Tensor, value: Tensor) -> bool:
-    """Whether the kernel exists for tensors [1, heads, N, D] of this device and head size."""
+    """Whether the kernel exists for tensors [1, heads, N, D] of this device, precision and head size."""
     size = query.shape[-1]
-    return query.device.type == "cuda" and size == value.shape[-1] and size >= 16 and size & (size - 1) == 0
+    on_gpu = query.device.type == "cuda" and query.dtype != torch.float64
+    return on_gpu and size == value.shape[-1] and size >= 16 and size & (size - 1) == 0
 
 
 def block_sparse_attention(

@@ -1,0 +1,62 @@
+"""The README's commands work next to the folder of a demo, with few steps; `make readme` types them in full."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from alignkit_data.hub import is_hub_id
+from demo_files import FEW_REWARD_STEPS, FEW_STEPS
+from public_data import FEW, LOCAL, ROOT, SHARED
+from readme import commands
+
+from alignkit import cli
+
+TYPED = {typed.command: typed for typed in commands()}
+OFFLINE = [
+    command
+    for command, typed in TYPED.items()
+    if command.startswith("alignkit ") and not typed.network and "rlaif" not in command
+]
+"""rlaif.toml needs a judge, which takes a minute to make: tests/test_examples_judge.py."""
+
+
+@pytest.fixture
+def _beside_a_demo(demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").symlink_to(demo_folder)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+
+
+def words_of(command: str, options: list[str]) -> list[str]:
+    return [*shlex.split(command)[1:], *(word for option in options for word in ("-o", option))]
+
+
+@pytest.mark.usefixtures("_beside_a_demo")
+@pytest.mark.parametrize("command", OFFLINE)
+def test_a_command_works_after_make_demo(command: str) -> None:
+    few = list(FEW_STEPS) if command.startswith("alignkit run ") else []
+    few += FEW_REWARD_STEPS if "demo/recipe.toml" in command else []
+    assert cli.run(words_of(command, few)) == 0
+
+
+@pytest.mark.usefixtures("_beside_a_demo")
+@pytest.mark.parametrize("command", [command for command, typed in TYPED.items() if typed.network])
+def test_a_command_on_public_data_works_on_local_files(command: str) -> None:
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared/data")
+    recipe = Path(shlex.split(command)[2]).stem
+    assert cli.run(words_of(command, [*LOCAL[recipe], *FEW[recipe]])) == 0
+
+
+def test_what_needs_a_network_says_so_and_nothing_stands_beside_the_repository() -> None:
+    online = {Path(shlex.split(command)[2]) for command, typed in TYPED.items() if typed.network}
+    assert {path.stem for path in online} == LOCAL.keys()
+    for path in (ROOT / "examples").glob("*.toml"):
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+        fetched = is_hub_id(tables["policy"]["model"]) and not tables["policy"]["model"].startswith("demo/")
+        assert fetched == ("Needs a network" in text) == (path.relative_to(ROOT) in online)
+        assert "../" not in text
