@@ -212,8 +212,7 @@ class PreferenceSource(Component[ConfigT]):
         return ""
 
     def figures(self) -> Mapping[str, Any]:
-        """Figures for the stage's summary, as JSON types; called after `preferences`. What stands under `worth`, a
-        sentence on how far to trust the labels, also ends the run's output and opens its report."""
+        """JSON figures for the stage's summary; `worth`, a sentence on its labels, also ends the run's output."""
         return {}
 
     def first(self) -> Iterable[tuple[str, Group]]:
@@ -222,11 +221,7 @@ class PreferenceSource(Component[ConfigT]):
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
-        """The options with which this source reads a file, for commands that take a file.
-
-        Args:
-            columns: old column name -> new one.
-        """
+        """The options with which this source reads a file, for commands; `columns` maps old names to new ones."""
         raise NotImplementedError(f"{cls.__name__} reads no files")
 
 

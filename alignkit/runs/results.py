@@ -49,7 +49,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `eval` measured on, `out`, each stage's summary, and what AIs' labels are worth, as `alignkit run --json`
+        """What `eval` measured on, `out`, each stage's summary and what AIs' labels are worth, as `alignkit run --json`
         prints them."""
         measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
         worth = worth_of_labels(self._said)

@@ -25,7 +25,9 @@ AGAINST = (
     "An AI against people. The majority drops pairs on which people disagree, and so flatters the AI: a random person"
     " says more."
 )
-ALPHA = "Krippendorff's alpha: nominal of the verdicts 1, 2 and tie; of rankings, ordinal of the responses' ranks."
+ALPHA = (
+    "Krippendorff's alpha: nominal of the verdicts 1, 2 and tie; of rankings of three or more, ordinal of the ranks."
+)
 CONTRADICTIONS = (
     "Pairs that one annotator judged more than once, and prompts with three or more responses whose verdicts are"
     " intransitive."

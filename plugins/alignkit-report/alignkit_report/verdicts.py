@@ -14,7 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from alignkit import InputError
-from alignkit.preferences import FIRST, SECOND, TIE, annotations_of, most_frequent, voted_ranks
+from alignkit.preferences import FIRST, SECOND, TIE, annotations_of, most_frequent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,15 +137,16 @@ def collect(groups: Iterable[Group]) -> Verdicts:
 
 
 def _ranks(group: Group, annotations: Iterable[Annotation]) -> Iterable[tuple[str, dict[str, int]]]:
-    """(response, annotator -> rank); an annotator's rankings in several orders count as one, by a Bradley-Terry fit."""
-    own: dict[str, list[Annotation]] = defaultdict(list)
+    """(response, annotator -> rank) of a ranking of three or more; rankings in several orders count by their sums."""
+    if len(group.responses) < 3:
+        return
+    own: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for annotation in annotations:
         if annotation.ranks is not None:
-            own[annotation.annotator].append(annotation)
-    count = len(group.responses)
-    found = {name: looks[0].ranks if len(looks) == 1 else voted_ranks(looks, count) for name, looks in own.items()}
+            own[annotation.annotator].append(annotation.ranks)
+    sums = {name: [sum(ranks) for ranks in zip(*looks, strict=True)] for name, looks in own.items()}
     for place, text in enumerate(group.responses):
-        yield text, {name: ranks[place] for name, ranks in found.items() if ranks}
+        yield text, {name: sorted(set(row)).index(row[place]) for name, row in sums.items()}
 
 
 def _unit_for(pair: Unit, annotators: set[str], known: list[Unit]) -> Unit:
