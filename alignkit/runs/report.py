@@ -76,7 +76,7 @@ def worth_of_labels(summary: Mapping[str, Any]) -> str:
     said = [f"{name}: {stage['worth']}" for name, stage in summary.items() if stage.get("worth")]
     figure = summary.get("reward", {}).get("agreement_with_ai")
     if figure:
-        said.append(f"the reward model agrees with the AI on {figure['value']:.1%} of its pairs, which is no accuracy")
+        said.append(f"The reward model agrees with the AI on {figure['value']:.1%} of its pairs, which is no accuracy")
     return ". ".join(said)
 
 
