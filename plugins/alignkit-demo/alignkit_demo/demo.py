@@ -103,6 +103,7 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     tables["policy"]["model"] = f"{done}/sft"
     tables["preferences"] = {"plugin": "dataset", "path": f"{done}/preferences.jsonl"}
     tables["reward"]["model"] = f"{done}/reward"
+    tables["reward"].pop("train", None)
     (folder / "from-sft.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     tables["optimizer"] = {"plugin": "ppo", **settings["optimizer"]}
     (folder / COMPARISON).write_text(tomli_w.dumps(tables), encoding="utf-8")
@@ -112,5 +113,10 @@ def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:
     """The checked recipe of one of RUNS, with the overrides that fit its tables."""
     name, flags = RUNS[run]
     tables = tomllib.loads((folder / name).read_text(encoding="utf-8"))
-    fitting = [override for override in overrides if override.partition(".")[0] in tables]
+    unused = "reward.train." if tables.get("reward", {}).get("model") else None
+    fitting = [
+        override
+        for override in overrides
+        if override.partition(".")[0] in tables and not (unused and override.startswith(unused))
+    ]
     return read_recipe(folder / name, flags=flags, overrides=fitting)

@@ -101,6 +101,15 @@ class Chat:
         shortest = min(start for start, _ in rests)
         return prompt[:shortest], [prompt[shortest:start] + text for start, text in rests]
 
+    def conversations(self, group: Group) -> list[str]:
+        """The prompt with each response, as the template renders them.
+
+        Raises:
+            ValueError: the template refuses a message, or leaves out a part of the prompt.
+        """
+        self.prompt(group.prompt)
+        return [self._render([*(group.prompt.messages or ()), turn], group.prompt) for turn in _turns(group)]
+
     def check(self, group: Group) -> None:
         """Raises ValueError if the group can't be rendered; without answers, its prompt."""
         if any(group.responses):

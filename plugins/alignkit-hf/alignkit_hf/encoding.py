@@ -66,6 +66,7 @@ class Encoder:
         if self._turn_end is not None and end_id is None:
             self._note_end(self._turn_end)
         self._hidden = self._frame_ids()
+        self.plain_chats = False
         self._told: set[str] = set()
 
     def encode(self, groups: Sequence[Group], device: torch.device | str) -> GroupBatch:
@@ -112,7 +113,7 @@ class Encoder:
         try:
             return self.chat.answers(group)
         except ValueError as error:
-            raise _refusal(error, group.prompt) from error
+            raise refusal(error, group.prompt) from error
 
     def _response_ids(self, rows: Sequence[tuple[Prompt, str]], whole: Sequence[bool]) -> list[list[int]]:
         """Token ids of each response, at least one, each with its end if it is whole."""
@@ -133,7 +134,12 @@ class Encoder:
         encoded = self._tokenise([_NEWLINE * go_on + text for go_on, (_, text) in zip(after, rows, strict=True)])
         return [ids[len(self._newline) * go_on :] for go_on, ids in zip(after, encoded, strict=True)]
 
-    def _ended(self, ids: list[int], text: str, prompt: Prompt) -> list[int]:
+    def end_of_answer(self) -> tuple[str, str]:
+        """What the chat template writes behind an answer, and what of it is trained."""
+        end = self.chat.frame().end
+        return end, self._decode(self._ended(self._tokenise([end])[0], end, None))
+
+    def _ended(self, ids: list[int], text: str, prompt: Prompt | None) -> list[int]:
         """A rendered turn up to the token that ends it, in its place the end token that the options name."""
         ends = {*self.stop_ids, self._turn_end}
         last = next((place for place in reversed(range(len(ids))) if ids[place] in ends), None)
@@ -165,7 +171,7 @@ class Encoder:
         try:
             return self.chat.prompt(prompt)
         except ValueError as error:
-            raise _refusal(error, prompt) from error
+            raise refusal(error, prompt) from error
 
     def decode(self, responses: Sequence[Sequence[int]]) -> list[str]:
         """Text of each response, without the stop token and what else only frames turns."""
@@ -254,6 +260,7 @@ class Encoder:
 
     def _tell_of_plain_chats(self, prompt: Prompt) -> None:
         if prompt.messages is not None and not self.use_template:
+            self.plain_chats = True
             self._tell_once("no chat template is in use: messages become 'User: ...' lines")
 
     def _tell_once(self, message: str) -> None:
@@ -262,5 +269,6 @@ class Encoder:
             logger.warning(message)
 
 
-def _refusal(error: ValueError, prompt: Prompt) -> InputError:
+def refusal(error: ValueError, prompt: Prompt) -> InputError:
+    """The error of a row that the chat template refuses."""
     return InputError(str(error), where=f"the row whose prompt ends with {prompt.plain[-60:]!r}", fix=MEND)

@@ -21,7 +21,7 @@ from alignkit_hf.adapters import add_adapter, merge_adapters, tensors_of_adapter
 from alignkit_hf.encoding import Encoder
 from alignkit_hf.freezing import freeze, frozen_parameters
 from alignkit_hf.modeling import PackedModel, Request
-from alignkit_hf.saved_tokenizer import scoring_tokenizer
+from alignkit_hf.saved_tokenizer import padding_tokenizer, scoring_tokenizer
 from alignkit_hf.sources import Source
 from alignkit_hf.sources import loading as loading_errors
 from alignkit_hf.storage import merged_model, save_model
@@ -80,7 +80,7 @@ class HFScorer(Scorer):
         nn.init.zeros_(classifier.score.weight)
         if classifier.score.bias is not None:
             nn.init.zeros_(classifier.score.bias)
-        tokenizer = scoring_tokenizer(tokenizer, encoder, raw.vocabulary_size)
+        tokenizer = padding_tokenizer(tokenizer, encoder, raw.vocabulary_size)
         if tokenizer.pad_token_id >= raw.vocabulary_size:
             classifier.resize_token_embeddings(tokenizer.pad_token_id + 1, mean_resizing=False)
         classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -150,10 +150,11 @@ class HFScorer(Scorer):
 
     def save(self, path: Path) -> None:
         """Writes a folder that AutoModelForSequenceClassification and its tokenizer can load, adapter merged."""
-        save_model(merged_model(self.raw), self.tokenizer, path)
         encoder = self.encoder
         if isinstance(encoder, WholeEncoder):
+            save_model(merged_model(self.raw), self.tokenizer, path)
             return
+        save_model(merged_model(self.raw), scoring_tokenizer(self.tokenizer, encoder), path)
         record = {
             "stop_token_ids": encoder.stop_ids,
             "end_token_id": encoder.end_id,

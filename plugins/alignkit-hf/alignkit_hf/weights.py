@@ -50,6 +50,15 @@ def load_weights(
     shapes = {name: (tuple(stored), tuple(own)) for name, stored, own in found["mismatched_keys"]}
     if missing or left or shapes:
         raise _unfit(model, place.name, missing - shapes.keys(), left, shapes, where)
+    quantised = [
+        name for name, tensor in model.named_parameters() if tensor.is_floating_point() and tensor.itemsize == 1
+    ]
+    if quantised and not getattr(model, "is_quantized", False):
+        raise InputError(
+            f"{place.name} holds {_some(quantised)} in 8 bits, but not the scale",
+            where=where,
+            fix="give the complete folder of the quantised model, or the model that it was made from",
+        )
     loaded: PreTrainedModel = model
     return loaded
 

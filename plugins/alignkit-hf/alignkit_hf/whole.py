@@ -6,17 +6,18 @@ reads the score at the last token that is not the config's padding, so what foll
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit import GroupBatch
-from alignkit_hf.encoding import Encoder
+from alignkit_hf.encoding import Encoder, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
 
-    from alignkit import Group, Prompt
+    from alignkit import Group
 
 
 class WholeEncoder(Encoder):
@@ -41,7 +42,7 @@ class WholeEncoder(Encoder):
         """
         prompts, responses, cut = [], [], 0
         for group in groups:
-            rows = self._conversations(group.prompt, group.responses)
+            rows = self._conversations(group)
             cut += any(len(ids) > self.max_length for ids in rows)
             rows = [self.shorten(ids, self.max_length) for ids in rows]
             common = _common_prefix(rows)
@@ -51,21 +52,19 @@ class WholeEncoder(Encoder):
         finished = [ended for group in groups for ended in group.finished or (True,) * len(group.responses)]
         return GroupBatch.from_ids(prompts, responses, groups, finished=finished, device=device)
 
-    def _conversations(self, prompt: Prompt, responses: Sequence[str]) -> list[list[int]]:
+    def _conversations(self, group: Group) -> list[list[int]]:
         """Token ids of each response with its prompt, up to the token where the score is read."""
-        if prompt.messages is not None and self.use_template:
-            rows = self._tokenise([self._rendered(prompt, text) for text in responses])
-        else:
-            start = self.render(prompt)
-            rows = self._tokenise([start + text for text in responses], add_special_tokens=True)
-            if self._append_end:
-                rows = [ids if ids[-1:] == [self.end_id] else [*ids, self.end_id] for ids in rows]
+        if group.prompt.messages is not None and self.use_template:
+            try:
+                texts = self.chat.conversations(group)
+            except ValueError as error:
+                raise refusal(error, group.prompt) from error
+            return [self._until_score(ids) for ids in self._tokenise(texts)]
+        start, rests = self._answers(replace(group, finished=None))
+        rows = self._tokenise([start + rest for rest in rests], add_special_tokens=True)
+        if self._append_end:
+            rows = [ids if ids[-1:] == [self.end_id] else [*ids, self.end_id] for ids in rows]
         return [self._until_score(ids) for ids in rows]
-
-    def _rendered(self, prompt: Prompt, text: str) -> str:
-        turns = [*(prompt.messages or ()), {"role": "assistant", "content": text}]
-        rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        return rendered
 
     def _until_score(self, ids: list[int]) -> list[int]:
         last = next((index for index in range(len(ids) - 1, 0, -1) if ids[index] != self._padding_id), 0)

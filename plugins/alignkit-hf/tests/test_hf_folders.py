@@ -108,6 +108,42 @@ def test_a_damaged_file_and_an_impossible_config_are_errors_of_the_input(
         load_policy(folder=folder)
 
 
+def quantised(folder: Path) -> Path:
+    """Stores the linear modules in 8 bits, each with its scale."""
+
+    def change(tensors: Tensors) -> Tensors:
+        stored = {}
+        for name, tensor in tensors.items():
+            stored[name] = tensor
+            if "proj" in name:
+                scale = tensor.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+                stored[name] = (tensor / scale).to(torch.float8_e4m3fn)
+                stored[f"{name}_scale_inv"] = scale.reshape(1, 1)
+        return stored
+
+    edit(folder / "model.safetensors", change)
+    config = json.loads((folder / "config.json").read_text())
+    how = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic", "dequantize": True}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": how}))
+    return folder
+
+
+def test_a_quantised_model_is_checked_too(build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path) -> None:
+    folder = quantised(build_folder("llama"))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    policy = load_policy(folder=folder)
+    batch = policy.encode(GROUPS)
+    assert_equal_figures(policy.raw, policy.forward(batch).logprobs, plain_logprobs(plain, batch).detach())
+    policy.save(tmp_path / "saved")
+    load_policy(folder=tmp_path / "saved")
+    edit(folder / "model.safetensors", without("model.layers.1.mlp.up_proj.weight_scale_inv"))
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight in 8 bits, but not the scale"):
+        load_policy(folder=folder)
+    edit(folder / "model.safetensors", without("lm_head.weight"))
+    with pytest.raises(InputError, match=r"lacks lm_head\.weight"):
+        load_policy(folder=folder)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

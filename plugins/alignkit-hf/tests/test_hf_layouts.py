@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from alignkit_hf import probe
+from alignkit_hf.adapters import add_adapter
 from alignkit_hf.attention import NAME
 from alignkit_hf.kernels import attention
-from alignkit_hf.loading import add_adapter, enable_checkpointing, switch_dropout_off
+from alignkit_hf.loading import enable_checkpointing, switch_dropout_off
 from alignkit_hf.modeling import PackedModel, PaddedRows, Path, Request
 from alignkit_hf.options import LoraOptions
 from hf_tiny import assert_equal_figures, build_model, plain_logits, plain_logprobs, token_batch

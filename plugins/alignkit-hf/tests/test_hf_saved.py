@@ -113,11 +113,16 @@ def test_a_reward_model_gives_the_same_scores_in_a_padded_batch(
 
 @pytest.mark.parametrize(
     ("template", "adds_bos"),
-    [(CHAT, True), (CHAT.replace("<end>\n", ""), False), ("{{ bos_token }}" + CHAT, True)],
-    ids=["line-break", "no-end", "bos"],
+    [
+        (CHAT, True),
+        (CHAT.replace("<end>\n", ""), False),
+        ("{{ bos_token }}" + CHAT.replace("<end>\n", "<end><pad>\n"), True),
+        (None, False),
+    ],
+    ids=["line-break", "no-end", "two-ends", "plain"],
 )
 def test_the_saved_template_and_tokenizer_give_the_tokens_that_are_scored(
-    build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, template: str, *, adds_bos: bool
+    build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, template: str | None, *, adds_bos: bool
 ) -> None:
     folder = build_folder("llama", template=template)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -126,6 +131,7 @@ def test_the_saved_template_and_tokenizer_give_the_tokens_that_are_scored(
     policy = load_policy(folder=folder)
     scorer = policy.scorer()
     shake(scorer.raw)
+    batch = scorer.encode(CHATS)
     scorer.save(tmp_path / "reward")
     policy.save(tmp_path / "policy")
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
@@ -134,7 +140,6 @@ def test_the_saved_template_and_tokenizer_give_the_tokens_that_are_scored(
         [*group.prompt.messages, {"role": "assistant", "content": text}] for group in CHATS for text in group.responses
     ]
     inputs = saved.apply_chat_template(chats, padding=True, return_tensors="pt", return_dict=True)
-    batch = scorer.encode(CHATS)
     assert_equal_figures(scorer.raw, scorer.forward(batch).scores, plain(**inputs).logits[:, 0].detach())
     prompts = torch.split(batch.prompt_ids, batch.prompt_lengths.tolist())
     for kind in ("reward", "policy"):

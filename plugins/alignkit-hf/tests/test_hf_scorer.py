@@ -58,13 +58,13 @@ def test_transformers_gives_the_same_scores(
     scorer = noisy(load_policy(family, lora=lora).scorer())
     batch = scorer.encode(GROUPS)
     output = scorer.forward(batch)
-    assert output.scores.std() > 0.05
+    assert output.scores.std() > 0.02
     scorer.save(tmp_path / "scorer")
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "scorer").eval()
     rows = sequences(scorer)
     one_by_one = torch.cat([plain(torch.tensor([ids])).logits[0] for ids in rows])
     # a head's terms may cancel in all four scores, hardly in all values too
-    scale = float(torch.cat((output.scores, output.values)).abs().max())
+    scale = float(torch.cat((output.scores, output.values)).detach().abs().max())
     assert_equal_figures(scorer.raw, output.scores, one_by_one, scale=scale)
     loaded = HFPolicy.load_scorer(tmp_path / "scorer", CPU)
     assert_equal_figures(scorer.raw, loaded.forward(loaded.encode(GROUPS)).scores, output.scores, scale=scale)
