@@ -248,7 +248,7 @@ def _settled(step: Callable[[Floats, Floats], tuple[Floats, Floats]], start: Sta
         if np.abs(moved).max() < start.tolerance:
             break
         bent = again(once) - once - moved
-        far = max(1.0, float(np.linalg.norm(moved) / max(np.linalg.norm(bent), 1e-12)))
+        far = max(1.0, float(np.linalg.norm(moved)) / max(float(np.linalg.norm(bent)), 1e-12))
         logs = again(logs + 2 * far * moved + far**2 * bent)
     values = np.exp(once)
     return values[:positions], values[positions:]
