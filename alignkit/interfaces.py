@@ -157,10 +157,7 @@ class HasValues(ABC):
     @abstractmethod
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
         """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
-
-        Raises:
-            InputError: the folder holds no scorer (a causal LM has no scoring head).
-        """
+        Raises InputError if the folder holds none (a causal LM has no scoring head)."""
 
 
 class RewardSource(Component[ConfigT]):
@@ -180,6 +177,10 @@ class RewardSource(Component[ConfigT]):
     def figures(self) -> Mapping[str, float]:
         """Figures of the last `score` call, logged with each batch of rollouts; the same names in every process."""
         return {}
+
+    def worth(self) -> str:
+        """A sentence on how far to trust the scores so far, for the run's last lines and its report."""
+        return ""
 
     @classmethod
     def load(cls, path: Path, config: ConfigT, context: Context) -> Self:

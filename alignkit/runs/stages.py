@@ -348,8 +348,9 @@ class Stages:
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
-        stopped = {"stopped": result.stopped} if result.stopped else {}
-        return {**summary, **stopped, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+        worth = optimizer.reward.worth() if optimizer.reward else ""
+        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
 def described(groups: Sequence[Group]) -> str:

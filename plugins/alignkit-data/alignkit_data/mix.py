@@ -50,12 +50,13 @@ class Mix(PreferenceSource[MixOptions]):
         worth = [f"{name}: {said.pop('worth')}" for name, said in found.items() if "worth" in said]
         unsure = agreement_with_people(self._doubtful)
         if unsure.n:
-            found["agreement_where_unsure"] = unsure.to_json()
             worth.append(
                 f"people were asked where the AIs are unsure, and agree with them there on {unsure} pairs;"
                 " only a random sample tells more (alignkit label audit RUN)"
             )
-        return {"sources": found, "worth": "; ".join(worth)} if found else {}
+        if not worth:
+            return {"sources": found} if found else {}
+        return {"sources": found, "agreement_where_unsure": unsure.to_json(), "worth": "; ".join(worth)}
 
     def _shared(self, ask: Ask) -> Iterator[Group]:
         names, config = self.config.names, self.config

@@ -168,7 +168,7 @@ def test_the_figures_say_that_people_saw_only_what_is_unsure() -> None:
     source = mix([judged, people], rule="unsure")
     found = list(source.preferences(_no_ask))
     said = source.figures()
-    assert (said["sources"]["agreement_where_unsure"]["value"], said["sources"]["agreement_where_unsure"]["n"]) == (
+    assert (said["agreement_where_unsure"]["value"], said["agreement_where_unsure"]["n"]) == (
         0.3333,
         3,
     )

@@ -263,6 +263,7 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
         self.panel = Panel(config, self.context)
         self.panel.reach()
         self._abstained = 0.0
+        self._asked = self._silent = 0
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The mean of the judges' mean scores; None if one of them abstained.
@@ -284,7 +285,9 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
             for group in groups
         ]
         flat = [score for row in scores for score in row]
-        self._abstained = sum(score is None for score in flat) / max(len(flat), 1)
+        silent = sum(score is None for score in flat)
+        self._abstained = silent / max(len(flat), 1)
+        self._asked, self._silent = self._asked + len(flat), self._silent + silent
         return scores
 
     def figures(self) -> Mapping[str, float]:
@@ -293,6 +296,14 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
         budget = self.panel.budget
         spent = {"requests": budget.requests, "tokens": budget.tokens, "money": budget.money}
         return {"judge_abstained": self._abstained, **{f"judge_{name}": float(n) for name, n in spent.items()}}
+
+    def worth(self) -> str:
+        if not self._asked:
+            return ""
+        return (
+            f"{', '.join(self.panel.names)} scored {self._asked - self._silent} of {self._asked} responses"
+            f" ({self.panel.spent()}), and nobody has checked its scores"
+        )
 
 
 def _mean(said: Sequence[Sequence[Answer]]) -> float | None:

@@ -108,8 +108,11 @@ def test_a_run_says_so_at_its_end_in_its_files_and_as_json(tmp_path: Path, capsy
 def test_a_judge_as_reward_logs_what_it_spent() -> None:
     with ScriptedJudge(lambda seen: {"score": 5}) as judge:
         reward = JudgeReward(JudgeRewardOptions(model="m", base_url=judge.base_url, price_out=2.0))
+        assert reward.worth() == ""
         reward.score([Group(Prompt.of("p"), ("x", "y"))])
     figures = reward.figures()
     assert (figures["judge_abstained"], figures["judge_requests"]) == (0, 2)
+    assert reward.worth().startswith("m scored 2 of 2 responses (2 requests, 2 paid (")
+    assert reward.worth().endswith("and nobody has checked its scores")
     assert figures["judge_tokens"] > 0
     assert figures["judge_money"] > 0
