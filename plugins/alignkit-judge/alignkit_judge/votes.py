@@ -187,7 +187,7 @@ def _disagreement(cases: Iterable[Sequence[Vote]]) -> float:
     return fmean(len(set(votes)) > 1 for votes in compared) if compared else 0.0
 
 
-def _compared(cases: Iterable[Sequence[Vote]]) -> list[list[Vote]]:
+def _compared(cases: Iterable[Sequence[Vote]]) -> list[list[int]]:
     """The cases with two or more votes, without abstentions."""
     known = [[vote for vote in votes if vote is not None] for votes in cases]
     return [votes for votes in known if len(votes) > 1]
