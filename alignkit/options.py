@@ -51,6 +51,7 @@ class Config:
     Attributes:
         compares_with: another plugin of the same role. Its settings in `[table.for.NAME]` of a recipe apply to this one
             too, where it has options of that name.
+        supersedes: option -> those of the recipe that count no more where `-o` sets it.
         takes_function: for the plugin that wraps functions: the option that `--role module:function` sets.
         matters: the options to show first, at most twelve. The others are grouped by the class that first defines them,
             under the first line of its docstring.
@@ -60,6 +61,7 @@ class Config:
     """
 
     compares_with: ClassVar[str] = ""
+    supersedes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     takes_function: ClassVar[str] = ""
     matters: ClassVar[tuple[str, ...]] = ()
 

@@ -134,8 +134,8 @@ def main() -> None:
     for row in table(options.only.lower()):
         print(row, flush=True)
         rows.append(row)
-    if not options.only:
-        PAGE.write_text(page(rows), encoding="utf-8")
+        if not options.only:
+            PAGE.write_text(page(rows), encoding="utf-8")
 
 
 def table(only: str = "") -> Iterator[Row]:

@@ -164,8 +164,9 @@ def test_the_same_question_has_one_digest_in_every_form() -> None:
         Prompt.of([turn, {"role": "assistant", "content": "7"}, turn]),
         Prompt.of([{**turn, "role": "assistant"}]),
         Prompt.of([{"role": "system", "content": "Name a prime."}]),
+        Prompt.of([turn, {"role": "assistant", "content": None, "tool_calls": [{"name": "is_prime"}]}, turn]),
     ]
-    assert len({digest_of_prompt(prompt) for prompt in [*forms, *others]}) == 5
+    assert len({digest_of_prompt(prompt) for prompt in [*forms, *others]}) == 6
 
 
 def test_nothing_is_held_out_where_nothing_is_measured_and_an_empty_prompt_never_is(tmp_path: Path) -> None:

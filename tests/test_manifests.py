@@ -94,14 +94,14 @@ def test_a_changed_entry_is_skipped_with_its_reason(
 
 
 def test_bytes_that_are_no_text_and_a_folder_are_skipped(tmp_path: Path) -> None:
-    older = saved(tmp_path, 1)
-    (saved(tmp_path, 2) / "manifest.json").write_bytes(b"\xff\xfe")
-    (saved(tmp_path, 3) / "manifest.json").unlink()
-    (tmp_path / "step-00000003" / "manifest.json").mkdir()
     (tmp_path / "step-00000004").write_text("a file")
+    older, second, third = (saved(tmp_path, step) for step in (1, 2, 3))
+    (second / "manifest.json").write_bytes(b"\xff\xfe")
+    (third / "manifest.json").unlink()
+    (third / "manifest.json").mkdir()
     chosen, problems = newest_checkpoint(tmp_path)
     assert chosen == older
-    assert [problem.partition(":")[0] for problem in problems] == ["step-00000004", "step-00000003", "step-00000002"]
+    assert [problem.partition(":")[0] for problem in problems] == ["step-00000003", "step-00000002"]
 
 
 def test_a_file_beside_those_listed_changes_nothing(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 
 NEEDS: Mapping[str, Options] = {
     "kl_place": {"kl_coef": 0.1, "kl_importance": False},
-    "kl_estimator": {"kl_coef": 0.1},
+    "kl_estimator": {"kl_coef": 3.0},
     "kl_importance": {"kl_coef": 0.1, "kl_place": "loss"},
     "kl_controller": {"kl_coef": 0.1},
     "kl_target": {"kl_coef": 0.1, "kl_controller": "adaptive"},

@@ -89,7 +89,7 @@ from alignkit.testing.runs import PROMPTS
 start_processes()
 policy, reward = TinyPolicy(context=Context(seed=1)), TinyReward()
 options = OnlineDPO.Config(
-    learning_rate=0.02, iterations=3, batch_size=4, group_size=4, minibatch_size=2, pairs="all", n_epochs=2,
+    learning_rate=0.02, iterations=3, batch_size=4, group_size=16, minibatch_size=2, pairs="all", n_epochs=2,
     reference_refresh_every=1, reference_decay=0.75, reference_max_kl=0.002, kl_controller="adaptive",
 )
 optimizer, seen = OnlineDPO(options, policy=policy, reward=reward), []

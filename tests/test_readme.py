@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from alignkit_data.hub import is_hub_id
 from demo_files import FEW_REWARD_STEPS, FEW_STEPS
 from public_data import FEW, LOCAL, ROOT, SHARED
 from readme import commands
+from test_docs import PAGES
+from test_docs import commands as commands_of
 
 from alignkit import cli
 
@@ -40,6 +44,20 @@ def test_a_command_works_after_make_demo(command: str) -> None:
     few = list(FEW_STEPS) if command.startswith("alignkit run ") else []
     few += FEW_REWARD_STEPS if "demo/recipe.toml" in command else []
     assert cli.run(words_of(command, few)) == 0
+
+
+@pytest.mark.usefixtures("_beside_a_demo")
+@pytest.mark.parametrize("page", [page for page in PAGES if "plugins" in page.parts], ids=lambda page: page.parent.name)
+def test_commands_of_a_plugins_page_fit_the_recipe_of_the_demo(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the files of the reader's own."""
+    monkeypatch.setattr("alignkit.cli.stages.run_resolved", lambda *_, **__: SimpleNamespace(summary={}))
+    for line in commands_of(page):
+        words = shlex.split(line.replace(" recipe.toml", " demo/recipe.toml"), comments=True)[1:]
+        if words[0] in ("run", "sft", "reward"):
+            code, said = cli.run(words), capsys.readouterr().err
+            assert code == 0 or re.search("no such file: labels.db|no model folder path/or/owner/name", said), said
 
 
 @pytest.mark.usefixtures("_beside_a_demo")

@@ -17,7 +17,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.runs.rundir import RunDir
 
 if TYPE_CHECKING:
-    from conftest import Refusal, Resolve
+    from conftest import Refusal
 
 LONG = "f3Qx9LmZ27aBcD81EfGh54IjKl"
 KEYS = (
@@ -167,9 +167,3 @@ def test_ordinary_command_lines_pass() -> None:
     given = ["run", "recipe.toml", "-o", "sampling.max_tokens=5", "-o", "policy.model=hf_models/x", "--json"]
     given += ["--columns", "secret_word=prompt", "-o", "preferences.judges=[{key_env = 'OPENAI_API_KEY'}]", "-n", "4"]
     assert secret_arguments(given) == {}
-
-
-@pytest.mark.usefixtures("fake_plugin")
-def test_the_resolved_recipe_keeps_everything_else(resolve: Resolve) -> None:
-    resolved = resolve(None, ["reward.value=1", "eval.against=https://host/x"], {"reward": "given"})
-    assert 'against = "https://host/x"' in resolved.to_toml()

@@ -48,6 +48,9 @@ class TableReader:
             return None
         if table in self.recipe.tables:
             below = self._without_unknown(table, registration, str(stands), below)
+        superseded = [key for name, keys in registration.config.supersedes.items() if over.get(name) for key in keys]
+        for key in [key for key in superseded if below.pop(key, None) is not None]:
+            self.notices.append(f"{self.recipe.where(table, (key,))}: ignored, because -o sets what supersedes it")
         self._check_alternatives(table, alternatives)
         own = merged(_borrowed(registration, alternatives), alternatives.get(registration.name, {}))
         spec = {"plugin": str(registration), **merged(below, own, implied, over)}

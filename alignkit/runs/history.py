@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignkit.errors import InputError
-from alignkit.records import Group, Prompt
+from alignkit.records import Group, Prompt, message_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,10 +37,10 @@ def digest_of_prompt(prompt: Prompt) -> str:
 
     A text counts as a user's turn, because one file may hold as a chat what another holds as text.
     """
-    turns = [(turn["role"], turn["content"]) for turn in prompt.messages or ({"role": "user", "content": prompt.text},)]
-    asked = [turn for turn in turns if turn[0] not in ("system", "developer")] or turns
-    said = [(role, " ".join(text.split()) if isinstance(text, str) else text) for role, text in asked]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:DIGITS]
+    turns = prompt.messages or ({"role": "user", "content": prompt.text},)
+    asked = [turn for turn in turns if turn["role"] not in ("system", "developer")] or turns
+    said = [(turn["role"], " ".join(message_text(turn).split())) for turn in asked]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:DIGITS]
 
 
 def split_by_prompt(records: Sequence[RecordT], share: float) -> tuple[list[RecordT], list[RecordT]]:

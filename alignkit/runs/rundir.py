@@ -104,7 +104,7 @@ class RunDir:
             os.close(self._lock_descriptor)
 
     def _lock(self) -> None:
-        self._lock_descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        self._lock_descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

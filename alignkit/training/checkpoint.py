@@ -109,7 +109,7 @@ def write_synced(path: Path, text: str) -> None:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Checkpoint folders, complete or not, newest first."""
-    return sorted(folder.glob("step-*"), reverse=True)
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
 
 
 def problem_with(checkpoint: Path, *, content: bool = True) -> str | None:

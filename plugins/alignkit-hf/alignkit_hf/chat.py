@@ -7,6 +7,7 @@ of the turn as the template writes them.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from alignkit import Group, Message, Prompt
 
 _ASKED, _SAID = "0", "qwzx"
-_THINKS = re.compile(r"(<[^<>\s]*think[^<>\s]*>|\[THINK\])\s*$", re.IGNORECASE)
+_THINKS = re.compile(r"(<(?!/)[^<>\s]*think[^<>\s]*>|\[THINK\])\s*$", re.IGNORECASE)
 _NO_TEMPLATE = "there are tools, but no chat template that could render them"
 
 
@@ -55,6 +56,9 @@ class Chat:
         self._tokenizer = tokenizer
         self.use_template = use_template and bool(getattr(tokenizer, "chat_template", None))
         self._frames: dict[str, Frame] = {}
+        self._in_parts = False
+        if self.use_template:
+            self._in_parts = self._reads_parts()
 
     def prompt(self, prompt: Prompt) -> str:
         """The prompt with what makes the model answer.
@@ -72,11 +76,11 @@ class Chat:
             lines = [f"{message['role'].capitalize()}: {message_text(message)}" for message in messages]
             return "\n".join([*lines, "Assistant:"])
         text = self._render(messages, prompt, asking=True)
-        if tools and text == self._render(messages, prompt, asking=True, tools=False):
+        if tools and self._same(text, messages, prompt, asking=True, tools=False):
             raise ValueError("the chat template renders no tools, and this row has some")
         if has_calls:
             bare = [{key: value for key, value in message.items() if key != "tool_calls"} for message in messages]
-            if text == self._render(bare, prompt, asking=True):
+            if self._same(text, bare, prompt, asking=True):
                 raise ValueError("the chat template renders no tool calls, and a turn of the prompt has some")
         return text
 
@@ -140,12 +144,24 @@ class Chat:
             turn = self._render([asked, {"role": "assistant", "content": _SAID}], prompt, tools=False)
         except ValueError:
             return Frame()
-        before, _, end = turn.rpartition(_SAID)
+        before, found, end = turn.rpartition(_SAID)
+        if not found:
+            return Frame()
         opened = _THINKS.search(asking)
         start = opened.start() if opened else len(asking)
         if not before.startswith(asking[:start]):
             start = next(place for place in range(start, -1, -1) if before.startswith(asking[:place]))
         return Frame(asking[:start], asking[start:], before[start:], end)
+
+    def _reads_parts(self) -> bool:
+        """Whether the template reads lists of parts alone, as those of models that see do, and skips texts."""
+        shown = []
+        for self._in_parts in (False, True):
+            try:
+                shown.append(_SAID in self._render([{"role": "user", "content": _SAID}], None))
+            except ValueError:
+                shown.append(False)
+        return shown == [False, True]
 
     def _rest(self, prompt: Prompt, asking: str, frame: Frame, turn: Message) -> tuple[int, str]:
         """(where the turn starts in the prompt's text, the turn's text from there)."""
@@ -155,9 +171,14 @@ class Chat:
             return len(asking), frame.lead + message_text(turn)
         messages = [*(prompt.messages or ()), turn]
         text = self._render(messages, prompt)
+        said = message_text(turn)
+        thoughts, closed, _ = said.removeprefix(frame.opening).rpartition("</think>")
+        if frame.opening and closed and not turn.get("tool_calls") and thoughts.strip() not in text:
+            # a template that renders no thoughts of earlier turns, while the model goes on from `<think>`
+            return len(asking), said.removeprefix(frame.opening) + frame.end
         for field, name in (("tool_calls", "tool calls"), ("reasoning_content", "reasoning")):
             bare = {key: value for key, value in turn.items() if key != field}
-            if turn.get(field) and text == self._render([*messages[:-1], bare], prompt):
+            if turn.get(field) and self._same(text, [*messages[:-1], bare], prompt):
                 raise ValueError(f"the chat template does not render the {name} of the answer")
         for start in (len(asking), len(asking) - len(frame.opening)):
             if text.startswith(asking[:start]) and asking.endswith(frame.opening):
@@ -165,8 +186,13 @@ class Chat:
         return self._apart(prompt, asking, text)
 
     def _apart(self, prompt: Prompt, asking: str, text: str) -> tuple[int, str]:
-        """The same where an answer changes how the template renders earlier turns: the model sees those of `asking`."""
-        header = asking[len(self._render(prompt.messages or (), prompt)) :]
+        """The same where the generation prompt opens something else than this turn, or where an answer changes how the
+        template renders earlier turns: the model sees those of `asking`."""
+        before = self._render(prompt.messages or (), prompt)
+        header = asking[len(before) :]
+        shared = next(place for place in range(len(asking), -1, -1) if text.startswith(asking[:place]))
+        if (start := asking.rfind("\n", 0, shared) + 1) >= len(before):
+            return start, text[start:]
         place = text.rfind(header)
         if not header or place < 0:
             raise ValueError("the chat template renders the prompt in another way once there is an answer")
@@ -175,18 +201,49 @@ class Chat:
     def _render(
         self, messages: Sequence[Message], prompt: Prompt | None, *, asking: bool = False, tools: bool = True
     ) -> str:
-        meta = prompt.meta if prompt else {}
+        given = {
+            "tools": (_tools(prompt) or None) if prompt and tools else None,
+            **((prompt.meta.get("chat_template_kwargs") if prompt else None) or {}),
+        }
+        shown = [self._for_template(message) for message in messages]
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                [_for_template(message) for message in messages],
-                tools=(_tools(prompt) or None) if prompt and tools else None,
-                tokenize=False,
-                add_generation_prompt=asking,
-                **(meta.get("chat_template_kwargs") or {}),
-            )
+            return self._applied(shown, given, asking)
         except Exception as error:  # a template may fail with any error
-            raise ValueError(f"the chat template refuses the row: {error}") from error
+            try:  # DeepSeek's adds the arguments of calls to a text
+                written = [_with_written_arguments(message) for message in shown]
+                return self._applied(written if written != shown else [], given, asking)
+            except Exception:  # the first error says more
+                raise ValueError(f"the chat template refuses the row: {error}") from error
+
+    def _same(self, text: str, messages: Sequence[Message], prompt: Prompt, **how: bool) -> bool:
+        """Whether the template renders these messages as this text too."""
+        try:
+            return text == self._render(messages, prompt, **how)
+        except ValueError:
+            return False
+
+    def _applied(self, messages: Sequence[Message], given: Mapping[str, Any], asking: bool) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=asking, **given
+        )
         return text
+
+    def _for_template(self, message: Mapping[str, Any]) -> Message:
+        """The message with its reasoning under each of the names that templates read."""
+        reasoning = message.get("reasoning_content")
+        named = {"reasoning": reasoning, "thinking": reasoning, **message} if reasoning else dict(message)
+        if self._in_parts:
+            named["content"] = [{"type": "text", "text": message["content"] or ""}]
+        return named
+
+
+def _with_written_arguments(message: Message) -> Message:
+    """The message with the arguments of its calls as JSON."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"].get("arguments"))}}
+        for call in message.get("tool_calls") or ()
+    ]
+    return {**message, "tool_calls": calls} if calls else message
 
 
 def _tools(prompt: Prompt) -> list[dict[str, Any]]:
@@ -209,9 +266,3 @@ def _begun(asking: str, frame: Frame, turn: Message) -> tuple[int, str]:
         lead = frame.lead if frame.lead.isspace() else ""
         return len(asking), lead * (not frame.opening) + text.removeprefix(frame.opening)
     return len(asking) - len(frame.opening), text
-
-
-def _for_template(message: Mapping[str, Any]) -> Message:
-    """The message with its reasoning under each of the names that templates read."""
-    reasoning = message.get("reasoning_content")
-    return {"reasoning": reasoning, "thinking": reasoning, **message} if reasoning else dict(message)

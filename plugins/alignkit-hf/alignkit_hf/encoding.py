@@ -63,7 +63,7 @@ class Encoder:
         self._given_end = end_id
         self._turn_end, self._after = self._end_of_turn()
         self.end_id = end_id if end_id is not None else self.stop_ids[0] if self._turn_end is None else self._turn_end
-        if self._turn_end is not None and end_id is None:
+        if end_id is None and self.use_template:
             self._note_end(self._turn_end)
         self._hidden = self._frame_ids()
         self.plain_chats = False
@@ -225,8 +225,12 @@ class Encoder:
                     return token, tail[place + 1 :]
         return None, []
 
-    def _note_end(self, token: int) -> None:
+    def _note_end(self, token: int | None) -> None:
         """Says where the template ends turns with another token than the tokenizer's; sampling stops there too."""
+        if token is None:
+            end = self.tokenizer.convert_ids_to_tokens(self.end_id)
+            self.note = f"the chat template ends a turn with no token of its own; responses end with {end!r}"
+            return
         name, eos = (self.tokenizer.convert_ids_to_tokens(one) for one in (token, self.tokenizer.eos_token_id or 0))
         if token not in self.stop_ids:
             self.note = f"the chat template ends a turn with {name!r}, which becomes an end token"

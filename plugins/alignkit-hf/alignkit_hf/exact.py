@@ -1,8 +1,8 @@
 """Runs a model, or its first layers, in float64: the truth that both layouts are compared with.
 
 Every product, norm and softmax is in float64, also where the model's code asks for float32, so that what is left of a
-difference is no rounding. Weights are widened layer by layer, and token embeddings not at all (a row of a table is the
-same number in float64), so that a layer is all the memory it takes.
+difference is no rounding. Weights of large models are widened layer by layer, and token embeddings not at all (a row of
+a table is the same number in float64), so that a layer is all the memory it takes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from alignkit_hf.modeling import PackedModel
 
 WHOLE_MODEL = 300_000_000
 """Weights in the layers of a model that is run whole; of larger ones the first layers of every kind."""
+AT_ONCE = 150_000_000
+"""Weights in the layers of a model that are widened at once: 1.2 GB."""
 HEAD_ROWS = 8192
 """Rows of the vocabulary head that are widened at a time."""
 _PLACES = ("idx", "index", "layer_id", "layer_number")
@@ -36,8 +38,7 @@ def layers_to_run(model: PackedModel) -> int | None:
         return None
     found = _list_of_layers(model)
     layers: nn.ModuleList | None = getattr(*found) if found else None
-    owner = model.trunk if layers is None else layers
-    if sum(parameter.numel() for parameter in owner.parameters()) <= WHOLE_MODEL:
+    if _count_weights([model.trunk] if layers is None else layers) <= WHOLE_MODEL:
         return count_layers(model)
     if layers is None:
         return None
@@ -70,6 +71,8 @@ def float64(model: PackedModel) -> Iterator[None]:
     """Inside, the trunk computes in float64. Its parameters keep their identity, and get their own storage back."""
     found = _list_of_layers(model)
     layers = list(getattr(*found)) if found else []
+    if _count_weights(layers) <= AT_ONCE:
+        layers = []
     inside = {id(module) for layer in layers for module in layer.modules()}
     saved: list[tuple[Tensor, Tensor]] = []
     hooks: list[Any] = []
@@ -151,7 +154,7 @@ def _wide(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
-def _widened(modules: Any) -> list[tuple[Tensor, Tensor]]:
+def _widened(modules: Iterable[nn.Module]) -> list[tuple[Tensor, Tensor]]:
     """Makes the floating tensors of these modules float64; returns them with what they held."""
     own = (itertools.chain(module.parameters(recurse=False), module.buffers(recurse=False)) for module in modules)
     saved = [(x, x.data) for x in itertools.chain.from_iterable(own) if x.is_floating_point()]
@@ -165,6 +168,10 @@ def _restore(saved: list[tuple[Tensor, Tensor]], kept: int) -> None:
     while len(saved) > kept:
         tensor, data = saved.pop()
         tensor.data = data
+
+
+def _count_weights(modules: Iterable[nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
 def _list_of_layers(model: PackedModel) -> tuple[nn.Module, str] | None:

@@ -237,13 +237,13 @@ class HFPolicy(Policy[HFOptions], HasValues):
         the adapter away.
         """
         shares = self.raw.has_adapter and self.config.reference != "copy"
-        if shares and self._adapter_is_trained() and self.config.quantize == "none":
+        if shares and self.raw.adapter_is_trained and self.config.quantize == "none":
             self.raw.merged.append(low_rank(self.raw.model))
             base: Any = self.raw.model
             merged, revision = base.merge_and_unload(), base.peft_config[base.active_adapter].revision
             self.raw.model = self._adapted(merged, len(self.raw.merged), revision)
             freeze(self.raw, self.config)
-        if shares and not self._adapter_is_trained():
+        if shares and not self.raw.adapter_is_trained:
             reference = HFPolicy(self.config, self.context, parts=(self.raw, self.encoder, self.tokenizer))
             reference._owner = self
             reference._adapter_on = False
@@ -275,9 +275,6 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def _adapted(self, lm: nn.Module, number: int, revision: str | None) -> nn.Module:
         """The model with a new adapter, the `number`-th: each has random factors of its own."""
         return add_adapter(lm, self.config.lora, seed=self.context.seed + number, revision=revision)
-
-    def _adapter_is_trained(self) -> bool:
-        return any(bool(p.any()) for name, p in self.raw.model.named_parameters() if "lora_B" in name)
 
     def add_value_head(self) -> None:
         """Adds `value_head` to the module; it starts at zero."""

@@ -24,7 +24,7 @@ from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.saved_tokenizer import padding_tokenizer, scoring_tokenizer
 from alignkit_hf.sources import Source
 from alignkit_hf.sources import loading as loading_errors
-from alignkit_hf.storage import merged_model, save_model
+from alignkit_hf.storage import merged_model, save_model, whole_model
 from alignkit_hf.weights import check_vocabulary, load_weights
 from alignkit_hf.whole import WholeEncoder
 
@@ -152,9 +152,9 @@ class HFScorer(Scorer):
         """Writes a folder that AutoModelForSequenceClassification and its tokenizer can load, adapter merged."""
         encoder = self.encoder
         if isinstance(encoder, WholeEncoder):
-            save_model(merged_model(self.raw), self.tokenizer, path)
+            save_model(whole_model(self.raw), self.tokenizer, path)
             return
-        save_model(merged_model(self.raw), scoring_tokenizer(self.tokenizer, encoder), path)
+        save_model(whole_model(self.raw), scoring_tokenizer(self.tokenizer, encoder), path)
         record = {
             "stop_token_ids": encoder.stop_ids,
             "end_token_id": encoder.end_id,

@@ -52,6 +52,11 @@ class TrunkModel(nn.Module):
         return hasattr(self.model, "get_base_model")
 
     @property
+    def adapter_is_trained(self) -> bool:
+        """Whether the adapter adds anything."""
+        return any(bool(parameter.any()) for name, parameter in self.model.named_parameters() if "lora_B" in name)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device

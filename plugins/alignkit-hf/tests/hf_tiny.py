@@ -61,7 +61,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
                                   "num_experts_per_tok": 2, "shared_expert_intermediate_size": 16,
                                   "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
                                   "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}),
-    "phi3": ("phi3", {**COMMON, "num_key_value_heads": 4, "original_max_position_embeddings": 14,
+    "phi3": ("phi3", {**COMMON, "num_key_value_heads": 4, "original_max_position_embeddings": 64,
                       "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
                                           "long_factor": [4.0, 8.0, 16.0, 32.0]}}),
     "mamba": ("mamba", {**SPECIAL, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),

@@ -153,6 +153,6 @@ def test_wrong_numbers_are_refused_before_a_model_loads(
 def test_a_hub_model_is_refused_once_its_layers_are_known(
     load_policy: LoadPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HFOptions, "_check_layers", lambda *_: None)
+    monkeypatch.setattr(HFOptions, "_check_against_config", lambda *_: None)
     with pytest.raises(InputError, match="train_last: the model has 2 layers, not 9"):
         load_policy("llama", train_last=9)

@@ -19,8 +19,7 @@ from hf_tiny import assert_equal_figures, build_model, plain_logits, plain_logpr
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKED = ["llama", "gpt2", "qwen3", "opt", "mistral", "gemma2", "gemma3", "cohere", "granite", "gpt_oss", "qwen3_moe",
-          "phi3"]  # fmt: skip
+PACKED = ["llama", "gpt2", "qwen3", "opt", "mistral", "gemma2", "gemma3", "cohere", "granite", "gpt_oss", "qwen3_moe"]
 REQUEST = Request(logprobs=True, entropy=True)
 
 

@@ -43,7 +43,10 @@ def policy() -> HFPolicy:
 def batch(policy: HFPolicy) -> GroupBatch:
     """Prompts shorter than the window, ending within it, and longer than it."""
     answers = ("She pointed at the fog.", "Nobody believed her, not even the man who had lost his boat first.")
-    groups = [Group(Prompt(text=STORY * count), answers) for count in (1, 11, 13)]
+    words = (STORY * 13).split()
+    beginnings = (Prompt(text=" ".join(words[:count])) for count in range(350, len(words)))
+    ending_within = next(prompt for prompt in beginnings if len(policy.encoder.prompts([prompt])[0]) >= WINDOW - 8)
+    groups = [Group(prompt, answers) for prompt in (Prompt(text=STORY), ending_within, Prompt(text=STORY * 13))]
     encoded = policy.encode(groups)
     short, within, long = encoded.prompt_lengths.tolist()
     assert short < 100

@@ -136,6 +136,7 @@ def test_a_large_model_is_judged_by_the_layers_that_hold_every_kind(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exact, "WHOLE_MODEL", 0)
+    monkeypatch.setattr(exact, "AT_ONCE", 0)
     types = {"layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 2} if family == "gemma3" else {}
     model = build_model(family, num_hidden_layers=8, **types)
     assert exact.layers_to_run(PackedModel(model)) == {"mistral": 2, "gemma3": 4, "gpt_oss": 2}[family]
@@ -173,9 +174,13 @@ def test_it_says_which_layout_is_nearer_to_float64() -> None:
     assert str(far) == "hidden states are 5.0e-01 from float64, padded 2.5e-01: padded is nearer"
 
 
+@pytest.mark.parametrize("at_once", [0, 10**9])
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
-def test_float64_is_that_of_the_whole_model_in_double(family: str) -> None:
+def test_float64_is_that_of_the_whole_model_in_double(
+    family: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In these architectures nothing asks for float32, so that transformers' own `double` is in float64 throughout."""
+    monkeypatch.setattr(exact, "AT_ONCE", at_once)
     model = build_model(family)
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
@@ -210,7 +215,9 @@ def test_the_probe_leaves_the_model_as_it_was(family: str) -> None:
         assert torch.equal(after[name], values) or "inv_freq" in name
 
 
-def test_a_model_that_fails_in_float64_gets_its_weights_back() -> None:
+@pytest.mark.parametrize("at_once", [0, 10**9])
+def test_a_model_that_fails_in_float64_gets_its_weights_back(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "AT_ONCE", at_once)
     model = build_model("llama")
     places = {name: p.data_ptr() for name, p in model.named_parameters()}
 

@@ -14,16 +14,17 @@ from alignkit.options import Sampling
 from alignkit.records import Prompt
 
 if TYPE_CHECKING:
-    from conftest import LoadPolicy
+    from conftest import BuildFolder, LoadPolicy
 
 SWITCH = 14
-"""Of the tiny phi3, in tokens."""
+"""In tokens."""
+SHORT = {"original_max_position_embeddings": SWITCH}
 EVERYTHING = Request(logprobs=True, entropy=True, hidden=True)
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_rows_on_both_sides_are_as_alone(packed: bool) -> None:
-    model, batch = build_model("phi3"), token_batch()
+    model, batch = build_model("phi3", **SHORT), token_batch()
     rows = batch.prompt_lengths[batch.group_index] + batch.lengths
     assert (rows > SWITCH).tolist() == [True, False, False, False, True, False], "one group on both sides"
     expected = plain_logprobs(model, batch)
@@ -41,7 +42,7 @@ def test_rows_on_both_sides_are_as_alone(packed: bool) -> None:
 
 
 def test_gradients_go_through_both_sides() -> None:
-    model, batch = build_model("phi3"), token_batch()
+    model, batch = build_model("phi3", **SHORT), token_batch()
     weights = torch.linspace(-1, 1, batch.num_tokens)
     (weights * plain_logprobs(model, batch)).sum().backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -61,8 +62,10 @@ def test_the_probe_looks_at_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_samples_do_not_depend_on_the_prompts_beside_them(load_policy: LoadPolicy, layout: str) -> None:
-    policy = load_policy("phi3", layout=layout)
+def test_samples_do_not_depend_on_the_prompts_beside_them(
+    build_folder: BuildFolder, load_policy: LoadPolicy, layout: str
+) -> None:
+    policy = load_policy(folder=build_folder("phi3", **SHORT), layout=layout)
     texts = ["red ball", "a little dog who liked to play with the big red ball in the park", "the dog"]
     prompts = [Prompt(text=text) for text in texts]
     sampling = Sampling(max_tokens=4)
@@ -76,8 +79,10 @@ def test_samples_do_not_depend_on_the_prompts_beside_them(load_policy: LoadPolic
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_a_response_that_passes_the_switch_is_sampled_on_its_prompts_side(load_policy: LoadPolicy, layout: str) -> None:
-    policy = load_policy("phi3", layout=layout)
+def test_a_response_that_passes_the_switch_is_sampled_on_its_prompts_side(
+    build_folder: BuildFolder, load_policy: LoadPolicy, layout: str
+) -> None:
+    policy = load_policy(folder=build_folder("phi3", **SHORT), layout=layout)
     prompts = [Prompt(text="a little dog who liked"), Prompt(text="red")]
     batch = policy.generate(prompts, n=2, sampling=Sampling(max_tokens=20), seed=3)
     assert bool((batch.prompt_lengths[batch.group_index] + batch.lengths > SWITCH).any())

@@ -306,3 +306,27 @@ def test_a_new_adapter_depends_on_the_seed_alone(build_folder: BuildFolder) -> N
         assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     torch.set_rng_state(state)
+
+
+def test_an_adapter_on_weights_in_4_bits_is_not_rounded_away(
+    build_folder: BuildFolder, load_policy: LoadPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functional = pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes")
+    monkeypatch.setattr("alignkit_hf.options.has_nvidia_driver", lambda: True)
+    folder = build_folder("llama", hidden_size=64, intermediate_size=64)
+    policy = load_policy(folder=folder, lora=LORA, quantize="4bit")
+    scorer = policy.scorer()
+    for owner, kind in ((policy, "policy"), (scorer, "reward")):
+        shake(owner.raw)
+        owner.save(tmp_path / kind)
+        assert "quantization_config" not in json.loads((tmp_path / kind / "config.json").read_text())
+        saved = load_file(tmp_path / kind / "model.safetensors")
+        for name, module in owner.raw.lm.named_modules():
+            if not name.endswith("_proj"):
+                continue
+            module.state_dict()  # undoes a CPU's order
+            base = functional.dequantize_4bit(module.base_layer.weight.data, module.base_layer.weight.quant_state)
+            above, below = (part["default"].weight for part in (module.lora_B, module.lora_A))
+            expected = (base.double() + above.double() @ below.double() * LORA.alpha / LORA.r).detach()
+            error = (saved[f"{name}.weight"].double() - expected).abs().max()
+            assert error <= 2 * torch.finfo(torch.bfloat16).eps * expected.abs().max()

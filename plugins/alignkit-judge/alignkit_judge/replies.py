@@ -33,6 +33,7 @@ _VERDICT: dict[Protocol, tuple[str, Any]] = {
 _PAIR = {"A": (1.0, 0.0), "B": (0.0, 1.0), "TIE": (0.5, 0.5), "ABSTAIN": None}
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THOUGHTS_BEGIN = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_OBJECT_BEGINS = re.compile(r'\{\s*"')
 _WHOLE = re.compile(r"(\d{1,2})(?:\.0+)?(?:\s*/\s*10)?")
 _SCORE = re.compile(r'"score"\s*:\s*(\d+)')
 LEAD = 1000.0
@@ -93,14 +94,15 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             yield whole
             return
     text = _THOUGHTS_BEGIN.split(_THOUGHTS_END.split(text)[-1])[0]
-    place = text.find("{")
-    while place >= 0:
+    place = 0
+    while begins := _OBJECT_BEGINS.search(text, place):
         try:
-            found, place = decoder.raw_decode(text, place)
+            found, place = decoder.raw_decode(text, begins.start())
             yield found
-        except (ValueError, RecursionError):
-            place += 1
-        place = text.find("{", place)
+        except ValueError:
+            place = begins.end()
+        except RecursionError:
+            return
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

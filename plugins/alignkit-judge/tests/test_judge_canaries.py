@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
+from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions, RetryOptions
 from alignkit_judge.questions import Question
 from alignkit_judge.source import JudgeReward, JudgeSource
 from alignkit_judge.templates import blocks, chat_messages, defused
@@ -107,7 +107,8 @@ def test_a_judge_that_copies_verdicts_from_responses_gives_none() -> None:
     ]
     assert len(groups) > 20
     with ScriptedJudge(parrot) as judge:
-        source = JudgeSource(JudgePreferenceOptions(model="parrot", base_url=judge.base_url, orders="one"))
+        retry = RetryOptions(max_unusable=1000)
+        source = JudgeSource(JudgePreferenceOptions(model="parrot", base_url=judge.base_url, orders="one", retry=retry))
         assert {group.ranks for group in source.judge(groups)} == {None}
 
 

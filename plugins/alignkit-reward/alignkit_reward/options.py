@@ -77,6 +77,8 @@ class PlackettLuceOptions(TrainingOptions):
 class ModelOptions(Config):
     """A reward model; trained first on the preferences unless you give one."""
 
+    supersedes: ClassVar[Mapping[str, tuple[str, ...]]] = {"model": ("train", "loss")}
+
     model: str = ""
     """Folder (or hub id) of a sequence classifier with one label; empty trains one on the preferences first."""
     loss: RankingLoss = "pairwise"
@@ -104,12 +106,10 @@ class ModelOptions(Config):
             raise InputError(
                 "is for a reward model of another tool", where="append_end", fix="leave it out, or set model"
             )
-        for name, default in (("train", "{}"), ("loss", "pairwise")):
+        for name in self.supersedes["model"]:
             if self.model and getattr(self, name) not in ({}, "pairwise"):
                 raise InputError(
-                    "has no effect with reward.model, which is trained already",
-                    where=name,
-                    fix=f"leave one of them out; -o reward.{name}={default} drops the recipe's",
+                    "has no effect with reward.model, which is trained already", where=name, fix="leave one of them out"
                 )
 
     def training(self) -> ComponentSpec | None:

@@ -17,6 +17,8 @@ from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
 from alignkit import Context, Group, InputError, PluginError, Prompt
 from alignkit.ops.ranking_losses import Rankings, pair_accuracy
 from alignkit.plugins import Registration, registry
+from alignkit.recipe.reading import resolve
+from alignkit.recipe.recipe import load_recipe
 from alignkit.testing import ELEMENTARY, TinyOptions, TinyPolicy, near, terms_of_network
 from alignkit.testing.material import groups_for, nudge
 
@@ -215,6 +217,15 @@ def test_folders_that_are_no_reward_model_are_refused(tmp_path: Path) -> None:
         ModelReward(ModelOptions(model=str(tmp_path)))
     with pytest.raises(InputError, match="there is no folder"):
         ModelOptions(model=str(tmp_path / "absent")).check()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[reward]\nloss = "infonce"\ntrain.n_epochs = 2\n')
+    given = resolve(load_recipe(recipe, flags={}, overrides=[f"reward.model={tmp_path}"]), registry())
+    assert given.config("reward") == ModelOptions(model=str(tmp_path))
+    assert [notice.partition(": ")[2] for notice in given.notices] == [
+        "ignored, because -o sets what supersedes it"
+    ] * 2
+    kept = resolve(load_recipe(recipe, flags={}, overrides=["reward.model="]), registry())
+    assert kept.config("reward").train == {"n_epochs": 2}
     for idle in ({"train": {"n_epochs": 2}}, {"loss": "infonce"}):
         with pytest.raises(InputError, match=f"{next(iter(idle))}: has no effect with reward.model"):
             ModelOptions(model=str(tmp_path), **idle)  # type: ignore[arg-type]
