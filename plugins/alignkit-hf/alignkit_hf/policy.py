@@ -15,6 +15,7 @@ from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOut
 from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
+from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
 from alignkit_hf.encoding import MEND, Encoder
 from alignkit_hf.fallback import sample_with_generate
@@ -24,7 +25,6 @@ from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
 from alignkit_hf.reference_kl import ReferenceStates
-from alignkit_hf.rotary import sample_by_side
 from alignkit_hf.sampling import TokenChooser, before_stop, uniform_streams
 from alignkit_hf.saved_tokenizer import saved_tokenizer
 from alignkit_hf.scorer import HFScorer

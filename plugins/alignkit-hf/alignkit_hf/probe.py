@@ -103,8 +103,6 @@ class _Trial:
 
     def path(self, path: Path) -> Path:
         """The path with the verdict."""
-        if self.model.is_language_model and not path.fused_head:
-            return replace(path, reason="its logits are not the product of hidden states and vocabulary head alone")
         kernel = _counting_kernel()
         try:
             packed = self._packed(kernel)
@@ -118,6 +116,8 @@ class _Trial:
         reason, accuracy = found or ("", None)
         if not reason and (found is None or count != exact.count_layers(self.model)):
             reason = self._against_own_noise(packed, judge_logprobs=found is None)
+        if not reason and not path.fused_head:
+            reason = "its logits are not the product of hidden states and vocabulary head alone"
         return replace(path, packed=not reason, reason=reason, accuracy=accuracy)
 
     def _against_float64(self, count: int) -> tuple[str, Accuracy | None] | None:

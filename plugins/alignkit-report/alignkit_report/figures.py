@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Figures = dict[str, Any]
 
+MOST_COST = 1e15
 LENGTH_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
 """Bounds of the bins of the first response's length over the second's."""
 
@@ -240,10 +241,10 @@ def cost(groups: Sequence[Group], verdicts: Verdicts) -> Figures:
 
 
 def total_cost(spent: Iterable[Any]) -> Figures:
-    """The sum of each number by its name; what is no mapping of numbers does not count."""
+    """The sum of each number up to MOST_COST by its name; what is no mapping of numbers does not count."""
     total: dict[str, float] = defaultdict(float)
     for one in spent:
         for name, value in one.items() if isinstance(one, dict) else ():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if type(value) in (int, float) and abs(value) <= MOST_COST:
                 total[name] += value
     return {name: round(value, 6) for name, value in total.items()}

@@ -162,7 +162,12 @@ def test_duplicates_leaks_and_cost() -> None:
 
 def test_a_malformed_annotation_names_its_record() -> None:
     with pytest.raises(InputError, match="record 2"):
-        figures([pair("p", h=1), Group(Prompt.of("q"), ("a", "b"), meta={"annotations": [{"ranks": [0, 1]}]})])
+        figures(
+            [
+                pair("p", h=1),
+                Group(Prompt.of("q"), ("a", "b"), meta={"annotations": [{"annotator": "h", "ranks": [0]}]}),
+            ]
+        )
 
 
 def test_the_command_as_text_json_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
