@@ -119,7 +119,7 @@ def test_from_a_run_to_the_report_that_opens_with_the_audit(tmp_path: Path, caps
         assert (found["audit"]["pairs"], found["audit"]["people_agree"]["n"]) == (60, 60)
         assert found["opening"][0].startswith("The judge agrees with people on ")
         assert " of 60 random pairs [" in found["opening"][0]
-        assert found["opening"][2].startswith("The labels cost 2,000 tokens, 2 money")
+        assert found["opening"][3].startswith("The labels cost 2,000 tokens, 2 money")
 
 
 def test_labels_that_no_ai_gave_have_no_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

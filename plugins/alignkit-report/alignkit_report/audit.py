@@ -48,16 +48,20 @@ def audit_figures(verdicts: Verdicts) -> Figures | None:
         return None
     judge = [panel_verdict(unit.verdicts_of(name) for name in machines) for unit, _ in cases]
     alike = [random_person(verdict, said) for verdict, (_, said) in zip(judge, cases, strict=True)]
-    decided = [share for verdict, share in zip(judge, alike, strict=True) if verdict not in (None, TIE)]
-    together = [_alike(said) for _, said in cases if len(said) > 1]
-    agree, strict, each_other = (Share(sum(found), len(found)) for found in (alike, decided, together))
-    verdict, why = verdict_on(agree, strict, each_other)
+    strict = [[verdict for verdict in said if verdict != TIE] for _, said in cases]
+    decided = [
+        random_person(one, said) for one, said in zip(judge, strict, strict=True) if one not in (None, TIE) and said
+    ]
+    agree, agree_decided = (Share(sum(found), len(found)) for found in (alike, decided))
+    people_agree, people_decided = (_each_other(said) for said in ([said for _, said in cases], strict))
+    verdict, why = verdict_on(agree, agree_decided, people_agree, people_decided)
     return {
         "drawn": len(drawn),
         "pairs": len(cases),
         "agree": agree.to_json(),
-        "agree_where_decided": strict.to_json(),
-        "people_agree": each_other.to_json(),
+        "agree_where_both_decide": agree_decided.to_json(),
+        "people_agree": people_agree.to_json(),
+        "people_agree_where_both_decide": people_decided.to_json(),
         "each_person": {name: _with(cases, judge, name).to_json() for name in people},
         "judge_tied": judge.count(TIE),
         "judge_abstained": judge.count(None),
@@ -66,26 +70,32 @@ def audit_figures(verdicts: Verdicts) -> Figures | None:
     }
 
 
-def verdict_on(agree: Share, decided: Share, people: Share) -> tuple[str, str]:
+def verdict_on(agree: Share, decided: Share, people: Share, people_decided: Share) -> tuple[str, str]:
     """(verdict, why) by the rules of docs/data.md.
 
     Args:
         agree: the judge with a random person, on all audited pairs.
-        decided: the same on the pairs where the judge neither tied nor abstained.
-        people: two people with each other.
+        decided: the same where neither calls a tie or abstains.
+        people, people_decided: two people with each other, on the same two sets.
     """
     if agree.n < ENOUGH:
         return "unknown", f"people have judged {agree.n} pairs of the audit, and a verdict needs {ENOUGH}"
-    measured = people.value is not None and people.n >= ENOUGH
-    limit = (people.value or 0.0) - MARGIN if measured else ALONE
-    of = f"{MARGIN:.0%} below people" if measured else f"too few pairs have two people, so {ALONE:.0%}"
     if not decided.n or decided.interval[0] <= 0.5:
-        return "do not use", f"where the judge decides, it agrees on {decided}, which may be no better than a coin"
+        return "do not use", f"where both decide, it agrees on {decided}, which may be no better than a coin"
+    (limit, of), (limit_decided, of_decided) = _limit(people), _limit(people_decided)
     if (agree.value or 0.0) >= limit:
         return "use", f"it reaches {limit:.0%} ({of})"
-    if (decided.value or 0.0) >= limit:
-        return "use with people for ties", f"it reaches {limit:.0%} ({of}) only where it decides: {decided}"
-    return "do not use", f"it does not reach {limit:.0%} ({of}), not even where it decides: {decided}"
+    told = f"{limit_decided:.0%} ({of_decided})"
+    if (decided.value or 0.0) >= limit_decided:
+        return "use with people for ties", f"where both decide, it reaches {told}, but with ties it misses {limit:.0%}"
+    return "do not use", f"where both decide, it misses {told}: {decided}"
+
+
+def _limit(people: Share) -> tuple[float, str]:
+    """What a judge must reach, and why."""
+    if people.value is None or people.n < ENOUGH:
+        return ALONE, "too few pairs have two people"
+    return people.value - MARGIN, f"{MARGIN:.0%} below people"
 
 
 def opening(figures: Mapping[str, Any]) -> list[str]:
@@ -101,11 +111,13 @@ def opening(figures: Mapping[str, Any]) -> list[str]:
 def _audited(audit: Mapping[str, Any]) -> list[str]:
     if not audit["pairs"]:
         return [f"An audit of {audit['drawn']} random pairs is drawn, and nobody has judged one yet."]
-    people = audit["people_agree"]
+    people, decided = audit["people_agree"], audit["agree_where_both_decide"]
     told = f"people agree with each other on {_percent(people)} of {people['n']}" if people else ""
     first = f"The judge agrees with people on {_percent(audit['agree'], audit['agree']['n'])}"
+    where = f"Where both decide, it is right in {_percent(decided)} of {decided['n']}." if decided else ""
     return [
         f"{first}; {told or 'no pair has two people, so how far people agree is unknown'}.",
+        *([where] if where else []),
         f"Verdict: {audit['verdict']}: {audit['why']}.",
     ]
 
@@ -130,10 +142,10 @@ def _percent(share: Mapping[str, Any], pairs: int | None = None) -> str:
     )
 
 
-def _alike(said: Sequence[int]) -> float:
-    """The chance that two different ones of these people say the same."""
-    pairs = list(combinations(said, 2))
-    return sum(one == other for one, other in pairs) / len(pairs)
+def _each_other(cases: Sequence[Sequence[int]]) -> Share:
+    """How often two different people say the same, over the pairs that several have judged."""
+    pairs = [list(combinations(said, 2)) for said in cases if len(said) > 1]
+    return Share(sum(sum(one == other for one, other in found) / len(found) for found in pairs), len(pairs))
 
 
 def _with(cases: Sequence[tuple[Unit, Sequence[int]]], judge: Sequence[int | None], name: str) -> Share:

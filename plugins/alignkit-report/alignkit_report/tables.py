@@ -118,7 +118,7 @@ def _against(name: str, said: Figures) -> list[Sequence[Any]]:
 
 
 def _audit(audit: Figures) -> list[Sequence[Any]]:
-    shares = ("agree", "agree_where_decided", "people_agree")
+    shares = ("agree", "agree_where_both_decide", "people_agree", "people_agree_where_both_decide")
     rows = {name: _share(value) if name in shares else value for name, value in audit.items() if name != "each_person"}
     each = {f"agrees with {name}": _share(share) for name, share in audit.get("each_person", {}).items()}
     return [row for row in _named({**rows, **each}) if row[1] != ""]

@@ -41,13 +41,15 @@ def test_the_opening_of_an_audit() -> None:
     assert found["opening"] == [
         "The judge agrees with people on 78% of 100 random pairs [69, 85];"
         " people agree with each other on 84% [71, 92] of 50.",
+        "Where both decide, it is right in 77% [68, 84] of 96.",
         "Verdict: use: it reaches 74% (10% below people).",
         "The labels cost 5 money, 200 seconds of person 0, 100 seconds of person 1.",
     ]
     audit = found["audit"]
     assert (audit["pairs"], audit["judge_tied"], audit["judge_abstained"]) == (100, 4, 0)
     assert audit["people_agree"]["n"] == 50
-    assert audit["agree_where_decided"]["value"] == pytest.approx(74 / 96, abs=1e-4)
+    assert audit["agree_where_both_decide"]["value"] == pytest.approx(74 / 96, abs=1e-4)
+    assert audit["people_agree_where_both_decide"]["value"] == pytest.approx(38 / 46, abs=1e-4)
 
 
 def test_the_judge_abstains_if_it_does_so_in_one_order() -> None:
@@ -56,21 +58,24 @@ def test_the_judge_abstains_if_it_does_so_in_one_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("agree", "decided", "people", "verdict"),
+    ("agree", "decided", "people", "people_decided", "verdict"),
     [
-        (Share(29, 29), Share(29, 29), Share(0, 0), "unknown"),
-        (Share(55, 100), Share(55, 100), Share(60, 100), "do not use"),
-        (Share(78, 100), Share(75, 90), Share(84, 100), "use"),
-        (Share(70, 100), Share(70, 90), Share(0, 0), "use"),
-        (Share(69, 100), Share(69, 90), Share(0, 0), "use with people for ties"),
-        (Share(60, 100), Share(60, 75), Share(90, 100), "use with people for ties"),
-        (Share(60, 100), Share(60, 80), Share(90, 100), "do not use"),
-        (Share(0, 100), Share(0, 0), Share(90, 100), "do not use"),
-        (Share(70, 100), Share(70, 90), Share(20, 20), "use"),
+        (Share(29, 29), Share(29, 29), Share(0, 0), Share(0, 0), "unknown"),
+        (Share(55, 100), Share(55, 100), Share(60, 100), Share(60, 100), "do not use"),
+        (Share(78, 100), Share(75, 90), Share(84, 100), Share(84, 100), "use"),
+        (Share(70, 100), Share(70, 90), Share(0, 0), Share(0, 0), "use"),
+        (Share(69, 100), Share(69, 90), Share(0, 0), Share(0, 0), "use with people for ties"),
+        (Share(60, 100), Share(60, 75), Share(90, 100), Share(90, 90), "do not use"),
+        (Share(60, 100), Share(60, 75), Share(90, 100), Share(81, 90), "use with people for ties"),
+        (Share(60, 100), Share(60, 80), Share(90, 100), Share(81, 90), "do not use"),
+        (Share(0, 100), Share(0, 0), Share(90, 100), Share(90, 90), "do not use"),
+        (Share(70, 100), Share(70, 90), Share(20, 20), Share(20, 20), "use"),
     ],
 )
-def test_the_rules_of_the_docs(agree: Share, decided: Share, people: Share, verdict: str) -> None:
-    assert verdict_on(agree, decided, people)[0] == verdict
+def test_the_rules_of_the_docs(
+    agree: Share, decided: Share, people: Share, people_decided: Share, verdict: str
+) -> None:
+    assert verdict_on(agree, decided, people, people_decided)[0] == verdict
 
 
 def test_a_majority_flatters_and_says_how_many_pairs_it_leaves_out() -> None:
