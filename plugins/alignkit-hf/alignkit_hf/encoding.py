@@ -200,7 +200,11 @@ class Encoder:
         if not texts:
             return []
         encoded: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=add_special_tokens, return_attention_mask=False, return_token_type_ids=False
+            list(texts),
+            add_special_tokens=add_special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
         )["input_ids"]
         for text, ids in zip(texts, encoded, strict=True) if self.unusable else ():
             if found := self.unusable.intersection(ids):
