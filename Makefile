@@ -28,9 +28,9 @@ test-slow: install
 	$(PYTEST) -m "slow and not gpu"
 
 # A clone with nothing beside it, where the README's commands are typed as a reader would.
-readme:
-	clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone/alignkit" && cd "$$clone/alignkit" \
-		&& $(MAKE) --no-print-directory demo && $(BIN)/python tests/readme.py
+readme: install
+	clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone/alignkit" \
+		&& export PATH="$(CURDIR)/$(BIN):$$PATH" && cd "$$clone/alignkit" && alignkit demo --quiet && python tests/readme.py
 
 test-trackers: install
 	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"

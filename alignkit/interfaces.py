@@ -157,10 +157,7 @@ class HasValues(ABC):
     @abstractmethod
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
         """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
-
-        Raises:
-            InputError: the folder holds no scorer (a causal LM has no scoring head).
-        """
+        Raises InputError if the folder holds none (a causal LM has no scoring head)."""
 
 
 class RewardSource(Component[ConfigT]):
@@ -180,6 +177,10 @@ class RewardSource(Component[ConfigT]):
     def figures(self) -> Mapping[str, float]:
         """Figures of the last `score` call, logged with each batch of rollouts; the same names in every process."""
         return {}
+
+    def worth(self) -> str:
+        """A sentence on how far to trust the scores so far, for the run's last lines and its report."""
+        return ""
 
     @classmethod
     def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
@@ -211,17 +212,17 @@ class PreferenceSource(Component[ConfigT]):
         """Describes what was read, for people: form, counts, a sample. Called after `preferences`."""
         return ""
 
+    def figures(self) -> Mapping[str, Any]:
+        """JSON figures for the stage's summary; `worth`, a sentence on its labels, also ends the run's output."""
+        return {}
+
     def first(self) -> Iterable[tuple[str, Group]]:
         """The first groups of a file, each with its place, to try them before a model is loaded."""
         return ()
 
     @classmethod
     def options_of_file(cls, path: Path, columns: Mapping[str, str]) -> Mapping[str, Any]:
-        """The options with which this source reads a file, for commands that take a file.
-
-        Args:
-            columns: old column name -> new one.
-        """
+        """The options with which this source reads a file, for commands; `columns` maps old names to new ones."""
         raise NotImplementedError(f"{cls.__name__} reads no files")
 
 

@@ -39,9 +39,9 @@ def annotators(found: Sequence[Group]) -> Counter[tuple[str, ...]]:
 
 
 def test_the_page_is_short_and_ends_where_it_says() -> None:
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 90
+    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 105
     assert next(command for command, _ in steps(PAGE)) == "alignkit demo --out demo"
-    assert sum(command.startswith(SERVE) for command, _ in steps(PAGE)) == 3
+    assert sum(command.startswith(SERVE) for command, _ in steps(PAGE)) == 4
     assert sum(AN_AI in command for command, _ in steps(PAGE) if command.startswith(MIX)) == 2
 
 
@@ -50,7 +50,7 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Walk:
     """A reader in an empty folder whose demo takes seconds, and whose annotators have a break after ten items."""
     monkeypatch.chdir(tmp_path)
     instead = {"alignkit demo": lambda: make_small_demo(Path("demo"))}
-    return Walk(tmp_path, instead, {"alignkit run": FEW, SERVE: "--port 0"}, patience=(10, None, None, None))
+    return Walk(tmp_path, instead, {"alignkit run": FEW, SERVE: "--port 0"}, patience=(10, None, None, None, None))
 
 
 @pytest.mark.slow
@@ -75,6 +75,8 @@ def test_every_command_does_what_the_page_says(walk: Walk) -> None:
         assert stages["eval"].keys() >= {"start", "policy", "win_rate/gold"}
     assert groups(walk.folder / "runs/ppo/preferences.jsonl") == labelled
     check_mixture(done[mixes[0]], groups(walk.folder / "mixed.jsonl"))
+    assert re.match(r"The judge agrees with people on \d+% of \d+ random pairs \[\d+, \d+\];", done[-1].out), done[-1]
+    assert "Verdict: " in done[-1].out
     judge_instead(walk, done[mixes[0]].command)
 
 

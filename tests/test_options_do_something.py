@@ -60,7 +60,7 @@ NEEDS: Mapping[str, Options] = {
     "reference_decay": {"track_kl": True, "reference_refresh_every": 1, "reference_decay": 0.5},
     "reference_max_kl": {"track_kl": True, "reference_refresh_every": 1, "reference_decay": 0.5},
     "loss_length": {"aggregation": "sum"},
-    "overlong_share": {"overlong_penalty": 0.5},
+    "overlong_share": {"overlong_penalty": 0.5, "group_size": 8},
     "credit": {"missing_eos_penalty": 0.3},
     "normalize_rewards": {"missing_eos_penalty": 0.6},
     "ptx_batch_size": {"ptx_coef": 0.5},
@@ -74,7 +74,10 @@ NEEDS: Mapping[str, Options] = {
 REASONS: Mapping[str, tuple[Options, str]] = {
     "track_kl": ({"kl_coef": 0.0}, "what it asks for is measured already where the KL has a weight"),
     "keep_checkpoints": ({"save_every": 3}, "these runs save none, to be fast"),
-    "dual_clip": ({"learning_rate": 0.3, "n_epochs": 4}, "the ratio of a bad response rises where steps are too large"),
+    "dual_clip": (
+        {"learning_rate": 0.3, "n_epochs": 4, "group_size": 8},
+        "the ratio of a bad response rises where steps are too large",
+    ),
     "stop_kl": ({"minibatch_size": 1}, "these runs have too few steps a batch for any to be left out"),
 }
 """Options that may change nothing alone, what is set beside them here, and why."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_trl.fields import config_fields
 from pydantic import TypeAdapter, ValidationError
 
 from alignkit import errors, options
 from alignkit.algorithms import RatioOptions
 from alignkit.checking import OptionsError
 from alignkit.errors import InputError, closest
-from alignkit.plugins import blamed
+from alignkit.plugins import blamed, read_component, registry
 from alignkit.recipe.options import CandidateOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -162,6 +165,34 @@ def test_a_package_that_is_missing_is_named_with_code_2() -> None:
     with pytest.raises(InputError, match=f"backend: {text}"):
         options.require_package("no_such_package", where="backend")
     options.require_package("json", where="backend")
+
+
+@pytest.mark.parametrize(
+    ("package", "role", "spec"),
+    [
+        ("openai", "preferences", {"plugin": "judge", "model": "m", "base_url": "http://127.0.0.1:1/v1"}),
+        ("pyarrow", "preferences", {"plugin": "dataset", "path": "rows.parquet"}),
+        ("trl", "optimizer", {"plugin": "trl-dpo"}),
+    ],
+)
+def test_a_plugin_whose_package_is_missing_is_refused_by_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, role: str, spec: dict[str, Any]
+) -> None:
+    """As where it is not installed: it can be neither found nor imported."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == package else find(name, *more))
+    monkeypatch.setattr("alignkit_trl.fields.find_spec", importlib.util.find_spec)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    config_fields.cache_clear()
+    with pytest.raises(InputError, match=f"needs the package '{package}', which is not installed") as refused:
+        _, problems = read_component(registry(), role, spec)
+        raise OptionsError("options", problems)
+    assert f"pip install {package}" in str(refused.value)
+    config_fields.cache_clear()
 
 
 def test_a_model_is_a_folder_or_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

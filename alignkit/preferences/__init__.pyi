@@ -5,19 +5,22 @@ from .agreement import (
     Z95 as Z95,
 )
 from .agreement import (
-    Agreement as Agreement,
-)
-from .agreement import (
     Share as Share,
 )
 from .agreement import (
-    krippendorff_alpha as krippendorff_alpha,
+    agreement_with_people as agreement_with_people,
 )
 from .agreement import (
     most_frequent as most_frequent,
 )
 from .agreement import (
-    raw_agreement as raw_agreement,
+    panel_verdict as panel_verdict,
+)
+from .agreement import (
+    random_person as random_person,
+)
+from .agreement import (
+    ranked_by_ai as ranked_by_ai,
 )
 from .annotations import (
     FIRST as FIRST,
@@ -39,6 +42,9 @@ from .annotations import (
 )
 from .annotations import (
     annotations_of as annotations_of,
+)
+from .annotations import (
+    stored_annotations as stored_annotations,
 )
 from .annotations import (
     with_annotations as with_annotations,

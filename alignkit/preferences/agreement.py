@@ -1,19 +1,19 @@
-"""Agreement of annotators: raw agreement, Cohen's kappa, Krippendorff's alpha, intervals. Imports no torch.
-
-- Cohen (1960), A coefficient of agreement for nominal scales.
-- Krippendorff (2011), Computing Krippendorff's alpha-reliability: nominal data with missing values.
-- Wilson (1927), Probable inference: the interval of a share.
-"""
+"""Shares with Wilson's interval (1927, Probable inference), and how often AIs agree with people. Imports no torch."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import combinations
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
+from alignkit.preferences.annotations import TIE, stored_annotations
+
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Collection, Iterable, Sequence
+
+    from alignkit.records import Group
 
 Z95 = 1.959964
 
@@ -46,59 +46,10 @@ class Share:
         low, high = self.interval
         return {"value": round(self.value, 4), "low": round(low, 4), "high": round(high, 4), "n": self.n}
 
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Agreement of two annotators on the `n` cases that both judged.
-
-    Attributes:
-        observed: share of cases with the same verdict.
-        kappa: (observed - expected) / (1 - expected), where `expected` is the chance agreement at their frequencies;
-            None if that is 1.
-    """
-
-    n: int
-    observed: float
-    kappa: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        kappa = None if self.kappa is None else round(self.kappa, 4)
-        return {"n": self.n, "agreement": round(self.observed, 4), "kappa": kappa}
-
-
-def raw_agreement(pairs: Iterable[tuple[Hashable, Hashable]]) -> Agreement | None:
-    """Agreement of two annotators' verdicts on the same cases; None without cases."""
-    both = list(pairs)
-    if not both:
-        return None
-    n = len(both)
-    observed = sum(one == other for one, other in both) / n
-    ones, others = Counter(one for one, _ in both), Counter(other for _, other in both)
-    expected = sum(count * others[verdict] for verdict, count in ones.items()) / n**2
-    return Agreement(n, observed, None if expected == 1 else (observed - expected) / (1 - expected))
-
-
-def krippendorff_alpha(units: Iterable[Iterable[Hashable | None]]) -> float | None:
-    """Krippendorff's alpha of nominal values: 1 is full agreement, 0 is chance.
-
-    Args:
-        units: the annotators' values for each unit, None if missing. Units with fewer than two values are skipped.
-
-    Returns:
-        1 - observed / expected disagreement; None if no unit has two values, or all values are the same.
-    """
-    disagreement = 0.0
-    totals: Counter[Hashable] = Counter()
-    for values in units:
-        known = Counter(value for value in values if value is not None)
-        m = known.total()
-        if m < 2:
-            continue
-        totals += known
-        disagreement += (m * m - sum(count * count for count in known.values())) / (m - 1)
-    n = totals.total()
-    expected = n * n - sum(count * count for count in totals.values())
-    return 1 - (n - 1) * disagreement / expected if expected else None
+    def __str__(self) -> str:
+        """`78% of 100 [69, 85]`."""
+        low, high = (round(100 * bound) for bound in self.interval)
+        return "no cases" if self.value is None else f"{self.value:.0%} of {self.n} [{low}, {high}]"
 
 
 def most_frequent(values: Iterable[int | None]) -> int | None:
@@ -107,3 +58,41 @@ def most_frequent(values: Iterable[int | None]) -> int | None:
     if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
         return None
     return ranked[0][0]
+
+
+def panel_verdict(looks: Iterable[Collection[int | None]]) -> int | None:
+    """The verdict of one or several AIs, from each one's verdicts on a pair in one order or both.
+
+    An AI whose verdicts differ calls a tie; one that abstained in an order abstains. Then the most frequent verdict
+    counts, and a tie if two are equally frequent.
+    """
+    each = [None if None in own else own[0] if len(set(own)) == 1 else TIE for own in map(list, looks) if own]
+    known = [verdict for verdict in each if verdict is not None]
+    found = most_frequent(known)
+    return TIE if known and found is None else found
+
+
+def random_person(verdict: int | None, people: Sequence[int]) -> float:
+    """The chance that a random one of these people gives this verdict; an abstention is nobody's verdict."""
+    return people.count(verdict) / len(people) if verdict is not None else 0.0
+
+
+def agreement_with_people(groups: Iterable[Group]) -> Share:
+    """How often AIs give the verdict of a random person, over the pairs of responses that both judged."""
+    hits, pairs = 0.0, 0
+    for group in groups:
+        said = stored_annotations(group)
+        for pair in combinations(range(len(group.responses)), 2):
+            people = [v for one in said if one.kind == "human" and (v := one.verdict(*pair)) is not None]
+            looks: dict[str, list[int | None]] = {}
+            for one in said:
+                if one.kind == "ai":
+                    looks.setdefault(one.annotator, []).append(one.verdict(*pair))
+            if people and looks:
+                hits, pairs = hits + random_person(panel_verdict(looks.values()), people), pairs + 1
+    return Share(hits, pairs)
+
+
+def ranked_by_ai(group: Group) -> bool:
+    """Whether the ranks are AIs' alone: no person judged the group, or it says so (`meta.ranks_by`)."""
+    return group.meta.get("ranks_by") == "ai" or {one.kind for one in stored_annotations(group)} == {"ai"}

@@ -115,6 +115,14 @@ def annotations_of(group: Group) -> list[Annotation]:
     return found
 
 
+def stored_annotations(group: Group) -> list[Annotation]:
+    """The annotations that the record itself holds; none if the field holds something else."""
+    try:
+        return annotations_of(group) if FIELD in group.meta else []
+    except ValueError:
+        return []
+
+
 def with_annotations(group: Group, annotations: Iterable[Annotation]) -> Group:
     """The group with its annotations replaced by these."""
     return replace(group, meta={**group.meta, FIELD: [annotation.to_json() for annotation in annotations]})

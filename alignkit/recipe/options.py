@@ -103,7 +103,8 @@ class EvalOptions(Config):
     """Above 1: also measure both policies as best of n, keeping of n responses the one that [reward] scores highest
     (arXiv:2009.01325). Its KL to the sampled policy is at most log n - (n - 1) / n nats."""
     against: str = "sft"
-    """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT), or a model folder."""
+    """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT) or a model folder. Where the
+    run directory has no aligned policy, the recipe's own is compared with that folder."""
 
     def check(self) -> None:
         super().check()

@@ -29,7 +29,8 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         title="alignkit run",
         name=folder.resolve().name,
         stages=[(name, said.get("seconds", ""), said.get("steps", "")) for name, said in summary.items()],
-        reward=reward if "accuracy" in reward else None,
+        worth=worth_of_labels(summary),
+        reward=reward if "shorter_wins" in reward else None,
         on=figures.get("on", "prompts of unknown history"),
         policies=policies_table(figures) if "policy" in figures else None,
         samples=_samples(folder / "samples.jsonl"),
@@ -68,6 +69,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except (ValueError, AttributeError):
             continue
     return records
+
+
+def worth_of_labels(summary: Mapping[str, Any]) -> str:
+    """How far to trust the labels of each stage, in its source's words, and what the reward model's figure means."""
+    said = [f"{name}: {stage['worth']}" for name, stage in summary.items() if stage.get("worth")]
+    figure = summary.get("reward", {}).get("agreement_with_ai")
+    if figure:
+        said.append(f"The reward model agrees with the AI on {figure['value']:.1%} of its pairs, which is no accuracy")
+    return ". ".join(said)
 
 
 def policies_table(figures: Mapping[str, Any]) -> dict[str, Any]:

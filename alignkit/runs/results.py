@@ -12,7 +12,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import read_groups
 from alignkit.runs.page import TEMPLATES, render
-from alignkit.runs.report import policies_table, read_metrics, read_state
+from alignkit.runs.report import policies_table, read_metrics, read_state, worth_of_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,9 +49,11 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What `eval` measured on, `out` and the summary of each stage, as `alignkit run --json` prints them."""
+        """What `eval` measured on, `out`, each stage's summary and what AIs' labels are worth, as `alignkit run --json`
+        prints them."""
         measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
-        return {**measured, "out": str(self.path), **self._said}
+        worth = worth_of_labels(self._said)
+        return {**measured, "out": str(self.path), **self._said, **({"worth": worth} if worth else {})}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed
 from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
+from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
@@ -58,6 +59,7 @@ class Stages:
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._rankings: dict[int, list[Group]] = {}
+        self._figures: Mapping[str, Any] = {}
         if resolved.run.threads:
             torch.set_num_threads(resolved.run.threads)
 
@@ -80,7 +82,7 @@ class Stages:
         groups = self._ranked(number)
         labels = sum(len(group.labels or ()) for group in groups)
         pairs = sum(len(group.preferred_pairs()) for group in groups)
-        return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {})
+        return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {}) | dict(self._figures)
 
     def reward(self) -> dict[str, Any]:
         """Preferences -> reward/, with its accuracy on held-out prompts."""
@@ -192,6 +194,7 @@ class Stages:
         ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
+            self._figures = source.figures()
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
@@ -255,7 +258,9 @@ class Stages:
         load = partial(self._policy, self._start)
         ask = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
         with blamed(f"preferences {type(source).__name__}"):
-            return list(source.preferences(ask))
+            groups = list(source.preferences(ask))
+            self._figures = source.figures()
+        return groups
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
@@ -343,8 +348,9 @@ class Stages:
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
-        stopped = {"stopped": result.stopped} if result.stopped else {}
-        return {**summary, **stopped, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+        worth = optimizer.reward.worth() if optimizer.reward else ""
+        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
 def described(groups: Sequence[Group]) -> str:
@@ -356,13 +362,14 @@ def described(groups: Sequence[Group]) -> str:
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval, and the baseline that prefers the shorter response."""
+    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), and the baseline
+    that prefers the shorter response."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}
     accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
     return {
         **history.of_measuring_on(list({group.prompt.key: group.prompt for group in ranked}.values())),
-        "accuracy": accuracy.to_json(),
+        "agreement_with_ai" if all(map(ranked_by_ai, ranked)) else "accuracy": accuracy.to_json(),
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
     }

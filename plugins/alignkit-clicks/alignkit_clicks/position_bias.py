@@ -23,16 +23,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-MAX_STEPS = 5000
+MAX_STEPS, LARGEST_LOG = 5000, 30.0
 TOLERANCE = 1e-7
 PRIOR = 0.1
 """Pseudo-picks that keep the worth of never-picked items finite."""
+RESAMPLES = (40, 200)
+RESAMPLED_CELLS = 4_000_000
+"""A long log is resampled less often, so that about this many of its cells are fitted in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,15 @@ class Fit:
         return 0.5 * (1 + erf(float(self.worth[one] - self.worth[other]) / sqrt(2 * variance)))
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a fit starts, and how exactly it ends."""
+
+    propensities: Floats
+    worth: Floats
+    tolerance: float = TOLERANCE
+
+
 def fit(impressions: Iterable[Impression], items: int, *, choice: bool, propensities: Sequence[float] = ()) -> Fit:
     """Fits one of the two models.
 
@@ -77,23 +89,42 @@ def fit(impressions: Iterable[Impression], items: int, *, choice: bool, propensi
     Raises:
         ValueError: no item links some positions, so their propensities can't be told apart from the items' worth.
     """
-    counted = Counter(impressions)
-    rows = list(counted)
-    weight = np.array([counted[row] for row in rows], dtype=float)
-    positions = max(len(row.shown) for row in rows)
+    log = _log_of(impressions, items)
+    positions = log.shown.shape[1]
     if propensities and len(propensities) < positions:
         raise ValueError(f"{len(propensities)} propensities for {positions} positions")
+    if not propensities and (apart := log.unlinked()) is not None:
+        raise ValueError(f"no response links positions 1 and {apart + 1}, even indirectly")
+    known = np.array(propensities[:positions], dtype=float) / propensities[0] if propensities else None
+    found, worth = (_fit_choice if choice else _fit_examination)(log, known)
+    return Fit(found, np.log(worth), log.by_item(log.there), log.by_item(log.picked))
+
+
+def propensity_intervals(impressions: Iterable[Impression], found: Fit, *, choice: bool) -> Floats:
+    """[P, 2] 95% percentile bootstraps over impressions of the propensities that were estimated from this log; 0 to
+    infinity where no item links the positions in more than 2.5% of the resamples."""
+    log = _log_of(impressions, len(found.worth))
+    start = Start(found.propensities, np.exp(found.worth), tolerance=1e-4)
+    count = int(np.clip(RESAMPLED_CELLS / log.shown.size, *RESAMPLES))
+    linked = [again for again in log.resampled(count) if again.unlinked() is None]
+    if len(linked) < 0.975 * count:
+        positions = len(found.propensities)
+        return np.array([[1.0, 1.0], *([0.0, np.inf] for _ in range(positions - 1))])
+    estimated = [(_fit_choice if choice else _fit_examination)(again, None, start)[0] for again in linked]
+    bounds: Floats = np.quantile(estimated, [0.025, 0.975], axis=0).T
+    return bounds
+
+
+def _log_of(impressions: Iterable[Impression], items: int) -> _Log:
+    counted = Counter(impressions)
+    rows = list(counted)
+    positions = max(len(row.shown) for row in rows)
     shown = np.full((len(rows), positions), -1)
     picked = np.zeros((len(rows), positions))
     for number, row in enumerate(rows):
         shown[number, : len(row.shown)] = row.shown
         picked[number, list(row.picked)] = 1
-    log = _Log(shown, picked, weight, items)
-    if not propensities:
-        log.check_links()
-    known = np.array(propensities[:positions], dtype=float) / propensities[0] if propensities else None
-    found, worth = (_fit_choice if choice else _fit_examination)(log, known)
-    return Fit(found, np.log(worth), log.by_item(log.there), log.by_item(picked))
+    return _Log(shown, picked, np.array([counted[row] for row in rows], dtype=float), items)
 
 
 @dataclass(frozen=True)
@@ -144,54 +175,80 @@ class _Log:
             if np.array_equal(before, lowest):
                 return lowest
 
-    def check_links(self) -> None:
-        """Raises ValueError unless items shown at several positions link all positions."""
+    def resampled(self, count: int) -> Iterator[_Log]:
+        """As many logs of as many impressions, drawn with replacement."""
+        draw, total = np.random.default_rng(0), int(self.weight.sum())
+        for weight in draw.multinomial(total, self.weight / total, size=count):
+            seen = weight > 0
+            yield _Log(self.shown[seen], self.picked[seen], weight[seen].astype(float), self.items)
+
+    def unlinked(self) -> int | None:
+        """A position that no items shown at several positions link with the first one; None if all are linked."""
         joined = list(range(self.shown.shape[1]))
         first: dict[int, int] = {}
         for position, column in enumerate(self.shown.T):
             for item in set(column[column >= 0].tolist()):
                 old, new = joined[position], joined[first.setdefault(item, position)]
                 joined = [new if one == old else one for one in joined]
-        if len(set(joined)) > 1:
-            apart = next(place for place, one in enumerate(joined) if one != joined[0])
-            raise ValueError(f"no response links positions 1 and {apart + 1}, even indirectly")
+        return next((place for place, one in enumerate(joined) if one != joined[0]), None)
 
 
-def _fit_examination(log: _Log, known: Floats | None) -> tuple[Floats, Floats]:
-    propensities = np.ones(log.shown.shape[1]) if known is None else known
+def _fit_examination(log: _Log, known: Floats | None, start: Start | None = None) -> tuple[Floats, Floats]:
     picks, looks = log.by_position(log.picked), log.by_item(log.there)
     overall = picks.sum() / looks.sum()
-    rates = np.full(log.items, overall)
-    for _ in range(MAX_STEPS):
+
+    def step(propensities: Floats, _: Floats) -> tuple[Floats, Floats]:
         exposure = log.by_item(log.there * propensities)
-        updated = (log.by_item(log.picked) + PRIOR) / (exposure + PRIOR / overall)
-        moved = np.abs(np.log(updated / rates)).max()
-        rates = updated
-        if known is None:
-            estimated = (picks + PRIOR) / (log.by_position(log.of_item(rates)) + PRIOR)
-            moved = max(moved, np.abs(np.log(estimated / estimated[0] / propensities)).max())
-            propensities = estimated / estimated[0]
-        if moved < TOLERANCE:
-            break
-    return propensities, rates
+        rates = (log.by_item(log.picked) + PRIOR) / (exposure + PRIOR / overall)
+        if known is not None:
+            return propensities, rates
+        estimated = (picks + PRIOR) / (log.by_position(log.of_item(rates)) + PRIOR)
+        return estimated / estimated[0], rates
+
+    return _settled(step, start or Start(_ones(log, known), np.full(log.items, overall)))
 
 
-def _fit_choice(log: _Log, known: Floats | None) -> tuple[Floats, Floats]:
-    propensities = np.ones(log.shown.shape[1]) if known is None else known
-    strengths = np.ones(log.items)
+def _fit_choice(log: _Log, known: Floats | None, start: Start | None = None) -> tuple[Floats, Floats]:
     won, picks = log.by_item(log.picked) + PRIOR, log.by_position(log.picked)
-    for _ in range(MAX_STEPS):
+
+    def step(propensities: Floats, strengths: Floats) -> tuple[Floats, Floats]:
         total = (log.of_item(strengths) * propensities).sum(axis=1, keepdims=True)
         chances = log.by_item(log.there * propensities / total)
-        updated = log.centred(won / (chances + 2 * PRIOR / (strengths + 1)))
-        moved = np.abs(np.log(updated / strengths)).max()
-        strengths = updated
-        if known is None:
-            spread = log.of_item(strengths)
-            total = (spread * propensities).sum(axis=1, keepdims=True)
-            estimated = (picks + PRIOR) / (log.by_position(spread / total) + PRIOR / propensities)
-            moved = max(moved, np.abs(np.log(estimated / estimated[0] / propensities)).max())
-            propensities = estimated / estimated[0]
-        if moved < TOLERANCE:
+        strengths = log.centred(won / (chances + 2 * PRIOR / (strengths + 1)))
+        if known is not None:
+            return propensities, strengths
+        spread = log.of_item(strengths)
+        total = (spread * propensities).sum(axis=1, keepdims=True)
+        estimated = (picks + PRIOR) / (log.by_position(spread / total) + PRIOR / propensities)
+        return estimated / estimated[0], strengths
+
+    return _settled(step, start or Start(_ones(log, known), np.ones(log.items)))
+
+
+def _ones(log: _Log, known: Floats | None) -> Floats:
+    return np.ones(log.shown.shape[1]) if known is None else known
+
+
+def _settled(step: Callable[[Floats, Floats], tuple[Floats, Floats]], start: Start) -> tuple[Floats, Floats]:
+    """(propensities, worth) that a step does not change any more.
+
+    A log that hardly tells the two apart settles slowly, so every two steps are extrapolated, and a third one follows
+    (SQUAREM: Varadhan and Roland 2008, Scand. J. Statist. 35(2), scheme S3).
+    """
+    positions = len(start.propensities)
+
+    def again(logs: Floats) -> Floats:
+        values = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG))
+        return np.log(np.concatenate(step(values[:positions], values[positions:])))
+
+    logs = np.log(np.concatenate([start.propensities, start.worth]))
+    for _ in range(MAX_STEPS):
+        once = again(logs)
+        moved = once - logs
+        if np.abs(moved).max() < start.tolerance:
             break
-    return propensities, strengths
+        bent = again(once) - once - moved
+        far = max(1.0, float(np.linalg.norm(moved)) / max(float(np.linalg.norm(bent)), 1e-12))
+        logs = again(logs + 2 * far * moved + far**2 * bent)
+    values = np.exp(once)
+    return values[:positions], values[positions:]

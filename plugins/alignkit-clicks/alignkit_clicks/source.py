@@ -14,7 +14,7 @@ from alignkit_data.readers import local_rows
 
 from alignkit import Group, InputError, PreferenceSource, Prompt
 from alignkit_clicks.options import ClicksOptions
-from alignkit_clicks.position_bias import Fit, Impression, fit
+from alignkit_clicks.position_bias import Fit, Impression, fit, propensity_intervals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from alignkit_data.readers import Row
 
     from alignkit import Ask
+    from alignkit_clicks.position_bias import Floats
 
 LONG = ("impression", "prompt", "response", "position", "clicked")
 WIDE = ("prompt", "responses", "choice")
 PAIR = ("prompt", "response_1", "response_2", "choice")
+WIDEST = 4.0
+"""A propensity whose interval's ends are this many times apart is refused: a factor of two to either side."""
 
 
 @dataclass
@@ -76,6 +79,11 @@ class Clicks(PreferenceSource[ClicksOptions]):
     def explain(self) -> str:
         return self._fitted[1]
 
+    def figures(self) -> Mapping[str, Any]:
+        """`propensities` by position; estimated ones with their interval."""
+        _ = self._fitted
+        return {"propensities": self._propensities}
+
     @cached_property
     def _fitted(self) -> tuple[list[Group], str]:
         config = self.config
@@ -89,6 +97,9 @@ class Clicks(PreferenceSource[ClicksOptions]):
         except ValueError as error:
             fix = "show responses in random order, or set propensities"
             raise InputError(f"position bias can't be estimated: {error}", where=config.path, fix=fix) from error
+        intervals = None if config.propensities else propensity_intervals(used, found, choice=choice)
+        if intervals is not None:
+            _check_width(intervals, found, config.path)
         groups = list(_groups(log, found, config))
         if not groups:
             raise InputError(
@@ -96,7 +107,8 @@ class Clicks(PreferenceSource[ClicksOptions]):
                 where=config.path,
                 fix="lower min_shown",
             )
-        return groups, _explained(log, found, groups, choice=choice)
+        self._propensities = _with_intervals(found, intervals)
+        return groups, _explained(log, groups, self._propensities, choice=choice)
 
 
 def read_log(config: ClicksOptions) -> ClickLog:
@@ -247,14 +259,42 @@ def _ranks(found: Fit, items: list[int], min_confidence: float) -> tuple[int, ..
     return tuple(ranks)
 
 
-def _explained(log: ClickLog, found: Fit, groups: list[Group], *, choice: bool) -> str:
+def _check_width(intervals: Floats, found: Fit, path: str) -> None:
+    """Refuses a log that can hardly tell the positions' propensities from the responses' worth."""
+    for position, (low, high) in enumerate(intervals.tolist(), start=1):
+        if high > WIDEST * low:
+            raise InputError(
+                f"the log can hardly tell position from quality: the propensity of position {position} is"
+                f" {found.propensities[position - 1]:.2f}, but its 95% interval is [{low:.2f}, {high:.2f}]",
+                where=path,
+                fix="show more responses at several positions, or give propensities that you have measured",
+            )
+
+
+def _with_intervals(found: Fit, intervals: Floats | None) -> list[Any]:
+    """A number for each position, or an estimate with its interval; the first position is 1 by definition."""
+    values = [round(value, 4) for value in found.propensities.tolist()]
+    if intervals is None:
+        return values
+    bounds = [[round(bound, 4) for bound in row] for row in intervals.tolist()]
+    estimates = [{"value": v, "low": low, "high": high} for v, (low, high) in zip(values, bounds, strict=True)]
+    return [1.0, *estimates[1:]]
+
+
+def _explained(log: ClickLog, groups: list[Group], propensities: list[Any], *, choice: bool) -> str:
     ordered = sum(len(group.preferred_pairs()) for group in groups)
     kept = sum(len(group.responses) for group in groups)
     said = [
         f"{len(log.impressions)} impressions ({log.too_fast} more were too fast), model: "
         + ("choice" if choice else "examination"),
-        "propensity by position: " + ", ".join(f"{value:.3f}" for value in found.propensities),
+        "propensity by position: " + ", ".join(map(_shown, propensities)),
         f"{len(groups)} of {len(log.prompts)} prompts and {kept} of {len(log.items)} responses have enough evidence;"
         f" {ordered} pairs are ordered",
     ]
     return "\n".join(said)
+
+
+def _shown(propensity: Any) -> str:
+    if not isinstance(propensity, dict):
+        return f"{propensity:.3f}"
+    return f"{propensity['value']:.3f} [{propensity['low']:.3f}, {propensity['high']:.3f}]"

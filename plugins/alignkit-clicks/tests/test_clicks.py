@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alignkit_clicks.options import ClicksOptions
-from alignkit_clicks.position_bias import Impression, fit
+from alignkit_clicks.position_bias import Impression, fit, propensity_intervals
 from alignkit_clicks.source import Clicks
 from alignkit_data.export import write_parquet
 
@@ -156,6 +156,46 @@ def test_long_logs_and_lists_of_responses_say_the_same(tmp_path: Path) -> None:
         for name, records in (("a.csv", wide), ("b.jsonl", listed), ("c.csv", long))
     ]
     assert found[0] == found[1] == found[2]
+
+
+def test_estimated_propensities_have_intervals_and_given_ones_have_none(tmp_path: Path) -> None:
+    """By the delta method: half the sum of two log odds, of 40 to 10 and 20 to 30, has the deviation 0.5 *
+    sqrt(1/40 + 1/10 + 1/20 + 1/30) = 0.228; sqrt(3 / 8) = 0.612."""
+    path = str(write(tmp_path / "log.csv", rows(SWAPPED)))
+    first, second = Clicks(ClicksOptions(path=path)).figures()["propensities"]
+    assert first == 1.0
+    assert second["value"] == pytest.approx(0.612, abs=0.01)
+    assert second["low"] == pytest.approx(0.612 * 2.718281828 ** (-1.96 * 0.228), abs=0.05)
+    assert second["high"] == pytest.approx(0.612 * 2.718281828 ** (1.96 * 0.228), abs=0.1)
+    given = Clicks(ClicksOptions(path=path, propensities=(1.0, 0.5)))
+    assert given.figures()["propensities"] == [1.0, 0.5]
+    assert "propensity by position: 1.000, 0.500\n" in given.explain()
+
+
+def test_an_interval_covers_a_known_propensity() -> None:
+    log = a_b_log()
+    found = fit(log, 2 * PROMPTS, choice=True)
+    low, high = propensity_intervals(log, found, choice=True)[1]
+    assert low < 0.4 < high
+    assert high / low < 1.4
+
+
+@pytest.mark.parametrize("swapped", [2, 4])
+def test_a_log_that_can_hardly_tell_is_refused_unless_the_bias_is_known(tmp_path: Path, swapped: int) -> None:
+    shown = [
+        ("good", "bad", 1, 4000),
+        ("good", "bad", 2, 1000),
+        ("bad", "good", 1, swapped // 2),
+        ("bad", "good", 2, swapped // 2),
+    ]
+    path = str(write(tmp_path / "log.csv", rows(shown)))
+    with pytest.raises(
+        InputError, match="can hardly tell position from quality: the propensity of position 2"
+    ) as refused:
+        list(Clicks(ClicksOptions(path=path)).preferences())
+    assert "propensities that you have measured" in str(refused.value)
+    (group,) = Clicks(ClicksOptions(path=path, propensities=(1.0, 0.5), min_shown=1)).preferences()
+    assert group.ranks == (0, 1)
 
 
 def test_responses_with_too_little_evidence(tmp_path: Path) -> None:

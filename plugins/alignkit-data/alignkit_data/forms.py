@@ -189,16 +189,24 @@ def _annotated(values: Values) -> Group:
 
 
 def _said(values: Values, column: Literal["human", "ai"]) -> list[Annotation]:
-    """The verdicts in a column, by the annotator's name, or in a list by the annotator's place in it."""
-    given = values.get(column) or {}
+    """The verdicts in a column: by the annotator's name, in a list by the annotator's place in it, or one alone.
+
+    An AI's pair of verdicts, `[1, 2]`, was given with response_1 shown first and then with response_2 shown first; both
+    numbers name the better response.
+    """
+    given = values.get(column)
+    if type(given) is int:
+        given = [given]
     if isinstance(given, list | tuple):
         given = {f"{column}-{number}": verdict for number, verdict in enumerate(given, start=1)}
-    if not isinstance(given, dict):
+    if not isinstance(given, dict | None):
         raise ValueError(f"{column} is {kind(given)}, expected verdicts by annotator")
     said = []
-    for name, verdict in given.items():
-        ranks = None if verdict is None else RANKS_OF_VERDICT[checked_verdict(verdict, f"{column}.{name}")]
-        said.append(Annotation(name, ranks, column, order=(0, 1)))
+    for name, verdicts in (given or {}).items():
+        both = column == "ai" and isinstance(verdicts, list | tuple) and len(verdicts) == 2
+        for verdict, order in zip(verdicts if both else [verdicts], ((0, 1), (1, 0)), strict=False):
+            ranks = None if verdict is None else RANKS_OF_VERDICT[checked_verdict(verdict, f"{column}.{name}")]
+            said.append(Annotation(name, ranks, column, order=order))
     return said
 
 

@@ -8,13 +8,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit import PreferenceSource
-from alignkit.preferences import Kind, annotations_of, voted_ranks, with_annotations
+from alignkit.preferences import Kind, agreement_with_people, annotations_of, voted_ranks, with_annotations
 from alignkit_data.options import MixOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from alignkit import Ask, Context, Group, Prompt
+    from alignkit.preferences import Annotation
 
 Content = tuple[str, frozenset[str]]
 FIELD = "mix"
@@ -31,6 +32,7 @@ class Mix(PreferenceSource[MixOptions]):
             cast("PreferenceSource[Any]", self.context.build("preferences", spec)) for spec in config.sources
         ]
         self._said: list[str] = []
+        self._doubtful: list[Group] = []
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         """The groups. By shares: each from the source that is furthest behind its share. By doubt: the AIs' groups in
@@ -40,6 +42,21 @@ class Mix(PreferenceSource[MixOptions]):
 
     def explain(self) -> str:
         return "\n".join(self._said)
+
+    def figures(self) -> Mapping[str, Any]:
+        """The figures of each source by name, and how far people agree with AIs where these are unsure."""
+        named = zip(self.config.names, self._sources, strict=True)
+        found: dict[str, Any] = {name: dict(said) for name, source in named if (said := source.figures())}
+        worth = [f"{name}: {said.pop('worth')}" for name, said in found.items() if "worth" in said]
+        unsure = agreement_with_people(self._doubtful)
+        if unsure.n:
+            worth.append(
+                f"people were asked where the AIs are unsure, and agree with them there on {unsure} pairs;"
+                " only a random sample tells more (alignkit label audit RUN)"
+            )
+        if not worth:
+            return {"sources": found} if found else {}
+        return {"sources": found, "agreement_where_unsure": unsure.to_json(), "worth": "; ".join(worth)}
 
     def _shared(self, ask: Ask) -> Iterator[Group]:
         names, config = self.config.names, self.config
@@ -68,6 +85,9 @@ class Mix(PreferenceSource[MixOptions]):
         answered = [index for index in (*asked, *others) if _content(judged[index]) in people][: config.budget]
         for index in answered:
             judged[index] = _overridden(judged[index], people.pop(_content(judged[index])), names[-1])
+            if index in unsure:
+                judged[index] = _noted(judged[index], names[-1], rule="unsure")
+        self._doubtful = [judged[index] for index in answered if index in unsure]
         known = {_content(group) for group in judged}
         alone = [group for content, group in people.items() if content not in known]
         alone = alone[: None if config.budget is None else config.budget - len(answered)]
@@ -134,17 +154,24 @@ def _joined(group: Group, other: Group) -> Group:
     cost: Counter[str] = Counter(group.meta.get("cost", {}))
     cost.update(other.meta.get("cost", {}))
     meta = {**group.meta, **({"cost": dict(cost)} if cost else {})}
-    return with_annotations(replace(group, meta=meta), [*annotations_of(group), *annotations_of(aligned)])
+    said = annotations_of(group)
+    new = [one for one in annotations_of(aligned) if one not in said]
+    return with_annotations(replace(group, meta=meta), [*said, *new])
 
 
 def _voted(group: Group) -> Group:
-    ranks = voted_ranks(annotations_of(group), len(group.responses))
+    ranks = voted_ranks(_of_ais(group), len(group.responses))
     return replace(group, ranks=ranks, scores=None, labels=None)
 
 
+def _of_ais(group: Group) -> list[Annotation]:
+    """The verdicts that are no person's; the record of a judge may hold people's too."""
+    return [one for one in annotations_of(group) if one.kind != "human"]
+
+
 def _verdicts(group: Group) -> dict[tuple[int, int], list[int]]:
-    """All annotators' verdicts on each pair of responses, without abstentions."""
-    annotations = annotations_of(group)
+    """All AIs' verdicts on each pair of responses, without abstentions."""
+    annotations = _of_ais(group)
     pairs = combinations(range(len(group.responses)), 2)
     found = {pair: [verdict for one in annotations if (verdict := one.verdict(*pair)) is not None] for pair in pairs}
     return {pair: said for pair, said in found.items() if said}
@@ -179,8 +206,9 @@ def _overridden(group: Group, people: Group, name: str) -> Group:
     said = _with_kind(people, name, "human")
     aligned = said.choose([said.responses.index(response) for response in group.responses])
     joined = _joined(group, said)
+    joined = replace(joined, meta={name: value for name, value in joined.meta.items() if name != "ranks_by"})
     return _noted(replace(joined, ranks=aligned.ranks, scores=None, labels=None, source=said.source), name)
 
 
-def _noted(group: Group, name: str) -> Group:
-    return replace(group, source=group.source or name, meta={**group.meta, FIELD: {"ranks_from": name}})
+def _noted(group: Group, name: str, **more: str) -> Group:
+    return replace(group, source=group.source or name, meta={**group.meta, FIELD: {"ranks_from": name, **more}})

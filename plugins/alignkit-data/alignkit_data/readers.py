@@ -128,12 +128,14 @@ def _open(path: Path) -> IO[bytes]:
 
 def _refuse_utf16(path: Path) -> None:
     with _open(path) as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise InputError(
-                "the file is UTF-16, expected UTF-8",
-                where=str(path),
-                fix=f"iconv -f UTF-16 -t UTF-8 {path} > NEW, or save it again as UTF-8",
-            )
+        start = file.read(2)
+    little = start == codecs.BOM_UTF16_LE or start.endswith(b"\0")
+    if little or start == codecs.BOM_UTF16_BE or start.startswith(b"\0"):
+        raise InputError(
+            "the file is UTF-16, expected UTF-8",
+            where=str(path),
+            fix=f"iconv -f UTF-16{'LE' if little else 'BE'} -t UTF-8 {path} > NEW, or save it again as UTF-8",
+        )
 
 
 def _json_lines(path: Path) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from alignkit import AlignkitError, Group, InputError, PluginError, PreferenceSo
 from alignkit_data.options import CHECKED_ROWS, CandidatesOptions, DatasetOptions, FunctionOptions
 from alignkit_data.readers import Row
 from alignkit_data.turns import kind
+from alignkit_data.worth import worth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,6 +59,10 @@ class Dataset(PreferenceSource[DatasetOptions]):
 
     def explain(self) -> str:
         return self.describe().render()
+
+    def figures(self) -> Mapping[str, Any]:
+        """What the verdicts of AIs in the file are worth."""
+        return worth_of(self.groups())
 
     def describe(self) -> Detected:
         """The detected form, a sample and the counts."""

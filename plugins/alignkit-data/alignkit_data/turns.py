@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from alignkit import Message
 
+_RESULT_ROLES = ("observation", "function", "tool_response", "function_response")
 _ROLES = {
     **dict.fromkeys(("human", "prompter"), "user"),
     **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "model", "bot", "function_call", "tool_call"), "assistant"),
-    **dict.fromkeys(("observation", "function", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(_RESULT_ROLES, "tool"),
 }
 _CALL_ROLES = {"function_call", "tool_call"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -70,6 +71,8 @@ def _message(item: Any, name: str) -> tuple[Message, bool]:
     if role.lower() in _CALL_ROLES and "tool_calls" not in others:
         calls = tool_calls_of(content, f"{name}.{keys[1]}")
         return {"role": "assistant", "content": "", **others, "tool_calls": calls}, True
+    if role.lower() in ("tool", *_RESULT_ROLES) and isinstance(content, dict):
+        content = json.dumps(content, ensure_ascii=False)
     turn = _turn(others, name)
     if not isinstance(content, str | list) and not (content is None and TURN_FIELDS & set(turn)):
         raise ValueError(f"{name}.{keys[1]} is {kind(content)}, expected text")

@@ -146,6 +146,10 @@ class TestAnnotated:
             ({"anna": 1, "ben": None}, {}, (0, 1)),
             ([None], {"j": 2}, (1, 0)),
             ([None], {"j": None}, None),
+            (1, None, (0, 1)),
+            (0, {"j": 1}, (0, 0)),
+            (None, {"j": [1, 2]}, (0, 0)),
+            (None, {"j": [2, 2]}, (1, 0)),
         ],
     )
     def test_most_of_the_people_rank(self, human: Any, ai: Any, ranks: tuple[int, int] | None) -> None:
@@ -160,8 +164,24 @@ class TestAnnotated:
             Annotation("j", (1, 0), "ai", order=(0, 1)),
         ]
 
+    def test_one_person_alone_and_both_orders_of_an_ai(self) -> None:
+        group = make({**self.ROW, "human": 0, "ai": {"j": [1, 2], "one": 1}})
+        assert annotations_of(group) == [
+            Annotation("human-1", (0, 0), "human", order=(0, 1)),
+            Annotation("j", (0, 1), "ai", order=(0, 1)),
+            Annotation("j", (1, 0), "ai", order=(1, 0)),
+            Annotation("one", (0, 1), "ai", order=(0, 1)),
+        ]
+
     @pytest.mark.parametrize(
-        ("human", "said"), [(["1"], "human.human-1 is '1'"), (1, "expected verdicts by annotator")]
+        ("human", "said"),
+        [
+            (["1"], "human.human-1 is '1'"),
+            ("1", "expected verdicts by annotator"),
+            (True, "expected verdicts by annotator"),
+            (3, "human.human-1 is 3"),
+            ([[1, 2]], r"human.human-1 is \[1, 2\]"),
+        ],
     )
     def test_wrong_verdicts_are_errors(self, human: Any, said: str) -> None:
         with pytest.raises(InputError, match=rf"data.jsonl:7: .*{said}"):

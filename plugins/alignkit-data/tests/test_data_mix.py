@@ -45,6 +45,10 @@ def mix(sources: Sequence[Any], **options: Any) -> Mix:
     return Mix(MixOptions(sources=specs, **options), Context(build=build))
 
 
+def _no_ask(prompts: Any, k: int) -> list[Group]:
+    raise AssertionError("nothing is sampled")
+
+
 def pair(prompt: str, verdict: int | None, responses: tuple[str, str] = ("a", "b"), **fields: Any) -> Group:
     return Group(Prompt.of(prompt), responses, ranks=RANKS[verdict], **fields)
 
@@ -135,6 +139,42 @@ def test_the_budget_goes_to_the_most_doubtful_and_the_rest_may_be_dropped() -> N
     kept = mix([judged, people], rule="unsure", min_margin=0.5, budget=1, undecided="drop")
     assert set(ranked(list(kept.preferences(NOBODY)))) == {"tie", "sure"}
     assert "2 unsure groups remain, 2 of them dropped" in kept.explain()
+
+
+def with_people(group: Group, *verdicts: int) -> Group:
+    said = [Annotation(f"h{place}", RANKS[one], "human") for place, one in enumerate(verdicts)]
+    return with_annotations(group, [*annotations_of(group), *said])
+
+
+def test_people_on_a_judges_record_do_not_vote_with_the_ais_and_count_once() -> None:
+    """The judge is sure (both orders say 1) although a person on its record says 2; then the same person overrides, in
+    a record that holds the judge's verdicts too."""
+    sure = with_people(of_judge("p", 1, 1), 2)
+    source = mix([[sure], []], rule="unsure")
+    (kept,) = source.preferences(_no_ask)
+    assert kept.ranks == (0, 1)
+    assert source.figures() == {}
+    again = with_people(of_judge("q", 1, 2, ranks=0), 2)
+    people = with_people(replace(of_judge("q", 1, 2), ranks=(1, 0), source="human"), 2)
+    (decided,) = mix([[again], [people]], rule="unsure").preferences(_no_ask)
+    assert decided.ranks == (1, 0)
+    assert [one.annotator for one in annotations_of(decided)] == ["j", "j", "h0"]
+
+
+def test_the_figures_say_that_people_saw_only_what_is_unsure() -> None:
+    """Three unsure pairs, of which the AI, tied, agrees with one person; the sure one is nobody's."""
+    judged = [of_judge(name, 1, 2, ranks=0) for name in "abc"] + [of_judge("d", 1, 1)]
+    people = [with_people(pair(name, verdict), verdict) for name, verdict in zip("abc", (0, 1, 2), strict=True)]
+    source = mix([judged, people], rule="unsure")
+    found = list(source.preferences(_no_ask))
+    said = source.figures()
+    assert (said["agreement_where_unsure"]["value"], said["agreement_where_unsure"]["n"]) == (
+        0.3333,
+        3,
+    )
+    assert "asked where the AIs are unsure, and agree with them there on 33% of 3" in said["worth"]
+    assert [group.meta["mix"].get("rule") for group in found] == ["unsure"] * 3 + [None]
+    assert "where the AIs were unsure" in figures(found)["opening"][1]
 
 
 def test_groups_that_nobody_ranked_are_dropped_because_losses_need_ranks() -> None:

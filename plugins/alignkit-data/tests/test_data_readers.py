@@ -99,12 +99,13 @@ def test_a_header_that_is_none_is_named(tmp_path: Path, name: str, text: str, wh
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json", "a.csv.gz"])
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
-def test_utf_16_is_named(tmp_path: Path, name: str, encoding: str) -> None:
-    mark = "\ufeff" if encoding == "utf-16-be" else ""
-    error = error_of(write(tmp_path / name, (mark + "prompt,completion\np,a\n").encode(encoding)))
-    assert (error.what, error.where) == ("the file is UTF-16, expected UTF-8", str(tmp_path / name))
-    assert "iconv -f UTF-16 -t UTF-8" in error.fix
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path: Path, name: str, mark: str, encoding: str) -> None:
+    path = write(tmp_path / name, (mark + "prompt,completion\np,a\n").encode(encoding))
+    error = error_of(path)
+    assert (error.what, error.where) == ("the file is UTF-16, expected UTF-8", str(path))
+    assert f"iconv -f {encoding.upper().replace('-LE', 'LE').replace('-BE', 'BE')} -t UTF-8 {path}" in error.fix
 
 
 def test_spaces_around_a_name_and_columns_without_one(tmp_path: Path) -> None:

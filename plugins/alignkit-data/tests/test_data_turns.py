@@ -132,6 +132,10 @@ class TestTools:
         group = make({"messages": [ASKED, *turns, says("It is clear.")]})
         assert group == Group(Prompt(messages=(ASKED, CALLED, RESULT)), ("It is clear.",))
 
+    def test_a_result_may_be_an_object(self) -> None:
+        group = make({"messages": [ASKED, CALLED, {"role": "tool", "content": {"sky": "clear"}}, says("Clear.")]})
+        assert group.prompt.messages == (ASKED, CALLED, {"role": "tool", "content": '{"sky": "clear"}'})
+
     def test_a_call_after_a_text_is_one_turn(self) -> None:
         turns = [ASKED, says("Let me look."), *[{"role": "function_call", "content": json.dumps(FUNCTION)}] * 2]
         group = make({"messages": turns})

@@ -7,7 +7,7 @@ the distribution that it drew from.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,35 +20,28 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from alignkit_hf.generation import Budget
     from alignkit_hf.modeling import PackedModel
     from alignkit_hf.sampling import TokenChooser
+
+    Draw = Callable[[Sequence[Sequence[int]], Any], Sampled]
 
 NEVER = 2**40
 
 
 def sample_by_side(
-    draw: Callable[..., Sampled],
-    model: PackedModel,
-    prompts: Sequence[Sequence[int]],
-    n: int,
-    steps: int,
-    chooser: TokenChooser,
-    budget: Budget,
+    draw: Draw, model: PackedModel, prompts: Sequence[Sequence[int]], n: int, chooser: TokenChooser
 ) -> Sampled:
-    """As `draw`, but prompts on different sides of a switch are sampled apart."""
+    """What `draw` samples, `n` responses to each prompt; prompts on different sides of a switch are sampled apart."""
     switches = sorted(own[SWITCH] for own in scalings(model.lm))
     if not switches:
-        return draw(model, prompts, n, steps, chooser, budget)
+        return draw(prompts, chooser)
     side = [sum(len(ids) > switch for switch in switches) for ids in prompts]
     parts, order = [], []
     for number in sorted(set(side)):
         chosen = [prompt for prompt, own in enumerate(side) if own == number]
         rows = [prompt * n + index for prompt in chosen for index in range(n)]
         with _held_below(model.lm, switches[number:]):
-            parts.append(
-                draw(model, [prompts[p] for p in chosen], n, steps, _RowsOf(chooser, rows, model.device), budget)
-            )
+            parts.append(draw([prompts[prompt] for prompt in chosen], _RowsOf(chooser, rows, model.device)))
         order += rows
     return parts[0] if len(parts) == 1 else Sampled.concat(parts).arranged(order)
 

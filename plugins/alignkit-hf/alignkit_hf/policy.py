@@ -211,8 +211,12 @@ class HFPolicy(Policy[HFOptions], HasValues):
         repeated = [ids for ids in prompts for _ in range(n // beside)]
         stop_ids, decode = self.encoder.stop_ids, self.encoder.decode
         chooser = TokenChooser(sampling, streams, stop_ids, self.raw.device, prompts=repeated, decode=decode)
-        draw = sample if self.raw.path.packed else sample_with_generate
-        return sample_by_side(draw, self.raw, repeated, beside, sampling.max_tokens, chooser, budget)
+
+        def draw(prompts: Sequence[Sequence[int]], chooser: Any) -> Sampled:
+            way = sample if self.raw.path.packed else sample_with_generate
+            return way(self.raw, prompts, beside, sampling.max_tokens, chooser, budget)
+
+        return sample_by_side(draw, self.raw, repeated, beside, chooser)
 
     def _sample_fewer(self, rows: int) -> None:
         self._most_rows = rows

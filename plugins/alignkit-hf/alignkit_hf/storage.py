@@ -31,6 +31,7 @@ def save_model(model: PreTrainedModel, tokenizer: Any, path: Path) -> None:
     """Writes a model and its tokenizer."""
     path.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(path)
+    (path / "chat_template.jinja").unlink(missing_ok=True)  # of an earlier tokenizer
     tokenizer.save_pretrained(path)
     follow_umask(path)
 

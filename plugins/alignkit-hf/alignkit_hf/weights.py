@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3
+_OLD_BUFFERS = (".masked_bias", ".rotary_emb.inv_freq", ".position_ids")
+"""Constants that earlier versions of transformers stored with the weights."""
 
 
 def load_weights(
@@ -44,7 +46,7 @@ def load_weights(
         **arguments,
     )
     missing = set(found["missing_keys"]) - set(fresh)
-    left = set(found["unexpected_keys"])
+    left = {name for name in found["unexpected_keys"] if not name.endswith(_OLD_BUFFERS)}
     if left and model.get_output_embeddings() is None:
         left -= _head_of_language_model(model)
     shapes = {name: (tuple(stored), tuple(own)) for name, stored, own in found["mismatched_keys"]}

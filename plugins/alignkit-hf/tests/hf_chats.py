@@ -38,6 +38,19 @@ CLOSES = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
 """Opens the thoughts too, and renders empty ones where a turn has none, as Qwen 3 does."""
+DROPS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+"""Opens the thoughts and leaves them out of every turn, as DeepSeek R1's."""
+EMPTIES = CLOSES.replace("assistant\n<think>\n{% endif", "assistant\n<think>\n\n</think>\n\n{% endif")
+"""Opens and closes empty thoughts in the generation prompt."""
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Reads lists of parts alone, as those of models that see."""
 STRICT = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"

@@ -10,8 +10,11 @@ from alignkit_hf.policy import HFPolicy
 from hf_chats import (
     CHATML,
     CLOSES,
+    DROPS,
+    EMPTIES,
     END,
     EOS,
+    PARTS,
     SPACED,
     STRICT,
     THINK,
@@ -75,7 +78,23 @@ class TestThoughts:
         with pytest.raises(InputError, match="prompt ends with 'user: Hi': the chat template does not render"):
             chat_encoder(CHATML).encode([group], "cpu")
 
-    @pytest.mark.parametrize("template", [THINKS, CLOSES])
+    def test_thoughts_that_a_template_drops_from_turns_are_what_the_model_goes_on_with(self) -> None:
+        expected = [(ASK + "<think>\n", ["A greeting.\n</think>\n\nYes.<|im_end|>"])]
+        for answer in (
+            "<think>\nA greeting.\n</think>\n\nYes.",
+            {"content": "Yes.", "reasoning_content": "A greeting."},
+        ):
+            assert texts(chat_encoder(DROPS), says(answer, prompt=chat("Hi"))) == expected
+        assert texts(chat_encoder(DROPS), says("Yes.", prompt=chat("Hi"))) == [(ASK, ["Yes.<|im_end|>"])]
+
+    def test_a_prompt_that_closes_them_is_cut_where_a_turn_has_some(self) -> None:
+        group = says({"content": "Yes.", "reasoning_content": "A greeting."}, prompt=chat("Hi"))
+        assert texts(chat_encoder(EMPTIES), says("Yes.", prompt=chat("Hi")), group) == [
+            (ASK + "<think>\n\n</think>\n\n", ["Yes.<|im_end|>"]),
+            (ASK + "<think>\n", ["A greeting.\n</think>\n\nYes.<|im_end|>"]),
+        ]
+
+    @pytest.mark.parametrize("template", [THINKS, CLOSES, DROPS])
     def test_what_was_sampled_comes_back_as_it_was(self, template: str) -> None:
         encoder, prompt = chat_encoder(template), chat("Hi")
         sampled = [*encoder.tokenizer("Hm.\n")["input_ids"], THOUGHT, *encoder.tokenizer("\n\nYes.")["input_ids"], END]
@@ -130,6 +149,22 @@ class TestTools:
         with pytest.raises(InputError, match="no chat template"):
             chat_encoder(None).encode([group], "cpu")
 
+    def test_a_template_that_adds_arguments_to_a_text_gets_them_as_text(self) -> None:
+        template = TOOLS.replace(
+            "{{ c['function'] | tojson }}", "{{ c['function']['name'] + c['function']['arguments'] }}"
+        )
+        group = says({"content": "", "tool_calls": [CALL]}, prompt=chat("Hi", tools=[TOOL]))
+        assert texts(chat_encoder(template), group)[0][1] == ['<call>sky{"city": "Rome"}</call><|im_end|>']
+
+    def test_a_template_that_needs_the_call_before_a_result(self) -> None:
+        check = (
+            "{% if m['role'] == 'tool' and not messages[loop.index0 - 1].get('tool_calls') %}{{ raise_exception('x') }}"
+        )
+        template = TOOLS.replace("<|im_start|>{{ m", check + "{% endif %}<|im_start|>{{ m")
+        called = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        prompt = chat("Hi", called, {"role": "tool", "content": "clear"}, tools=[TOOL])
+        assert texts(chat_encoder(template), says("Clear.", prompt=prompt))[0][1] == ["Clear.<|im_end|>"]
+
     def test_a_column_of_rewards_that_is_called_tools_is_left_alone(self) -> None:
         assert texts(chat_encoder(CHATML), says("Yes.", prompt=chat("Hi", tools="hammer"))) == [
             (ASK, ["Yes.<|im_end|>"])
@@ -182,10 +217,17 @@ class TestEnds:
     def test_a_template_that_ends_turns_with_text_gets_the_stop_token(self) -> None:
         encoder = chat_encoder(CHATML.replace("<|im_end|>", ""))
         assert texts(encoder, says("Yes.", prompt=chat("Hi")))[0][1] == ["Yes.<|im_end|>"]
+        assert encoder.note == (
+            "the chat template ends a turn with no token of its own; responses end with '<|im_end|>'"
+        )
 
     def test_an_answer_that_was_cut_off_has_no_end(self) -> None:
         group = says("Yes", "No.", prompt=chat("Hi"), finished=(False, True))
         assert texts(chat_encoder(CHATML), group)[0][1] == ["Yes", "No.<|im_end|>"]
+
+
+def test_a_template_that_reads_parts_alone_gets_parts() -> None:
+    assert texts(chat_encoder(PARTS), says("Yes.", prompt=chat("Hi"))) == [(ASK, ["Yes.<|im_end|>"])]
 
 
 def test_variables_of_the_row_reach_the_template() -> None:

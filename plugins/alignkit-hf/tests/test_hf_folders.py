@@ -33,6 +33,11 @@ pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CPU = Context(device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def forget_probes() -> None:
+    """Probes are remembered here."""
+
+
 def edit(file: Path, change: Callable[[Tensors], Tensors]) -> None:
     """Changes the tensors of a file."""
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
@@ -76,7 +81,8 @@ def test_what_transformers_expects_is_no_error(build_folder: BuildFolder, load_p
     assert "lm_head.weight" not in load_file(tied / "model.safetensors")
     load_policy(folder=tied)
     old = build_folder("gpt2")
-    edit(old / "model.safetensors", plus("transformer.h.1.attn.bias", 1, 1, 8, 8))
+    for constant in ("transformer.h.1.attn.bias", "transformer.h.1.attn.masked_bias"):
+        edit(old / "model.safetensors", plus(constant, 1, 1, 8, 8))
     load_policy(folder=old)
 
 

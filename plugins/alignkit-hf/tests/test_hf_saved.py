@@ -38,6 +38,11 @@ LORA = LoraOptions(r=2)
 CPU = Context(device="cpu")
 
 
+@pytest.fixture(autouse=True)
+def forget_probes() -> None:
+    """Probes are remembered here."""
+
+
 def shake(module: Any, *, seed: int = 0) -> None:
     """Moves every trained parameter, so that a lost one is noticed."""
     generator = torch.Generator().manual_seed(seed)

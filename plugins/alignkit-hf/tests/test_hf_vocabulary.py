@@ -24,6 +24,11 @@ pytestmark = pytest.mark.filterwarnings(PEFT_WARNS)
 CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<end>{% endfor %}"
 
 
+@pytest.fixture(autouse=True)
+def forget_probes() -> None:
+    """Probes are remembered here."""
+
+
 def with_tokens(
     folder: Path, *, pad: str | None = None, special: tuple[str, ...] = (), plain: tuple[str, ...] = ()
 ) -> Any:

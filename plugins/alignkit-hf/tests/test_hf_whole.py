@@ -43,6 +43,11 @@ CHATS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def forget_probes() -> None:
+    """Probes are remembered here."""
+
+
 def foreign(build_folder: BuildFolder, folder: Path, *, pad: str | None, pad_id: int | None, **options: Any) -> Path:
     return classifier_folder(folder, build_folder("llama", pad=pad, **options), pad_token_id=pad_id)
 

@@ -10,15 +10,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit import InputError, PreferenceSource, RewardSource
-from alignkit.preferences import with_annotations
+from alignkit.preferences import agreement_with_people, stored_annotations, with_annotations
 from alignkit_judge.options import JudgePreferenceOptions, JudgeRewardOptions
 from alignkit_judge.panel import Panel
 from alignkit_judge.questions import Question
 from alignkit_judge.rubrics import RUBRICS, by_principle, draw, principles_of
-from alignkit_judge.votes import Ballot, outcome, position_bias, position_counts
+from alignkit_judge.votes import Ballot, first_wins, orders_agree, outcome, position_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence, Set
 
     from alignkit import Ask, Context, Group
     from alignkit_judge.options import JudgeOptions
@@ -68,6 +68,7 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         self._criteria = Criteria(config, self.context.seed)
         self.panel = Panel(config, self.context)
         self._said = ""
+        self._figures: Mapping[str, Any] = {}
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         """One ranked group for each prompt, ties included, with each verdict in `meta.annotations`.
@@ -113,12 +114,20 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
             outcome(of_group, len(group.responses), self.config.min_margin)
             for group, of_group in zip(groups, ballots, strict=True)
         ]
+        names = frozenset(self.panel.names)
+        judged = [_judged(*parts, names) for parts in zip(groups, outcomes, spent, strict=True)]
+        self._figures = self._counted(groups, judged, outcomes, ballots)
         self._said = self._summary(outcomes, ballots)
-        return [_judged(*parts) for parts in zip(groups, outcomes, spent, strict=True)]
+        return judged
 
     def explain(self) -> str:
         """What was judged, how often the judges disagree or abstain, their position bias, and the cost."""
         return self._said
+
+    def figures(self) -> Mapping[str, Any]:
+        """`judge`: counts of pairs, cost, agreement of orders and with people, position bias; `worth`: the same in
+        words."""
+        return {"judge": self._figures, "worth": _worth(self._figures)} if self._figures else {}
 
     def _questions(self, group: Group) -> list[Asked]:
         config, count = self.config, len(group.responses)
@@ -190,6 +199,7 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         return found
 
     def _summary(self, outcomes: Sequence[Outcome], ballots: Sequence[Sequence[Ballot]]) -> str:
+        told = self._figures
         ranked = sum(len(set(found.ranks.values())) > 1 for found in outcomes)
         tied = sum(len(set(found.ranks.values())) == 1 for found in outcomes)
         flat = [ballot for of_group in ballots for ballot in of_group]
@@ -201,15 +211,43 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
         ]
         if reasons:
             parts.append("no verdict: " + ", ".join(f"{reason} {times}" for reason, times in reasons.most_common(5)))
-        positions = position_counts(flat, self.config.min_margin)
-        if positions[1] + positions[-1]:
-            differ = fmean(found.orders_disagree for found in outcomes)
-            bias = f"the first position wins {position_bias(positions):+.1f} points more than half"
-            parts.append(f"{bias}, orders disagree in {differ:.0%}")
+        if bias := told["position_bias"]:
+            interval = f"[{100 * bias['low']:+.0f}, {100 * bias['high']:+.0f}]"
+            parts.append(f"the first position wins {100 * bias['value']:+.1f} points {interval} more than half")
+        if orders := told["orders_agree"]:
+            parts.append(f"orders disagree in {1 - orders['value']:.0%}")
         circles = sum(bool(found.cycles) for found in outcomes)
         if circles:
             parts.append(f"{circles} groups have intransitive verdicts")
         return "; ".join([*parts, self.panel.spent()])
+
+    def _counted(
+        self,
+        groups: Sequence[Group],
+        judged: Sequence[Group],
+        outcomes: Sequence[Outcome],
+        ballots: Sequence[Sequence[Ballot]],
+    ) -> Mapping[str, Any]:
+        budget, verdicts = self.panel.budget, [vote for found in outcomes for vote in found.verdicts.values()]
+        asked = sum(len(group.responses) * (len(group.responses) - 1) // 2 for group in groups)
+        flat = (ballot for of_group in ballots for ballot in of_group)
+        first = first_wins(position_counts(flat, self.config.min_margin)).to_json()
+        bias = first and {**first, **{name: round(first[name] - 0.5, 4) for name in ("value", "low", "high")}}
+        return {
+            "judges": self.panel.names,
+            "pairs_asked": asked,
+            "answered": len(verdicts),
+            "tied": verdicts.count(0),
+            "abstained": asked - len(verdicts),
+            "requests": budget.requests,
+            "paid": budget.paid,
+            "tokens": budget.tokens,
+            "money": round(budget.money, 6),
+            "answers_from_cache": self.panel.cached,
+            "orders_agree": orders_agree(outcomes).to_json(),
+            "position_bias": bias,
+            "agreement_with_people": agreement_with_people(judged).to_json(),
+        }
 
 
 class JudgeReward(RewardSource[JudgeRewardOptions]):
@@ -225,6 +263,7 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
         self.panel = Panel(config, self.context)
         self.panel.reach()
         self._abstained = 0.0
+        self._asked = self._silent = 0
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The mean of the judges' mean scores; None if one of them abstained.
@@ -246,12 +285,25 @@ class JudgeReward(RewardSource[JudgeRewardOptions]):
             for group in groups
         ]
         flat = [score for row in scores for score in row]
-        self._abstained = sum(score is None for score in flat) / max(len(flat), 1)
+        silent = sum(score is None for score in flat)
+        self._abstained = silent / max(len(flat), 1)
+        self._asked, self._silent = self._asked + len(flat), self._silent + silent
         return scores
 
     def figures(self) -> Mapping[str, float]:
-        """`judge_abstained`: share of responses without a score."""
-        return {"judge_abstained": self._abstained}
+        """`judge_abstained`: share of responses without a score; `judge_requests`, `judge_tokens`, `judge_money`: this
+        run's so far."""
+        budget = self.panel.budget
+        spent = {"requests": budget.requests, "tokens": budget.tokens, "money": budget.money}
+        return {"judge_abstained": self._abstained, **{f"judge_{name}": float(n) for name, n in spent.items()}}
+
+    def worth(self) -> str:
+        if not self._asked:
+            return ""
+        return (
+            f"{', '.join(self.panel.names)} scored {self._asked - self._silent} of {self._asked} responses"
+            f" ({self.panel.spent()}), and nobody has checked its scores"
+        )
 
 
 def _mean(said: Sequence[Sequence[Answer]]) -> float | None:
@@ -259,8 +311,36 @@ def _mean(said: Sequence[Sequence[Answer]]) -> float | None:
     return fmean(fmean(scores) for scores in known) if all(known) else None
 
 
-def _judged(group: Group, found: Outcome, answers: Sequence[Answer]) -> Group:
-    """The group with the verdicts as annotations, and figures in `meta.judge` and `meta.cost`."""
+def _worth(figures: Mapping[str, Any]) -> str:
+    """What the labels are worth, in one line."""
+    people, orders, bias = (figures[name] for name in ("agreement_with_people", "orders_agree", "position_bias"))
+    money = f", {figures['money']:.10g} money" if figures["money"] else ""
+    parts = [
+        f"{', '.join(figures['judges'])} judged {figures['answered']} of {figures['pairs_asked']} pairs"
+        f" ({figures['tied']} ties, {figures['abstained']} abstentions; {figures['tokens']} tokens{money})",
+        f"its orders agree on {_percent(orders)}" if orders else "",
+        f"the first position wins {100 * bias['value']:+.1f} points"
+        f" [{100 * bias['low']:+.0f}, {100 * bias['high']:+.0f}] more than half"
+        if bias
+        else "",
+        f"it agrees with a random person on {_percent(people)} of {people['n']} pairs"
+        if people
+        else "nobody has checked its labels (alignkit label audit RUN)",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _percent(share: Mapping[str, Any]) -> str:
+    return f"{share['value']:.0%} [{round(100 * share['low'])}, {round(100 * share['high'])}]"
+
+
+def _judged(group: Group, found: Outcome, answers: Sequence[Answer], names: Set[str]) -> Group:
+    """The group with the verdicts as annotations, beside those that others gave it, and figures in `meta.judge` and
+    `meta.cost`.
+
+    Args:
+        names: of the judges, whose earlier verdicts these replace.
+    """
     figures: dict[str, Any] = {
         name: round(getattr(found, name), 4) for name in ("margin", "orders_disagree", "judges_disagree", "abstained")
     }
@@ -268,8 +348,11 @@ def _judged(group: Group, found: Outcome, answers: Sequence[Answer]) -> Group:
         figures["cycles"] = [list(cycle) for cycle in found.cycles]
     cost = {name: sum(getattr(answer, name) for answer in answers) for name in ("requests", "tokens", "money")}
     meta = {**group.meta, "judge": figures, "cost": {name: value for name, value in cost.items() if value}}
-    noted = with_annotations(replace(group, meta=meta, ranks=None, scores=None, labels=None), found.annotations)
-    noted = replace(noted, source="judge")
+    others = [one for one in stored_annotations(group) if one.annotator not in names]
+    if any(one.kind == "human" for one in others):
+        meta["ranks_by"] = "ai"
+    bare = replace(group, meta=meta, ranks=None, scores=None, labels=None, source="judge")
+    noted = with_annotations(bare, [*others, *found.annotations])
     if not found.ranks:
         return noted
     chosen = noted.choose(sorted(found.ranks))

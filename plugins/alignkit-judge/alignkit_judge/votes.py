@@ -12,7 +12,15 @@ from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from alignkit.preferences import Annotation, bradley_terry, compared_together, intransitive_cycles, ranks_of, wins_of
+from alignkit.preferences import (
+    Annotation,
+    Share,
+    bradley_terry,
+    compared_together,
+    intransitive_cycles,
+    ranks_of,
+    wins_of,
+)
 from alignkit_judge.questions import HIGHEST, LOWEST
 
 if TYPE_CHECKING:
@@ -90,6 +98,7 @@ class Outcome:
         margin: mean over all pairs of how far the verdicts lean to one side, 0 (not at all, or all abstained) to 1:
             scores of 8 and 7 lean less than scores of 9 and 2.
         orders_disagree: share of (pair, judge) with verdicts in both orders where the two differ.
+        both_orders: number of (pair, judge) with verdicts in both orders.
         judges_disagree: share of pairs with verdicts of several judges where the judges differ.
         abstained: share of pairs without a verdict.
         cycles: cycles of verdicts that no ranking can reproduce.
@@ -100,6 +109,7 @@ class Outcome:
     annotations: tuple[Annotation, ...]
     margin: float
     orders_disagree: float
+    both_orders: int
     judges_disagree: float
     abstained: float
     cycles: tuple[tuple[int, ...], ...]
@@ -131,6 +141,7 @@ def outcome(ballots: Sequence[Ballot], count: int, min_margin: float) -> Outcome
         annotations=tuple(_annotations(ballots, samples, count)),
         margin=fmean(abs(fmean(leaning[pair])) if leaning[pair] else 0.0 for pair in pairs),
         orders_disagree=_disagreement(turns.values()),
+        both_orders=len(_compared(turns.values())),
         judges_disagree=_disagreement(judges.values()),
         abstained=1 - len(verdicts) / len(pairs),
         cycles=tuple(intransitive_cycles(wins)),
@@ -154,17 +165,32 @@ def position_counts(ballots: Iterable[Ballot], min_margin: float) -> Counter[Vot
     return Counter(vote for ballot in ballots if not ballot.scored for vote in ballot.votes(min_margin).values())
 
 
+def first_wins(counts: Mapping[Vote, int]) -> Share:
+    """How often the response shown first wins; ties don't count."""
+    return Share(counts.get(1, 0), counts.get(1, 0) + counts.get(-1, 0))
+
+
 def position_bias(counts: Mapping[Vote, int]) -> float:
-    """The share of wins of the response shown first, minus 50, in percentage points; ties don't count; 0 if there are
-    only ties."""
-    decided = counts.get(1, 0) + counts.get(-1, 0)
-    return 100 * (counts.get(1, 0) / decided - 0.5) if decided else 0.0
+    """The share of wins of the response shown first, minus 50, in percentage points; 0 if there are only ties."""
+    share = first_wins(counts).value
+    return 0.0 if share is None else 100 * (share - 0.5)
+
+
+def orders_agree(outcomes: Iterable[Outcome]) -> Share:
+    """How often the verdicts in the two orders are the same, over the pairs of all groups and the judges."""
+    compared = [(found.both_orders, found.orders_disagree) for found in outcomes]
+    return Share(sum(round(n * (1 - share)) for n, share in compared), sum(n for n, _ in compared))
 
 
 def _disagreement(cases: Iterable[Sequence[Vote]]) -> float:
-    known = [[vote for vote in votes if vote is not None] for votes in cases]
-    compared = [votes for votes in known if len(votes) > 1]
+    compared = _compared(cases)
     return fmean(len(set(votes)) > 1 for votes in compared) if compared else 0.0
+
+
+def _compared(cases: Iterable[Sequence[Vote]]) -> list[list[int]]:
+    """The cases with two or more votes, without abstentions."""
+    known = [[vote for vote in votes if vote is not None] for votes in cases]
+    return [votes for votes in known if len(votes) > 1]
 
 
 def _ranks(verdicts: Mapping[Pair, int], count: int) -> dict[int, int]:

@@ -28,8 +28,12 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="Responses in any for
                                       "Argilla or Label Studio.")]  # fmt: skip
 Labels = Annotated[
     Literal["ignore", "keep", "gold"],
-    typer.Option(help="The file's own labels: ignore them, keep them as verdicts, or use them as gold answers."),
+    typer.Option(
+        help="People's labels in the file: ignore them, keep them as verdicts, or use them as gold answers. AIs'"
+        " verdicts always stay on the record, and no annotator sees them."
+    ),
 ]
+Audited = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or a file of preferences.")]
 Names = Annotated[list[str] | None, typer.Option("--annotator", "-a", metavar="NAME", help="An annotator. Repeatable.")]
 ExportForm = Annotated[
     Literal["groups", "pairs", "labels", "argilla", "label-studio"],
@@ -64,6 +68,37 @@ def import_file(
         raise InputError(error.what, where=f"{file}, {error.where}", fix=error.fix) from error
     verdicts = store.take_over(_verdicts(store, groups)) if labels == "keep" else 0
     show({"read": len(groups), "new_items": len(store.items()) - before, "verdicts": verdicts}, as_json=as_json)
+
+
+@app.command()
+def audit(
+    run: Audited,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Pairs to draw.")] = 100,
+    db: Annotated[Path | None, typer.Option("--db", metavar="DATABASE", help="Default: RUN/audit.db.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    overlap: Annotated[int, typer.Option(min=1, help="Annotators per pair, in a new database.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Draw random pairs that AIs judged, for people to judge: it shows what the AIs' labels are worth."""
+    from alignkit_data import Dataset
+    from alignkit_report.audit import audit_database, preferences_of
+
+    from alignkit_label.audit import drawn
+    from alignkit_label.store import Store
+
+    file, db = preferences_of(run), db or audit_database(run)
+    pairs, judged = drawn(Dataset.of_file(file, {}).groups(), n, seed)
+    if not pairs:
+        raise InputError("no AI has judged these", where=str(file), fix="give a run or a file with a judge's verdicts")
+    new = not db.exists()
+    store = Store(db)
+    before = len(store.items())
+    store.add_items(pairs)
+    if new:
+        store.configure(overlap=overlap)
+    show({"judged_pairs": judged, "drawn": len(pairs), "new_items": len(store.items()) - before, "db": str(db),
+          "next": f"alignkit label serve {db} -a NAME -a NAME, then alignkit label export {db},"
+          f" then alignkit preferences report {run}"}, as_json=as_json)  # fmt: skip
 
 
 @app.command()
@@ -118,7 +153,9 @@ def status(database: Database, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     database: Database,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write. Default: DATABASE.jsonl.")
+    ] = None,
     form: ExportForm = "groups",
     min_annotators: Annotated[int, typer.Option(min=1, help="Annotators that an item needs.")] = 1,
     min_gold: Annotated[
@@ -127,14 +164,17 @@ def export(
     with_gold: Annotated[bool, typer.Option("--with-gold", help="Include the gold items.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the labelled items. `alignkit preferences report` measures agreement in the form `groups`."""
-    from alignkit_label.exchange import rows_of, write_rows
+    """Write the labelled items, with the verdicts of people and AIs. `alignkit preferences report` measures agreement
+    in the form `groups`."""
+    from alignkit_label.exchange import NOT_KEPT, rows_of, write_rows
     from alignkit_label.records import labelled
 
+    out = out or database.with_suffix(".json" if form in ("argilla", "label-studio") else ".jsonl")
     found = labelled(_existing(database), min_annotators=min_annotators, min_gold=min_gold, with_gold=with_gold)
     rows = write_rows(out, rows_of(found.groups, form), form)
+    lost = {"not_kept": NOT_KEPT[form]} if form in NOT_KEPT else {}
     show({"out": str(out), "rows": rows, "labelled": len(found.groups), "missing": found.missing,
-          "left_out": found.left_out}, as_json=as_json)  # fmt: skip
+          "left_out": found.left_out, **lost}, as_json=as_json)  # fmt: skip
 
 
 @app.command()
@@ -148,7 +188,11 @@ def agreement(database: Database, as_json: AsJson = False) -> None:
     found = figures(labelled(store, with_gold=True).groups)
     shares = gold_shares(store.items(), store.said())
     result = {
-        **{name: found["agreement"][name] for name in ("between", "alpha_people")},
+        **{
+            name: value
+            for name, value in found["agreement"].items()
+            if name == "between" or name[:12] == "alpha_people"
+        },
         "position": found["position"],
         "gold_right": {name: share.to_json() for name, share in shares.items() if share.n},
     }
@@ -175,6 +219,7 @@ def _text(path: Path) -> str:
 def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
     """The groups' annotations, or their ranks if they have none, as verdicts on the store's items."""
     from alignkit.preferences import annotations_of
+    from alignkit_label.records import ALL_BAD
     from alignkit_label.store import Said, item_id
 
     items = {item.id: item.group for item in store.items()}
@@ -187,6 +232,8 @@ def _verdicts(store: Store, groups: Sequence[Group]) -> Iterator[Said]:
             if one.kind == "ai":
                 continue
             digest = hashlib.sha256(f"{key}:{one.annotator}:{one.ranks}".encode()).hexdigest()[:32]
-            verdict: Any = "skip" if one.ranks is None else "ranked"
-            reason = one.reason or ("skipped" if one.ranks is None else "")
+            bad, said, why = one.reason.partition(ALL_BAD)
+            all_bad = one.ranks is not None and said and not bad
+            verdict: Any = "skip" if one.ranks is None else "both_bad" if all_bad else "ranked"
+            reason = why.removeprefix(": ") if all_bad else one.reason or ("skipped" if one.ranks is None else "")
             yield Said(digest, key, one.annotator, verdict, one.ranks, one.order, one.seconds, reason)

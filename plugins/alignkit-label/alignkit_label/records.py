@@ -8,7 +8,7 @@ from itertools import permutations
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from alignkit.preferences import Annotation, Share, voted_ranks, with_annotations
+from alignkit.preferences import Annotation, Share, stored_annotations, voted_ranks, with_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,14 +77,15 @@ def labelled(
 
 
 def ranked(group: Group, said: Sequence[Said]) -> Group:
-    """The group with these people's verdicts; the ranks of several come from a Bradley-Terry fit to all of them.
-    `labels` are all false if most people found every response bad."""
+    """The group with these people's verdicts beside those of AIs; the ranks of several people come from a Bradley-Terry
+    fit to all of theirs. `labels` are all false if most people found every response bad."""
     rankings = [one.ranks for one in said if one.ranks is not None]
     noted = [_annotation(one) for one in said]
     ranks = rankings[0] if len(rankings) == 1 else voted_ranks(noted, len(group.responses))
     bad = sum(one.verdict == "both_bad" for one in said)
     labels = (False,) * len(group.responses) if 2 * bad > len(rankings) else None
-    return with_annotations(replace(group, ranks=ranks, labels=labels, source=SOURCE), noted)
+    whole = replace(group, ranks=ranks, labels=labels, source=SOURCE)
+    return with_annotations(whole, [*stored_annotations(group), *noted])
 
 
 def gold_shares(items: Iterable[Item], said: Iterable[Said]) -> dict[str, Share]:
@@ -133,5 +134,6 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def _annotation(said: Said) -> Annotation:
-    reason = said.reason or (ALL_BAD if said.verdict == "both_bad" else "")
+    bad = ALL_BAD if said.verdict == "both_bad" else ""
+    reason = ": ".join(filter(None, (bad, said.reason)))
     return Annotation(said.annotator, said.ranks, "human", said.shown, said.seconds, reason)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from alignkit import Group, InputError
-from alignkit.preferences import FIELD
+from alignkit.preferences import FIELD, stored_annotations, with_annotations
 from alignkit_label.schema import connected, make_file, now, transaction
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Verdict = Literal["ranked", "both_bad", "skip"]
 MOST_RESPONSES, LONGEST_REASON, LONGEST_SECONDS = 9, 2000, 86_400.0
 LIVE = "undone IS NULL"
+AUDIT = "audit"
+"""The field of a group's meta that marks it as drawn at random."""
 SETTINGS: dict[str, Any] = {
     "seed": 0, "overlap": 1, "overlap_share": 1.0, "gold_every": 10, "lease_minutes": 30.0, "guidelines": "",
 }  # fmt: skip
@@ -79,8 +81,8 @@ class Store:
         make_file(self.path)
 
     def add_items(self, groups: Iterable[Group], *, gold: bool = False) -> list[str]:
-        """Adds groups of 2 to 9 different responses as items and returns all their ids; existing items stay unchanged.
-        With `gold`, their ranks count as the right ones.
+        """Adds groups of 2 to 9 different responses as items and returns all their ids; existing items only gain AIs'
+        verdicts and the mark of an audit. With `gold`, their ranks count as the right ones.
 
         Raises:
             InputError: a group has another number of responses, or no ranks for gold.
@@ -98,10 +100,15 @@ class Store:
                         fix="give 2 to 9 different responses, and ranks for gold items",
                     )
                 right = json.dumps(ranks) if gold else None
-                values = (item_id(group), place, json.dumps(group.to_json(), ensure_ascii=False), right)
-                added = database.execute("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, 1)", values).rowcount
-                place += added
-                found.append(values[0])
+                key = item_id(group)
+                known = database.execute("SELECT record FROM items WHERE id = ?", (key,)).fetchone()
+                if known is None:
+                    database.execute("INSERT INTO items VALUES (?, ?, ?, ?, 1)", (key, place, _stored(group), right))
+                    place += 1
+                else:
+                    joined = _stored(_joined(Group.from_json(json.loads(known["record"])), group))
+                    database.execute("UPDATE items SET record = ? WHERE id = ?", (joined, key))
+                found.append(key)
             _plan(database)
         return found
 
@@ -244,10 +251,27 @@ def without_gaps(ranks: Sequence[int]) -> tuple[int, ...]:
 
 
 def _bare(group: Group) -> tuple[Group, tuple[int, ...] | None]:
-    """The group without feedback or repeated responses, and its ranks."""
+    """The group without repeated responses and without feedback, except for AIs' verdicts, which nobody is shown; and
+    its ranks."""
     once = group.without_duplicates()
-    meta = {name: value for name, value in once.meta.items() if name != FIELD}
-    return replace(once, ranks=None, scores=None, labels=None, meta=meta), once.ranks
+    meta = {name: value for name, value in once.meta.items() if name not in (FIELD, "ranks_by")}
+    bare = replace(once, ranks=None, scores=None, labels=None, meta=meta)
+    ais = [one for one in stored_annotations(once) if one.kind == "ai"]
+    return (with_annotations(bare, ais) if ais else bare), once.ranks
+
+
+def _joined(item: Group, group: Group) -> Group:
+    """The item with the AIs' verdicts and the mark of an audit that the group has."""
+    turned = group.choose([group.responses.index(text) for text in item.responses])
+    known = stored_annotations(item)
+    new = [one for one in stored_annotations(turned) if one not in known]
+    audit = {AUDIT: turned.meta[AUDIT]} if AUDIT in turned.meta else {}
+    item = replace(item, meta={**item.meta, **audit})
+    return with_annotations(item, [*known, *new]) if new else item
+
+
+def _stored(group: Group) -> str:
+    return json.dumps(group.to_json(), ensure_ascii=False)
 
 
 def _settings(database: sqlite3.Connection) -> dict[str, Any]:

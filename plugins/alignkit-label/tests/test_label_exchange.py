@@ -48,7 +48,11 @@ def test_trl_columns() -> None:
 def test_label_studio_as_in_its_manual() -> None:
     pair, triple = rows("label-studio", PAIR, TRIPLE)
     assert pair["id"] == 1
+    kept = json.loads(pair["data"].pop("alignkit"))
+    assert kept == {"ranks": [0, 1], "source": "human", "meta": PAIR.meta}
     assert pair["data"] == {"prompt": "Name a prime.", "response_1": "7", "response_2": "9"}
+    assert all("completed_by" not in one for one in pair["annotations"]), "Label Studio refuses unknown users"
+    assert [one["result"][0]["meta"] for one in pair["annotations"]] == [{"annotator": "anna"}, {"annotator": "ben"}]
     results = [annotation["result"][0] for annotation in pair["annotations"]]
     assert [(one["type"], one["value"]) for one in results] == [
         ("pairwise", {"selected": "left"}),
@@ -82,6 +86,59 @@ def test_what_was_written_is_read_back(tmp_path: Path, form: Form) -> None:
     told = {one.annotator: (one.ranks, one.kind) for one in annotations_of(pair)}
     assert told == {"anna": ((0, 1), "human"), "ben": ((0, 0), "human")}
     assert {one.annotator: one.ranks for one in annotations_of(triple)} == {"anna": (1, 0, 2), "ben": (1, 0, 1)}
+
+
+FULL = [
+    Annotation("anna", (0, 0), "human", (1, 0), 4.5, "all bad: both are rude"),
+    Annotation("ben", None, "human", (0, 1), 2.0, "unclear"),
+    Annotation("cleo", (1, 0), "human", (0, 1), 3.25, "shorter"),
+    Annotation("dora", (0, 0), "human", (0, 1), 1.0),
+    Annotation("judge", (0, 1), "ai", (0, 1)),
+    Annotation("judge", None, "ai", (1, 0), reason="abstained"),
+]
+
+
+@pytest.mark.parametrize("form", ["groups", "argilla", "label-studio"])
+def test_a_round_trip_keeps_everything(tmp_path: Path, form: Form) -> None:
+    """Verdicts, "all bad", ties, skips, seconds, reasons, orders, AIs' verdicts, the chat and what else is known, first
+    through the file and then through a database."""
+    chat = Prompt.of([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], {"answer": "7"})
+    group = with_annotations(Group(chat, ("7", "9"), source="x", meta={"audit": {"seed": 3}}), FULL)
+    path = tmp_path / ("out.jsonl" if form == "groups" else "out.json")
+    write_rows(path, rows_of([group], form), form)
+    (back,) = read_records(path, {})
+    assert (back.prompt, back.responses, back.source, back.meta["audit"]) == (chat, ("7", "9"), "x", {"seed": 3})
+    by_name = {(one.annotator, one.order): one for one in annotations_of(back)}
+    assert by_name == {(one.annotator, one.order): one for one in FULL}
+
+    database, out = str(tmp_path / "labels.db"), tmp_path / "again.jsonl"
+    assert run(["label", "import", str(path), "--db", database, "--labels", "keep"]) == 0
+    assert run(["label", "export", database, "--out", str(out)]) == 0
+    (once,) = read_groups(out)
+    assert sorted(annotations_of(once), key=str) == sorted(FULL, key=str)
+    assert once.prompt == chat
+    assert once.meta["audit"] == {"seed": 3}
+
+
+@pytest.mark.parametrize("form", ["argilla", "label-studio"])
+def test_an_answer_that_was_changed_there_counts(tmp_path: Path, form: Form) -> None:
+    """Ben's verdict is turned round: his seconds and reason are gone, and so are the ranks that all gave."""
+    timed = [Annotation("anna", (0, 1), "human", seconds=2.0), Annotation("ben", (0, 1), "human", seconds=3.0)]
+    group = with_annotations(Group(Prompt.of("q"), ("7", "9"), (0, 1), source="x"), timed)
+    path = tmp_path / "out.json"
+    write_rows(path, rows_of([group], form), form)
+    assert read_records(path, {}) == [group]
+    (row,) = json.loads(path.read_text())
+    if form == "argilla":
+        row["responses"]["ranking"][1]["value"].reverse()
+    else:
+        row["annotations"][1]["result"][0]["value"]["selected"] = "right"
+        row["annotations"][1]["lead_time"] = 9.0
+    path.write_text(json.dumps([row]))
+    (back,) = read_records(path, {})
+    anna, ben = annotations_of(back)
+    assert (anna, back.ranks) == (timed[0], None)
+    assert (ben.ranks, ben.seconds) == ((1, 0), None if form == "argilla" else 9.0)
 
 
 def test_label_studio_from_elsewhere(tmp_path: Path) -> None:
@@ -132,11 +189,14 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     counts = said("status", database)
     assert (counts["items"], counts["gold_items"], counts["complete"]) == (3, 1, 2)
     assert counts["annotators"]["anna"]["judged"] == 2
-    between = said("agreement", database)["between"]
-    assert between[0] == {"annotators": ["anna", "ben"], "n": 4, "agreement": 0.5, "kappa": 0.3333}
+    (between,) = said("agreement", database)["between"]
+    assert (between["annotators"], between["n"]) == (["anna", "ben"], 4)
+    assert (between["agreement"], between["kappa"], len(between["kappa_interval"])) == (0.5, 0.3333, 2)
     assert said("export", database, "--out", str(out))["missing"] == 1
     assert [group.responses for group in read_groups(out)] == [("7", "9"), ("x", "y", "z")]
-    assert said("export", database, "--out", str(out), "--form", "pairs", "--min-annotators", "2")["rows"] == 4
+    pairs = said("export", database, "--out", str(out), "--form", "pairs", "--min-annotators", "2")
+    assert pairs["rows"] == 4
+    assert "who said what" in pairs["not_kept"]
     assert run(["label", "status", str(tmp_path / "none.db")]) == 2
     assert "alignkit label import FILE" in capsys.readouterr().err
 

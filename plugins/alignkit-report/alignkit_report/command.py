@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from alignkit_data import Dataset
 
-from alignkit import visible
+from alignkit import read_groups, visible
 from alignkit.commands import AsJson, Columns, Quiet, column_names, show
+from alignkit_report.audit import audit_database, preferences_of
 from alignkit_report.figures import figures
 from alignkit_report.tables import text, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Preferences in any form that `dataset` reads.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE",
+        help="Preferences in any form that `dataset` reads, or a run directory. Its audit is read too (docs/data.md).",
+    ),
+]
 HeldOut = Annotated[
     Path | None,
     typer.Option("--held-out", metavar="FILE", help="Held-out records; counts their prompts and responses in FILE."),
@@ -34,15 +41,19 @@ def report(
 ) -> None:
     """Measure a file of preferences: agreement, AI against people, bias, contradictions, leaks, cost."""
     renamed = column_names(columns)
-    data = _read(file, renamed)
-    found = figures(data.groups(), _read(held_out, renamed).groups() if held_out else ())
+    data = _read(preferences_of(file), renamed)
+    exported = audit_database(file).with_suffix(".jsonl")
+    audit = list(read_groups(exported)) if exported.is_file() else ()
+    found = figures(data.groups(), _read(held_out, renamed).groups() if held_out else (), audit)
+    if not audit and audit_database(file).is_file():
+        found["opening"].append(f"People may have judged an audit: alignkit label export {audit_database(file)}")
     said = data.explain()
     if html:
         write_page(html, f"Preferences: {file.name}", found)
     if as_json:
         show({"file": str(file), "read": said, **found}, as_json=True)
         return
-    print(visible(text(found) if quiet else f"{said}\n\n{text(found)}"))
+    print(visible(text(found, "" if quiet else said)))
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:

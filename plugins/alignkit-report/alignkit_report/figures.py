@@ -18,11 +18,11 @@ from alignkit.preferences import (
     Share,
     SimilarTexts,
     intransitive_cycles,
-    krippendorff_alpha,
     normalized,
-    raw_agreement,
     wins_of,
 )
+from alignkit_report.audit import audit_figures, opening
+from alignkit_report.people import agreement_figures
 from alignkit_report.verdicts import FLIPPED, collect
 
 if TYPE_CHECKING:
@@ -38,17 +38,19 @@ LENGTH_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0, 4.0)
 """Bounds of the bins of the first response's length over the second's."""
 
 
-def figures(groups: Sequence[Group], held_out: Sequence[Group] = ()) -> Figures:
-    """All figures of a file, as JSON types.
+def figures(groups: Sequence[Group], held_out: Sequence[Group] = (), audit: Sequence[Group] = ()) -> Figures:
+    """All figures of a file, as JSON types; first what it opens with.
 
     Args:
         held_out: groups that should share no prompt with these.
+        audit: people's verdicts on pairs of these groups, as `alignkit label export` writes them.
 
     Raises:
         InputError: the annotations of a record are malformed.
     """
-    verdicts = collect(groups)
-    return {
+    verdicts = collect([*groups, *audit])
+    found = {
+        "audit": audit_figures(verdicts),
         "counts": counts(groups),
         "annotators": {name: of_annotator(verdicts, name) for name in verdicts.kinds},
         "agreement": agreement_figures(verdicts),
@@ -60,6 +62,7 @@ def figures(groups: Sequence[Group], held_out: Sequence[Group] = ()) -> Figures:
         "leakage": leakage(groups, held_out) if held_out else None,
         "cost": cost(groups, verdicts),
     }
+    return {"opening": opening(found), **found}
 
 
 def counts(groups: Sequence[Group]) -> Figures:
@@ -95,45 +98,6 @@ def of_annotator(verdicts: Verdicts, name: str) -> Figures:
         "abstained": said[None],
         "seconds": round(fmean(seconds), 2) if seconds else None,
     }
-
-
-def agreement_figures(verdicts: Verdicts) -> Figures:
-    """Every two annotators; every AI against the people's majority; Krippendorff's alpha of people and of all."""
-    people, machines = verdicts.of_kind("human"), verdicts.of_kind("ai")
-    between = []
-    for one, other in combinations(verdicts.kinds, 2):
-        found = raw_agreement(_both(verdicts.units, one, other))
-        if found is not None:
-            between.append({"annotators": [one, other], **found.to_json()})
-    against = {name: _against_people(verdicts.units, name, people) for name in machines}
-    return {
-        "between": between,
-        "ai_against_people": {name: found for name, found in against.items() if found is not None},
-        "alpha_people": _rounded(krippendorff_alpha(_values(verdicts.units, people))) if len(people) > 1 else None,
-        "alpha_all": _rounded(krippendorff_alpha(_values(verdicts.units, list(verdicts.kinds)))),
-    }
-
-
-def _both(units: Iterable[Unit], one: str, other: str) -> list[tuple[int, int]]:
-    found = ((unit.settled(one), unit.settled(other)) for unit in units)
-    return [(a, b) for a, b in found if a is not None and b is not None]
-
-
-def _values(units: Iterable[Unit], annotators: Sequence[str]) -> list[list[int | None]]:
-    return [[unit.settled(name) for name in annotators] for unit in units]
-
-
-def _against_people(units: Iterable[Unit], name: str, people: Sequence[str]) -> Figures | None:
-    """An AI against the people's majority: on all pairs, on pairs where neither calls a tie, and the table of both."""
-    found = [(unit.majority(people), unit.settled(name)) for unit in units]
-    both = [(a, b) for a, b in found if a is not None and b is not None]
-    whole = raw_agreement(both)
-    if whole is None:
-        return None
-    decided = raw_agreement((a, b) for a, b in both if TIE not in (a, b))
-    table = Counter(both)
-    rows = [[table[a, b] for b in (FIRST, SECOND, TIE)] for a in (FIRST, SECOND, TIE)]
-    return {**whole.to_json(), "without_ties": decided.to_json() if decided else None, "people_by_ai": rows}
 
 
 def position_bias(verdicts: Verdicts, name: str) -> Figures | None:
@@ -267,17 +231,20 @@ def leakage(groups: Sequence[Group], held_out: Sequence[Group]) -> Figures:
     }
 
 
-def cost(groups: Iterable[Group], verdicts: Verdicts) -> Figures:
-    """Sums of the numbers in `meta.cost` up to MOST_COST, and each annotator's total seconds."""
+def cost(groups: Sequence[Group], verdicts: Verdicts) -> Figures:
+    """Sums of the numbers in `meta.cost` (in an audit alone: what the audited labels cost), and each annotator's total
+    seconds."""
+    audits = [group.meta["audit"] for group in groups if isinstance(group.meta.get("audit"), dict)]
+    total = total_cost(group.meta.get("cost") for group in groups) or total_cost(one.get("cost") for one in audits[:1])
+    taken = {f"seconds of {name}": round(sum(seconds), 1) for name, seconds in verdicts.seconds.items()}
+    return total | taken
+
+
+def total_cost(spent: Iterable[Any]) -> Figures:
+    """The sum of each number up to MOST_COST by its name; what is no mapping of numbers does not count."""
     total: dict[str, float] = defaultdict(float)
-    for group in groups:
-        spent = group.meta.get("cost")
-        for name, value in spent.items() if isinstance(spent, dict) else ():
+    for one in spent:
+        for name, value in one.items() if isinstance(one, dict) else ():
             if type(value) in (int, float) and abs(value) <= MOST_COST:
                 total[name] += value
-    taken = {f"seconds of {name}": round(sum(seconds), 1) for name, seconds in verdicts.seconds.items()}
-    return {name: round(value, 6) for name, value in total.items()} | taken
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return {name: round(value, 6) for name, value in total.items()}

@@ -20,6 +20,14 @@ POSITION = (
     "How often the response shown first wins, if the order is known (0.5 without bias, if both orders are equally"
     " frequent), and how often a pair gets the same verdict in both orders."
 )
+AUDIT = "The judge against people on pairs drawn at random; docs/data.md has the rules of the verdict."
+AGAINST = (
+    "An AI against people. The majority drops pairs on which people disagree, and so flatters the AI: a random person"
+    " says more."
+)
+ALPHA = (
+    "Krippendorff's alpha: nominal of the verdicts 1, 2 and tie; of rankings of three or more, ordinal of the ranks."
+)
 CONTRADICTIONS = (
     "Pairs that one annotator judged more than once, and prompts with three or more responses whose verdicts are"
     " intransitive."
@@ -27,9 +35,9 @@ CONTRADICTIONS = (
 CONTRADICTION_HEAD = ("annotator", "repeated", "differing", "opposite", "rankings", "intransitive")
 
 
-def text(figures: Figures) -> str:
-    """The figures as aligned columns under headings."""
-    parts = []
+def text(figures: Figures, read: str = "") -> str:
+    """The figures as aligned columns under headings: first what AIs' labels are worth, then `read`, what was read."""
+    parts = [said for said in ("\n".join(figures["opening"]), read) if said]
     for title, said, head, rows in tables(figures):
         cells = [[str(cell) for cell in row] for row in ([head, *rows] if any(head) else rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -68,6 +76,7 @@ def tables(figures: Figures) -> list[Table]:
     ]
     leaks = _named(figures["leakage"] or {})
     found: list[Table] = [
+        ("Audit", AUDIT, NO_HEAD, _audit(figures["audit"] or {})),
         ("Counts", "", NO_HEAD, _named(figures["counts"])),
         ("Annotators", "Verdicts on pairs, and mean seconds per record.", ANNOTATOR_HEAD, annotators),
         *_agreement(figures["agreement"]),
@@ -82,25 +91,47 @@ def tables(figures: Figures) -> list[Table]:
 
 
 def _agreement(agreement: Figures) -> list[Table]:
-    head = ("", "", "pairs", "agreement", "kappa")
+    head = ("", "", "pairs", "agreement [95% interval]", "kappa [95% interval]")
     between = [(*row["annotators"], *_triple(row)) for row in agreement["between"]]
-    against = [
-        (name, which, *_triple(said))
-        for name, row in agreement["ai_against_people"].items()
-        for which, said in (("all", row), ("without ties", row["without_ties"]))
-        if said
-    ]
-    alphas = {name: _shown(agreement[name]) for name in ("alpha_people", "alpha_all") if agreement[name] is not None}
-    alpha = "Krippendorff's alpha (nominal) of the verdicts 1, 2 and tie."
+    against = [row for name, said in agreement["ai_against_people"].items() for row in _against(name, said)]
+    alphas = {
+        name: _with_interval(agreement[name], agreement[f"{name}_interval"])
+        for name in ("alpha_people", "alpha_all", "alpha_rankings_people", "alpha_rankings_all")
+        if agreement[name] is not None
+    }
     return [
         ("Agreement", "Cohen's kappa of the verdicts 1, 2 and tie.", head, between),
-        ("AI against people", "Against the people's most frequent verdict on each pair.", head, against),
-        ("Alpha", alpha, NO_HEAD, _named(alphas)),
+        ("AI against people", " ".join(filter(None, (AGAINST, agreement["note"]))), head, against),
+        ("Alpha", ALPHA, NO_HEAD, _named(alphas)),
     ]
+
+
+def _against(name: str, said: Figures) -> list[Sequence[Any]]:
+    """An AI's rows: a random person, each person, the majority and what it leaves out."""
+    person = said["random_person"]
+    alone = _with_interval(person["value"], (person["low"], person["high"]))
+    rows = [(name, "a random person", person["n"], alone, "")]
+    rows += [(name, who, *_triple(row)) for who, row in said["each_person"].items()]
+    left_out = f"the majority ({said['left_out']} more pairs have none)" if said["left_out"] else "the majority"
+    named = ((left_out, said), ("the majority, without ties", said["without_ties"]))
+    return [*rows, *((name, which, *_triple(row)) for which, row in named if row and row["n"])]
+
+
+def _audit(audit: Figures) -> list[Sequence[Any]]:
+    shares = ("agree", "agree_where_both_decide", "people_agree", "people_agree_where_both_decide")
+    rows = {name: _share(value) if name in shares else value for name, value in audit.items() if name != "each_person"}
+    each = {f"agrees with {name}": _share(share) for name, share in audit.get("each_person", {}).items()}
+    return [row for row in _named({**rows, **each}) if row[1] != ""]
 
 
 def _triple(row: Figures) -> tuple[Any, ...]:
-    return row["n"], _shown(row["agreement"]), _shown(row["kappa"])
+    agreement, kappa = ((row[name], row[f"{name}_interval"]) for name in ("agreement", "kappa"))
+    return row["n"], _with_interval(*agreement), _with_interval(*kappa)
+
+
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    known = interval is not None and None not in interval
+    return f"{_shown(value)} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval and known else str(_shown(value))
 
 
 def _named(figures: Figures) -> list[Sequence[Any]]:

@@ -2,7 +2,8 @@
 
 A unit is two responses to one prompt that somebody judged. Records with the same two responses share a unit: one
 annotator's file after another's gives units that both judged. An annotator who judges a pair again in a later record
-opens a second unit, so that no verdict counts twice and the two can be compared.
+opens a second unit, so that no verdict counts twice and the two can be compared. Only an audit, which repeats the
+audited file's verdicts, adds nothing but new annotators.
 """
 
 from __future__ import annotations
@@ -40,23 +41,38 @@ class Judgement:
 
 @dataclass(slots=True)
 class Unit:
-    """Two responses to a prompt, in the order of their first record, and each annotator's verdicts on them."""
+    """Two responses to a prompt, in the order of their first record, and each annotator's verdicts on them.
+
+    Attributes:
+        audited: whether it was drawn at random for people (`meta.audit`).
+        unsure: whether a mixture asks people only where AIs are unsure, as here (`meta.mix.rule`).
+    """
 
     prompt: str
     responses: tuple[str, str]
     judgements: dict[str, list[Judgement]] = field(default_factory=dict)
+    audited: bool = False
+    unsure: bool = False
 
     @property
     def content(self) -> tuple[str, frozenset[str]]:
         """The same for units of the same prompt and responses."""
         return self.prompt, frozenset(self.responses)
 
+    def verdicts_of(self, annotator: str) -> list[int | None]:
+        """The annotator's verdicts, one for each look."""
+        return [look.verdict for look in self.judgements.get(annotator, ())]
+
+    def said_by(self, annotators: Iterable[str]) -> list[int]:
+        """What these annotators say, without abstentions."""
+        return [verdict for annotator in annotators if (verdict := self.settled(annotator)) is not None]
+
     def settled(self, annotator: str) -> int | None:
         """The annotator's most frequent verdict; a tie if two are equally frequent, None if the annotator abstained or
         hasn't seen the unit."""
-        verdicts = [look.verdict for look in self.judgements.get(annotator, ()) if look.verdict is not None]
-        if not verdicts:
-            return None
+        verdicts = [verdict for verdict in self.verdicts_of(annotator) if verdict is not None]
+        if len(verdicts) < 2:
+            return verdicts[0] if verdicts else None
         found = most_frequent(verdicts)
         return TIE if found is None else found
 
@@ -67,11 +83,16 @@ class Unit:
 
 @dataclass(slots=True)
 class Verdicts:
-    """All units, the annotators' kinds, and their seconds for each record."""
+    """All units, the annotators' kinds, their seconds for each record, and their ranks of each response.
+
+    Attributes:
+        ranks: (prompt, all responses, response) -> annotator -> rank. An annotator's last ranking counts.
+    """
 
     units: list[Unit] = field(default_factory=list)
     kinds: dict[str, Kind] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    ranks: dict[tuple[str, frozenset[str], str], dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
 
     def of_kind(self, kind: Kind) -> list[str]:
         return [annotator for annotator, known in self.kinds.items() if known == kind]
@@ -96,15 +117,36 @@ def collect(groups: Iterable[Group]) -> Verdicts:
             found.kinds[annotation.annotator] = found.kinds.get(annotation.annotator) or annotation.kind
             if annotation.seconds is not None:
                 found.seconds[annotation.annotator].append(annotation.seconds)
+        for text, by in _ranks(group, annotations):
+            found.ranks[group.prompt.key, frozenset(group.responses), text] |= by
+        mix = group.meta.get("mix")
+        unsure, audited = isinstance(mix, dict) and mix.get("rule") == "unsure", "audit" in group.meta
         for first, second in combinations(range(len(group.responses)), 2) if annotations else ():
             pair = Unit(group.prompt.key, (group.responses[first], group.responses[second]))
-            unit = _unit_for(pair, {annotation.annotator for annotation in annotations}, by_content[pair.content])
+            names = {annotation.annotator for annotation in annotations}
+            unit = _unit_for(pair, set() if audited else names, by_content[pair.content])
             if unit is pair:
                 found.units.append(unit)
+            unit.audited, unit.unsure = unit.audited or audited, unit.unsure or unsure
+            new = names - unit.judgements.keys()
             for annotation in annotations:
-                looks = unit.judgements.setdefault(annotation.annotator, [])
-                looks.append(_judgement(annotation, first, second, flipped=unit.responses != pair.responses))
+                if annotation.annotator in new:
+                    looks = unit.judgements.setdefault(annotation.annotator, [])
+                    looks.append(_judgement(annotation, first, second, flipped=unit.responses != pair.responses))
     return found
+
+
+def _ranks(group: Group, annotations: Iterable[Annotation]) -> Iterable[tuple[str, dict[str, int]]]:
+    """(response, annotator -> rank) of a ranking of three or more; rankings in several orders count by their sums."""
+    if len(group.responses) < 3:
+        return
+    own: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for annotation in annotations:
+        if annotation.ranks is not None:
+            own[annotation.annotator].append(annotation.ranks)
+    sums = {name: [sum(ranks) for ranks in zip(*looks, strict=True)] for name, looks in own.items()}
+    for place, text in enumerate(group.responses):
+        yield text, {name: sorted(set(row)).index(row[place]) for name, row in sums.items()}
 
 
 def _unit_for(pair: Unit, annotators: set[str], known: list[Unit]) -> Unit:

@@ -70,9 +70,9 @@ def test_ai_against_the_majority_of_people() -> None:
 def test_records_of_single_annotators_join_whatever_the_order_of_the_responses() -> None:
     one = Group(Prompt.of("p"), ("good", "bad"), ranks=(0, 1), source="anna")
     other = Group(Prompt.of("p"), ("bad", "good"), ranks=(1, 0), source="ben")
-    assert figures([one, other])["agreement"]["between"] == [
-        {"annotators": ["anna", "ben"], "n": 1, "agreement": 1.0, "kappa": None}
-    ]
+    (between,) = figures([one, other])["agreement"]["between"]
+    nothing = dict.fromkeys(("kappa", "kappa_interval", "agreement_interval"))
+    assert between == {"annotators": ["anna", "ben"], "n": 1, "agreement": 1.0, **nothing}
     again = collect([one, other, one])
     assert [sorted(unit.judgements) for unit in again.units] == [["anna", "ben"], ["anna"]]
 
@@ -203,5 +203,7 @@ def test_the_published_figures_of_pandalm(capsys: pytest.CaptureFixture[str]) ->
     people = [kappas[f"human-{a}", f"human-{b}"] for a, b in ((1, 2), (1, 3), (2, 3))]
     assert people == pytest.approx([0.852, 0.879, 0.862], abs=0.001)
     gpt = found["ai_against_people"]["gpt-3.5-turbo"]
-    assert gpt["n"] == 974
+    assert (gpt["n"], gpt["left_out"]) == (974, 0)
+    assert [gpt["each_person"][f"human-{n}"]["agreement"] for n in (1, 2, 3)] == [0.7094, 0.7012, 0.7084]
+    assert gpt["random_person"]["value"] == pytest.approx((0.70945 + 0.70123 + 0.70842) / 3, abs=1e-4)
     assert (gpt["agreement"], gpt["kappa"]) == pytest.approx((0.716, 0.493), abs=0.001)

@@ -51,6 +51,9 @@ class ComposedReward(RewardSource[OptionsT]):
     def figures(self) -> Mapping[str, float]:
         return self._figures
 
+    def worth(self) -> str:
+        return "; ".join(filter(None, (source.worth() for source in self.sources)))
+
     def calibrate(self, groups: Sequence[Group]) -> None:
         for source in self.sources:
             source.calibrate(groups)

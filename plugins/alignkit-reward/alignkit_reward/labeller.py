@@ -18,7 +18,7 @@ from alignkit_reward.options import LabellerOptions, RankingOptions, RulesLabell
 from alignkit_reward.rules import RulesReward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from alignkit import Ask, Context, Group, RewardSource
 
@@ -45,6 +45,11 @@ class Labeller(PreferenceSource[OptionsT]):
         drawn = [group.without_duplicates() for group in ask(ask.prompts, self.config.k)]
         for group in ranked_by_scores(drawn, self._source.score(drawn), source=self.name):
             yield self._with_noise(group) if self.config.temperature else group
+
+    def figures(self) -> Mapping[str, Any]:
+        """`worth`: what the reward source says of its scores."""
+        worth = self._source.worth()
+        return {"worth": worth} if worth else {}
 
     def _with_noise(self, group: Group) -> Group:
         draw = random.Random(f"{self.context.seed}/{group.prompt.key}")

@@ -7,7 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from alignkit import PluginError, RewardSource
+from alignkit import InputError, RewardSource
 from alignkit_reward.numbers import number
 from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRule, RulesOptions
 
@@ -39,7 +39,7 @@ class RulesReward(RewardSource[RulesOptions]):
         """The weighted sums.
 
         Raises:
-            PluginError: a prompt has no column with the right answer.
+            InputError: a prompt has no column with the right answer.
         """
         return [[self._total(group.prompt, response) for response in group.responses] for group in groups]
 
@@ -102,9 +102,10 @@ def answer_rule(options: AnswerRule) -> Rule:
 
     def score(prompt: Prompt, response: str) -> float:
         if options.column not in prompt.meta:
-            raise PluginError(
-                f"rules: the answer rule needs the column {options.column!r}; "
-                f"the prompts have {', '.join(sorted(prompt.meta)) or 'no columns'} (option answer.column)"
+            raise InputError(
+                f"the prompts have no column {options.column!r}, but {', '.join(sorted(prompt.meta)) or 'no columns'}",
+                where="answer.column",
+                fix="name the column with the right answers",
             )
         right = _reference(prompt.meta[options.column], pattern)
         stated = [number(text) for text in pattern.findall(response)[-1:]]
@@ -117,5 +118,5 @@ def _reference(value: Any, pattern: re.Pattern[str]) -> float:
     stated = pattern.findall(value)[-1:] if isinstance(value, str) else []
     right = number(stated[0] if stated else str(value))
     if right is None:
-        raise PluginError(f"rules: the right answer {value!r} is not a number")
+        raise InputError(f"the right answer {value!r} is not a number", where="answer.column", fix="correct the data")
     return right

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import HasValues, InputError, registry
+from alignkit import HasValues, InputError, may_be_model, registry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignkit import Policy
 
 FILE = "alignkit.json"
@@ -33,9 +32,9 @@ class StoredReward:
 
     @classmethod
     def read(cls, folder: Path) -> StoredReward:
-        """The file's contents. Raises InputError if it is damaged."""
-        file = folder / FILE
-        if not file.is_file():
+        """The file's contents, in a folder or a hub repository. Raises InputError if it is damaged."""
+        file = folder / FILE if folder.is_dir() else _from_hub(folder.as_posix())
+        if file is None or not file.is_file():
             return cls()
         try:
             stored = cls(**json.loads(file.read_text(encoding="utf-8")))
@@ -50,6 +49,16 @@ class StoredReward:
         partial = folder / f"{FILE}.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         partial.replace(folder / FILE)
+
+
+def _from_hub(name: str) -> Path | None:
+    from transformers.utils.hub import cached_file
+
+    if not may_be_model(name):
+        return None
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(name, FILE, **missing)
+    return None if found is None else Path(found)
 
 
 def policy_name(policy: Policy[Any]) -> str:

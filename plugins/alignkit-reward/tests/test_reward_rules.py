@@ -12,7 +12,7 @@ import pytest
 from alignkit_reward.options import AnswerRule, JSONRule, KeywordRule, LengthRule, RulesOptions
 from alignkit_reward.rules import RulesReward
 
-from alignkit import Group, InputError, PluginError, Prompt
+from alignkit import Group, InputError, Prompt
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not on this machine")
@@ -138,9 +138,9 @@ def test_what_is_no_number_is_a_wrong_answer(response: str, expected: float) -> 
 
 
 def test_answer_without_its_column() -> None:
-    with pytest.raises(PluginError, match=r"needs the column 'final_answer'; the prompts have question"):
+    with pytest.raises(InputError, match=r"answer\.column: the prompts have no column 'final_answer', but question"):
         score("A: 1", {"question": "?"}, answer=AnswerRule())
-    with pytest.raises(PluginError, match="'unknown' is not a number"):
+    with pytest.raises(InputError, match="'unknown' is not a number"):
         score("A: 1", {"final_answer": "unknown"}, answer=AnswerRule())
 
 

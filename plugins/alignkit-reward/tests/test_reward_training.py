@@ -6,12 +6,15 @@ import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from alignkit_reward.model import ModelReward
 from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, ModelOptions, PlackettLuceOptions
+from alignkit_reward.stored import StoredReward
 from alignkit_reward.training import BradleyTerry, InfoNCE, PlackettLuce
 
 from alignkit import Context, Group, InputError, PluginError, Prompt
@@ -24,7 +27,6 @@ from alignkit.testing.material import groups_for, nudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from alignkit import GroupBatch, Optimizer
 
@@ -249,3 +251,21 @@ def test_scores_that_are_not_finite_name_the_group(trained: tuple[BradleyTerry, 
 def test_the_loss_names_the_optimizer(loss: Any, optimizer: str) -> None:
     assert ModelOptions(loss=loss, train={"n_epochs": 3}).training() == {"plugin": optimizer, "n_epochs": 3}
     assert ModelOptions(model="org/name").training() is None
+
+
+def test_the_scale_of_a_model_on_the_hub_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--own--reward"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("a" * 40)
+    snapshot = repository / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "alignkit.json").write_text(json.dumps({"policy": "tiny", "mean": 3.0, "std": 2.0}))
+    assert StoredReward.read(Path("own/reward")) == StoredReward(policy="tiny", mean=3.0, std=2.0)
+    assert StoredReward.read(Path("own/other")) == StoredReward()
+
+
+def test_where_a_model_of_another_tool_ends_needs_a_model() -> None:
+    with pytest.raises(InputError, match="append_end"):
+        ModelOptions(append_end=True).check()
