@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import resource
@@ -142,6 +144,8 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # what was freed while loading is no memory of a step
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         if self._cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

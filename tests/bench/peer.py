@@ -35,8 +35,11 @@ def quiet() -> None:
 
 
 def load_lm(material: Material, settings: Settings) -> Any:
-    """The causal LM in float32."""
-    return AutoModelForCausalLM.from_pretrained(material.lm, dtype=torch.float32).to(settings.device)
+    """The causal LM in float32. Its weights are read now, so that the memory of a step is that above the weights."""
+    model = AutoModelForCausalLM.from_pretrained(material.lm, dtype=torch.float32).to(settings.device)
+    for parameter in model.parameters():
+        parameter.sum()
+    return model
 
 
 def load_rm(material: Material, settings: Settings) -> Any:
