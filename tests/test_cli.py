@@ -247,14 +247,14 @@ def test_exit_codes_of_what_happens_in_a_run(
 def test_what_a_plugin_prints_stays_out_of_the_json(
     calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def chatty(*_: object, **__: object) -> dict[str, int]:
+    def chatty(*_: object, **__: object) -> dict[str, dict[str, int]]:
         print("hello from a plugin")
-        return {"steps": 3}
+        return {"sft": {"steps": 3}}
 
     monkeypatch.setattr("alignkit.runs.run.run_recipe", chatty)
     assert cli.run(["run", "recipe.toml", "--json"]) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["steps"] == 3
+    assert json.loads(said.out)["sft"] == {"steps": 3}
     assert "hello from a plugin" in said.err
 
 

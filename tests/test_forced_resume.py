@@ -94,7 +94,7 @@ def test_other_weights_and_another_template_under_the_same_path_are_noticed(tmp_
     model = write_tiny_llama(tmp_path / "model")
     groups = [Group(Prompt.of([{"role": "user", "content": "Hi"}]), ("yes", "no"), (0, 1))]
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}>"
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     tokenizer.save_pretrained(model)
 
     def digest() -> str:
@@ -103,7 +103,7 @@ def test_other_weights_and_another_template_under_the_same_path_are_noticed(tmp_
 
     before = digest()
     assert digest() == before
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}?"
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['content'] }}]{% endfor %}"
     tokenizer.save_pretrained(model)
     other_template = digest()
     assert other_template != before

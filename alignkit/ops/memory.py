@@ -18,7 +18,8 @@ _SIGNS = ("out of memory", "can't allocate memory", "could not create a primitiv
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a device or on the CPU."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(sign in str(error).lower() for sign in _SIGNS)
+    caused = error.__cause__ is not None and is_out_of_memory(error.__cause__)
+    return known or caused or any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def until_it_fits(compute: Callable[[int], ResultT], size: int, smaller: Callable[[int], None]) -> ResultT:

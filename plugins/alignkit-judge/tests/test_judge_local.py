@@ -90,7 +90,9 @@ def test_the_nonsense_of_a_random_model_is_an_abstention(model: Path, protocol: 
 def test_an_abstaining_judge_gives_no_reward(model: Path) -> None:
     reward = JudgeReward(JudgeRewardOptions(backend="local", model=str(model)), context())
     assert reward.score(groups(2)) == [[None] * 3] * 2
-    assert reward.figures() == {"judge_abstained": 1.0}
+    assert reward.figures() == {
+        "judge_abstained": 1.0, "judge_requests": 0.0, "judge_tokens": 0.0, "judge_money": 0.0
+    }  # fmt: skip
 
 
 def test_probabilities_equal_the_models_own(model: Path) -> None:

@@ -315,7 +315,9 @@ def test_the_reward_averages_judges_and_samples_and_abstains_with_any_of_them() 
         judges = tuple(JudgeModel(model=name, base_url=judge.base_url, temperature=1.0) for name in ("one", "two"))
         reward = JudgeReward(JudgeRewardOptions(judges=judges, samples=2))
         assert reward.score(pairs(2)) == [[8.0, 4.0], [3.0, None]]
-        assert reward.figures() == {"judge_abstained": 0.25}
+        figures = reward.figures()
+        assert (figures["judge_abstained"], figures["judge_requests"], figures["judge_money"]) == (0.25, 16, 0)
+        assert figures["judge_tokens"] > 0
 
 
 def test_requests_say_what_the_options_say() -> None:

@@ -76,7 +76,8 @@ class ModelReward(RewardSource[ModelOptions]):
         return scorer
 
     def _load(self) -> Scorer:
-        return self._policy_class.load_scorer(self._folder, self.context, append_end=self.config.append_end)
+        given = {} if self.config.append_end is None else {"append_end": self.config.append_end}
+        return self._policy_class.load_scorer(self._folder, self.context, **given)
 
     def _raw_scores(self, groups: Sequence[Group]) -> Tensor:
         """[S] in float64 on the CPU."""
