@@ -9,6 +9,7 @@ import textwrap
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -141,11 +142,18 @@ def field_docs(config: type[Any]) -> dict[str, str]:
     """Field -> the docstring under it, in one line; inherited fields included."""
     found: dict[str, str] = {}
     for base in reversed(config.__mro__):
-        if dataclasses.is_dataclass(base):
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-            assert isinstance(body, ast.ClassDef)
-            found |= dict(_documented(body.body))
+        found |= _own_docs(base)
     return found
+
+
+@cache
+def _own_docs(base: type[Any]) -> dict[str, str]:
+    """Those of the fields that the class itself defines."""
+    if not dataclasses.is_dataclass(base):
+        return {}
+    body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return dict(_documented(body.body))
 
 
 def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:

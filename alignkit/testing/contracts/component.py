@@ -68,7 +68,8 @@ class ComponentContract:
 
     def test_every_option_is_documented(self) -> None:
         config = self.component.Config
-        missing = [name for name in option_names(config) if not field_docs(config).get(name)]
+        docs = field_docs(config)
+        missing = [name for name in option_names(config) if not docs.get(name)]
         assert not missing, f"no docstring under {', '.join(missing)} of {config.__name__}"
 
 
