@@ -226,3 +226,6 @@ from .runs.api import (
 from .runs.results import (
     Run as Run,
 )
+from .training.signals import (
+    StopSignals as StopSignals,
+)

@@ -122,7 +122,7 @@ class Engine:
         self.options: TrainingOptions = optimizer.config
         self.position = Position()
         self.batch: GroupBatch | None = None
-        self.signals = StopSignals(on_notice)
+        self.signals = StopSignals(lambda name: on_notice(f"{name}: saving after this step; repeat to stop at once"))
         self.companions = optimizer.companions(texts, seed)
         self._wrap()
         if self.options.max_tokens == "auto":

@@ -35,20 +35,29 @@ def terminated_cleanly() -> Iterator[None]:
 
 
 class StopSignals:
-    """The signal that asked the run to stop: `number`, or 0."""
+    """The signal that asked to stop: `number`, or 0.
 
-    def __init__(self, on_notice: Callable[[str], None]) -> None:
+    Args:
+        on_signal: is told its name when it comes.
+    """
+
+    def __init__(self, on_signal: Callable[[str], None]) -> None:
         self.number = 0
-        self._on_notice = on_notice
+        self._on_signal = on_signal
+
+    @property
+    def name(self) -> str:
+        """The signal's name. Raises ValueError if none has come."""
+        return signal.Signals(self.number).name
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Records the first signal instead of dying from it. Does nothing outside the main thread."""
+        """Records the first signal; the next one has its usual effect. Does nothing outside the main thread."""
 
         def request_stop(number: int, _frame: object) -> None:
             self.number = number
             give_back()
-            self._on_notice(f"{signal.Signals(number).name}: saving after this step; repeat to stop at once")
+            self._on_signal(self.name)
 
         def give_back() -> None:
             for number, handler in previous.items():
@@ -69,6 +78,6 @@ class StopSignals:
         if self.number:
             raise Interrupted(
                 self.number,
-                f"stopped by {signal.Signals(self.number).name} after step {step}; "
+                f"stopped by {self.name} after step {step}; "
                 "a checkpoint is saved: continue with --resume (resume=True in Python)",
             )

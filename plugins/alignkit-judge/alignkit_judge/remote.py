@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
-from alignkit import AlignkitError, InputError, Interrupted, StoppedByCheck
+from alignkit import AlignkitError, InputError, Interrupted, StoppedByCheck, StopSignals
 from alignkit_judge.budget import Budget, BudgetSpent, Usage
-from alignkit_judge.interrupts import first_signal_caught
 from alignkit_judge.options import OPENAI
 from alignkit_judge.questions import CUT_OFF, MALFORMED, Answer
 from alignkit_judge.replies import Malformed, parse_reply, reply_model
@@ -111,9 +110,10 @@ class RemoteJudge:
         running: dict[Future[Answer], int] = {}
         streaks = Streaks(self._judge.name, self._options.retry)
         ending: Exception | None = None
+        stop = StopSignals(self._say_stopping)
         pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix="judge")
         try:
-            with first_signal_caught(self._say_stopping) as stop:
+            with stop.caught():
                 while True:
                     if stop.number and ending is None:
                         ending = Interrupted(
