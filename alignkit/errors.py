@@ -67,6 +67,11 @@ class CheckpointError(AlignkitError):
     """No checkpoint verifies, or the one asked for belongs to another recipe or other data."""
 
 
+def is_missing_itself(module: str, error: ModuleNotFoundError) -> bool:
+    """Whether importing `module` failed because there is no such module, not because it needs another one."""
+    return f"{module}.".startswith(f"{error.name}.")
+
+
 def missing_package(error: ModuleNotFoundError, where: str = "") -> InputError:
     """What to tell someone who lacks a package."""
     package = (error.name or "").partition(".")[0]

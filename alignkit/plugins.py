@@ -28,6 +28,7 @@ from alignkit.errors import (
     PluginError,
     closest,
     describe_error,
+    is_missing_itself,
     missing_package,
     wants_traceback,
 )
@@ -103,7 +104,7 @@ class Registration:
             try:
                 target = getattr(import_module(module), attribute)
             except ModuleNotFoundError as error:
-                if f"{module}.".startswith(f"{error.name}."):
+                if is_missing_itself(module, error):
                     raise PluginError(f"{self.role} plugin {self}: there is no module {error.name!r}") from error
                 raise missing_package(error, f"{self.role} plugin {self}") from error
             except Exception as error:

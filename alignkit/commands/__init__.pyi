@@ -1,3 +1,6 @@
+from ..recipe.options import (
+    default_cache as default_cache,
+)
 from ..recipe.reading import (
     read_recipe as read_recipe,
 )

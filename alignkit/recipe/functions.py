@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, closest
+from alignkit.errors import InputError, closest, is_missing_itself
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def _import(module_name: str, where: str) -> Any:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if module_name != missing and not module_name.startswith(f"{missing}."):
+        if not is_missing_itself(module_name, error):
             raise InputError(f"{module_name} needs the module {missing!r}", where=where, fix="install it") from error
         raise InputError(
             f"no module {missing!r}",

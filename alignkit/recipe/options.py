@@ -64,7 +64,12 @@ class RunOptions(Config):
         """The folder that `cache` stands for."""
         if self.cache != "auto":
             return Path(self.cache).expanduser() if self.cache else None
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit"
+        return default_cache()
+
+
+def default_cache() -> Path:
+    """The folder for what later runs reuse, unless a recipe names another one."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit"
 
 
 @dataclass(frozen=True, kw_only=True)

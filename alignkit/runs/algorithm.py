@@ -85,7 +85,9 @@ def train_algorithm(
         resume=resume,
         force=force,
         resumable=resumable,
-        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}",
+        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}"
+        if resumable
+        else "",
         texts=texts,
     )
 

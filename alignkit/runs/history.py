@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignkit.errors import InputError
 from alignkit.records import Group, Prompt, message_text
+from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,9 +81,7 @@ class History:
         """Adds it to a folder's."""
         said = self | (recorded(folder) or History())
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{FILE}.partial"
-        partial.write_text(json.dumps({"since": sorted(said.since), "prompts": sorted(said.prompts)}), encoding="utf-8")
-        partial.replace(folder / FILE)
+        write_synced(folder / FILE, json.dumps({"since": sorted(said.since), "prompts": sorted(said.prompts)}))
 
     def of_measuring_on(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """What a result on these prompts has to say first: `on` for people, the numbers for machines."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit import InputError
-from alignkit.commands import AsJson, show
+from alignkit.commands import AsJson, default_cache, show
 from alignkit_judge.cache import VerdictCache
 from alignkit_judge.replies import Malformed, parse_reply
 
@@ -78,7 +77,7 @@ def forget(
 
 
 def _opened(file: Path | None) -> VerdictCache:
-    path = file or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignkit" / "verdicts.sqlite"
+    path = file or default_cache() / "verdicts.sqlite"
     if not path.is_file():
         raise InputError(
             "there is no such file of verdicts", where=str(path), fix="name the file, or run a judge first"
