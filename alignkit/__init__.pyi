@@ -46,6 +46,15 @@ from .errors import (
 from .errors import (
     visible as visible,
 )
+from .footprint import (
+    Footprint as Footprint,
+)
+from .footprint import (
+    Held as Held,
+)
+from .footprint import (
+    Load as Load,
+)
 from .hookspecs import (
     Register as Register,
 )
@@ -216,6 +225,24 @@ from .records import (
 )
 from .records import (
     write_groups as write_groups,
+)
+from .remote import (
+    RetryGate as RetryGate,
+)
+from .remote import (
+    Unanswered as Unanswered,
+)
+from .remote import (
+    check_address as check_address,
+)
+from .remote import (
+    check_key_variable as check_key_variable,
+)
+from .remote import (
+    redacted as redacted,
+)
+from .remote import (
+    retry_after as retry_after,
 )
 from .runs.api import (
     run as run,

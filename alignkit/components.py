@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from alignkit.footprint import Footprint, Held, Load
+
 
 def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
     raise InputError(
@@ -61,3 +63,9 @@ class Component(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
         self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
         self.context = context if context is not None else Context()
+
+    @classmethod
+    def footprint(cls, config: ConfigT, held: Held, load: Load) -> Footprint | None:
+        """For policies and rewards: the memory of a model made with these options, whose weights it does not load;
+        None: not known."""
+        return None

@@ -62,7 +62,8 @@ HOOKS = {
 
 FIRST_PARTY = tuple(
     f"alignkit-{name}"
-    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "trl")
+    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "serve",
+                 "trl")
 )  # fmt: skip
 """The project's own distributions: they win when two plugins use one name."""
 

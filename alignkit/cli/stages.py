@@ -61,6 +61,13 @@ Sample = Annotated[
         show_default=False,
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan and the memory it would take; load no weights and no data.")
+]
+On = Annotated[
+    str,
+    typer.Option("--on", metavar="DEVICE", help="Type of device for --dry-run: cpu, cuda. [default: this machine's]"),
+]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, None),
@@ -77,12 +84,15 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "resume": (Resume, False),
     "overwrite": (Overwrite, False),
     "force": (Force, False),
+    "dry_run": (DryRun, False),
+    "on": (On, ""),
     "as_json": (AsJson, False),
     "quiet": (Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
+DRY = {"dry_run", "on"}
 PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
@@ -104,15 +114,15 @@ class Command:
 COMMANDS = {
     "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
-        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN}, "demonstrations"
+        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN, *DRY}, "demonstrations"
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"preferences", "columns", "sample", *AGAIN},
     ),
-    "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN}),
+    "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *DRY}),
     "align": Command(
-        "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN}
+        "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *DRY}
     ),
     "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
 }
@@ -151,6 +161,12 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
+    if given["dry_run"]:
+        from alignkit.runs.dry import dry_run, told
+
+        found = dry_run(resolved, None if name == "run" else [name], device=given["on"])
+        show(found if given["as_json"] else told(found), given["as_json"])
+        return
     out = given["out"] or default_folder(given["recipe"])
     switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     show(_run(resolved, name, out, switches, reporter), given["as_json"])

@@ -7,6 +7,12 @@ from ..recipe.reading import (
 from ..recipe.resolved import (
     Resolved as Resolved,
 )
+from ..runs.dry import (
+    dry_run as dry_run,
+)
+from ..runs.dry import (
+    size_text as size_text,
+)
 from ..runs.evaluation import (
     Estimate as Estimate,
 )

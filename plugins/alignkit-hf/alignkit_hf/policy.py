@@ -13,7 +13,7 @@ import transformers
 
 from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
 from alignkit.ops import digest_of_tensors, until_it_fits
-from alignkit_hf import loading, probe
+from alignkit_hf import footprint, loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit import Context, Prompt, Sampling
+    from alignkit import Context, Footprint, Held, Load, Prompt, Sampling
     from alignkit_hf.generation import Sampled
 
 logger = logging.getLogger(__name__)
@@ -296,6 +296,15 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
         return HFScorer.load(path, context, append_end=append_end)
+
+    @classmethod
+    def footprint(cls, config: HFOptions, held: Held, load: Load) -> Footprint:
+        """The memory of the policy, or of a scorer with its trunk; see `alignkit_hf.footprint`."""
+        return footprint.footprint(config, held, load)
+
+    @classmethod
+    def scorer_footprint(cls, path: Path, held: Held, load: Load) -> Footprint:
+        return footprint.footprint(HFOptions(model=path.as_posix()), held, load)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""

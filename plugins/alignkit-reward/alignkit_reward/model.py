@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit import Context, Group, Scorer
+    from alignkit import Context, Footprint, Group, Held, Load, Scorer
 
 
 class ModelReward(RewardSource[ModelOptions]):
@@ -43,6 +43,12 @@ class ModelReward(RewardSource[ModelOptions]):
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
         """The reward model that training saved in a folder."""
         return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
+
+    @classmethod
+    def footprint(cls, config: ModelOptions, held: Held, load: Load) -> Footprint | None:
+        folder = Path(config.model).expanduser()
+        stored = StoredReward.read(folder)
+        return load_policy_class(stored.policy, str(folder)).scorer_footprint(folder, held, load)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised as measured by `calibrate`.
