@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
-from alignkit.errors import InputError, PluginError, closest, describe_error, missing_package
+from alignkit.errors import InputError, PluginError, all_of, closest, describe_error, missing_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,11 +74,10 @@ class OptionsError(InputError):
     def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         errors = [InputError(p.what, where=f"{owner} {'.'.join(p.key)}".strip(), fix=p.fix) for p in problems]
-        if len(errors) == 1:
-            super().__init__(errors[0].what, where=errors[0].where, fix=errors[0].fix)
+        told = all_of(errors)
+        super().__init__(told.what, where=told.where, fix=told.fix)
+        if len(problems) == 1:
             self.where = ".".join(problems[0].key)
-        else:
-            super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
 
 def looks_secret(name: str, value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,8 @@ from alignkit.commands import (
 )
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
+from alignkit.runs import single
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,17 +57,11 @@ def sample(
     quiet: Quiet = False,
 ) -> None:
     """Sample responses from a policy."""
-    from alignkit.runs import single
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = column_names(columns)
     resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
     resolved.part("policy")
-
-    def write() -> dict[str, Any]:
-        return single.sample(resolved, prompts, n, out, reporter, columns=renamed)
-
+    write = partial(single.sample, resolved, prompts, n, out, reporter, columns=renamed)
     show(_into(out, resume, overwrite, write), as_json)
 
 
@@ -80,9 +77,6 @@ def score(
     quiet: Quiet = False,
 ) -> None:
     """Score the responses of groups with a reward."""
-    from alignkit.runs import single
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     resolved = read_recipe(recipe, flags={"reward": reward}, overrides=options or (), note=reporter.note)
     resolved.part("reward")
@@ -92,7 +86,7 @@ def score(
         )
     if not groups.is_file():
         raise InputError("no such file", where=str(groups), fix="check the path")
-    show(_into(out, resume, overwrite, lambda: single.score(resolved, groups, out, reporter)), as_json)
+    show(_into(out, resume, overwrite, partial(single.score, resolved, groups, out, reporter)), as_json)
 
 
 def _into(out: Path, resume: bool, overwrite: bool, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:

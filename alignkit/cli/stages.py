@@ -29,38 +29,20 @@ from alignkit.commands import (
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs.api import default_folder, run_resolved
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+
+def _number(flag: str, metavar: str, text: str) -> Any:
+    return Annotated[int | None, typer.Option(flag, metavar=metavar, help=text, show_default=False)]
+
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
-Rounds = Annotated[
-    int | None,
-    typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
-    ),
-]
-BestOf = Annotated[
-    int | None,
-    typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
-    ),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(
-        "--sample",
-        metavar="K",
-        help="Responses per prompt for a labeller to rank (candidates.count).",
-        show_default=False,
-    ),
-]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, None),
@@ -70,9 +52,9 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "optimizer": (OptimizerName, ""),
     "options": (Overrides, None),
     "columns": (Columns, None),
-    "rounds": (Rounds, None),
-    "best_of": (BestOf, None),
-    "sample": (Sample, None),
+    "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
+    "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
+    "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
     "out": (Out, None),
     "resume": (Resume, False),
     "overwrite": (Overwrite, False),
@@ -126,19 +108,16 @@ def add_commands(app: typer.Typer) -> None:
 
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
-        _start(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
+        _run(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
 
-    taken = [flag for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=FLAGS[flag][0], default=FLAGS[flag][1]) for flag in taken]
-    )
+    taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
+    parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, help=COMMANDS[name].help)(command)
 
 
-def _start(name: str, given: Mapping[str, Any]) -> None:
+def _run(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
     columns = column_overrides(COMMANDS[name].data, given["columns"])
@@ -151,16 +130,12 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
-    out = given["out"] or default_folder(given["recipe"])
-    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
-    show(_run(resolved, name, out, switches, reporter), given["as_json"])
-
-
-def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
+    out: Path = given["out"] or default_folder(given["recipe"])
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
+    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     with closing(reporter):
         done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {**done.summary, "out": str(out)}
+    show({**done.summary, "out": str(out)}, given["as_json"])
