@@ -10,12 +10,12 @@ import inspect
 import re
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -154,7 +154,8 @@ class Registry:
         if role not in ROLES:
             raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
         if ":" in name:
-            found = [r for r in self._of(role) if str(r) == _normalized_qualified(name)]
+            distribution, _, plugin = name.partition(":")
+            found = [r for r in self._of(role) if str(r) == f"{normalized(distribution)}:{plugin}"]
         else:
             found = self._winners(role, name)
         if not found:
@@ -190,11 +191,6 @@ class Registry:
         if self.broken:
             hint += f" ({', '.join(b.name for b in self.broken)} failed to load: see `alignkit plugins list`)"
         return hint
-
-
-def _normalized_qualified(name: str) -> str:
-    distribution, _, plugin = name.partition(":")
-    return f"{normalized(distribution)}:{plugin}"
 
 
 @cache
@@ -389,9 +385,9 @@ def make_context(
     *, seed: int = 0, device: str = "auto", folder: Path | None = None, cache: Path | None = None
 ) -> Context:
     """A `Context` for components built outside a run."""
-    bare = Context(seed=seed, device=device, folder=folder, cache=cache)
-    return replace(bare, build=partial(_build_inside, bare))
 
+    def build(role: str, spec: ComponentSpec) -> Any:
+        return build_component(role, spec, context)
 
-def _build_inside(bare: Context, role: str, spec: ComponentSpec) -> Component[Any]:
-    return cast("Component[Any]", build_component(role, spec, replace(bare, build=partial(_build_inside, bare))))
+    context = Context(seed, device, folder, cache, build)
+    return context

@@ -105,7 +105,7 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     options_of_optimizer = parts["optimizer"].config if "optimizer" in parts else None
     if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
         reader.notices.append("[ptx] is ignored: optimizer.ptx_coef is 0, or the algorithm has no such option")
-    return Resolved(registry, parts, **options, notices=reader.notices, by_flag=recipe.by_flag)
+    return Resolved(registry, parts, **options, notices=tuple(reader.notices), by_flag=recipe.by_flag)
 
 
 def read_recipe(

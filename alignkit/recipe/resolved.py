@@ -18,7 +18,7 @@ from alignkit.plugins import Part, build, build_from
 from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, ROLE_OF_TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
@@ -47,7 +47,7 @@ class Resolved:
     sampling: Sampling
     candidates: CandidateOptions
     eval: EvalOptions
-    notices: Sequence[str] = ()
+    notices: tuple[str, ...] = ()
     by_flag: Collection[str] = ()
 
     def __contains__(self, table: str) -> bool:
