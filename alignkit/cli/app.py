@@ -10,8 +10,7 @@ import typer
 
 from alignkit.cli import plugins, preferences, samples, stages
 from alignkit.commands import AsJson, show
-from alignkit.errors import PluginError, describe_error, missing_package
-from alignkit.plugins import COMMANDS_GROUP, registry
+from alignkit.plugins import COMMANDS_GROUP, blamed, registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -86,15 +85,9 @@ def _help_unloaded(point: EntryPoint) -> str:
 
 
 def _load(point: EntryPoint) -> Any:
-    try:
+    distribution = point.dist.name if point.dist else point.value
+    with blamed(f"the command {point.name!r} of {distribution}", "can't be loaded"):
         return point.load()
-    except ModuleNotFoundError as error:
-        raise missing_package(error, f"the command {point.name!r}") from error
-    except Exception as error:
-        distribution = point.dist.name if point.dist else point.value
-        raise PluginError(
-            f"the command {point.name!r} of {distribution} can't be loaded: {describe_error(error)}"
-        ) from error
 
 
 def _add(app: typer.Typer, name: str, loaded: typer.Typer | Callable[..., Any]) -> None:

@@ -8,19 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    Quiet,
-    RecipeOption,
-    Resume,
-    RewardName,
-    column_names,
-    show,
-)
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs import single
@@ -47,18 +35,18 @@ def sample(
     prompts: Prompts,
     out: Out,
     n: Count = 1,
-    recipe: RecipeOption = None,
-    policy: PolicyName = "",
-    options: Overrides = None,
-    columns: Columns = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    recipe: flags.RecipeOption = None,
+    policy: flags.PolicyName = "",
+    options: flags.Overrides = None,
+    columns: flags.Columns = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Sample responses from a policy."""
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
-    renamed = column_names(columns)
+    renamed = flags.column_names(columns)
     resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
     resolved.part("policy")
     write = partial(single.sample, resolved, prompts, n, out, reporter, columns=renamed)
@@ -68,13 +56,13 @@ def sample(
 def score(
     groups: Groups,
     out: Out,
-    recipe: RecipeOption = None,
-    reward: RewardName = "",
-    options: Overrides = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    recipe: flags.RecipeOption = None,
+    reward: flags.RewardName = "",
+    options: flags.Overrides = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Score the responses of groups with a reward."""
     reporter = make_reporter(quiet=quiet, json_lines=as_json)

@@ -11,21 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    OptimizerName,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    PreferencesName,
-    Quiet,
-    Recipe,
-    Resume,
-    RewardName,
-    column_overrides,
-    show,
-)
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs.api import default_folder, run_resolved
@@ -45,22 +31,22 @@ Out = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
-    "recipe": (Recipe, None),
-    "policy": (PolicyName, ""),
-    "preferences": (PreferencesName, ""),
-    "reward": (RewardName, ""),
-    "optimizer": (OptimizerName, ""),
-    "options": (Overrides, None),
-    "columns": (Columns, None),
+    "recipe": (flags.Recipe, None),
+    "policy": (flags.PolicyName, ""),
+    "preferences": (flags.PreferencesName, ""),
+    "reward": (flags.RewardName, ""),
+    "optimizer": (flags.OptimizerName, ""),
+    "options": (flags.Overrides, None),
+    "columns": (flags.Columns, None),
     "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
     "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
     "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
     "out": (Out, None),
-    "resume": (Resume, False),
-    "overwrite": (Overwrite, False),
+    "resume": (flags.Resume, False),
+    "overwrite": (flags.Overwrite, False),
     "force": (Force, False),
-    "as_json": (AsJson, False),
-    "quiet": (Quiet, False),
+    "as_json": (flags.AsJson, False),
+    "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
@@ -120,7 +106,7 @@ def _run(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
-    columns = column_overrides(COMMANDS[name].data, given["columns"])
+    columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
     resolved = read_recipe(
         given["recipe"],
         flags={flag: given[flag] for flag in PART_FLAGS},
