@@ -16,6 +16,7 @@ class Held:
         scores: whether it is a scorer, a trunk with a scalar head, and no language model.
         of_reward: whether it starts from the reward's model, and not from the policy.
         value_layers: layers of the value head on a policy's trunk; 0: only the head. None: there is none.
+        folder: where it is stored; empty: its options say what it is.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Held:
     scores: bool = False
     of_reward: bool = False
     value_layers: int | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from alignkit.components import Component, ConfigT, Context
-from alignkit.footprint import Held
 from alignkit.options import Config, LearningOptions, Sampling, TrainingOptions
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.companions import Companion, Metrics
-    from alignkit.footprint import Footprint, Load
     from alignkit.outputs import PolicyOutput, ScorerOutput, TrainResult
     from alignkit.records import Group, Prompt
 
@@ -156,11 +154,6 @@ class HasValues(ABC):
         """A new scorer: a copy of this policy's trunk with a head that is initially zero."""
 
     @classmethod
-    def scorer_footprint(cls, path: Path, held: Held, load: Load) -> Footprint | None:
-        """The memory of the scorer in this folder, like `Component.footprint`."""
-        return None
-
-    @classmethod
     @abstractmethod
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> Scorer:
         """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
@@ -274,11 +267,6 @@ class Algorithm(Component[LearningT]):
         super().__init__(config, context)
         self.policy = policy
         self.reward = reward
-
-    @classmethod
-    def holds(cls, config: LearningT) -> tuple[Held, ...]:
-        """The models that a training with these options holds beside the reward's."""
-        return (Held(name="policy", trained=True), *([Held(name="reference")] if cls.uses_reference else []))
 
     def save(self, path: Path) -> None:
         """Writes the trained model: the policy, or a reward model."""

@@ -29,7 +29,7 @@ class Weighed(TinyPolicy):
     """Its models have round sizes: weights 100 bytes, gradients 10, AdamW 20, activations a byte a token."""
 
     @classmethod
-    def footprint(cls, config: TinyOptions, held: Held, load: Load) -> Footprint:
+    def footprint(cls, config: TinyOptions | None, held: Held, load: Load) -> Footprint:
         ASKED.append((held, load))
         one = Footprint(parameters=25, weights=100, largest=8)
         if held.trained:

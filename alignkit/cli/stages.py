@@ -11,56 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    OptimizerName,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    PreferencesName,
-    Quiet,
-    Recipe,
-    Resume,
-    RewardName,
-    column_overrides,
-    show,
-)
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs.api import default_folder, run_resolved
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+
+def _number(flag: str, metavar: str, text: str) -> Any:
+    return Annotated[int | None, typer.Option(flag, metavar=metavar, help=text, show_default=False)]
+
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
-Rounds = Annotated[
-    int | None,
-    typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
-    ),
-]
-BestOf = Annotated[
-    int | None,
-    typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
-    ),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(
-        "--sample",
-        metavar="K",
-        help="Responses per prompt for a labeller to rank (candidates.count).",
-        show_default=False,
-    ),
-]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Show the plan and the memory it would take; load no weights and no data.")
 ]
@@ -70,24 +38,24 @@ On = Annotated[
 ]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
-    "recipe": (Recipe, None),
-    "policy": (PolicyName, ""),
-    "preferences": (PreferencesName, ""),
-    "reward": (RewardName, ""),
-    "optimizer": (OptimizerName, ""),
-    "options": (Overrides, None),
-    "columns": (Columns, None),
-    "rounds": (Rounds, None),
-    "best_of": (BestOf, None),
-    "sample": (Sample, None),
+    "recipe": (flags.Recipe, None),
+    "policy": (flags.PolicyName, ""),
+    "preferences": (flags.PreferencesName, ""),
+    "reward": (flags.RewardName, ""),
+    "optimizer": (flags.OptimizerName, ""),
+    "options": (flags.Overrides, None),
+    "columns": (flags.Columns, None),
+    "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
+    "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
+    "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
     "out": (Out, None),
-    "resume": (Resume, False),
-    "overwrite": (Overwrite, False),
+    "resume": (flags.Resume, False),
+    "overwrite": (flags.Overwrite, False),
     "force": (Force, False),
     "dry_run": (DryRun, False),
     "on": (On, ""),
-    "as_json": (AsJson, False),
-    "quiet": (Quiet, False),
+    "as_json": (flags.AsJson, False),
+    "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
@@ -136,22 +104,19 @@ def add_commands(app: typer.Typer) -> None:
 
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
-        _start(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
+        _run(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
 
-    taken = [flag for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=FLAGS[flag][0], default=FLAGS[flag][1]) for flag in taken]
-    )
+    taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
+    parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, help=COMMANDS[name].help)(command)
 
 
-def _start(name: str, given: Mapping[str, Any]) -> None:
+def _run(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
-    columns = column_overrides(COMMANDS[name].data, given["columns"])
+    columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
     resolved = read_recipe(
         given["recipe"],
         flags={flag: given[flag] for flag in PART_FLAGS},
@@ -167,16 +132,12 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
         found = dry_run(resolved, None if name == "run" else [name], device=given["on"])
         show(found if given["as_json"] else told(found), given["as_json"])
         return
-    out = given["out"] or default_folder(given["recipe"])
-    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
-    show(_run(resolved, name, out, switches, reporter), given["as_json"])
-
-
-def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
+    out: Path = given["out"] or default_folder(given["recipe"])
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
+    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     with closing(reporter):
         done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {**done.summary, "out": str(out)}
+    show({**done.summary, "out": str(out)}, given["as_json"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Feed, PreferenceSource
@@ -32,7 +32,9 @@ def try_records(resolved: Resolved, stages: Sequence[Stage]) -> None:
     """
     names = {stage.name for stage in stages}
     for table, readers in READERS.items():
-        if table in resolved.names and readers & names and _reads_files(resolved, table):
+        # Building a source without first records may cost something.
+        reads = table in resolved.names and readers & names
+        if reads and resolved.load(table).first is not PreferenceSource.first:
             records = list(resolved.build(table).first())
             if table in ("demonstrations", "ptx"):
                 _check_answered(records)
@@ -40,12 +42,6 @@ def try_records(resolved: Resolved, stages: Sequence[Stage]) -> None:
                 _check_fed(resolved, records, names)
             if "policy" in resolved.names:
                 resolved.load("policy").try_records(resolved.config("policy"), records)
-
-
-def _reads_files(resolved: Resolved, table: str) -> bool:
-    """Whether the table's source has first records; building one that has none may cost something."""
-    source: type[PreferenceSource[Any]] = resolved.load(table)
-    return source.first is not PreferenceSource.first
 
 
 def _check_answered(records: Sequence[tuple[str, Group]]) -> None:

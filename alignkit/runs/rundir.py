@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, process_index
-from alignkit.runs.report import read_metrics, read_state
+from alignkit.runs.results import read_metrics, read_state
 from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from alignkit.training.checkpoint import telling_when_full
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec, Config
@@ -92,7 +92,7 @@ class Stages:
         summary = self._train("reward", self._start, optimizer, train_groups)
         if self._is_main:
             source = self._reward_source()
-            source.calibrate(self._calibration_groups(train_groups))
+            source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
             summary = ranking_report(source, held_out or train_groups, history_of(self._path / "reward")) | summary
         barrier()
         return summary
@@ -164,10 +164,6 @@ class Stages:
     def _path(self) -> Path:
         return self._rundir.path
 
-    @property
-    def _preferences_file(self) -> Path:
-        return self._path / "preferences.jsonl"
-
     def _ranked(self, number: int = 1) -> list[Group]:
         """The preferences of a round, read at most once."""
         if number not in self._rankings:
@@ -175,7 +171,7 @@ class Stages:
         return self._rankings[number]
 
     def _preferences_of(self, number: int) -> Path:
-        return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
+        return self._path / (round_folder(number) if number > 1 else "") / "preferences.jsonl"
 
     def _start_of(self, number: int) -> Path | None:
         """The policy that a round starts from: the previous round's, if there is one."""
@@ -192,9 +188,7 @@ class Stages:
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
         ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
-        with blamed(f"preferences {type(source).__name__}"):
-            groups = list(source.preferences(ask))
-            self._figures = source.figures()
+        groups = self._groups_from(source, ask)
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
@@ -252,11 +246,10 @@ class Stages:
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
-    def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
-        prompts = partial(getattr, self, "_prompts")
+    def _groups_from(self, source: PreferenceSource[Any], ask: PolicySampler | None = None) -> list[Group]:
         resolved, other = self._resolved, partial(self._build_spec, "policy")
-        load = partial(self._policy, self._start)
-        ask = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        load, prompts = partial(self._policy, self._start), lambda: self._prompts
+        ask = ask or PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
             self._figures = source.figures()
@@ -268,7 +261,7 @@ class Stages:
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
-            groups = self._ranked() if self._preferences_file.exists() else []
+            groups = self._ranked() if self._preferences_of(1).exists() else []
         return list({group.prompt.identity: group.prompt for group in groups}.values())
 
     @cached_property
@@ -291,22 +284,20 @@ class Stages:
         if self._resolved.eval.prompts:
             source = self._build_spec("preferences", self._resolved.eval.prompts)
             return [group.prompt for group in self._groups_from(source)]
-        held = self._prompt_split[1]
-        return held or self._prompt_split[0]
+        rest, held = self._prompt_split
+        return held or rest
 
     def _texts(self) -> list[Group]:
         """The texts of [ptx], else the demonstrations."""
-        if "ptx" in self._resolved.names:
-            return self._split("ptx", self._read("ptx"))[0]
-        file = self._path / "demonstrations.jsonl"
-        return self._split(
-            "demonstrations", list(read_groups(file)) if file.exists() else self._read("demonstrations")
-        )[0]
+        table = "ptx" if "ptx" in self._resolved.names else "demonstrations"
+        kept = self._demonstrations if table == "demonstrations" else None
+        return self._split(table, list(kept) if kept else self._read(table))[0]
 
-    def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
-        demonstrations = self._path / "demonstrations.jsonl"
-        groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
-        return list(islice(groups, 512))
+    @property
+    def _demonstrations(self) -> Iterator[Group] | None:
+        """What the SFT stage learned from, if there was one."""
+        file = self._path / "demonstrations.jsonl"
+        return read_groups(file) if file.exists() else None
 
     def _train(
         self,
@@ -319,9 +310,8 @@ class Stages:
         """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
         if not data:
-            raise InputError(
-                "all of the training data is held out", where="run.holdout", fix="lower it, or add prompts"
-            )
+            what = "all of the training data is held out"
+            raise InputError(what, where="run.holdout", fix="lower it, or add prompts")
 
         def write(record: Mapping[str, float]) -> None:
             self._metrics.write(folder, record)

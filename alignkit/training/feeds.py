@@ -97,13 +97,11 @@ class RolloutFeed:
             places=places,
         )
         scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
-        self._count_abstentions(1 - scored.num_responses / batch.num_responses, batch.device)
-        return scored
-
-    def _count_abstentions(self, own: float, device: torch.device) -> None:
-        share = float(mean_over_processes(torch.tensor(own, device=device)))
+        own = torch.tensor(1 - scored.num_responses / batch.num_responses, device=batch.device)
+        share = float(mean_over_processes(own))
         self.figures = {"abstained": share} if share else {}
         check_abstentions(share, self._options.max_abstained)
+        return scored
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))

@@ -298,13 +298,9 @@ class HFPolicy(Policy[HFOptions], HasValues):
         return HFScorer.load(path, context, append_end=append_end)
 
     @classmethod
-    def footprint(cls, config: HFOptions, held: Held, load: Load) -> Footprint:
+    def footprint(cls, config: HFOptions | None, held: Held, load: Load) -> Footprint:
         """The memory of the policy, or of a scorer with its trunk; see `alignkit_hf.footprint`."""
-        return footprint.footprint(config, held, load)
-
-    @classmethod
-    def scorer_footprint(cls, path: Path, held: Held, load: Load) -> Footprint:
-        return footprint.footprint(HFOptions(model=path.as_posix()), held, load)
+        return footprint.footprint(config or HFOptions(model=held.folder), held, load)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from alignkit import InputError, PluginError, RewardSource
 from alignkit.algorithms import scorer_outputs
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit import Context, Footprint, Group, Held, Load, Scorer
+    from alignkit import Context, Footprint, Group, Held, Load, Policy, Scorer
 
 
 class ModelReward(RewardSource[ModelOptions]):
@@ -45,10 +45,12 @@ class ModelReward(RewardSource[ModelOptions]):
         return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
 
     @classmethod
-    def footprint(cls, config: ModelOptions, held: Held, load: Load) -> Footprint | None:
+    def footprint(cls, config: ModelOptions | None, held: Held, load: Load) -> Footprint | None:
+        if config is None:
+            return None
         folder = Path(config.model).expanduser()
-        stored = StoredReward.read(folder)
-        return load_policy_class(stored.policy, str(folder)).scorer_footprint(folder, held, load)
+        policy = cast("type[Policy[Any]]", load_policy_class(StoredReward.read(folder).policy, str(folder)))
+        return policy.footprint(None, replace(held, folder=folder.as_posix()), load)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised as measured by `calibrate`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import visible
+from alignkit import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 

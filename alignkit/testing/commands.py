@@ -1,0 +1,44 @@
+"""`alignkit plugins new` and `alignkit plugins check`, for authors of plugins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignkit.errors import InputError
+
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
+Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folder of the new plugin.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds `check` and `new`."""
+    app.command("check")(check)
+    app.command("new")(new)
+
+
+def check(name: NameOrAll = None) -> None:
+    """Run the contract tests of one plugin, or of all."""
+    try:
+        import pytest  # noqa: F401
+    except ImportError as error:
+        raise InputError("the contracts need pytest", fix="pip install pytest") from error
+    from alignkit.testing import run_contracts
+
+    raise typer.Exit(run_contracts(name))
+
+
+def new(name: NewName, out: Parent = Path()) -> None:
+    """Create a plugin: a distribution with one short file and its contract test."""
+    from alignkit.testing.scaffold import write_distribution
+
+    folder = write_distribution(name, out)
+    print(
+        f"{folder} is a working plugin. Try it:\n"
+        f"  pip install --no-build-isolation -e {folder}\n"
+        f"  alignkit plugins show {name}\n"
+        f"  pytest {folder}"
+    )
