@@ -126,7 +126,7 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
         InputError: the file is missing or not TOML, or a table is unknown; with `file:line` or the override.
     """
     tables, lines = _read_file(path) if path is not None else ({}, {})
-    parsed = [_parse_override(text) for text in overrides]
+    parsed = [parse_override(text) for text in overrides]
     return _with_known_tables(Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines))
 
 
@@ -210,7 +210,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from error
 
 
-def _parse_override(text: str) -> tuple[Key, Any]:
+def parse_override(text: str) -> tuple[Key, Any]:
     """(key path, value) of `a.b=c`: the value as TOML, else as a string."""
     dotted, equals, raw = text.partition("=")
     fix = "write table.option=value, as in optimizer.kl_coef=0.05"
