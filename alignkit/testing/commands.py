@@ -38,16 +38,9 @@ def check(name: NameOrAll = None, options: CheckOptions = None) -> None:
     raise typer.Exit(run_contracts(name, options or ()))
 
 
-def new(name: NewName, out: CheckOptions = Annotated[
-    list[str] | None,
-    typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option that it needs: -o reward.path=x. Repeatable."),
-]
-Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help=f"What it is: {', '.join(KINDS)}.")]
-Parent = Path()) -> None:
-    """Create a plugin: a distribution with one short file and its contract test."""
-    from alignkit.testing.scaffold import write_distribution
-
-    folder = write_distribution(name, out)
+def new(name: NewName, kind: Kind = "reward", out: Parent = Path()) -> None:
+    """Create a plugin: a distribution with a short working component and its contract test."""
+    folder = write_distribution(name, out, kind)
     print(
         f"{folder} is a working plugin. Try it:\n"
         f"  pip install --no-build-isolation -e {folder}\n"
