@@ -11,10 +11,11 @@ from alignkit.footprint import Held
 from alignkit.options import ComponentSpec, Config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from alignkit.footprint import Footprint, Load
+    from alignkit.records import Group
 
 
 def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
@@ -76,3 +77,8 @@ class Component(ABC, Generic[ConfigT]):
         """For policies and rewards: the memory of a model made with these options, or stored in `held.folder`. Its
         weights are not loaded. None: not known."""
         return None
+
+    @classmethod
+    def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:
+        """Loads no model. Raises InputError with the place of a record that a policy can't read, a reward can't score
+        or a labeller can't label: of a prompt without a column that it needs."""

@@ -93,12 +93,18 @@ def train_algorithm(
 
 
 def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
-    without = sum(group.ranks is None for group in groups)
-    if without and algorithm.consumes is Feed.RANKINGS:
+    if algorithm.consumes is not Feed.RANKINGS:
+        return
+    without = [number for number, group in enumerate(groups, start=1) if group.ranks is None]
+    if without:
         raise InputError(
-            f"{without} of {len(groups)} records have no ranks",
+            f"{len(without)} of {len(groups)} records have no ranks; the first of them is number {without[0]}",
             where="the training data",
             fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
+        )
+    if groups and not any(group.weight for group in groups):
+        raise InputError(
+            f"all {len(groups)} records have weight 0", where="the training data", fix="give some of them a weight"
         )
 
 
