@@ -24,7 +24,7 @@ SIZES: dict[str, dict[str, int]] = {
     "150M": {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14},
 }
 HEADS = 8
-LENGTH, TOKENS, RESPONSES, STEPS = 64, 1024, 1, 2
+LENGTH, TOKENS, RESPONSES, STEPS = 64, 512, 1, 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

@@ -102,24 +102,24 @@ def activations(folder: Path, layers: int, load: Load = LOAD, **options: Any) ->
 
 
 def test_a_layer_keeps_what_the_docs_say(tmp_path: Path) -> None:
-    layer = activations(tmp_path, 6) - activations(tmp_path, 4)
-    kept = 11 * WIDTH + 4 * INNER
-    assert layer / 2 / 2048 / 4 == pytest.approx(kept, rel=0.03)
-    twice = activations(tmp_path, 3, replace(LOAD, max_tokens=4096))
     once = activations(tmp_path, 3)
+    layer = once - activations(tmp_path, 2)
+    keys, group = WIDTH * KEYS // HEADS, 64 + 3 * 64
+    assert layer == 4 * 2048 * (11 * WIDTH + 2 * keys + 4 * INNER + HEADS + 2 + group)
+    (tmp_path / "twice").mkdir()
+    twice = activations(tmp_path / "twice", 3, replace(LOAD, max_tokens=4096))
     assert twice == pytest.approx(2 * once, rel=0.05)
 
 
 def test_checkpoints_keep_a_state_for_each_layer(tmp_path: Path) -> None:
-    layer = activations(tmp_path, 6, gradient_checkpointing=True) - activations(
-        tmp_path, 4, gradient_checkpointing=True
-    )
-    assert layer / 2 / 2048 / 4 == pytest.approx(WIDTH, rel=0.03)
+    on = {"gradient_checkpointing": True}
+    layer = activations(tmp_path, 3, **on) - activations(tmp_path, 2, **on)
+    assert layer == pytest.approx(4 * 2048 * WIDTH, rel=0.03)
 
 
 def test_cuda_computes_in_half_the_bytes(tmp_path: Path) -> None:
     load = replace(LOAD, device="cuda")
-    layer = (activations(tmp_path, 6, load) - activations(tmp_path, 4, load)) / 2
+    layer = activations(tmp_path, 3, load) - activations(tmp_path, 2, load)
     # bfloat16 in the products, float32 in the residual stream and the norms.
     assert 4 * WIDTH * 2048 * 5 < layer < 4 * 2048 * (11 * WIDTH + 4 * INNER) * 0.75
 
