@@ -33,8 +33,9 @@ def test_a_job_file_starts_the_same_command(
     lines = text.replace("\\\n", " ").splitlines()
     command = next(line for line in lines if "-m alignkit" in line)
     words = shlex.split(command[command.index("-m alignkit") :])
-    assert words[2:13] == [*ASKED[:2], "--optimizer", "dpo", "-o", "run.seed=3", "-o", "optimizer.beta=0.2", "--out", "runs/big", "--resume"]
-    assert words[13:17] == ["--launch", "torchrun", "--processes", words[16]]
+    asked = ["--option" if word == "-o" else word for word in ASKED[:-1]]
+    assert words[2:14] == [*asked, "--out", "runs/big", "--resume", "--json"]
+    assert words[14:17] == ["--launch", "torchrun", "--processes"]
     assert not Path("runs/big").exists()
 
 

@@ -182,14 +182,13 @@ def _words(given: Mapping[str, Any]) -> list[str]:
     for flag, value in given.items():
         if flag in LAUNCH or not value:
             continue
-        names = FLAGS[flag][0].__metadata__[0].param_decls or [""]
-        option = [names[0]] if names[0].startswith("-") else []
-        words += option if value is True else [w for v in _several(value) for w in (*option, str(v))]
+        declared = FLAGS[flag][0].__metadata__[0]
+        # In an annotation, typer keeps the first name as the default.
+        names = (name for name in (declared.default, *(declared.param_decls or ())) if isinstance(name, str))
+        option = [name for name in names if name.startswith("--")][:1]
+        values = value if isinstance(value, list) else [value]
+        words += option if value is True else [word for one in values for word in (*option, str(one))]
     return words
-
-
-def _several(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
 
 
 def _start(name: str, given: Mapping[str, Any]) -> None:
