@@ -171,4 +171,7 @@ def test_accelerate_that_starts_one_process_is_refused(work: Path, tmp_path: Pat
 def test_the_exit_code_is_that_of_the_process_that_failed_first() -> None:
     assert exit_code_of([1, 3]) == 3
     assert exit_code_of([-signal.SIGKILL, 1]) == 137
+    assert exit_code_of([-signal.SIGKILL, -signal.SIGTERM]) == 137
+    assert exit_code_of([1, -signal.SIGTERM]) == 1
     assert exit_code_of([1, 1]) == 1
+    assert exit_code_of([143, 143]) == 143

@@ -10,6 +10,7 @@ import logging
 import shlex
 import sys
 from pathlib import Path
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
@@ -68,9 +69,10 @@ def torchrun(command: Sequence[str], processes: int, nodes: int, rendezvous: str
 
 
 def exit_code_of(codes: Sequence[int]) -> int:
-    """The exit code of a run from those of its processes that failed: the one that says most. Those that only lost the
-    connection to another end with 1."""
-    return max((128 - code if code < 0 else code for code in codes if code != 1), default=1)
+    """The exit code of a run from those of its processes that failed: the one that says most. Those that lost the
+    connection to another end with 1, or by the launcher's SIGTERM."""
+    telling = [code for code in codes if code not in (1, -SIGTERM)] or [min(codes, key=abs)]
+    return max(128 - code if code < 0 else code for code in telling)
 
 
 def write_job(how: str, command: Sequence[str], out: Path, processes: int, nodes: int) -> Path:
