@@ -145,7 +145,7 @@ def train(
     _check_folder(folder, resume=resume)
 
     from alignkit.ops.distributed import barrier, process_index, start_processes
-    from alignkit.runs.algorithm import train_algorithm
+    from alignkit.runs.algorithm import save_trained, train_algorithm
     from alignkit.runs.history import history_of
     from alignkit.runs.rundir import MetricsFile
 
@@ -182,7 +182,7 @@ def train(
             )
             raise Interrupted(number, said) from None
         if folder is not None and process_index() == 0:
-            optimizer.save(folder)
+            save_trained(optimizer, folder)
         barrier()
         reporter.finish({"steps": result.steps})
     return result

@@ -18,14 +18,13 @@ from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
-from alignkit.runs.algorithm import train_algorithm
+from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.checkpoint import telling_when_full
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Stages:
             folder = f"{round_folder(number)}/policy" if number else "policy"
             summary = self._train(folder, start, optimizer, groups)
             if number and number == self._resolved.run.rounds and self._is_main:
-                optimizer.save(self._path / "policy")
+                save_trained(optimizer, self._path / "policy")
                 history_of(self._path / folder).write(self._path / "policy")
             return summary
         optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
@@ -343,8 +342,7 @@ class Stages:
             force=self._force,
         )
         if self._is_main:
-            with telling_when_full(self._path, "the model"):
-                optimizer.save(path)
+            save_trained(optimizer, path)
         barrier()
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
