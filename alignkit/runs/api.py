@@ -145,7 +145,7 @@ def train(
     _check_folder(folder, resume=resume)
 
     from alignkit.ops.distributed import start_processes
-    from alignkit.runs.algorithm import train_algorithm
+    from alignkit.runs.algorithm import save_trained, train_algorithm
     from alignkit.runs.history import history_of
     from alignkit.runs.rundir import MetricsFile
     from alignkit.training.processes import in_first
@@ -183,7 +183,7 @@ def train(
             )
             raise Interrupted(number, said) from None
         if folder is not None:
-            in_first(lambda: optimizer.save(folder))
+            in_first(lambda: save_trained(optimizer, folder))
         reporter.finish({"steps": result.steps})
     return result
 

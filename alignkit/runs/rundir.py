@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
+from alignkit.files import telling_when_full, write_synced
 from alignkit.ops.distributed import process_index
 from alignkit.runs.results import read_metrics, read_state
-from alignkit.training.checkpoint import write_synced
 from alignkit.training.processes import in_first
 
 if TYPE_CHECKING:
@@ -216,9 +216,12 @@ class MetricsFile:
         if stage not in self._seen:
             self._seen.add(stage)
             self._drop(stage, first_step=record["step"])
-        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)}) + "\n"
+        with (
+            telling_when_full(self._path, self._path.name, lambda: len(line)),
+            self._path.open("a", encoding="utf-8") as file,
+        ):
+            file.write(line)
 
     def _drop(self, stage: str, first_step: float) -> None:
         if self._path.exists():

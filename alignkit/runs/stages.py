@@ -17,14 +17,13 @@ from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
-from alignkit.runs.algorithm import train_algorithm
+from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.checkpoint import telling_when_full
 from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
@@ -120,7 +119,7 @@ class Stages:
 
     def _save_again(self, optimizer: Algorithm[Any], folder: str) -> None:
         """The last round's policy -> policy/."""
-        optimizer.save(self._path / "policy")
+        save_trained(optimizer, self._path / "policy")
         history_of(self._path / folder).write(self._path / "policy")
 
     def eval(self) -> dict[str, Any]:
@@ -336,8 +335,7 @@ class Stages:
             resume=self._resume,
             force=self._force,
         )
-        with telling_when_full(self._path, "the model"):
-            in_first(lambda: optimizer.save(path))
+        in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
