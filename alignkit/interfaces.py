@@ -200,9 +200,14 @@ class Ask(Protocol):
 
 
 class PreferenceSource(Component[ConfigT]):
-    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`)."""
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`).
+
+    Attributes:
+        judges: False if it only collects responses for others to judge.
+    """
 
     samples: ClassVar[bool] = False
+    judges: ClassVar[bool] = True
 
     @abstractmethod
     def preferences(self, ask: Ask) -> Iterator[Group]:

@@ -9,7 +9,7 @@ from alignkit.errors import InputError
 from alignkit.interfaces import Feed, PreferenceSource
 from alignkit.options import specs_of
 from alignkit.plugins import blamed, read_component
-from alignkit.recipe.tables import REWARD_TRAINING
+from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING
 from alignkit.runs.plan import consumed_by
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def try_on(resolved: Resolved, tables: Iterable[str], records: Records) -> None:
 def _parts(resolved: Resolved, table: str) -> Iterator[Part]:
     if table in resolved.names:
         yield resolved.part(table)
-    if table in resolved.names or table in resolved.table_options:
+    if table in resolved.names or table in OPTION_TABLES:
         yield from _nested(resolved, resolved.config(table))
 
 

@@ -168,9 +168,9 @@ class Counted(TRPO):
 
 
 def test_with_many_tokens_the_exact_kl_is_held_too() -> None:
-    """For one token after one prompt, the exact KL is the sum of p * (r - 1 - log r) over the vocabulary (r = q / p).
-    The sampled one is the same sum with the tokens' shares in the batch for p. No term is negative. So they differ by
-    at most the largest deviation of a share, relative to its p."""
+    """For one token after one prompt, the exact KL is the sum of p * (r - 1 - log r) over the vocabulary, r = q/p, and
+    the sampled one the same sum with the tokens' shares in the batch for p. No term is negative. So they differ by at
+    most the largest deviation of a share, relative to its p."""
     region = 0.01
     config = TRPO.Config(kl_coef=0.0, n_epochs=1, trust_region=region, damping=1e-3, bootstrap_truncated=False)
     algorithm = Counted(config, policy=policy_of_four_tokens(), reward=ScoreOf(REWARD_OF_TOKEN.__getitem__))
