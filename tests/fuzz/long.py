@@ -10,34 +10,45 @@ import argparse
 import ast
 import json
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from tests.fuzz.mutations import DEEP, DIGITS, VALUES, as_json
 from tests.fuzz.raw import RAW, kept, seeds
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-SHARES = {"verdicts": 9_400, "manifests": 300, "labels": 120, "data": 150, "recipes": 30}
+SHARES = {"verdicts": 9_830, "manifests": 60, "labels": 50, "data": 50, "recipes": 10}
 """Of ten thousand inputs."""
 BATCH = 100
+VALUE = re.compile(rb'"(?:[^"\\]|\\.)*"(?!\s*:)|-?\d[\d.eE+-]*|true|false|null|\[[^\[\]{}]*\]|\{[^\[\]{}]*\}')
+JSON_VALUES = [as_json(value).encode() for value in VALUES if value not in (DEEP, DIGITS)]
 WORDS = [
     ast.literal_eval(f"b{line}") for line in Path(__file__).with_name("words.txt").read_text().splitlines() if line
 ]
 
 
-def changed(draw: Callable[[int], int], corpus: Sequence[bytes]) -> bytes:
-    """One of the corpus with one change or more, each decided by 52 bits: a word or a piece of another input takes the
-    place of a few bytes, or a byte gets another value, or the end is cut off."""
-    content = corpus[draw(32) % len(corpus)]
+Seed = tuple[bytes, Sequence[tuple[int, int]]]
+"""An input, and the places of its values."""
+
+
+def changed(draw: Callable[[int], int], corpus: Sequence[Seed]) -> bytes:
+    """One of the corpus with one change or more, each decided by 52 bits.
+
+    In half of them the first change puts another value in the place of one. In others a word or a piece of another
+    input takes the place of a few bytes, a byte gets another value, or the end is cut off.
+    """
+    content, places = corpus[draw(32) % len(corpus)]
     while True:
         bits = draw(52)
         deed, place = bits & 15, (bits >> 4 & 0xFFFF) % (len(content) + 1)
         end, choice = place + (0, 0, 1, 2, 3, 8, 20, 60)[bits >> 20 & 7], bits >> 24 & 0xFFFF
-        if deed < 8:
+        if places and deed < 10:
+            place, end = places[(bits >> 4 & 0xFFFF) % len(places)]
+            content = content[:place] + JSON_VALUES[choice % len(JSON_VALUES)] + content[end:]
+        elif deed < 8:
             content = content[:place] + WORDS[choice % len(WORDS)] + content[end:]
         elif deed < 11:
             content = content[:place] + bytes((choice & 255,)) + content[place + 1 :]
@@ -46,13 +57,14 @@ def changed(draw: Callable[[int], int], corpus: Sequence[bytes]) -> bytes:
         elif deed < 14:
             content = content[:place] + content[end:]
         else:
-            other = corpus[choice % len(corpus)]
+            other = corpus[choice % len(corpus)][0]
             content = content[:place] + other[choice % (len(other) + 1) :][: bits >> 40 & 63] + content[end:]
-        if bits >> 46 & 1:
+        if bits >> 46 & 3:
             return content[:4000]
+        places = ()
 
 
-def batch(name: str, number: int, corpus: Sequence[bytes], folder: Path) -> Counter[str]:
+def batch(name: str, number: int, corpus: Sequence[Seed], folder: Path) -> Counter[str]:
     """BATCH inputs of a target: how many were read and refused. Raises SystemExit with the one that fails."""
     draw, target, counts = random.Random(f"{name}/{number}").getrandbits, RAW[name], Counter[str]()
     for _ in range(BATCH):
@@ -62,6 +74,12 @@ def batch(name: str, number: int, corpus: Sequence[bytes], folder: Path) -> Coun
         except Exception as error:
             raise SystemExit(f"{name} {number}: {content!r}: {type(error).__name__}: {error}") from error
     return counts
+
+
+def corpus_of(name: str) -> list[Seed]:
+    """What inputs of a target are made of."""
+    found = [*seeds(name), *kept(name)]
+    return [(content, [match.span() for match in VALUE.finditer(content)]) for content in found]
 
 
 def main() -> None:
@@ -74,7 +92,7 @@ def main() -> None:
     counts = {name: Counter[str]() for name in RAW}
     if file and file.exists():
         counts |= {name: Counter[str](said) for name, said in json.loads(file.read_text()).items()}
-    corpora = {name: [*seeds(name), *kept(name)] for name in RAW}
+    corpora = {name: corpus_of(name) for name in RAW}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         while sum(count.total() for count in counts.values()) < given.inputs:
             for name, share in SHARES.items():
