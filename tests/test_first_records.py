@@ -176,6 +176,7 @@ def test_groups_to_score_with_a_reward_model(tmp_path: Path, model: Path, wrong:
             (CHAT_PAIR, SYSTEM_PAIR),
         ),
         ("eval {policy} --reward rules -o reward.length.maximum=3 -o eval.prompts={data}", (ASKED, SYSTEM)),
+        ("eval {policy} --reward rules -o reward.length.maximum=3 -o eval.prompts={data}", (ASKED, {"messages": 3})),
         (
             "align {policy} --optimizer grpo -o prompts.path={file} --reward rules -o reward.answer.column=to",
             ({**ASKED, "to": 1}, ASKED),
