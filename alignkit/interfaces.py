@@ -219,7 +219,7 @@ class PreferenceSource(Component[ConfigT]):
         return {}
 
     def first(self) -> Iterable[tuple[str, Group]]:
-        """The first groups of a file, each with its place, to try before a model loads; those to be ranked have ranks."""
+        """The first groups of a file, each with its place, to try before a model loads; those to rank have ranks."""
         return ()
 
     @classmethod
