@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
-from alignkit.errors import InputError, PluginError
+from alignkit.errors import InputError, Interrupted, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
 from alignkit.options import Config, Count, PtxOptions, TrainingOptions
 from alignkit.plugins import Registration, Registry
@@ -284,6 +284,18 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     assert "win_rate/reward" in page
     assert "polyline" in page
     assert (out / "preferences.jsonl").exists() == (optimizer == "margin")
+
+
+def test_ctrl_c_outside_of_training_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: TinyPolicy, *_: Any, **__: Any) -> GroupBatch:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TinyPolicy, "generate", interrupted)
+    with pytest.raises(Interrupted) as stopped:
+        run_recipe(resolved(tmp_path), tmp_path / "out", reporter=Recorder())
+    kept = f"stopped by SIGINT in align; what {tmp_path / 'out'} holds is kept: continue with --resume"
+    assert (str(stopped.value), stopped.value.exit_code) == (kept, 130)
+    assert (tmp_path / "out" / "sft").is_dir()
 
 
 def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(

@@ -122,7 +122,7 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
         InputError: the file is missing or not TOML, or a table is unknown; with `file:line` or the override.
     """
     named = {table: name for table, name in flags.items() if name}
-    return _checked(path, named, [_parse_override(text) for text in overrides], COMMAND_LINE)
+    return _checked(path, named, [parse_override(text) for text in overrides], COMMAND_LINE)
 
 
 def recipe_of(
@@ -205,7 +205,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from error
 
 
-def _parse_override(text: str) -> tuple[Key, Any]:
+def parse_override(text: str) -> tuple[Key, Any]:
     """(key path, value) of `a.b=c`: the value as TOML, else as a string."""
     dotted, equals, raw = text.partition("=")
     fix = "write table.option=value, as in optimizer.kl_coef=0.05"

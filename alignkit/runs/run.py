@@ -42,12 +42,12 @@ def run_recipe(
     reporter.plan([(stage.key, stage.text) for stage in chosen])
     try_records(resolved, chosen)
 
+    from alignkit.files import telling_when_full
     from alignkit.ops.distributed import process_index, start_processes
     from alignkit.runs.results import Run
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
-    from alignkit.training.checkpoint import telling_when_full
 
     start_processes()
     alone = stages is not None

@@ -47,11 +47,13 @@ def sample(
 
 def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Scores the responses of a groups file with the recipe's reward -> the same groups with `scores` in `out`."""
+    from alignkit.runs.first import TRIED, try_on
     from alignkit.training.scores import score_groups
 
     records = list(read_groups(groups))
     if not records:
         raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record per line")
+    try_on(resolved, ["reward"], [(f"{groups}:{line}", record) for line, record in enumerate(records[:TRIED], start=1)])
     source: RewardSource[Any] = resolved.build("reward")
     reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
     scored = score_groups(source, records)

@@ -12,20 +12,19 @@ import torch
 
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed
-from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
-from alignkit.runs.algorithm import train_algorithm
+from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.checkpoint import telling_when_full
+from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Stages:
     ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
         self._write_to_sinks = write_to_sinks
-        self._resume, self._force, self._is_main = resume, force, process_index() == 0
+        self._resume, self._force = resume, force
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._rankings: dict[int, list[Group]] = {}
@@ -66,23 +65,25 @@ class Stages:
     def sft(self) -> dict[str, Any]:
         """Demonstrations -> sft/."""
         groups = self._split("demonstrations", self._read("demonstrations"))[0]
-        if self._is_main:
-            write_groups(self._path / "demonstrations.jsonl", groups)
+        in_first(lambda: write_groups(self._path / "demonstrations.jsonl", groups))
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
         return {"demonstrations": len(groups), **self._train("sft", None, optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
         """The preference source, with the current policy -> preferences.jsonl, in a later round its own."""
-        if self._is_main:
-            groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
-            write_groups(self._preferences_of(number), groups)
-            self._rankings[number] = groups
-        barrier()
+        self._figures = in_first(lambda: self._write_preferences(number))
         groups = self._ranked(number)
         labels = sum(len(group.labels or ()) for group in groups)
         pairs = sum(len(group.preferred_pairs()) for group in groups)
         return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {}) | dict(self._figures)
+
+    def _write_preferences(self, number: int) -> Mapping[str, Any]:
+        """Returns the source's figures."""
+        groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
+        write_groups(self._preferences_of(number), groups)
+        self._rankings[number] = groups
+        return self._figures
 
     def reward(self) -> dict[str, Any]:
         """Preferences -> reward/, with its accuracy on held-out prompts."""
@@ -90,12 +91,12 @@ class Stages:
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
         summary = self._train("reward", self._start, optimizer, train_groups)
-        if self._is_main:
-            source = self._reward_source()
-            source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
-            summary = ranking_report(source, held_out or train_groups, history_of(self._path / "reward")) | summary
-        barrier()
-        return summary
+        return in_first(lambda: self._measured_reward(train_groups, held_out or train_groups)) | summary
+
+    def _measured_reward(self, train_groups: list[Group], others: list[Group]) -> dict[str, Any]:
+        source = self._reward_source()
+        source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
+        return ranking_report(source, others, history_of(self._path / "reward"))
 
     def align(self, number: int = 0) -> dict[str, Any]:
         """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
@@ -109,19 +110,21 @@ class Stages:
                 keep_reference(optimizer, lambda: self._policy(self._start))
             folder = f"{round_folder(number)}/policy" if number else "policy"
             summary = self._train(folder, start, optimizer, groups)
-            if number and number == self._resolved.run.rounds and self._is_main:
-                optimizer.save(self._path / "policy")
-                history_of(self._path / folder).write(self._path / "policy")
+            if number and number == self._resolved.run.rounds:
+                in_first(lambda: self._save_again(optimizer, folder))
             return summary
         optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
         texts = self._texts() if wants_texts(self._resolved) else []
         return self._train("policy", start, optimizer, self._prompt_split[0], texts)
 
+    def _save_again(self, optimizer: Algorithm[Any], folder: str) -> None:
+        """The last round's policy -> policy/."""
+        save_trained(optimizer, self._path / "policy")
+        history_of(self._path / folder).write(self._path / "policy")
+
     def eval(self) -> dict[str, Any]:
         """The final policy against the initial one, on held-out or given prompts -> samples.jsonl."""
-        report = self._evaluate() if self._is_main else {}
-        barrier()
-        return report
+        return in_first(self._evaluate)
 
     def _evaluate(self) -> dict[str, Any]:
         options = self._resolved.eval
@@ -332,10 +335,7 @@ class Stages:
             resume=self._resume,
             force=self._force,
         )
-        if self._is_main:
-            with telling_when_full(self._path, "the model"):
-                optimizer.save(path)
-        barrier()
+        in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
