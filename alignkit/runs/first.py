@@ -64,7 +64,7 @@ def try_on(resolved: Resolved, tables: Iterable[str], records: Records) -> None:
     """Tries records with the components of these tables, and those in their options. Raises what these find."""
     for table in tables if records else ():
         for part in _parts(resolved, table):
-            with blamed(part.owner):
+            with blamed(part.registration.owner):
                 part.registration.load().try_records(part.config, records)
 
 
