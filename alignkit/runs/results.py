@@ -86,7 +86,8 @@ class Run:
         if not aligned and "sft" not in self.stages:
             raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
         saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
-        return self._read("policy").build("policy", folder=self.path, saved=saved)
+        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=saved)
+        return policy
 
     def reward(self) -> RewardSource[Any]:
         """Loads the trained reward model, else the recipe's reward.
@@ -193,4 +194,5 @@ def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
         raise InputError(
             "the reward model is not trained yet", where="reward", fix="run the stage reward, or set reward.model"
         )
-    return resolved.build("reward", folder=folder, saved=saved)
+    source: RewardSource[Any] = resolved.build("reward", folder=folder, saved=saved)
+    return source

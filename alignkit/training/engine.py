@@ -26,11 +26,10 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam, restore_adam
-from alignkit.training.attribution import attributed, checked_loss
 from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
-from alignkit.training.scores import shared_figures
+from alignkit.training.scores import attributed, checked_loss, shared_figures
 from alignkit.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -187,13 +186,13 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch = attributed(self.optimizer.prepare)(batch)
+                batch = attributed(self.optimizer.prepare, batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
                 return gathered(batch)
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = gathered(GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces]))
+            prepared = gathered(GroupBatch.concat([attributed(self.optimizer.prepare, piece) for piece in pieces]))
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
