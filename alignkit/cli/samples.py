@@ -17,6 +17,7 @@ from alignkit.commands import (
     RecipeOption,
     Resume,
     RewardName,
+    SamplerName,
     column_names,
     show,
 )
@@ -46,6 +47,7 @@ def sample(
     n: Count = 1,
     recipe: RecipeOption = None,
     policy: PolicyName = "",
+    sampler: SamplerName = "",
     options: Overrides = None,
     columns: Columns = None,
     resume: Resume = False,
@@ -59,7 +61,9 @@ def sample(
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = column_names(columns)
-    resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
+    resolved = read_recipe(
+        recipe, flags={"policy": policy, "sampler": sampler}, overrides=options or (), note=reporter.note
+    )
     resolved.part("policy")
 
     def write() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from alignkit.commands import (
     Recipe,
     Resume,
     RewardName,
+    SamplerName,
     column_overrides,
     show,
 )
@@ -65,6 +66,7 @@ Sample = Annotated[
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (Recipe, None),
     "policy": (PolicyName, ""),
+    "sampler": (SamplerName, ""),
     "preferences": (PreferencesName, ""),
     "reward": (RewardName, ""),
     "optimizer": (OptimizerName, ""),
@@ -83,7 +85,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
-PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
+PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
 
@@ -108,13 +110,14 @@ COMMANDS = {
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
-        {"preferences", "columns", "sample", *AGAIN},
+        {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN}),
     "align": Command(
-        "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN}
+        "Align the policy, into DIR/policy.",
+        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN},
     ),
-    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PolicyContract,
         PreferenceSourceContract,
         RewardSourceContract,
+        SamplerContract,
         ValuesContract,
     )
     from alignkit.testing.installed import contracts_for
@@ -32,6 +33,7 @@ __all__ = [
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "SamplerContract",
     "TinyOptions",
     "TinyPolicy",
     "TinyReward",

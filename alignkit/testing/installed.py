@@ -15,6 +15,7 @@ from alignkit.testing.contracts import (
     PolicyContract,
     PreferenceSourceContract,
     RewardSourceContract,
+    SamplerContract,
     ValuesContract,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 CONTRACTS: dict[str, type[ComponentContract]] = {
     "policy": PolicyContract,
+    "sampler": SamplerContract,
     "reward": RewardSourceContract,
     "preferences": PreferenceSourceContract,
     "optimizer": OptimizerContract,

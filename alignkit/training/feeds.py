@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from alignkit.errors import InputError
-from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
+from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index
+from alignkit.samplers import OwnSampler
 from alignkit.training.scores import check_abstentions, score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
     from alignkit.options import IterationOptions, LearningOptions, Sampling
     from alignkit.records import Group, Prompt
+    from alignkit.samplers import Sampler
 
 
 class BatchFeed(Protocol):
@@ -39,8 +41,12 @@ class BatchFeed(Protocol):
     def batch(self, index: int) -> GroupBatch:
         """This process's batch `index`, encoded, and scored if the algorithm needs it."""
 
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        """A prepared batch, corrected for how it was sampled, and figures of it."""
+        return batch, {}
 
-class OfflineFeed:
+
+class OfflineFeed(BatchFeed):
     """A data set as one batch; `n_epochs` counts the passes over it. Each process holds its share."""
 
     repeatable = True
@@ -62,8 +68,9 @@ class OfflineFeed:
         return batch
 
 
-class RolloutFeed:
-    """Samples the policy on the next prompts and scores the responses. Each pass over the prompts has a new order."""
+class RolloutFeed(BatchFeed):
+    """Has the policy sampled on the next prompts and scores the responses. Every pass over the prompts has an order of
+    its own."""
 
     repeatable = False
 
@@ -76,12 +83,14 @@ class RolloutFeed:
         sampling: Sampling,
         options: IterationOptions,
         seed: int,
+        sampler: Sampler[Any] | None = None,
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
         sampling.check_rollouts()
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
+        self._sampler = sampler or OwnSampler()
         self.figures: dict[str, float] = {}
         self.num_batches = options.iterations
         self.groups_per_batch = math.ceil(options.batch_size / num_processes())
@@ -89,7 +98,9 @@ class RolloutFeed:
     def batch(self, index: int) -> GroupBatch:
         size = self._options.batch_size
         places = range(size)[process_index() :: num_processes()]
-        batch = self._policy.generate(
+        self._sampler.sync(self._policy, index)
+        barrier()
+        batch = self._sampler.generate(
             [self._prompt_at(index * size + place) for place in places],
             n=self._options.group_size,
             sampling=self._sampling,
@@ -99,6 +110,9 @@ class RolloutFeed:
         scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
         self._count_abstentions(1 - scored.num_responses / batch.num_responses, batch.device)
         return scored
+
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        return self._sampler.corrected(batch)
 
     def _count_abstentions(self, own: float, device: torch.device) -> None:
         share = float(mean_over_processes(torch.tensor(own, device=device)))

@@ -7,6 +7,7 @@ from alignkit.testing.contracts.optimizer import OptimizerContract
 from alignkit.testing.contracts.policy import PolicyContract
 from alignkit.testing.contracts.preferences import PreferenceSourceContract
 from alignkit.testing.contracts.reward import RewardSourceContract
+from alignkit.testing.contracts.sampler import SamplerContract
 from alignkit.testing.contracts.values import ValuesContract
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "SamplerContract",
     "ValuesContract",
 ]
