@@ -58,7 +58,7 @@ def weights_of_adapter(model: TrunkModel) -> Iterator[tuple[str, Tensor]]:
     if model.has_adapter:
         from peft import get_peft_model_state_dict
 
-        found = get_peft_model_state_dict(model.model, save_embedding_layers=False)  # type: ignore[arg-type]
+        found = get_peft_model_state_dict(model.model, save_embedding_layers=False)
         for name in sorted(found):
             yield name, whole(found[name].detach())
 

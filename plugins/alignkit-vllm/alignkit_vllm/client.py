@@ -130,10 +130,11 @@ class Client:
             Trouble: as `ask`, or the answer is none: too few responses, a log-probability missing, aborted.
             PluginError: the server read other tokens than these.
         """
+        drawn = n if sampling.temperature else 1  # vLLM refuses to draw the likeliest tokens twice
         body = {
             "model": self._served_model(),
             "prompt": list(prompt),
-            "n": n,
+            "n": drawn,
             "seed": seed,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -157,9 +158,9 @@ class Client:
             raise Trouble(f"{self.url} gave no responses: {json.dumps(said)[:_SHOWN]}") from error
         if read is not None and read != list(prompt):
             raise PluginError(f"{self.url} read the tokens {read[:8]}... where it was given {list(prompt)[:8]}...")
-        if len(found) != n:
-            raise Trouble(f"{self.url} gave {len(found)} responses where {n} were asked for")
-        return found
+        if len(found) != drawn:
+            raise Trouble(f"{self.url} gave {len(found)} responses where {drawn} were asked for")
+        return found * (n // drawn)
 
     def _served_model(self) -> str:
         if not self._model:

@@ -90,7 +90,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         ids = policy.prompt_ids(prompts, sampling.max_tokens)
         seeds = [_seed(seed, place) for place in (range(len(prompts)) if places is None else places)]
         rows = self._sampled(ids, seeds, n, sampling)
-        batch = policy.batch_of(
+        batch: GroupBatch = policy.batch_of(
             prompts,
             ids,
             [[one.ids for one in row] for row in rows],

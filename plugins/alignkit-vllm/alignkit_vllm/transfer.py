@@ -34,7 +34,8 @@ class Transfer:
         """Writes `paths`, at most `FILE_BYTES` each, unless a single weight is larger."""
         for old in self._folder.iterdir():
             old.unlink()
-        self.paths, held, size = [], {}, 0
+        held: dict[str, Tensor] = {}
+        self.paths, size = [], 0
         for name, tensor in weights:
             bytes_of_it = tensor.numel() * tensor.element_size()
             if held and size + bytes_of_it > FILE_BYTES:

@@ -80,7 +80,7 @@ class FileEngine(WeightTransferEngine[Init, Update]):  # type: ignore[misc]
         for owner, name, others in self._shared:
             for other, its_name in others:
                 setattr(other, its_name, getattr(owner, name))
-                method = getattr(other, "quant_method", None)
+                method: Any = getattr(other, "quant_method", None)
                 if hasattr(method, "process_weights_after_loading"):
                     method.process_weights_after_loading(other)
         self._loading = False

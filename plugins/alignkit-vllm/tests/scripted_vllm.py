@@ -122,6 +122,7 @@ class ScriptedVLLM:
         return (500, {"error": str(missing)}) if missing.missing_keys or missing.unexpected_keys else (200, {})
 
     def _complete(self, body: Mapping[str, Any]) -> Any:
+        assert body["temperature"] or body["n"] == 1, "vLLM refuses this"
         text = self.policy._text.text(body["prompt"])
         assert self.policy.prompt_ids([Prompt.of(text)], 0) == [body["prompt"]]
         sampling = Sampling(max_tokens=body["max_tokens"], temperature=body["temperature"])
