@@ -343,6 +343,14 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 
 
+def test_a_run_says_what_to_install_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignkit.runs.results.entry_points", lambda group: [])
+    recorder = Recorder()
+    run_recipe(resolved(tmp_path, "margin"), tmp_path / "out", stages=["preferences"], reporter=recorder)
+    assert recorder.notes[-1] == "no report.html: pip install alignkit-report"
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
 def test_sample_and_score_need_only_files(tmp_path: Path) -> None:
     registry = tiny_registry()
     registry.registrations.append(Registration("preferences", "dataset", Letters, PathOptions, "tests"))

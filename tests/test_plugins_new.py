@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alignkit import cli
-from alignkit.cli.scaffold import KINDS, write_distribution
 from alignkit.plugins import FIRST_PARTY, ROLES
+from alignkit.testing.scaffold import KINDS, write_distribution
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,19 +1,18 @@
-"""`alignkit plugins`: list plugins, show their options, check their contracts, start a new one."""
+"""`alignkit plugins`: list plugins and show their options; authors' commands are in `alignkit.testing`."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.cli.scaffold import KINDS, write_distribution
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
 from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
+from alignkit.testing import commands as authors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribution:name.")]
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
-CheckOptions = Annotated[
-    list[str] | None,
-    typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option that it needs: -o reward.path=x. Repeatable."),
-]
-Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help=f"What it is: {', '.join(KINDS)}.")]
-Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folder of the new plugin.")]
 
 
 @app.command("list")
@@ -73,29 +64,7 @@ def show_plugin(name: Name, as_json: AsJson = False) -> None:
     print("\n\n".join("\n".join(_described(r)) for r in chosen))
 
 
-@app.command("check")
-def check(name: NameOrAll = None, options: CheckOptions = None) -> None:
-    """Run the contract tests of one plugin, or of all. Exits with 1 if one fails, with 2 if options are missing for
-    what NAME asks for."""
-    try:
-        import pytest  # noqa: F401
-    except ImportError as error:
-        raise InputError("the contracts need pytest", fix="pip install pytest") from error
-    from alignkit.testing import run_contracts
-
-    raise typer.Exit(run_contracts(name, options or ()))
-
-
-@app.command("new")
-def new(name: NewName, kind: Kind = "reward", out: Parent = Path()) -> None:
-    """Create a plugin: a distribution with a short working component and its contract test."""
-    folder = write_distribution(name, out, kind)
-    print(
-        f"{folder} is a working plugin. Try it:\n"
-        f"  pip install --no-build-isolation -e {folder}\n"
-        f"  alignkit plugins show {name}\n"
-        f"  pytest {folder}"
-    )
+authors.add_commands(app)
 
 
 def _distribution(point: EntryPoint) -> str:

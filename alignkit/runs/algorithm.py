@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.files import telling_when_full
 from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
@@ -90,6 +91,21 @@ def train_algorithm(
         else "",
         texts=texts,
     )
+
+
+def save_trained(algorithm: Algorithm[Any], path: Path) -> None:
+    """Writes the trained model.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
+
+    def needed() -> int:
+        parameters = [p for module in algorithm.policy.modules().values() for p in module.parameters()]
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+    with telling_when_full(path, "the model", needed):
+        algorithm.save(path)
 
 
 def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
