@@ -190,9 +190,8 @@ class Group:
         chosen = list(indices)
         if chosen == list(range(len(self.responses))):
             return self
-        kept: dict[str, Any] = {"responses": self.responses}
-        kept |= {name: values for name in _PER_RESPONSE if (values := getattr(self, name)) is not None}
-        kept = {name: tuple(values[index] for index in chosen) for name, values in kept.items()}
+        given = {name: values for name in ("responses", *_PER_RESPONSE) if (values := getattr(self, name)) is not None}
+        kept: dict[str, Any] = {name: tuple(values[index] for index in chosen) for name, values in given.items()}
         return replace(self, meta=meta_of_chosen(self.meta, chosen), **kept)
 
     def without_duplicates(self) -> Group:
@@ -227,21 +226,15 @@ class Group:
         """The group of a JSON record; other columns go to the prompt. Raises ValueError or KeyError if it is none."""
         if isinstance(record["responses"], str):
             raise ValueError("responses must be a list of strings")
-
-        def optional(name: str) -> tuple[Any, ...] | None:
-            return None if record.get(name) is None else tuple(record[name])
-
         known = {*_PER_RESPONSE, "prompt", "responses", "source", "meta", "prompt_meta"}
         columns = {name: value for name, value in record.items() if name not in known}
+        said: dict[str, Any] = {name: tuple(record[name]) for name in _PER_RESPONSE if record.get(name) is not None}
         return cls(
             prompt=Prompt.of(record["prompt"], {**columns, **(record.get("prompt_meta") or {})}),
             responses=tuple(record["responses"]),
-            ranks=optional("ranks"),
-            scores=optional("scores"),
-            labels=optional("labels"),
-            finished=optional("finished"),
             source=record.get("source", ""),
             meta=dict(record.get("meta") or {}),
+            **said,
         )
 
 

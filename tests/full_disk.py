@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit_report import write_page
+
 import alignkit
 from alignkit import AlignkitError, Group, Prompt, TrainingOptions, cli
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.runs.algorithm import save_trained
-from alignkit.runs.page import write_page
 from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.testing import TinyPolicy
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from contextlib import nullcontext
@@ -68,6 +69,13 @@ def _unexpected(error: Exception, as_json: bool) -> int:
 
 
 def _complain(error: AlignkitError, code: int, as_json: bool, cause: BaseException | None = None) -> int:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from alignkit.training.processes import failure_to_show
+
+        shown = failure_to_show(error, cause or error)
+        if shown is None:
+            return code
+        error = shown
     if wants_traceback():
         print(visible("".join(traceback.format_exception(cause or error))), end="", file=sys.stderr)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def run_recipe(
 
     from alignkit.files import telling_when_full
     from alignkit.ops.distributed import process_index, start_processes
-    from alignkit.runs.report import write_report
+    from alignkit.runs.results import Run
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
@@ -60,8 +61,9 @@ def run_recipe(
         force=force,
         alone=[stage.key for stage in chosen] if alone else (),
     )
-    with opened as rundir, open_sinks(resolved, out, reporter.note) as write_to_sinks:
-        body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
+    sinks = open_sinks(resolved, out, reporter.note)
+    with opened as rundir, sinks as write_to_sinks, closing(resolved.sampler(out)) as sampler:
+        body = Stages(resolved, rundir, reporter, write_to_sinks, sampler, resume=resume, force=force)
         for stage in chosen:
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
                 reporter.note(f"{stage.key}: already done, skipped")
@@ -77,5 +79,6 @@ def run_recipe(
                 ) from None
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
         if process_index() == 0:
-            reporter.note(f"report: {write_report(out, rundir.summary())}")
+            written = Run(out, resolved=resolved, stages=rundir.summary()).write_reports()
+            reporter.note(f"report: {written}" if written else "no report.html: pip install alignkit-report")
         return rundir.summary()

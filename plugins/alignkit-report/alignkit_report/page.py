@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import visible
-from alignkit.files import write_synced
+from alignkit import visible, write_synced
 
 TEMPLATES = Path(__file__).parent / "templates"
 
