@@ -64,7 +64,7 @@ HOOKS = {
 """The role of the components that each hook registers."""
 
 _PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label trl vllm"
-FIRST_PARTY = ("alignkit", *(f"alignkit-{name}" for name in _PLUGINS.split()))
+FIRST_PARTY = tuple(f"alignkit-{name}" for name in _PLUGINS.split())
 """The project's own distributions: they win when two plugins use one name."""
 
 
@@ -185,7 +185,7 @@ class Registry:
     def _winners(self, role: str, name: str) -> list[Registration]:
         """The registrations that a bare name may mean: the project's own, else all."""
         found = [r for r in self._of(role) if r.name == name]
-        return [r for r in found if r.distribution in FIRST_PARTY] or found
+        return [r for r in found if r.distribution in ("alignkit", *FIRST_PARTY)] or found
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
@@ -200,7 +200,7 @@ class Registry:
 def registry() -> Registry:
     """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
     found = discover(entry_points(group=GROUP))
-    found.registrations.append(Registration("sampler", "policy", OwnSampler, Config, "alignkit"))
+    found.registrations.append(Registration("sampler", "policy", OwnSampler, OwnSampler.Config, "alignkit"))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.components import Component, ConfigT
@@ -48,7 +49,12 @@ class Sampler(Component[ConfigT]):
         """Called once when the run ends, also after an error."""
 
 
-class OwnSampler(Sampler[Config]):
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions(Config):
+    """The policy samples itself: exact, and nothing more to install."""
+
+
+class OwnSampler(Sampler[OwnOptions]):
     """The policy samples itself."""
 
     def sync(self, policy: Policy[Any], version: int) -> None:
