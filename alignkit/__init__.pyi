@@ -232,6 +232,15 @@ from .runs.api import (
 from .runs.results import (
     Run as Run,
 )
+from .samplers import (
+    OwnSampler as OwnSampler,
+)
+from .samplers import (
+    Sampler as Sampler,
+)
+from .samplers import (
+    Servable as Servable,
+)
 from .training.signals import (
     StopSignals as StopSignals,
 )

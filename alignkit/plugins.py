@@ -34,6 +34,7 @@ from alignkit.errors import (
 )
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +45,7 @@ COMMANDS_GROUP = "alignkit.commands"
 
 ROLES: dict[str, type[Component[Any]]] = {
     "policy": Policy,
+    "sampler": Sampler,
     "reward": RewardSource,
     "preferences": PreferenceSource,
     "optimizer": Algorithm,
@@ -53,6 +55,7 @@ ROLES: dict[str, type[Component[Any]]] = {
 
 HOOKS = {
     "register_policies": "policy",
+    "register_samplers": "sampler",
     "register_reward_sources": "reward",
     "register_preference_sources": "preferences",
     "register_optimizers": "optimizer",
@@ -60,10 +63,8 @@ HOOKS = {
 }
 """The role of the components that each hook registers."""
 
-FIRST_PARTY = tuple(
-    f"alignkit-{name}"
-    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "trl")
-)  # fmt: skip
+_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label trl vllm"
+FIRST_PARTY = ("alignkit", *(f"alignkit-{name}" for name in _PLUGINS.split()))
 """The project's own distributions: they win when two plugins use one name."""
 
 
@@ -196,7 +197,9 @@ class Registry:
 @cache
 def registry() -> Registry:
     """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
-    return discover(entry_points(group=GROUP))
+    found = discover(entry_points(group=GROUP))
+    found.registrations.append(Registration("sampler", "policy", OwnSampler, Config, "alignkit"))
+    return found
 
 
 def discover(points: Iterable[EntryPoint]) -> Registry:

@@ -68,6 +68,9 @@ from .flags import (
     RewardName as RewardName,
 )
 from .flags import (
+    SamplerName as SamplerName,
+)
+from .flags import (
     column_names as column_names,
 )
 from .flags import (

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from alignkit.outputs import TrainResult
     from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
+    from alignkit.samplers import Sampler
     from alignkit.training.feeds import BatchFeed
 
 
@@ -41,6 +42,7 @@ def train_algorithm(
     fingerprint: str,
     history: History,
     texts: Sequence[Group] = (),
+    sampler: Sampler[Any] | None = None,
     resume: bool = False,
     force: bool = False,
     resumable: bool = True,
@@ -55,6 +57,7 @@ def train_algorithm(
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
+        sampler: makes the rollouts; None: the policy itself.
         resumable: whether to write checkpoints.
 
     Raises:
@@ -63,7 +66,7 @@ def train_algorithm(
     """
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check_ranked(algorithm, groups)
-    feed = _feed(algorithm, data, sampling, seed)
+    feed = _feed(algorithm, data, sampling, seed, sampler)
     reporter.start(name, planned_steps(feed, algorithm.config))
     remember = cache(history.and_of([*groups, *texts]).write)
 
@@ -124,11 +127,16 @@ def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
         )
 
 
-def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int) -> BatchFeed:
+def _feed(
+    algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int, sampler: Sampler[Any] | None
+) -> BatchFeed:
     if algorithm.consumes is not Feed.ROLLOUTS:
         return OfflineFeed(data, algorithm.policy)
     assert algorithm.reward is not None
-    return RolloutFeed(data, algorithm.policy, algorithm.reward, sampling=sampling, options=algorithm.config, seed=seed)
+    options = algorithm.config
+    return RolloutFeed(
+        data, algorithm.policy, algorithm.reward, sampling=sampling, options=options, seed=seed, sampler=sampler
+    )
 
 
 def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:

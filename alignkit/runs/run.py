@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,9 @@ def run_recipe(
         force=force,
         alone=[stage.key for stage in chosen] if alone else (),
     )
-    with opened as rundir, open_sinks(resolved, out, reporter.note) as write_to_sinks:
-        body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
+    sinks = open_sinks(resolved, out, reporter.note)
+    with opened as rundir, sinks as write_to_sinks, closing(resolved.sampler(out)) as sampler:
+        body = Stages(resolved, rundir, reporter, write_to_sinks, sampler, resume=resume, force=force)
         for stage in chosen:
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
                 reporter.note(f"{stage.key}: already done, skipped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
@@ -39,7 +40,9 @@ def sample(
     resolved.load("policy").try_records(resolved.config("policy"), source.first())
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses for each of {len(asked)} prompts")
-    batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
+    with closing(resolved.sampler()) as sampler:
+        sampler.sync(policy, 0)
+        batch = sampler.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
     write_groups(out, batch.groups)
     finished = round(float(batch.finished.float().mean()), 4)
     return {"groups": batch.num_groups, "responses": batch.num_responses, "finished": finished, "out": str(out)}

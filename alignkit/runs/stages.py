@@ -30,6 +30,7 @@ from alignkit.training.scores import checked_scores
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from alignkit.batch import GroupBatch
     from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec, Config
     from alignkit.recipe.resolved import Resolved
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from alignkit.runs.history import History, RecordT
     from alignkit.runs.reporting import Reporter
     from alignkit.runs.rundir import RunDir
+    from alignkit.samplers import Sampler
 
 
 class Stages:
@@ -48,12 +50,13 @@ class Stages:
         rundir: RunDir,
         reporter: Reporter,
         write_to_sinks: Callable[[Mapping[str, Any]], None],
+        sampler: Sampler[Any],
         *,
         resume: bool,
         force: bool,
     ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
-        self._write_to_sinks = write_to_sinks
+        self._write_to_sinks, self._sampler = write_to_sinks, sampler
         self._resume, self._force = resume, force
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
@@ -139,15 +142,11 @@ class Stages:
         }
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
-        sampling, seed = self._resolved.sampling, self._seed + 1
         policies = {"start": start, "policy": final}
-        batches = {
-            name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
-            for name, policy in policies.items()
-        }
+        batches = {name: self._sampled(policy, prompts, options.samples) for name, policy in policies.items()}
         if options.best_of > 1:
             for name, policy in list(policies.items()):
-                many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
+                many = self._sampled(policy, prompts, options.samples * options.best_of)
                 scores = checked_scores(rewards["reward"], many.groups)
                 chosen = f"{name}, best of {options.best_of}"
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
@@ -162,6 +161,10 @@ class Stages:
             ),
         )
         return {**measured_on, **report}
+
+    def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
+        self._sampler.sync(policy, 0)
+        return self._sampler.generate(prompts, n=n, sampling=self._resolved.sampling, seed=self._seed + 1)
 
     @property
     def _path(self) -> Path:
@@ -190,7 +193,8 @@ class Stages:
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
-        ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
+        load = partial(self._policy, self._start_of(number))
+        ask = PolicySampler(load, lambda: prompts, sampling, seed, sampler=self._sampler)
         groups = self._groups_from(source, ask)
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
@@ -252,7 +256,9 @@ class Stages:
     def _groups_from(self, source: PreferenceSource[Any], ask: PolicySampler | None = None) -> list[Group]:
         resolved, other = self._resolved, partial(self._build_spec, "policy")
         load, prompts = partial(self._policy, self._start), lambda: self._prompts
-        ask = ask or PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        ask = ask or PolicySampler(
+            load, prompts, resolved.sampling, self._seed, resolved.candidates, other, self._sampler
+        )
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
             self._figures = source.figures()
@@ -332,6 +338,7 @@ class Stages:
             fingerprint=self._resolved.digest,
             history=history_of(self._source(start), *(self._rewards if optimizer.reward else ())),
             texts=texts,
+            sampler=self._sampler,
             resume=self._resume,
             force=self._force,
         )

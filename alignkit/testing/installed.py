@@ -17,6 +17,7 @@ from alignkit.testing.contracts import (
     PolicyContract,
     PreferenceSourceContract,
     RewardSourceContract,
+    SamplerContract,
     ValuesContract,
 )
 from alignkit.testing.entry_points import assert_light, modules_of
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 CONTRACTS: dict[str, type[ComponentContract]] = {
     "policy": PolicyContract,
+    "sampler": SamplerContract,
     "reward": RewardSourceContract,
     "preferences": PreferenceSourceContract,
     "optimizer": OptimizerContract,

@@ -186,8 +186,8 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch = attributed(self.optimizer.prepare, batch)
-                self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
+                batch, more = self.feed.corrected(attributed(self.optimizer.prepare, batch))
+                self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures, **more}
                 return gathered(batch)
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
