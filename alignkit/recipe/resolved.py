@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
     from alignkit.plugins import Registry
-    from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
+    from alignkit.recipe.tables import CandidateOptions, EvalOptions, RunOptions
     from alignkit.samplers import Sampler
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignkit.preferences.similar import distinct
-from alignkit.recipe.options import CandidateOptions
+from alignkit.recipe.tables import CandidateOptions
 from alignkit.records import Group
 from alignkit.samplers import OwnSampler
 
