@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from alignkit.components import Component, ConfigT
-from alignkit.options import Config
+from alignkit.options import Config, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Policy
-    from alignkit.options import Sampling
     from alignkit.records import Prompt
 
 

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.preferences.similar import distinct
 from alignkit.recipe.tables import CandidateOptions
-from alignkit.records import Group
-from alignkit.samplers import OwnSampler
+from alignkit.records import Group, Prompt
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from alignkit.interfaces import Policy
     from alignkit.options import ComponentSpec, Sampling
-    from alignkit.records import Prompt
-    from alignkit.samplers import Sampler
 
 SEED_STEP = 7919
 """Seeds of two voices (policy and temperature) differ by this, so that equal policies give different samples."""
