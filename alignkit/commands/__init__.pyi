@@ -1,11 +1,11 @@
-from ..recipe.options import (
-    default_cache as default_cache,
-)
 from ..recipe.reading import (
     read_recipe as read_recipe,
 )
 from ..recipe.resolved import (
     Resolved as Resolved,
+)
+from ..recipe.tables import (
+    default_cache as default_cache,
 )
 from ..runs.evaluation import (
     Estimate as Estimate,

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Feed, HasValues
-from alignkit.options import KLLimitOptions, PtxOptions
+from alignkit.interfaces import Algorithm, Feed, HasValues
+from alignkit.options import Config, KLLimitOptions, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Algorithm
-    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
