@@ -33,6 +33,7 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> Path:
         reward=reward if "shorter_wins" in reward else None,
         on=figures.get("on", "prompts of unknown history"),
         policies=policies_table(figures) if "policy" in figures else None,
+        alarms=[(said["stage"], int(said["step"]), said["text"]) for said in read_alarms(folder / "metrics.jsonl")],
         samples=_samples(folder / "samples.jsonl"),
         curves=_curves(folder / "metrics.jsonl"),
         recipe=(folder / "recipe.toml").read_text(encoding="utf-8"),
@@ -60,7 +61,17 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, without lines that are none, such as a truncated last one."""
+    """The records of the steps in a metrics.jsonl."""
+    return [record for record in read_records(path) if "alarm" not in record]
+
+
+def read_alarms(path: Path) -> list[dict[str, Any]]:
+    """The alarms in a metrics.jsonl."""
+    return [record for record in read_records(path) if "alarm" in record]
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All records of a metrics.jsonl, without lines that are none, such as a truncated last one."""
     records = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:

@@ -6,7 +6,7 @@ import time
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import Interrupted
+from alignkit.errors import Interrupted, StoppedByCheck
 from alignkit.runs.first import try_records
 from alignkit.runs.plan import plan, stages_alone
 
@@ -75,6 +75,10 @@ def run_recipe(
                 raise Interrupted(
                     SIGINT, f"stopped by SIGINT in {stage.key}; what {out} holds is kept: continue with --resume"
                 ) from None
+            except StoppedByCheck:
+                if process_index() == 0:
+                    reporter.note(f"report: {write_report(out, rundir.summary())}")
+                raise
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
         if process_index() == 0:
             reporter.note(f"report: {write_report(out, rundir.summary())}")

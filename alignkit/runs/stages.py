@@ -22,6 +22,7 @@ from alignkit.runs.algorithm import train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
+from alignkit.runs.report import read_alarms
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
@@ -323,9 +324,10 @@ class Stages:
                 "all of the training data is held out", where="run.holdout", fix="lower it, or add prompts"
             )
 
-        def write(record: Mapping[str, float]) -> None:
+        def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            self._write_to_sinks({"stage": folder, **record})
+            if "alarm" not in record:
+                self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,
@@ -349,7 +351,10 @@ class Stages:
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
-        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        alarms = [said["text"] for said in read_alarms(self._path / "metrics.jsonl") if said["stage"] == folder]
+        told = {
+            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+        }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
