@@ -46,7 +46,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "max_tokens": (1,), "save_every": (3,), "keep_checkpoints": (1,), "line_search_steps": (1,),
     "ptx_batch_size": (1,), "stop.gold": ({"plugin": "gold"},), "stop.plateau": (1,), "stop.plateau_delta": (10.0,),
     "stop.gold_fall": (0.1,), "stop.gold_window": (1,),
-    "alarm_kl": (1e-9,), "alarm_entropy": (1.0,), "alarm_length": (1.000001,), "alarm_repetition": (1e-9,),
+    "alarm_kl": (1e-9,), "alarm_entropy": (1.0,), "alarm_length": (1.000001,),
     "alarm_cut_off": (1e-9,), "alarm_gold": (1.0,),
 }  # fmt: skip
 """Values beside the default, where it takes a telling one; by default one more, half as much, or all others."""
@@ -85,13 +85,16 @@ REASONS: Mapping[str, tuple[Options, str]] = {
         "the ratio of a bad response rises where steps are too large",
     ),
     "stop_kl": ({"minibatch_size": 1}, "these runs have too few steps a batch for any to be left out"),
-    **{f"alarm_{name}": ({"alarm_batches": 1}, FEW) for name in ("kl", "entropy", "length", "repetition", "cut_off")},
-    "alarm_batches": ({"alarm_cut_off": 1e-9}, FEW),
+    **{
+        f"alarm_{name}": ({"alarm_batches": 1, "iterations": 5}, FEW) for name in ("kl", "entropy", "length", "cut_off")
+    },
+    "alarm_batches": ({"alarm_batches": 1, "alarm_cut_off": 1e-9}, FEW),
     "on_alarm": ({"alarm_cut_off": 1e-9, "alarm_batches": 1}, FEW),
 }
 """Options that may change nothing alone, what is set beside them here, and why."""
 
 LEFT_OUT = {
+    "alarm_repetition": "these responses are too short to repeat four tokens (test_alarms)",
     "max_abstained": "the reward of these runs abstains on nothing (test_streams)",
     "adam": "8bit needs CUDA and bitsandbytes, and is refused without them (test_adam)",
     "critic_layers": "the tiny policy has no layers to copy (test_hf_value_branch)",
@@ -145,7 +148,7 @@ class Seen:
     """What can be seen of a run."""
 
     log: list[Options] = dataclasses.field(default_factory=list)
-    alarms: list[Alarm] = dataclasses.field(default_factory=list)
+    alarms: list[Options] = dataclasses.field(default_factory=list)
     micro_batches: int = 0
     end: Any = None
 
@@ -191,7 +194,7 @@ def observed(component: type[Any], flat: Options, held_against: Seen | None = No
             raise DiffersError
 
     def on_notice(text: str) -> None:
-        seen.alarms += [text] if isinstance(text, Alarm) else []
+        seen.alarms += [text.record] if isinstance(text, Alarm) else []
 
     algorithm.loss = counted
     if component.consumes is Feed.ROLLOUTS:

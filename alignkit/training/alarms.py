@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from math import inf, nan
+from math import inf, isnan, nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,8 @@ class Alarms(Companion):
         if given or not due:
             return []
         side, bound, meaning = ("above", high, rule.above) if value > high else ("below", low, rule.below)
-        said = option if bound == limit else f"{option} = {limit:g}, first batches {first:.3g}"
+        said = option if bound == limit else f"{option} = {limit:g}"
+        said += "" if bound == limit or isnan(first) else f", first batches {first:.3g}"
         text = f"{rule.figure} is {value:.3g}, {side} {bound:.3g} ({said}): {meaning}"
         if self._options.on_alarm == "raise-kl" and not at_once:
             text += f" The KL weight is now {RAISE} times as high."
