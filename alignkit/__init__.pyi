@@ -49,6 +49,12 @@ from .errors import (
 from .errors import (
     visible as visible,
 )
+from .files import (
+    telling_when_full as telling_when_full,
+)
+from .files import (
+    write_synced as write_synced,
+)
 from .hookspecs import (
     Register as Register,
 )
@@ -228,6 +234,15 @@ from .runs.api import (
 )
 from .runs.results import (
     Run as Run,
+)
+from .samplers import (
+    OwnSampler as OwnSampler,
+)
+from .samplers import (
+    Sampler as Sampler,
+)
+from .samplers import (
+    Servable as Servable,
 )
 from .training.signals import (
     StopSignals as StopSignals,

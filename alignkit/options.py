@@ -53,6 +53,7 @@ class Config:
             too, where it has options of that name.
         supersedes: option -> those of the recipe that count no more where `-o` sets it.
         takes_function: for the plugin that wraps functions: the option that `--role module:function` sets.
+        noise: options that don't influence results: a run resumes although they have changed.
         matters: the options to show first, at most twelve. The others are grouped by the class that first defines them,
             under the first line of its docstring.
 
@@ -63,6 +64,7 @@ class Config:
     compares_with: ClassVar[str] = ""
     supersedes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     takes_function: ClassVar[str] = ""
+    noise: ClassVar[frozenset[str]] = frozenset()
     matters: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -165,6 +167,8 @@ class LearningOptions(Config):
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions(Config):
     """Memory and checkpoints."""
+
+    noise: ClassVar[frozenset[str]] = frozenset({"max_tokens", "save_every", "keep_checkpoints"})
 
     adam: Literal["torch", "8bit"] = "torch"
     """8bit stores AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of the memory; needs CUDA and

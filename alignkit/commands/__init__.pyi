@@ -19,8 +19,8 @@ from ..runs.evaluation import (
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
 )
-from ..runs.page import (
-    write_page as write_page,
+from ..runs.reporting import (
+    FIGURES as FIGURES,
 )
 from ..runs.reporting import (
     Reporter as Reporter,
@@ -66,6 +66,9 @@ from .flags import (
 )
 from .flags import (
     RewardName as RewardName,
+)
+from .flags import (
+    SamplerName as SamplerName,
 )
 from .flags import (
     column_names as column_names,

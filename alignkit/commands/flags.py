@@ -24,6 +24,7 @@ _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Flags can set everything in it.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
 PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="Policy plugin.")]
+SamplerName = Annotated[str, typer.Option("--sampler", metavar="NAME", help="Who samples: policy, vllm.")]
 PreferencesName = Annotated[
     str, typer.Option("--preferences", metavar="NAME", help="Preferences plugin, or module:function.")
 ]

@@ -38,7 +38,7 @@ def repeated_tokens(batch: GroupBatch, length: int = 4) -> tuple[int, int]:
     columns = [batch.response_ids[start : start + places] for start in range(length)]
     first, last = batch.response_index[:places], batch.response_index[length - 1 :]
     runs = torch.stack([first, *columns], dim=1)[first == last]
-    return len(runs) - len(runs.unique(dim=0)), len(runs)
+    return len(runs) - len(torch.unique(runs, dim=0)), len(runs)
 
 
 def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:

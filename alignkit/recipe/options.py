@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval, Lt
 
@@ -30,6 +30,8 @@ from alignkit.options import (
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Config):
     """The table `run`: the run as a whole."""
+
+    noise: ClassVar[frozenset[str]] = frozenset({"device", "threads", "metrics", "cache"})
 
     seed: Natural = 0
     """Seed of everything random."""

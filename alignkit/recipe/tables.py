@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROLE_OF_TABLE = {
     "policy": "policy",
+    "sampler": "sampler",
     "demonstrations": "preferences",
     "sft": "optimizer",
     "ptx": "preferences",
@@ -36,6 +37,7 @@ OPTION_TABLES: dict[str, type[Config]] = {
 
 DEFAULT_PLUGIN = {
     "policy": "hf",
+    "sampler": "policy",
     "demonstrations": "dataset",
     "sft": "sft",
     "ptx": "dataset",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alignkit.preferences.similar import distinct
 from alignkit.recipe.options import CandidateOptions
 from alignkit.records import Group
+from alignkit.samplers import OwnSampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,19 +20,21 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Policy
     from alignkit.options import ComponentSpec, Sampling
     from alignkit.records import Prompt
+    from alignkit.samplers import Sampler
 
 SEED_STEP = 7919
 """Seeds of two voices (policy and temperature) differ by this, so that equal policies give different samples."""
 
 
 class PolicySampler:
-    """The `Ask` of a run; loads its policy on first use.
+    """The `Ask` of a run; loads its policy on first use. Other policies sample themselves.
 
     Args:
         load: loads the run's policy.
         prompts: reads the run's prompts.
         options: other policies and temperatures; by default only the run's policy, at the run's temperature.
         load_other: loads a policy of `options.policies`.
+        sampler: samples the run's policy; None: the policy itself.
     """
 
     def __init__(
@@ -42,14 +45,17 @@ class PolicySampler:
         seed: int,
         options: CandidateOptions | None = None,
         load_other: Callable[[ComponentSpec], Policy[Any]] | None = None,
+        sampler: Sampler[Any] | None = None,
     ) -> None:
         self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
         self._options, self._load_other = options or CandidateOptions(), load_other
+        self._unsynced = sampler or OwnSampler()
         self._asked = 0
 
     @cached_property
-    def policy(self) -> Policy[Any]:
-        return self._load()
+    def _sampler(self) -> Sampler[Any]:
+        self._unsynced.sync(self._load(), 0)
+        return self._unsynced
 
     @cached_property
     def prompts(self) -> Sequence[Prompt]:
@@ -67,7 +73,7 @@ class PolicySampler:
         self._asked = places.stop
         if options == CandidateOptions(count=options.count):
             sampling, seed = self._sampling, self._seed
-            return list(self.policy.generate(prompts, n=k, sampling=sampling, seed=seed, places=places).groups)
+            return list(self._sampler.generate(prompts, n=k, sampling=sampling, seed=seed, places=places).groups)
         drawn = list(self._drawn(prompts, k + options.spare, places))
         return [self._chosen(spoken, k) for spoken in zip(*drawn, strict=True)]
 
@@ -77,7 +83,7 @@ class PolicySampler:
         sources: list[ComponentSpec | None] = [None, *self._options.policies]
         voices = len(sources) * len(temperatures)
         for number, spec in enumerate(sources):
-            policy = self.policy if spec is None else self._other(spec)
+            policy = self._sampler if spec is None else self._other(spec)
             name = "policy" if spec is None else _name(spec)
             for place, temperature in enumerate(temperatures):
                 voice = place * len(sources) + number

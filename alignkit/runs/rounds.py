@@ -13,7 +13,7 @@ from alignkit.errors import InputError
 from alignkit.interfaces import Feed, ForeignTrainer, PreferenceSource
 from alignkit.options import Config
 from alignkit.plugins import build
-from alignkit.preferences.ranking import ranked_by_scores
+from alignkit.preferences.rank_fit import ranked_by_scores
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
