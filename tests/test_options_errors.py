@@ -100,7 +100,7 @@ def test_ranges(kind: Any, accepted: list[float], refused: list[float]) -> None:
         (options.TrainingOptions, {"minibatch_size": 0}),
         (options.TrainingOptions, {"max_tokens": 0}),
         (options.RolloutOptions, {"group_size": 0}),
-        (options.KLLimitOptions, {"max_kl": -1}),
+        (options.AlarmOptions, {"max_kl": -1}),
         (options.Sampling, {"temperature": -0.1}),
         (options.Sampling, {"top_p": 0}),
         (options.Sampling, {"top_p": 1.1}),

@@ -59,7 +59,7 @@ def run(
 
     Raises:
         InputError: the recipe is wrong, or `out` is in use; nothing has started.
-        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
+        StoppedByCheck: the loss or gradient is not finite, or an alarm stops the run.
         Interrupted: SIGINT or SIGTERM during training, after a checkpoint.
         PluginError: a plugin failed; the message names it.
     """
@@ -189,7 +189,7 @@ def train(
 
 
 def _check_algorithm(optimizer: object) -> None:
-    from alignkit.runs.plan import check_kl_limit
+    from alignkit.runs.plan import check_figures
 
     if not isinstance(optimizer, Algorithm):
         made = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
@@ -201,7 +201,7 @@ def _check_algorithm(optimizer: object) -> None:
     name = type(optimizer).__name__
     if optimizer.consumes is Feed.ROLLOUTS and optimizer.reward is None:
         raise InputError(f"{name} needs a reward to score rollouts", where="reward", fix=f"{name}(..., reward=reward)")
-    check_kl_limit(type(optimizer), optimizer.config, name=name, table="optimizer")
+    check_figures(type(optimizer), optimizer.config, name=name, table="optimizer")
 
 
 def _data(optimizer: Algorithm[Any], data: object) -> list[Any]:

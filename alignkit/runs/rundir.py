@@ -22,7 +22,7 @@ from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
 from alignkit.files import telling_when_full, write_synced
 from alignkit.ops.distributed import process_index
-from alignkit.runs.results import read_metrics, read_state
+from alignkit.runs.results import read_records, read_state
 from alignkit.training.processes import in_first
 
 if TYPE_CHECKING:
@@ -202,13 +202,14 @@ def _check_empty_or_run(path: Path) -> None:
 
 
 class MetricsFile:
-    """metrics.jsonl: one record per optimisation step. A resumed stage drops the records after its checkpoint."""
+    """metrics.jsonl: one record per optimisation step and per alarm. A resumed stage drops the records after its
+    checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: set[str] = set()
 
-    def write(self, stage: str, record: Mapping[str, float]) -> None:
+    def write(self, stage: str, record: Mapping[str, Any]) -> None:
         """Appends a record; a stage's first record drops older ones from that step on."""
         if stage not in self._seen:
             self._seen.add(stage)
@@ -222,13 +223,13 @@ class MetricsFile:
 
     def _drop(self, stage: str, first_step: float) -> None:
         if self._path.exists():
-            records = read_metrics(self._path)
+            records = read_records(self._path)
             kept = [record for record in records if record["stage"] != stage or record["step"] < first_step]
             write_synced(self._path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def _rounded(record: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in record.items()}
+def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, str) else float(f"{value:.6g}") for name, value in record.items()}
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
-from alignkit.runs.results import load_reward
+from alignkit.runs.results import Run, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
@@ -318,9 +318,10 @@ class Stages:
             what = "all of the training data is held out"
             raise InputError(what, where="run.holdout", fix="lower it, or add prompts")
 
-        def write(record: Mapping[str, float]) -> None:
+        def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            self._write_to_sinks({"stage": folder, **record})
+            if "alarm" not in record:
+                self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,
@@ -342,7 +343,10 @@ class Stages:
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
-        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        alarms = [said["text"] for said in Run(self._path).alarms if said["stage"] == folder]
+        told = {
+            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+        }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 
