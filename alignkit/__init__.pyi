@@ -11,6 +11,9 @@ from .checking import (
     Problem as Problem,
 )
 from .companions import (
+    Alarm as Alarm,
+)
+from .companions import (
     Companion as Companion,
 )
 from .companions import (
@@ -45,6 +48,12 @@ from .errors import (
 )
 from .errors import (
     visible as visible,
+)
+from .files import (
+    telling_when_full as telling_when_full,
+)
+from .files import (
+    write_synced as write_synced,
 )
 from .footprint import (
     Footprint as Footprint,
@@ -101,6 +110,9 @@ from .interfaces import (
     Scorer as Scorer,
 )
 from .options import (
+    AlarmOptions as AlarmOptions,
+)
+from .options import (
     ComponentSpec as ComponentSpec,
 )
 from .options import (
@@ -117,9 +129,6 @@ from .options import (
 )
 from .options import (
     IterationOptions as IterationOptions,
-)
-from .options import (
-    KLLimitOptions as KLLimitOptions,
 )
 from .options import (
     LearningOptions as LearningOptions,
@@ -252,6 +261,15 @@ from .runs.api import (
 )
 from .runs.results import (
     Run as Run,
+)
+from .samplers import (
+    OwnSampler as OwnSampler,
+)
+from .samplers import (
+    Sampler as Sampler,
+)
+from .samplers import (
+    Servable as Servable,
 )
 from .training.signals import (
     StopSignals as StopSignals,

@@ -200,11 +200,8 @@ class Ask(Protocol):
 
 
 class PreferenceSource(Component[ConfigT]):
-    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`).
-
-    Attributes:
-        judges: False if it only collects responses for others to judge.
-    """
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`). One that
+    only collects responses for others to judge sets `judges` to False."""
 
     samples: ClassVar[bool] = False
     judges: ClassVar[bool] = True
@@ -222,8 +219,7 @@ class PreferenceSource(Component[ConfigT]):
         return {}
 
     def first(self) -> Iterable[tuple[str, Group]]:
-        """The first groups of a file, each with its place, to try them before a model is loaded. Those that this source
-        will rank have ranks."""
+        """The first groups of a file, each with its place, to try before a model loads; those to rank have ranks."""
         return ()
 
     @classmethod

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.files import replacing, telling_when_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -256,21 +257,29 @@ def read_groups(path: Path | str) -> Iterator[Group]:
 
 
 def write_groups(path: Path | str, groups: Iterable[Group]) -> int:
-    """Writes one JSON record per line, atomically; returns how many."""
+    """Writes one JSON record per line, whole or not at all; returns how many.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as lines:
-            for group in groups:
-                lines.write(json.dumps(group.to_json(), ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    count = size = 0
+    with telling_when_full(path, path.name, lambda: _bytes_of(groups) or size), replacing(path) as lines:
+        for group in groups:
+            line = _line_of(group)
+            count, size = count + 1, size + len(line.encode())
+            lines.write(line)
     return count
+
+
+def _line_of(group: Group) -> str:
+    return json.dumps(group.to_json(), ensure_ascii=False) + "\n"
+
+
+def _bytes_of(groups: Iterable[Group]) -> int:
+    """The size of the groups' file; 0 where iterating is not free."""
+    return sum(len(_line_of(group).encode()) for group in groups) if isinstance(groups, list | tuple) else 0
 
 
 FIELD = "annotations"

@@ -18,7 +18,7 @@ from alignkit.batch import GroupBatch
 from alignkit.footprint import Held
 from alignkit.ops import surrogates
 from alignkit.ops.advantages import RunningMoments
-from alignkit.ops.distributed import sum_over_processes
+from alignkit.ops.distributed import process_index, sum_over_processes
 from alignkit.ops.kl import kl_estimate
 
 if TYPE_CHECKING:
@@ -105,12 +105,13 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
     def only(self, batch: GroupBatch, kept: Tensor) -> GroupBatch:
         """The responses of a batch with advantages where `kept` [S] is True; observes the whole batch.
 
-        If nothing is kept, the first group with advantages of 0, so that there is always a step to take.
+        If no process keeps any, the first group of all with advantages of 0, so that there is always a step to take.
         """
         counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
         self.observe(batch, kept=float(counts[0] / counts[1]))
-        if not bool(kept.any()):
-            batch, kept = batch.replace(advantages=torch.zeros_like(known(batch, "advantages"))), batch.group_index == 0
+        if not counts[0]:
+            batch = batch.replace(advantages=torch.zeros_like(known(batch, "advantages")))
+            kept = (batch.group_index == 0) & (process_index() == 0)
         return batch if bool(kept.all()) else batch.select_responses(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alignkit.cli import launch
 from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
@@ -37,9 +39,28 @@ On = Annotated[
     typer.Option("--on", metavar="DEVICE", help="Type of device for --dry-run: cpu, cuda. [default: this machine's]"),
 ]
 
+Launch = Annotated[
+    str,
+    typer.Option(
+        "--launch", metavar="HOW", help="Start several processes: torchrun; slurm or sky write the job file that does."
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", metavar="N", min=1, help="Processes on a node, one per GPU.", show_default=False),
+]
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", metavar="M", min=1, help="Nodes. [default: 1]", show_default=False)
+]
+Rendezvous = Annotated[
+    str,
+    typer.Option("--rendezvous", metavar="HOST:PORT", help="Where the nodes meet; the same command runs on each."),
+]
+
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (flags.Recipe, None),
     "policy": (flags.PolicyName, ""),
+    "sampler": (flags.SamplerName, ""),
     "preferences": (flags.PreferencesName, ""),
     "reward": (flags.RewardName, ""),
     "optimizer": (flags.OptimizerName, ""),
@@ -54,6 +75,10 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "force": (Force, False),
     "dry_run": (DryRun, False),
     "on": (On, ""),
+    "launch": (Launch, ""),
+    "processes": (Processes, None),
+    "nodes": (Nodes, None),
+    "rendezvous": (Rendezvous, ""),
     "as_json": (flags.AsJson, False),
     "quiet": (flags.Quiet, False),
 }
@@ -61,7 +86,8 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
 DRY = {"dry_run", "on"}
-PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
+LAUNCH = set(launch.FLAGS)
+PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
 
@@ -82,17 +108,22 @@ class Command:
 COMMANDS = {
     "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
-        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN, *DRY}, "demonstrations"
+        "Fine-tune the policy on demonstrations, into DIR/sft.",
+        {"columns", "force", *AGAIN, *LAUNCH, *DRY},
+        "demonstrations",
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
-        {"preferences", "columns", "sample", *AGAIN},
+        {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
-    "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *DRY}),
+    "reward": Command(
+        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH, *DRY}
+    ),
     "align": Command(
-        "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *DRY}
+        "Align the policy, into DIR/policy.",
+        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH, *DRY},
     ),
-    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
 }
 
 
@@ -104,7 +135,11 @@ def add_commands(app: typer.Typer) -> None:
 
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
-        _run(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
+        every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
+        if launch.launches(every) and not every["dry_run"]:
+            _launch(name, every)
+        else:
+            _start(name, every)
 
     taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
     parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
@@ -112,8 +147,39 @@ def _add(app: typer.Typer, name: str) -> None:
     app.command(name, help=COMMANDS[name].help)(command)
 
 
-def _run(name: str, given: Mapping[str, Any]) -> None:
+def _launch(name: str, given: Mapping[str, Any]) -> None:
+    """Starts the command in several processes and ends with its exit code, or writes the job file that does."""
+    how, processes, nodes = given["launch"], given["processes"], given["nodes"] or 1
+    command = [name, *_words(given)]
+    if how == "torchrun":
+        raise typer.Exit(launch.torchrun(command, processes, nodes, given["rendezvous"]))
+    out = given["out"] or default_folder(given["recipe"])
+    path = launch.write_job(how, command, out, processes, nodes)
+    show({"job": str(path), "submit": f"{launch.SUBMIT[how]} {path}"}, given["as_json"])
+
+
+def _words(given: Mapping[str, Any]) -> list[str]:
+    """The arguments that give these flags, without those of the launch."""
+    words = []
+    for flag, value in given.items():
+        if flag in LAUNCH or not value:
+            continue
+        declared = FLAGS[flag][0].__metadata__[0]
+        # In an annotation, typer keeps the first name as the default.
+        names = (name for name in (declared.default, *(declared.param_decls or ())) if isinstance(name, str))
+        option = [name for name in names if name.startswith("--")][:1]
+        values = value if isinstance(value, list) else [value]
+        words += option if value is True else [word for one in values for word in (*option, str(one))]
+    return words
+
+
+def _start(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from alignkit.ops.distributed import start_processes
+
+        start_processes()  # first, so that one process tells of an error and all end
+
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
     columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
@@ -127,9 +193,10 @@ def _run(name: str, given: Mapping[str, Any]) -> None:
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
     if given["dry_run"]:
-        from alignkit.runs.dry import dry_run, told
+        from alignkit.runs.dry import PROCESSES, dry_run, told
 
-        found = dry_run(resolved, None if name == "run" else [name], device=given["on"])
+        counts = (given["processes"] * (given["nodes"] or 1),) if given["processes"] else PROCESSES
+        found = dry_run(resolved, None if name == "run" else [name], device=given["on"], processes=counts)
         show(found if given["as_json"] else told(found), given["as_json"])
         return
     out: Path = given["out"] or default_folder(given["recipe"])

@@ -32,16 +32,19 @@ RESPONSES = {Feed.DEMONSTRATIONS: 1, Feed.RANKINGS: 2, Feed.LABELS: 1}
 BYTES = ("weights", "gradients", "adam", "activations", "cache")
 
 
-def dry_run(resolved: Resolved, stages: Sequence[str] | None = None, *, device: str = "") -> dict[str, Any]:
+def dry_run(
+    resolved: Resolved, stages: Sequence[str] | None = None, *, device: str = "", processes: Sequence[int] = PROCESSES
+) -> dict[str, Any]:
     """The plan, and for each stage that trains the memory of its models. Sizes are in bytes.
 
     Args:
         device: its type; empty: that of this run on this machine.
+        processes: numbers of them to split the work over.
     """
     chosen = plan(resolved) if stages is None else stages_alone(resolved, stages)
     names = [stage.name for stage in chosen]
     found = [name for name in TRAINING if name in names and TRAINING[name] in resolved]
-    memory = {name: _stage(resolved, TRAINING[name], device or _device(resolved)) for name in found}
+    memory = {name: _stage(resolved, TRAINING[name], device or _device(resolved), processes) for name in found}
     return {"plan": {stage.key: stage.text for stage in chosen}, "memory": memory}
 
 
@@ -50,7 +53,7 @@ def _device(resolved: Resolved) -> str:
     return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _stage(resolved: Resolved, table: str, device: str) -> dict[str, Any]:
+def _stage(resolved: Resolved, table: str, device: str, processes: Sequence[int]) -> dict[str, Any]:
     algorithm, options = resolved.load(table), resolved.config(table)
     held = [*algorithm.holds(options)]
     if algorithm.consumes is Feed.ROLLOUTS:
@@ -64,7 +67,7 @@ def _stage(resolved: Resolved, table: str, device: str) -> dict[str, Any]:
             break
         load = Load(**{**vars(load), "max_tokens": load.max_tokens // 2})
     unknown = [name for name, one in models.items() if one is None or one.activations is None]
-    layouts = {layout: {str(count): _peak(models, layout, count) for count in PROCESSES} for layout in ("ddp", "fsdp2")}
+    layouts = {layout: {str(count): _peak(models, layout, count) for count in processes} for layout in ("ddp", "fsdp2")}
     return {
         "assumed": vars(load),
         "models": {name: vars(one) for name, one in models.items() if one is not None},

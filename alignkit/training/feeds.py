@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from alignkit.errors import InputError
-from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
+from alignkit.ops.distributed import barrier, num_processes, own_block, sum_over_processes
+from alignkit.samplers import OwnSampler, Sampler
+from alignkit.training.processes import evenly
 from alignkit.training.scores import check_abstentions, score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
@@ -26,7 +28,7 @@ class BatchFeed(Protocol):
 
     Attributes:
         num_batches: number of batches.
-        groups_per_batch: groups of a full batch in this process.
+        groups_per_batch: groups of a full batch, over all processes.
         repeatable: whether a batch can be made again after the policy has changed (rollouts can't).
         figures: of the last batch, the same in every process.
     """
@@ -37,33 +39,32 @@ class BatchFeed(Protocol):
     figures: dict[str, float]
 
     def batch(self, index: int) -> GroupBatch:
-        """This process's batch `index`, encoded, and scored if the algorithm needs it."""
+        """This process's block of batch `index`, encoded, and scored if the algorithm needs it."""
+
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        """A prepared batch, corrected for how it was sampled, and figures of it."""
+        return batch, {}
 
 
-class OfflineFeed:
-    """A data set as one batch; `n_epochs` counts the passes over it. Each process holds its share."""
+class OfflineFeed(BatchFeed):
+    """A data set as one batch; `n_epochs` counts the passes over it. Each process prepares a block of it."""
 
     repeatable = True
     num_batches = 1
 
     def __init__(self, groups: Sequence[Group], model: Model) -> None:
-        self._groups = list(groups[process_index() :: num_processes()])
-        self._model = model
+        _check_enough(len(groups), "records")
+        self._groups, self._model = groups, model
         self.figures: dict[str, float] = {}
-        if not self._groups:
-            raise InputError(
-                f"{len(groups)} records for {num_processes()} processes", fix="use fewer processes or more records"
-            )
-        self.groups_per_batch = len(self._groups)
+        self.groups_per_batch = len(groups)
 
     def batch(self, index: int) -> GroupBatch:
-        batch = self._model.encode(self._groups)
-        self.groups_per_batch = batch.num_groups
-        return batch
+        return self._model.encode([self._groups[place] for place in own_block(len(self._groups))])
 
 
-class RolloutFeed:
-    """Samples the policy on the next prompts and scores the responses. Each pass over the prompts has a new order."""
+class RolloutFeed(BatchFeed):
+    """Has the policy sampled on the next prompts and scores the responses. Every pass over the prompts has an order of
+    its own."""
 
     repeatable = False
 
@@ -76,20 +77,25 @@ class RolloutFeed:
         sampling: Sampling,
         options: IterationOptions,
         seed: int,
+        sampler: Sampler[Any] | None = None,
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
         sampling.check_rollouts()
+        _check_enough(options.batch_size, "prompts in a batch")
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
+        self._sampler = sampler or OwnSampler()
         self.figures: dict[str, float] = {}
         self.num_batches = options.iterations
-        self.groups_per_batch = math.ceil(options.batch_size / num_processes())
+        self.groups_per_batch = options.batch_size
 
     def batch(self, index: int) -> GroupBatch:
         size = self._options.batch_size
-        places = range(size)[process_index() :: num_processes()]
-        batch = self._policy.generate(
+        places = own_block(size)
+        self._sampler.sync(self._policy, index)
+        barrier()
+        batch = self._sampler.generate(
             [self._prompt_at(index * size + place) for place in places],
             n=self._options.group_size,
             sampling=self._sampling,
@@ -97,15 +103,23 @@ class RolloutFeed:
             places=places,
         )
         scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
-        own = torch.tensor(1 - scored.num_responses / batch.num_responses, device=batch.device)
-        share = float(mean_over_processes(own))
+        asked = size * self._options.group_size
+        share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
         self.figures = {"abstained": share} if share else {}
         check_abstentions(share, self._options.max_abstained)
-        return scored
+        return evenly(scored)
+
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        return self._sampler.corrected(batch)
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))
         return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def _check_enough(count: int, what: str) -> None:
+    if count < num_processes():
+        raise InputError(f"{count} {what} for {num_processes()} processes", fix="use fewer processes")
 
 
 def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
@@ -114,8 +128,8 @@ def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
 
 
 def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
-    """The order of a batch's groups in an epoch, in this process."""
-    return _shuffled(num_groups, f"order/{seed}/{batch}/{epoch}/{process_index()}")
+    """The order of a batch's groups in an epoch, the same in all processes."""
+    return _shuffled(num_groups, f"order/{seed}/{batch}/{epoch}/0")
 
 
 def _shuffled(count: int, seed: str) -> list[int]:
@@ -126,5 +140,5 @@ def _shuffled(count: int, seed: str) -> list[int]:
 
 def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
     """Optimisation steps of a whole run, if no batch ends early."""
-    size = max(1, options.minibatch_size // num_processes())
-    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
+    steps = math.ceil(feed.groups_per_batch / options.minibatch_size)
+    return max(1, feed.num_batches * options.n_epochs * steps)
