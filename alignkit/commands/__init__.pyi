@@ -8,6 +8,9 @@ from ..recipe.resolved import (
     Resolved as Resolved,
 )
 from ..runs.evaluation import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
+)
+from ..runs.evaluation import (
     Estimate as Estimate,
 )
 from ..runs.evaluation import (
@@ -21,6 +24,9 @@ from ..runs.history import (
 )
 from ..runs.page import (
     write_page as write_page,
+)
+from ..runs.plan import (
+    plan as plan,
 )
 from ..runs.reporting import (
     Reporter as Reporter,
