@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest
 DEMO ?= demo
 REAL_MODEL ?= build/real-model
 
-.PHONY: demo test test-slow test-trackers readme fuzz soak mutants install lint docs models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers readme fuzz fuzz-long soak mutants install lint docs models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -74,6 +74,9 @@ bench-gpu: install
 
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
+
+fuzz-long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.long $(ARGS)
 
 soak: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak $(ARGS)

@@ -46,6 +46,12 @@ from .errors import (
 from .errors import (
     visible as visible,
 )
+from .files import (
+    telling_when_full as telling_when_full,
+)
+from .files import (
+    write_synced as write_synced,
+)
 from .hookspecs import (
     Register as Register,
 )

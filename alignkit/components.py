@@ -10,8 +10,10 @@ from alignkit.errors import InputError
 from alignkit.options import ComponentSpec, Config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from alignkit.records import Group
 
 
 def _no_builder(role: str, spec: ComponentSpec) -> Component[Any]:
@@ -61,3 +63,8 @@ class Component(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
         self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
         self.context = context if context is not None else Context()
+
+    @classmethod
+    def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:
+        """Loads no model. Raises InputError with the place of a record that a policy can't read, a reward can't score
+        or a labeller can't label: of a prompt without a column that it needs."""

@@ -304,7 +304,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(AlignkitError, match=r"no space for a checkpoint of 4,000 bytes, .* are free"):
+    with pytest.raises(AlignkitError, match=r"a checkpoint needs 4,000 bytes, .* are free"):
         checkpoints.save_checkpoint(
             tmp_path / "checkpoints", 99, tensors={"modules": torch.zeros(1000)}, state={}, keep=2
         )

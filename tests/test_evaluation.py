@@ -58,8 +58,8 @@ def test_the_interval_resamples_prompts_not_responses() -> None:
 
 
 def test_win_rate_compares_the_kth_samples_and_halves_ties() -> None:
-    rate = evaluation.win_rate([[3.0, 1.0], [0.0]], [[2.0, 1.0], [5.0]], ["a", "b"])
-    assert rate.value == pytest.approx((1 + 0.5 + 0) / 3)
+    found = evaluation.verdicts([[3.0, 1.0], [0.0]], [[2.0, 1.0], [5.0]], ["a", "b"])
+    assert found == {"a": [1.0, 0.5], "b": [0.0]}
 
 
 def test_distinct_bigrams() -> None:

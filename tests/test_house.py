@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = ("alignkit", *(f"alignkit.{name}" for name in ("algorithms", "commands", "ops", "preferences", "testing")))
 
 FLOORS = (
-    ("alignkit.lazy", "alignkit.errors"),
+    ("alignkit.lazy", "alignkit.errors", "alignkit.files"),
     ("alignkit.checking",),
     ("alignkit.options", "alignkit.records"),
     ("alignkit.components", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UNRANKED = Group(Prompt(text="a"), ("b", "c"))
+WEIGHTLESS = Group(Prompt(text="a"), ("b", "c"), ranks=(0, 1), meta={"weight": 0})
 TIED = Group(Prompt(text="a"), ("b", "c"), ranks=(0, 0))
 
 
@@ -220,7 +221,14 @@ def made(folder: Path) -> dict[str, Any]:
         ("bare", PROMPTS, {}, "reward", "GRPO needs a reward to score rollouts"),
         (DPO, PAIRS, {}, "optimizer", "DPO is not an algorithm with a policy"),
         ("'dpo'", PAIRS, {}, "optimizer", "\"'dpo'\" is not an algorithm with a policy"),
-        ("dpo", [*PAIRS, UNRANKED], {}, "the training data", "1 of 13 records have no ranks"),
+        (
+            "dpo",
+            [*PAIRS, UNRANKED],
+            {},
+            "the training data",
+            "1 of 13 records have no ranks; the first of them is number 13",
+        ),
+        ("dpo", [WEIGHTLESS, WEIGHTLESS], {}, "the training data", "all 2 records have weight 0"),
         ("dpo", [TIED], {}, "the training data", "none of the 1 records has anything to learn"),
     ],
 )

@@ -67,13 +67,8 @@ class HeldAlgorithm(OnlineAlgorithm[HeldT]):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         options = self.config
-        self.kl_controller = kl_controller(
-            options.kl_controller,
-            options.kl_weight,
-            target=options.kl_target,
-            horizon=options.kl_horizon,
-            end=options.kl_coef_end,
-        )
+        more = {"target": options.kl_target, "horizon": options.kl_horizon, "end": options.kl_coef_end}
+        self.kl_controller = kl_controller(options.kl_controller, options.kl_weight, **more)
         self._last_kl: list[float] = []
 
     @torch.no_grad()

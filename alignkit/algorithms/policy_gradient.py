@@ -15,16 +15,10 @@ import torch
 from alignkit.algorithms.online import HeldAlgorithm
 from alignkit.algorithms.options import ClippedOptions, PolicyGradientOptions
 from alignkit.batch import GroupBatch
+from alignkit.ops import surrogates
 from alignkit.ops.advantages import RunningMoments
-from alignkit.ops.distributed import sum_over_processes
+from alignkit.ops.distributed import process_index, sum_over_processes
 from alignkit.ops.kl import kl_estimate
-from alignkit.ops.surrogates import (
-    aggregate,
-    clipped_policy_loss,
-    off_policy_mask,
-    pooled_log_ratio,
-    truncated_policy_loss,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,12 +98,13 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
     def only(self, batch: GroupBatch, kept: Tensor) -> GroupBatch:
         """The responses of a batch with advantages where `kept` [S] is True; observes the whole batch.
 
-        If nothing is kept, the first group with advantages of 0, so that there is always a step to take.
+        If no process keeps any, the first group of all with advantages of 0, so that there is always a step to take.
         """
         counts = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(kept), dtype=torch.long)]))
         self.observe(batch, kept=float(counts[0] / counts[1]))
-        if not bool(kept.any()):
-            batch, kept = batch.replace(advantages=torch.zeros_like(known(batch, "advantages"))), batch.group_index == 0
+        if not counts[0]:
+            batch = batch.replace(advantages=torch.zeros_like(known(batch, "advantages")))
+            kept = (batch.group_index == 0) & (process_index() == 0)
         return batch if bool(kept.all()) else batch.select_responses(kept)
 
     def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
@@ -161,7 +156,7 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
         length = self.config.loss_length or batch.response_limit
         if not length:
             raise ValueError("loss_length = 0 needs a batch with response_limit")
-        return aggregate(batch, x, self.config.aggregation, length)
+        return surrogates.aggregate(batch, x, self.config.aggregation, length)
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
         return not self.config.stop_kl or metrics["approx_kl"] <= self.config.stop_kl
@@ -180,18 +175,20 @@ class ClippedPolicyGradient(PolicyGradient[ClippedT]):
     Config: ClassVar[type[Config]] = ClippedOptions
 
     def log_ratio(self, batch: GroupBatch, logprobs: Tensor) -> Tensor:
-        return pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
+        return surrogates.pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
         options, advantages = self.config, known(batch, "advantages")
         if options.surrogate == "clip":
             low, high = options.clip_range, options.upper_clip_range
-            losses = clipped_policy_loss(log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip)
+            losses = surrogates.clipped_policy_loss(
+                log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip
+            )
         else:
-            losses = truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
+            losses = surrogates.truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
         if options.off_policy_kl:
             moved = logprobs - known(batch, "logprobs")
-            losses = losses * off_policy_mask(moved, advantages, batch, options.off_policy_kl)
+            losses = losses * surrogates.off_policy_mask(moved, advantages, batch, options.off_policy_kl)
         return losses
 
     def ratio_figures(self, batch: GroupBatch, deviation: Tensor) -> Metrics:

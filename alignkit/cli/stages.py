@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,78 +12,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    OptimizerName,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    PreferencesName,
-    Quiet,
-    Recipe,
-    Resume,
-    RewardName,
-    column_overrides,
-    show,
-)
+from alignkit.cli import launch
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs.api import default_folder, run_resolved
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+
+def _number(flag: str, metavar: str, text: str) -> Any:
+    return Annotated[int | None, typer.Option(flag, metavar=metavar, help=text, show_default=False)]
+
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
-Rounds = Annotated[
-    int | None,
+
+Launch = Annotated[
+    str,
     typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
+        "--launch", metavar="HOW", help="Start several processes: torchrun; slurm or sky write the job file that does."
     ),
 ]
-BestOf = Annotated[
+Processes = Annotated[
     int | None,
-    typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
-    ),
+    typer.Option("--processes", metavar="N", min=1, help="Processes on a node, one per GPU.", show_default=False),
 ]
-Sample = Annotated[
-    int | None,
-    typer.Option(
-        "--sample",
-        metavar="K",
-        help="Responses per prompt for a labeller to rank (candidates.count).",
-        show_default=False,
-    ),
+Nodes = Annotated[
+    int | None, typer.Option("--nodes", metavar="M", min=1, help="Nodes. [default: 1]", show_default=False)
+]
+Rendezvous = Annotated[
+    str,
+    typer.Option("--rendezvous", metavar="HOST:PORT", help="Where the nodes meet; the same command runs on each."),
 ]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
-    "recipe": (Recipe, None),
-    "policy": (PolicyName, ""),
-    "preferences": (PreferencesName, ""),
-    "reward": (RewardName, ""),
-    "optimizer": (OptimizerName, ""),
-    "options": (Overrides, None),
-    "columns": (Columns, None),
-    "rounds": (Rounds, None),
-    "best_of": (BestOf, None),
-    "sample": (Sample, None),
+    "recipe": (flags.Recipe, None),
+    "policy": (flags.PolicyName, ""),
+    "preferences": (flags.PreferencesName, ""),
+    "reward": (flags.RewardName, ""),
+    "optimizer": (flags.OptimizerName, ""),
+    "options": (flags.Overrides, None),
+    "columns": (flags.Columns, None),
+    "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
+    "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
+    "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
     "out": (Out, None),
-    "resume": (Resume, False),
-    "overwrite": (Overwrite, False),
+    "resume": (flags.Resume, False),
+    "overwrite": (flags.Overwrite, False),
     "force": (Force, False),
-    "as_json": (AsJson, False),
-    "quiet": (Quiet, False),
+    "launch": (Launch, ""),
+    "processes": (Processes, None),
+    "nodes": (Nodes, None),
+    "rendezvous": (Rendezvous, ""),
+    "as_json": (flags.AsJson, False),
+    "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
+LAUNCH = set(launch.FLAGS)
 PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
@@ -104,15 +97,18 @@ class Command:
 COMMANDS = {
     "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
-        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN}, "demonstrations"
+        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN, *LAUNCH}, "demonstrations"
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"preferences", "columns", "sample", *AGAIN},
     ),
-    "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN}),
+    "reward": Command(
+        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}
+    ),
     "align": Command(
-        "Align the policy, into DIR/policy.", {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN}
+        "Align the policy, into DIR/policy.",
+        {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},
     ),
     "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
 }
@@ -126,22 +122,54 @@ def add_commands(app: typer.Typer) -> None:
 
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
-        _start(name, {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()})
+        every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
+        if launch.launches(every):
+            _launch(name, every)
+        else:
+            _start(name, every)
 
-    taken = [flag for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=FLAGS[flag][0], default=FLAGS[flag][1]) for flag in taken]
-    )
+    taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
+    parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, help=COMMANDS[name].help)(command)
+
+
+def _launch(name: str, given: Mapping[str, Any]) -> None:
+    """Starts the command in several processes and ends with its exit code, or writes the job file that does."""
+    how, processes, nodes = given["launch"], given["processes"], given["nodes"] or 1
+    command = [name, *_words(given)]
+    if how == "torchrun":
+        raise typer.Exit(launch.torchrun(command, processes, nodes, given["rendezvous"]))
+    out = given["out"] or default_folder(given["recipe"])
+    path = launch.write_job(how, command, out, processes, nodes)
+    show({"job": str(path), "submit": f"{launch.SUBMIT[how]} {path}"}, given["as_json"])
+
+
+def _words(given: Mapping[str, Any]) -> list[str]:
+    """The arguments that give these flags, without those of the launch."""
+    words = []
+    for flag, value in given.items():
+        if flag in LAUNCH or not value:
+            continue
+        declared = FLAGS[flag][0].__metadata__[0]
+        # In an annotation, typer keeps the first name as the default.
+        names = (name for name in (declared.default, *(declared.param_decls or ())) if isinstance(name, str))
+        option = [name for name in names if name.startswith("--")][:1]
+        values = value if isinstance(value, list) else [value]
+        words += option if value is True else [word for one in values for word in (*option, str(one))]
+    return words
 
 
 def _start(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
-    from alignkit.runs.reporting import make_reporter
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from alignkit.ops.distributed import start_processes
+
+        start_processes()  # first, so that one process tells of an error and all end
 
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
-    columns = column_overrides(COMMANDS[name].data, given["columns"])
+    columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
     resolved = read_recipe(
         given["recipe"],
         flags={flag: given[flag] for flag in PART_FLAGS},
@@ -151,16 +179,12 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
-    out = given["out"] or default_folder(given["recipe"])
-    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
-    show(_run(resolved, name, out, switches, reporter), given["as_json"])
-
-
-def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
+    out: Path = given["out"] or default_folder(given["recipe"])
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
+    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     with closing(reporter):
         done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {**done.summary, "out": str(out)}
+    show({**done.summary, "out": str(out)}, given["as_json"])

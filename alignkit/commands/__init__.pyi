@@ -22,11 +22,11 @@ from ..runs.evaluation import (
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
 )
-from ..runs.page import (
-    write_page as write_page,
-)
 from ..runs.plan import (
     plan as plan,
+)
+from ..runs.reporting import (
+    FIGURES as FIGURES,
 )
 from ..runs.reporting import (
     Reporter as Reporter,

@@ -50,6 +50,9 @@ from .distributed import (
     barrier as barrier,
 )
 from .distributed import (
+    from_all_processes as from_all_processes,
+)
+from .distributed import (
     mean_over_processes as mean_over_processes,
 )
 from .distributed import (

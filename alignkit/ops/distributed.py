@@ -1,23 +1,47 @@
-"""Sums over processes; free with a single process."""
+"""What the processes of a run share; free with a single process."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from alignkit.errors import InputError
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 def start_processes() -> None:
-    """Joins the other processes if `accelerate launch` or `torchrun` started several."""
+    """Joins the other processes if `torchrun` or `accelerate launch` started several.
+
+    Raises:
+        InputError: several were asked for, but only this one was started.
+    """
+    _check_started(os.environ)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())
+
+
+def _check_started(environment: Mapping[str, str]) -> None:
+    """Refuses `accelerate launch --cpu --num_processes N`, which starts a single process and says nothing."""
+    asked = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+    if asked and not {"RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"} & environment.keys():
+        raise InputError(
+            "accelerate was asked for several processes and started one, as it does without GPUs",
+            where="accelerate launch",
+            fix="start alignkit itself, with --launch torchrun --processes N",
+        )
 
 
 def num_processes() -> int:
@@ -28,6 +52,12 @@ def num_processes() -> int:
 def process_index() -> int:
     """The rank of this process, from 0."""
     return dist.get_rank() if num_processes() > 1 else 0
+
+
+def own_block(count: int) -> range:
+    """This process's share of `count` things in a row. The blocks differ by at most one; the first is a longest one."""
+    first, number = process_index(), num_processes()
+    return range(-(-count * first // number), -(-count * (first + 1) // number))
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
@@ -44,7 +74,21 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return sum_over_processes(x) / num_processes()
 
 
-def barrier() -> None:
-    """Waits for all processes."""
+def from_all_processes(x: T) -> list[T]:
+    """Every process's `x`, which must be picklable, in the order of the processes."""
+    found: list[T] = [x] * num_processes()
     if num_processes() > 1:
-        dist.barrier()
+        dist.all_gather_object(found, x, group=_patient(dist.group.WORLD))
+    return found
+
+
+def barrier() -> None:
+    """Waits for all processes, however long they take."""
+    if num_processes() > 1:
+        dist.barrier(group=_patient(dist.group.WORLD))
+
+
+@cache
+def _patient(world: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """A group whose waiting has no limit: one process may write a model for hours. It notices at once who ends."""
+    return dist.new_group(backend="gloo", timeout=timedelta(days=365))

@@ -83,16 +83,10 @@ from .ranking import (
     ranked_by_scores as ranked_by_scores,
 )
 from .similar import (
-    COMMON as COMMON,
-)
-from .similar import (
     NEAR as NEAR,
 )
 from .similar import (
     RUN as RUN,
-)
-from .similar import (
-    SimilarTexts as SimilarTexts,
 )
 from .similar import (
     distinct as distinct,

@@ -8,7 +8,6 @@ if a response wins or loses every comparison. Imports no torch.
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
@@ -98,44 +97,23 @@ def voted_ranks(annotations: Iterable[Annotation], count: int) -> tuple[int, ...
 
 def compared_together(wins: Floats) -> list[list[int]]:
     """The sets of responses that comparisons connect, largest first; no ranking holds across sets."""
-    linked = (wins + wins.T) > 0
-    left = set(range(len(wins)))
-    found = []
-    while left:
-        member = min(left)
-        reached = {member}
-        waiting = [member]
-        while waiting:
-            new = {int(index) for index in np.flatnonzero(linked[waiting.pop()])} - reached
-            reached |= new
-            waiting.extend(new)
-        found.append(sorted(reached))
-        left -= reached
-    return sorted(found, key=lambda members: (-len(members), members))
+    import networkx as nx
+
+    sets = nx.connected_components(nx.from_numpy_array(wins + wins.T > 0))
+    return sorted(map(sorted, sets), key=lambda members: (-len(members), members))
 
 
 def intransitive_cycles(wins: Floats) -> list[tuple[int, ...]]:
     """Cycles of strict majorities (i beats j beats ... beats i): a shortest one through each member, without repeats,
     each from its lowest index. If there are none, some ranking agrees with every majority."""
-    beats = wins > wins.T
-    found = {cycle for start in range(len(wins)) if (cycle := _shortest_cycle(beats, start))}
+    import networkx as nx
+
+    beats = nx.from_numpy_array(wins > wins.T, create_using=nx.DiGraph)
+    found = set()
+    for start in beats:
+        paths = nx.single_source_shortest_path(beats, start)
+        cycle = next((path for last, path in paths.items() if beats.has_edge(last, start)), None)
+        if cycle:
+            lowest = cycle.index(min(cycle))
+            found.add((*cycle[lowest:], *cycle[:lowest]))
     return sorted(found, key=lambda cycle: (len(cycle), cycle))
-
-
-def _shortest_cycle(beats: NDArray[np.bool_], start: int) -> tuple[int, ...]:
-    came_from: dict[int, int] = {}
-    waiting = deque([start])
-    while waiting:
-        current = waiting.popleft()
-        for following in map(int, np.flatnonzero(beats[current])):
-            if following == start:
-                path = [current]
-                while path[-1] != start:
-                    path.append(came_from[path[-1]])
-                path.reverse()
-                lowest = path.index(min(path))
-                return tuple(path[lowest:] + path[:lowest])
-            if following not in came_from:
-                came_from[following] = current
-                waiting.append(following)
-    return ()

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.files import telling_when_full
 from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
@@ -92,13 +93,34 @@ def train_algorithm(
     )
 
 
+def save_trained(algorithm: Algorithm[Any], path: Path) -> None:
+    """Writes the trained model.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
+
+    def needed() -> int:
+        parameters = [p for module in algorithm.policy.modules().values() for p in module.parameters()]
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+    with telling_when_full(path, "the model", needed):
+        algorithm.save(path)
+
+
 def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
-    without = sum(group.ranks is None for group in groups)
-    if without and algorithm.consumes is Feed.RANKINGS:
+    if algorithm.consumes is not Feed.RANKINGS:
+        return
+    without = [number for number, group in enumerate(groups, start=1) if group.ranks is None]
+    if without:
         raise InputError(
-            f"{without} of {len(groups)} records have no ranks",
+            f"{len(without)} of {len(groups)} records have no ranks; the first of them is number {without[0]}",
             where="the training data",
             fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
+        )
+    if groups and not any(group.weight for group in groups):
+        raise InputError(
+            f"all {len(groups)} records have weight 0", where="the training data", fix="give some of them a weight"
         )
 
 

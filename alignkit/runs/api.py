@@ -144,10 +144,11 @@ def train(
     folder = None if out is None else Path(out).expanduser()
     _check_folder(folder, resume=resume)
 
-    from alignkit.ops.distributed import barrier, process_index, start_processes
-    from alignkit.runs.algorithm import train_algorithm
+    from alignkit.ops.distributed import start_processes
+    from alignkit.runs.algorithm import save_trained, train_algorithm
     from alignkit.runs.history import history_of
     from alignkit.runs.rundir import MetricsFile
+    from alignkit.training.processes import in_first
 
     start_processes()
     sampling = sampling or Sampling()
@@ -181,9 +182,8 @@ def train(
                 f"stopped by {signal.Signals(number).name}; the weights are from the last step, no checkpoint is kept"
             )
             raise Interrupted(number, said) from None
-        if folder is not None and process_index() == 0:
-            optimizer.save(folder)
-        barrier()
+        if folder is not None:
+            in_first(lambda: save_trained(optimizer, folder))
         reporter.finish({"steps": result.steps})
     return result
 

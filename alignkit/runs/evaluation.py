@@ -88,16 +88,10 @@ def shorter_wins(groups: Sequence[Group]) -> Estimate:
     return ranking_accuracy([[-float(len(r.split())) for r in group.responses] for group in groups], groups)
 
 
-def win_rate(
-    ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
-) -> Estimate:
-    """Share of sample pairs (k-th against k-th of the same prompt) that ours win; a tie counts as half."""
-    return clustered_mean(_verdicts(ours, theirs, keys))
-
-
-def _verdicts(
+def verdicts(
     ours: Sequence[Sequence[float | None]], theirs: Sequence[Sequence[float | None]], keys: Sequence[str]
 ) -> dict[str, list[float]]:
+    """Prompt -> for each pair of samples (k-th against k-th), whether ours wins; a tie counts as half."""
     clusters: dict[str, list[float]] = defaultdict(list)
     for a_row, b_row, key in zip(ours, theirs, keys, strict=True):
         for a, b in zip(a_row, b_row, strict=False):
@@ -211,6 +205,6 @@ def compare_samples(
                 report[name][f"{reward_name}_abstained"] = round(missing / len(flat), 4)
         for name in (second, *choosing):
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            if verdicts := _verdicts(values[name][reward_name], values[first][reward_name], keys):
-                report[key] = clustered_mean(verdicts).to_json()
+            if found := verdicts(values[name][reward_name], values[first][reward_name], keys):
+                report[key] = clustered_mean(found).to_json()
     return report, values

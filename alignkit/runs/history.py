@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignkit.errors import InputError
+from alignkit.files import write_synced
 from alignkit.records import Group, Prompt, message_text
-from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -153,21 +153,17 @@ def wants_texts(resolved: Resolved) -> bool:
 
 
 def _check_algorithms(resolved: Resolved) -> None:
-    for table in (REWARD_TRAINING, "optimizer", "sft"):
-        if table in resolved and "policy" in resolved.names:
-            _check_algorithm(resolved, table)
-
-
-def _check_algorithm(resolved: Resolved, table: str) -> None:
-    """Checks that an algorithm can use the policy, and reports the figures that its options need."""
-    algorithm, options, name = resolved.load(table), resolved.config(table), resolved.part(table).registration.name
-    if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
-        raise InputError(
-            f"{name} needs value heads or scorers, which the policy {resolved.names['policy']} does not have",
-            where=table,
-            fix="choose an algorithm without a critic, or another policy",
-        )
-    check_kl_limit(algorithm, options, name=name, table=table)
+    """Checks that the algorithms can use the policy, and report the figures that their options need."""
+    tables = (REWARD_TRAINING, "optimizer", "sft") if "policy" in resolved.names else ()
+    for table in [table for table in tables if table in resolved]:
+        algorithm, name, policy = resolved.load(table), resolved.part(table).registration.name, resolved.names["policy"]
+        if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
+            raise InputError(
+                f"{name} needs value heads or scorers, which the policy {policy} does not have",
+                where=table,
+                fix="choose an algorithm without a critic, or another policy",
+            )
+        check_kl_limit(algorithm, resolved.config(table), name=name, table=table)
 
 
 def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:

@@ -42,12 +42,12 @@ def run_recipe(
     reporter.plan([(stage.key, stage.text) for stage in chosen])
     try_records(resolved, chosen)
 
+    from alignkit.files import telling_when_full
     from alignkit.ops.distributed import process_index, start_processes
-    from alignkit.runs.report import write_report
+    from alignkit.runs.results import Run
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
-    from alignkit.training.checkpoint import telling_when_full
 
     start_processes()
     alone = stages is not None
@@ -77,5 +77,6 @@ def run_recipe(
                 ) from None
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
         if process_index() == 0:
-            reporter.note(f"report: {write_report(out, rundir.summary())}")
+            written = Run(out, resolved=resolved, stages=rundir.summary()).write_reports()
+            reporter.note(f"report: {written}" if written else "no report.html: pip install alignkit-report")
         return rundir.summary()

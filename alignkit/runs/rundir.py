@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import secret_arguments
 from alignkit.errors import InputError
-from alignkit.ops.distributed import barrier, process_index
-from alignkit.runs.report import read_metrics, read_state
-from alignkit.training.checkpoint import write_synced
+from alignkit.files import telling_when_full, write_synced
+from alignkit.ops.distributed import process_index
+from alignkit.runs.results import read_metrics, read_state
+from alignkit.training.processes import in_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,35 +67,42 @@ class RunDir:
         self.state: dict[str, Any] = {"stages": {}}
         self._state_file = path / "run.json"
         self._lock_descriptor: int | None = None
-        if process_index() == 0:
-            _check_empty_or_run(path)
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            try:
-                found = self._state_file.exists()
-                if found and not (overwrite and not alone):
-                    self.state = read_state(path)
-                if alone:
-                    self._make_room(alone, resume=resume, overwrite=overwrite)
-                elif found:
-                    self._open(digest, resume=resume, overwrite=overwrite, force=force)
-            except BaseException:
-                self.__exit__()
-                raise
-            secret = secret_arguments(sys.argv[1:])
-            argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
-            self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
-            if not (alone and found):
-                self.state["digest"] = digest
-            # run.json first: without it, a folder with a recipe is somebody else's.
-            self._write_state()
-            if not (alone and found):
-                write_synced(path / "recipe.toml", recipe)
-            elif self.state["digest"] != digest:
-                for stage in alone:
-                    write_synced(path / f"{stage.replace('/', '-')}.toml", recipe)
-        barrier()
+        switches = {"resume": resume, "overwrite": overwrite}
+        in_first(lambda: self._begin(recipe, digest, alone, force=force, **switches))
+        if not self._state_file.exists():
+            what = f"process {process_index()} does not see this folder"
+            raise InputError(what, where=str(path), fix="choose one that all nodes share")
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+
+    def _begin(
+        self, recipe: str, digest: str, alone: Sequence[str], *, resume: bool, overwrite: bool, force: bool
+    ) -> None:
+        _check_empty_or_run(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        try:
+            found = self._state_file.exists()
+            if found and not (overwrite and not alone):
+                self.state = read_state(self.path)
+            if alone:
+                self._make_room(alone, resume=resume, overwrite=overwrite)
+            elif found:
+                self._open(digest, resume=resume, overwrite=overwrite, force=force)
+        except BaseException:
+            self.__exit__()
+            raise
+        secret = secret_arguments(sys.argv[1:])
+        argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
+        self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
+        if not (alone and found):
+            self.state["digest"] = digest
+        # run.json first: without it, a folder with a recipe is somebody else's.
+        self._write_state()
+        if not (alone and found):
+            write_synced(self.path / "recipe.toml", recipe)
+        elif self.state["digest"] != digest:
+            for stage in alone:
+                write_synced(self.path / f"{stage.replace('/', '-')}.toml", recipe)
 
     def __enter__(self) -> RunDir:
         return self
@@ -208,9 +216,12 @@ class MetricsFile:
         if stage not in self._seen:
             self._seen.add(stage)
             self._drop(stage, first_step=record["step"])
-        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"stage": stage, "time": round(time.time(), 3), **_rounded(record)}) + "\n"
+        with (
+            telling_when_full(self._path, self._path.name, lambda: len(line)),
+            self._path.open("a", encoding="utf-8") as file,
+        ):
+            file.write(line)
 
     def _drop(self, stage: str, first_step: float) -> None:
         if self._path.exists():

@@ -12,24 +12,23 @@ import torch
 
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed
-from alignkit.ops.distributed import barrier, process_index
 from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups, write_groups
 from alignkit.runs import evaluation
-from alignkit.runs.algorithm import train_algorithm
+from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile
-from alignkit.training.checkpoint import telling_when_full
+from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec, Config
@@ -55,7 +54,7 @@ class Stages:
     ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
         self._write_to_sinks = write_to_sinks
-        self._resume, self._force, self._is_main = resume, force, process_index() == 0
+        self._resume, self._force = resume, force
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
         self._rankings: dict[int, list[Group]] = {}
@@ -66,23 +65,25 @@ class Stages:
     def sft(self) -> dict[str, Any]:
         """Demonstrations -> sft/."""
         groups = self._split("demonstrations", self._read("demonstrations"))[0]
-        if self._is_main:
-            write_groups(self._path / "demonstrations.jsonl", groups)
+        in_first(lambda: write_groups(self._path / "demonstrations.jsonl", groups))
         policy = self._policy(None)
         optimizer = self._build("sft", policy=policy)
         return {"demonstrations": len(groups), **self._train("sft", None, optimizer, groups)}
 
     def preferences(self, number: int = 1) -> dict[str, Any]:
         """The preference source, with the current policy -> preferences.jsonl, in a later round its own."""
-        if self._is_main:
-            groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
-            write_groups(self._preferences_of(number), groups)
-            self._rankings[number] = groups
-        barrier()
+        self._figures = in_first(lambda: self._write_preferences(number))
         groups = self._ranked(number)
         labels = sum(len(group.labels or ()) for group in groups)
         pairs = sum(len(group.preferred_pairs()) for group in groups)
         return {"groups": len(groups), "pairs": pairs} | ({"labels": labels} if labels else {}) | dict(self._figures)
+
+    def _write_preferences(self, number: int) -> Mapping[str, Any]:
+        """Returns the source's figures."""
+        groups = self._fresh_preferences(number) if self._samples(number) else self._read("preferences")
+        write_groups(self._preferences_of(number), groups)
+        self._rankings[number] = groups
+        return self._figures
 
     def reward(self) -> dict[str, Any]:
         """Preferences -> reward/, with its accuracy on held-out prompts."""
@@ -90,12 +91,12 @@ class Stages:
         train_groups, held_out = self._preference_split
         optimizer = self._build(REWARD_TRAINING, policy=policy)
         summary = self._train("reward", self._start, optimizer, train_groups)
-        if self._is_main:
-            source = self._reward_source()
-            source.calibrate(self._calibration_groups(train_groups))
-            summary = ranking_report(source, held_out or train_groups, history_of(self._path / "reward")) | summary
-        barrier()
-        return summary
+        return in_first(lambda: self._measured_reward(train_groups, held_out or train_groups)) | summary
+
+    def _measured_reward(self, train_groups: list[Group], others: list[Group]) -> dict[str, Any]:
+        source = self._reward_source()
+        source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
+        return ranking_report(source, others, history_of(self._path / "reward"))
 
     def align(self, number: int = 0) -> dict[str, Any]:
         """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
@@ -109,19 +110,21 @@ class Stages:
                 keep_reference(optimizer, lambda: self._policy(self._start))
             folder = f"{round_folder(number)}/policy" if number else "policy"
             summary = self._train(folder, start, optimizer, groups)
-            if number and number == self._resolved.run.rounds and self._is_main:
-                optimizer.save(self._path / "policy")
-                history_of(self._path / folder).write(self._path / "policy")
+            if number and number == self._resolved.run.rounds:
+                in_first(lambda: self._save_again(optimizer, folder))
             return summary
         optimizer = self._build("optimizer", policy=policy, reward=self._reward_source())
         texts = self._texts() if wants_texts(self._resolved) else []
         return self._train("policy", start, optimizer, self._prompt_split[0], texts)
 
+    def _save_again(self, optimizer: Algorithm[Any], folder: str) -> None:
+        """The last round's policy -> policy/."""
+        save_trained(optimizer, self._path / "policy")
+        history_of(self._path / folder).write(self._path / "policy")
+
     def eval(self) -> dict[str, Any]:
         """The final policy against the initial one, on held-out or given prompts -> samples.jsonl."""
-        report = self._evaluate() if self._is_main else {}
-        barrier()
-        return report
+        return in_first(self._evaluate)
 
     def _evaluate(self) -> dict[str, Any]:
         options = self._resolved.eval
@@ -167,10 +170,6 @@ class Stages:
     def _path(self) -> Path:
         return self._rundir.path
 
-    @property
-    def _preferences_file(self) -> Path:
-        return self._path / "preferences.jsonl"
-
     def _ranked(self, number: int = 1) -> list[Group]:
         """The preferences of a round, read at most once."""
         if number not in self._rankings:
@@ -178,7 +177,7 @@ class Stages:
         return self._rankings[number]
 
     def _preferences_of(self, number: int) -> Path:
-        return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
+        return self._path / (round_folder(number) if number > 1 else "") / "preferences.jsonl"
 
     def _start_of(self, number: int) -> Path | None:
         """The policy that a round starts from: the previous round's, if there is one."""
@@ -195,9 +194,7 @@ class Stages:
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
         ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
-        with blamed(f"preferences {type(source).__name__}"):
-            groups = list(source.preferences(ask))
-            self._figures = source.figures()
+        groups = self._groups_from(source, ask)
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
@@ -255,11 +252,10 @@ class Stages:
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
-    def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
-        prompts = partial(getattr, self, "_prompts")
+    def _groups_from(self, source: PreferenceSource[Any], ask: PolicySampler | None = None) -> list[Group]:
         resolved, other = self._resolved, partial(self._build_spec, "policy")
-        load = partial(self._policy, self._start)
-        ask = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        load, prompts = partial(self._policy, self._start), lambda: self._prompts
+        ask = ask or PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
             self._figures = source.figures()
@@ -271,7 +267,7 @@ class Stages:
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
-            groups = self._ranked() if self._preferences_file.exists() else []
+            groups = self._ranked() if self._preferences_of(1).exists() else []
         return list({group.prompt.identity: group.prompt for group in groups}.values())
 
     @cached_property
@@ -294,22 +290,20 @@ class Stages:
         if self._resolved.eval.prompts:
             source = self._build_spec("preferences", self._resolved.eval.prompts)
             return [group.prompt for group in self._groups_from(source)]
-        held = self._prompt_split[1]
-        return held or self._prompt_split[0]
+        rest, held = self._prompt_split
+        return held or rest
 
     def _texts(self) -> list[Group]:
         """The texts of [ptx], else the demonstrations."""
-        if "ptx" in self._resolved.names:
-            return self._split("ptx", self._read("ptx"))[0]
-        file = self._path / "demonstrations.jsonl"
-        return self._split(
-            "demonstrations", list(read_groups(file)) if file.exists() else self._read("demonstrations")
-        )[0]
+        table = "ptx" if "ptx" in self._resolved.names else "demonstrations"
+        kept = self._demonstrations if table == "demonstrations" else None
+        return self._split(table, list(kept) if kept else self._read(table))[0]
 
-    def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
-        demonstrations = self._path / "demonstrations.jsonl"
-        groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
-        return list(islice(groups, 512))
+    @property
+    def _demonstrations(self) -> Iterator[Group] | None:
+        """What the SFT stage learned from, if there was one."""
+        file = self._path / "demonstrations.jsonl"
+        return read_groups(file) if file.exists() else None
 
     def _train(
         self,
@@ -322,9 +316,8 @@ class Stages:
         """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
         if not data:
-            raise InputError(
-                "all of the training data is held out", where="run.holdout", fix="lower it, or add prompts"
-            )
+            what = "all of the training data is held out"
+            raise InputError(what, where="run.holdout", fix="lower it, or add prompts")
 
         def write(record: Mapping[str, float]) -> None:
             self._metrics.write(folder, record)
@@ -345,10 +338,7 @@ class Stages:
             resume=self._resume,
             force=self._force,
         )
-        if self._is_main:
-            with telling_when_full(self._path, "the model"):
-                optimizer.save(path)
-        barrier()
+        in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""

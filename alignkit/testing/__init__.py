@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.testing.contracts import (
         ComponentContract,
+        MetricSinkContract,
         OptimizerContract,
         PolicyContract,
         PreferenceSourceContract,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ELEMENTARY",
     "ComponentContract",
+    "MetricSinkContract",
     "OptimizerContract",
     "PolicyContract",
     "PreferenceSourceContract",

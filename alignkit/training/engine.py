@@ -1,7 +1,8 @@
 """The one training loop: feed -> prepare -> epochs x minibatches x micro-batches -> loss -> step -> metrics.
 
-It runs every algorithm, in one process or under `accelerate launch`. Everything random is seeded by (seed, position),
-so a stopped run continues bit for bit from its last checkpoint.
+It runs every algorithm, in one process or several. Everything random is seeded by (seed, position), and all processes
+hold the prepared batch, of which each trains a block of every minibatch. So a stopped run continues bit for bit from
+its last checkpoint, and with another number of processes up to rounding.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers import get_scheduler
 
 from alignkit.batch import GroupBatch, Totals
 from alignkit.errors import CheckpointError, InputError, StoppedByCheck, describe_error
-from alignkit.ops.distributed import barrier, mean_over_processes, num_processes, process_index, sum_over_processes
+from alignkit.ops.distributed import from_all_processes, mean_over_processes, num_processes, own_block
 from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
@@ -28,6 +29,7 @@ from alignkit.training.adam import make_adam, restore_adam
 from alignkit.training.attribution import attributed, checked_loss
 from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
+from alignkit.training.processes import gathered, in_first
 from alignkit.training.scores import shared_figures
 from alignkit.training.signals import StopSignals
 
@@ -120,13 +122,16 @@ class Engine:
         self.on_step, self.on_notice = on_step, on_notice
         self.fingerprint, self.resumable = fingerprint, resumable
         self.options: TrainingOptions = optimizer.config
-        self.position = Position()
+        self.position, self.step_tokens = Position(), 0
         self.batch: GroupBatch | None = None
-        self.signals = StopSignals(lambda name: on_notice(f"{name}: saving after this step; repeat to stop at once"))
+        alone = num_processes() == 1
+        said = "saving after this step" + ("; repeat to stop at once" if alone else "")
+        self.signals = StopSignals(lambda name: on_notice(f"{name}: {said}"), relayed=not alone)
         self.companions = optimizer.companions(texts, seed)
         self._wrap()
         if self.options.max_tokens == "auto":
-            optimizer.max_tokens, why = token_budget(self.wrapped.values(), self.accelerator.device)
+            own, why = token_budget(self.wrapped.values(), self.accelerator.device)
+            optimizer.max_tokens = min(from_all_processes(own))
             on_notice(f"max_tokens = {optimizer.max_tokens}: {why}")
         self.first_max_tokens = optimizer.max_tokens
 
@@ -146,10 +151,6 @@ class Engine:
             name, adam, num_warmup_steps=round(self.options.warmup * total), num_training_steps=total
         )
 
-    @property
-    def _local_minibatch(self) -> int:
-        return max(1, self.options.minibatch_size // num_processes())
-
     def run(self) -> TrainResult:
         """Runs the loop from the current position to the end of the feed."""
         start, tokens = time.perf_counter(), 0
@@ -166,9 +167,9 @@ class Engine:
                 step_start = time.perf_counter()
                 part = batch.select(chosen or [0])
                 metrics = self._step(part, empty=not chosen)
-                tokens += part.num_tokens
+                tokens += self.step_tokens
                 self.position.minibatch += 1
-                metrics["tokens_per_s"] = part.num_tokens / (time.perf_counter() - step_start)
+                metrics["tokens_per_s"] = self.step_tokens / (time.perf_counter() - step_start)
                 self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
                 if not self.optimizer.keep_going(metrics):
                     break
@@ -188,15 +189,15 @@ class Engine:
                 figures = self._observed(batch)
                 batch = attributed(self.optimizer.prepare)(batch)
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures}
-                return batch
+                return gathered(batch)
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces])
+            prepared = gathered(GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces]))
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
-                f"none of the {batch.num_groups} records has anything to learn",
+                f"none of the {self.feed.groups_per_batch} records has anything to learn",
                 where="the training data",
                 fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones; see docs/data.md",
             )
@@ -214,19 +215,12 @@ class Engine:
 
     def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
         """(last of its epoch, groups of this process) for each minibatch of a batch."""
-        size = self._local_minibatch
-        steps = math.ceil(self._most_groups(num_groups) / size)
+        size = self.options.minibatch_size
         for epoch in range(self.options.n_epochs):
             order = epoch_order(num_groups, seed=self.seed, batch=index, epoch=epoch)
-            for step in range(steps):
-                yield step + 1 == steps, order[step * size : (step + 1) * size]
-
-    def _most_groups(self, num_groups: int) -> int:
-        if num_processes() == 1:
-            return num_groups
-        counts = torch.zeros(num_processes(), device=self.accelerator.device)
-        counts[process_index()] = num_groups
-        return int(sum_over_processes(counts).max())
+            for start in range(0, num_groups, size):
+                chosen = order[start : start + size]
+                yield start + size >= num_groups, [chosen[place] for place in own_block(len(chosen))]
 
     def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
         """One optimisation step; halves the token budget and retries when memory runs out."""
@@ -285,6 +279,7 @@ class Engine:
         own = part.counts()
         counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
         shared = mean_over_processes(counts * (not empty))
+        self.step_tokens = round(float(shared[0]) * num_processes())
         # A process without groups left joins with a group that must not count: its means are 0.
         return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
 
@@ -316,23 +311,24 @@ class Engine:
         """Drops the current batch, and restores the best weights if a companion asks for them."""
         self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
         at_best = any(companion.ends_at_best for companion in self.companions)
-        best = checkpoints.newest_checkpoint(self.folder / BEST)[0] if at_best else None
+        best = in_first(lambda: checkpoints.newest_checkpoint(self.folder / BEST)[0]) if at_best else None
         if best is not None:
             checkpoints.tensors_to_modules(checkpoints.load_tensors(best, "modules"), self._whole_modules())
         self.save()
         self.on_notice(f"stopped after step {self.position.step}: {self._reason}")
 
     def _save_best(self) -> None:
-        barrier()
-        if process_index() == 0:
-            tensors = {"modules": checkpoints.modules_to_tensors(self._whole_modules())}
-            checkpoints.save_checkpoint(self.folder / BEST, self.position.step, tensors=tensors, state={}, keep=1)
-        barrier()
+        in_first(self._write_best)
+
+    def _write_best(self) -> None:
+        tensors = {"modules": checkpoints.modules_to_tensors(self._whole_modules())}
+        checkpoints.save_checkpoint(self.folder / BEST, self.position.step, tensors=tensors, state={}, keep=1)
 
     def _whole_modules(self) -> dict[str, torch.nn.Module]:
         return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
 
     def _save_if_due(self, *, epoch_ends: bool) -> None:
+        self.signals.number = max(from_all_processes(self.signals.number))
         every = self.options.save_every
         due = self.position.step % every == 0 if every else epoch_ends
         if due or self.signals.number:
@@ -340,35 +336,38 @@ class Engine:
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; rank 0 writes, the others wait.
+        """Writes a checkpoint of everything a resumed run needs; the first process writes, the others wait.
 
         Raises:
             StoppedByCheck: the weights are not finite; nothing is written.
         """
         self._require_finite_weights()
-        barrier()
-        if self.resumable and process_index() == 0:
-            modules = checkpoints.modules_to_tensors(self._whole_modules())
-            tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
-            tensors |= {c.name: held for c in self.companions if (held := c.tensors())}
-            if self.batch is not None and not self.feed.repeatable:
-                tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
-            state = {
-                "position": vars(self.position),
-                "fingerprint": self.fingerprint,
-                "scheduler": self.scheduler.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "batch_metrics": self.optimizer.batch_metrics,
-                "companions": {companion.name: companion.state_dict() for companion in self.companions},
-                "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
-            }
-            keep = self.options.keep_checkpoints
-            checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
-        barrier()
+        # Out of memory in one process lowers its budget; all continue as a resumed run would.
+        self.optimizer.max_tokens = min(from_all_processes(self.optimizer.max_tokens))
+        if self.resumable:
+            in_first(self._write)
+
+    def _write(self) -> None:
+        modules = checkpoints.modules_to_tensors(self._whole_modules())
+        tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
+        tensors |= {c.name: held for c in self.companions if (held := c.tensors())}
+        if self.batch is not None and not self.feed.repeatable:
+            tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
+        state = {
+            "position": vars(self.position),
+            "fingerprint": self.fingerprint,
+            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batch_metrics": self.optimizer.batch_metrics,
+            "companions": {companion.name: companion.state_dict() for companion in self.companions},
+            "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
+        }
+        keep = self.options.keep_checkpoints
+        checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
 
     def restore(self, *, force: bool) -> None:
         """Restores the newest checkpoint that verifies, if there is one."""
-        path, problems = checkpoints.newest_checkpoint(self.folder)
+        path, problems = in_first(lambda: checkpoints.newest_checkpoint(self.folder))
         for problem in problems:
             self.on_notice(f"skipped a checkpoint: {problem}" + ("" if path else "; starting from the first step"))
         if path is None:

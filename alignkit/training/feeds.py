@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from alignkit.errors import InputError
-from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
+from alignkit.ops.distributed import num_processes, own_block, sum_over_processes
+from alignkit.training.processes import evenly
 from alignkit.training.scores import check_abstentions, score_batch
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class BatchFeed(Protocol):
 
     Attributes:
         num_batches: number of batches.
-        groups_per_batch: groups of a full batch in this process.
+        groups_per_batch: groups of a full batch, over all processes.
         repeatable: whether a batch can be made again after the policy has changed (rollouts can't).
         figures: of the last batch, the same in every process.
     """
@@ -37,29 +38,23 @@ class BatchFeed(Protocol):
     figures: dict[str, float]
 
     def batch(self, index: int) -> GroupBatch:
-        """This process's batch `index`, encoded, and scored if the algorithm needs it."""
+        """This process's block of batch `index`, encoded, and scored if the algorithm needs it."""
 
 
 class OfflineFeed:
-    """A data set as one batch; `n_epochs` counts the passes over it. Each process holds its share."""
+    """A data set as one batch; `n_epochs` counts the passes over it. Each process prepares a block of it."""
 
     repeatable = True
     num_batches = 1
 
     def __init__(self, groups: Sequence[Group], model: Model) -> None:
-        self._groups = list(groups[process_index() :: num_processes()])
-        self._model = model
+        _check_enough(len(groups), "records")
+        self._groups, self._model = groups, model
         self.figures: dict[str, float] = {}
-        if not self._groups:
-            raise InputError(
-                f"{len(groups)} records for {num_processes()} processes", fix="use fewer processes or more records"
-            )
-        self.groups_per_batch = len(self._groups)
+        self.groups_per_batch = len(groups)
 
     def batch(self, index: int) -> GroupBatch:
-        batch = self._model.encode(self._groups)
-        self.groups_per_batch = batch.num_groups
-        return batch
+        return self._model.encode([self._groups[place] for place in own_block(len(self._groups))])
 
 
 class RolloutFeed:
@@ -80,15 +75,16 @@ class RolloutFeed:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
         sampling.check_rollouts()
+        _check_enough(options.batch_size, "prompts in a batch")
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
         self.figures: dict[str, float] = {}
         self.num_batches = options.iterations
-        self.groups_per_batch = math.ceil(options.batch_size / num_processes())
+        self.groups_per_batch = options.batch_size
 
     def batch(self, index: int) -> GroupBatch:
         size = self._options.batch_size
-        places = range(size)[process_index() :: num_processes()]
+        places = own_block(size)
         batch = self._policy.generate(
             [self._prompt_at(index * size + place) for place in places],
             n=self._options.group_size,
@@ -97,17 +93,20 @@ class RolloutFeed:
             places=places,
         )
         scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
-        self._count_abstentions(1 - scored.num_responses / batch.num_responses, batch.device)
-        return scored
-
-    def _count_abstentions(self, own: float, device: torch.device) -> None:
-        share = float(mean_over_processes(torch.tensor(own, device=device)))
+        asked = size * self._options.group_size
+        share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
         self.figures = {"abstained": share} if share else {}
         check_abstentions(share, self._options.max_abstained)
+        return evenly(scored)
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))
         return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def _check_enough(count: int, what: str) -> None:
+    if count < num_processes():
+        raise InputError(f"{count} {what} for {num_processes()} processes", fix="use fewer processes")
 
 
 def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
@@ -116,8 +115,8 @@ def prompt_order(count: int, *, seed: int, round_number: int) -> list[int]:
 
 
 def epoch_order(num_groups: int, *, seed: int, batch: int, epoch: int) -> list[int]:
-    """The order of a batch's groups in an epoch, in this process."""
-    return _shuffled(num_groups, f"order/{seed}/{batch}/{epoch}/{process_index()}")
+    """The order of a batch's groups in an epoch, the same in all processes."""
+    return _shuffled(num_groups, f"order/{seed}/{batch}/{epoch}/0")
 
 
 def _shuffled(count: int, seed: str) -> list[int]:
@@ -128,5 +127,5 @@ def _shuffled(count: int, seed: str) -> list[int]:
 
 def planned_steps(feed: BatchFeed, options: LearningOptions) -> int:
     """Optimisation steps of a whole run, if no batch ends early."""
-    size = max(1, options.minibatch_size // num_processes())
-    return max(1, feed.num_batches * options.n_epochs * math.ceil(feed.groups_per_batch / size))
+    steps = math.ceil(feed.groups_per_batch / options.minibatch_size)
+    return max(1, feed.num_batches * options.n_epochs * steps)

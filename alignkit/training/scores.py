@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import PluginError, StoppedByCheck
-from alignkit.ops.distributed import mean_over_processes
+from alignkit.ops.distributed import mean_over_processes, sum_over_processes
 from alignkit.ops.memory import until_it_fits
 from alignkit.plugins import blamed
 
@@ -64,16 +64,17 @@ def score_batch(batch: GroupBatch, reward: RewardSource[Any]) -> GroupBatch:
     """The batch with `rewards` [S]; responses on which the source abstained are dropped.
 
     Raises:
-        StoppedByCheck: the source abstained on every response.
+        StoppedByCheck: the source abstained on every response in every process.
     """
     rows = checked_scores(reward, batch.groups)
     flat = [value for row in rows for value in row]
     kept = torch.tensor([value is not None for value in flat], device=batch.device)
-    if not bool(kept.any()):
-        raise StoppedByCheck(f"reward {type(reward).__name__} abstained on all {len(flat)} responses")
+    scored, asked = sum_over_processes(torch.stack([kept.sum(), kept.new_tensor(len(flat), dtype=torch.long)])).tolist()
+    if not scored:
+        raise StoppedByCheck(f"reward {type(reward).__name__} abstained on all {asked} responses")
     rewards = torch.tensor([value or 0.0 for value in flat], dtype=torch.float32, device=batch.device)
-    scored = batch.replace(rewards=rewards)
-    return scored if bool(kept.all()) else scored.select_responses(kept)
+    batch = batch.replace(rewards=rewards)
+    return batch if bool(kept.all()) else batch.select_responses(kept)
 
 
 def check_abstentions(share: float, limit: float) -> None:

@@ -39,11 +39,12 @@ class StopSignals:
 
     Args:
         on_signal: is told its name when it comes.
+        relayed: whether a launcher sends on what it gets, so that a second signal is no second wish.
     """
 
-    def __init__(self, on_signal: Callable[[str], None]) -> None:
+    def __init__(self, on_signal: Callable[[str], None], *, relayed: bool = False) -> None:
         self.number = 0
-        self._on_signal = on_signal
+        self._on_signal, self._relayed = on_signal, relayed
 
     @property
     def name(self) -> str:
@@ -52,11 +53,15 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Records the first signal; the next one has its usual effect. Does nothing outside the main thread."""
+        """Records the first signal; the next one has its usual effect, unless signals are relayed. Does nothing outside
+        the main thread."""
 
         def request_stop(number: int, _frame: object) -> None:
+            if self.number:
+                return
             self.number = number
-            give_back()
+            if not self._relayed:
+                give_back()
             self._on_signal(self.name)
 
         def give_back() -> None:

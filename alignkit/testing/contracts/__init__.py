@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alignkit.testing.contracts.component import ComponentContract
+from alignkit.testing.contracts.metrics import MetricSinkContract
 from alignkit.testing.contracts.optimizer import OptimizerContract
 from alignkit.testing.contracts.policy import PolicyContract
 from alignkit.testing.contracts.preferences import PreferenceSourceContract
@@ -11,6 +12,7 @@ from alignkit.testing.contracts.values import ValuesContract
 
 __all__ = [
     "ComponentContract",
+    "MetricSinkContract",
     "OptimizerContract",
     "PolicyContract",
     "PreferenceSourceContract",

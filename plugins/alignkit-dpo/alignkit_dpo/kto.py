@@ -8,6 +8,7 @@ responses lends all of them; and rankings work directly, without being converted
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import torch
 
 from alignkit import Feed, InputError
 from alignkit.algorithms import OfflineLoss, policy_logprobs
-from alignkit.ops import mean_over_processes
+from alignkit.ops import from_all_processes, mean_over_processes, process_index
 from alignkit_dpo.options import KTOOptions
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ class KTO(OfflineLoss[KTOOptions]):
 
     def begin_step(self, batch: GroupBatch) -> None:
         """Measures the baseline and the share of desirable responses."""
-        others, budget = mismatched(batch), self.max_tokens
+        before, longest, prompts = surroundings(batch)
+        others, budget = mismatched(batch, before, longest), self.max_tokens
         assert self.reference is not None and batch.labels is not None
         logratios = policy_logprobs(self.policy, others, budget) - policy_logprobs(self.reference, others, budget)
         # A single prompt has no mismatched pair, so its baseline is 0.
-        divergence = batch.response_mean(others.sum_by_response(logratios)) * (batch.num_groups > 1)
+        divergence = batch.response_mean(others.sum_by_response(logratios)) * (prompts > 1)
         self._baseline = self.config.beta * mean_over_processes(divergence).clamp(min=0)
         self._desirable = mean_over_processes(batch.response_mean(batch.labels.float()))
         figures = {"baseline": float(self._baseline), "desirable": float(self._desirable)}
@@ -93,14 +95,31 @@ def desirability(group: Group) -> list[bool | None]:
     return [None if balance == 0 else balance > 0 for balance in wins]
 
 
-def mismatched(batch: GroupBatch) -> GroupBatch:
-    """Each prompt with the responses to the previous prompt, the first with the last's.
+def surroundings(batch: GroupBatch) -> tuple[GroupBatch, int, int]:
+    """What a process knows of its step through the others: (the group before its first one, the last one of all before
+    the very first; the tokens of the step's longest prompt with a response; the number of prompts)."""
+    counts = batch.totals is None or math.isfinite(batch.totals.groups)
+    last = batch.select([batch.num_groups - 1]).to("cpu")
+    own = (last, longest_sequence(batch), batch.num_groups) if counts else (None, 0, 0)
+    lasts, lengths, groups = zip(*from_all_processes(own), strict=True)
+    behind = [*reversed(lasts[: process_index()]), *reversed(lasts)]
+    before: GroupBatch = next(group for group in behind if group is not None)
+    return before.to(batch.device), max(lengths), sum(groups)
 
-    Responses are cut so that prompt and response are never longer than the longest of the batch and stay within the
-    model's context.
+
+def longest_sequence(batch: GroupBatch) -> int:
+    """The tokens of the longest prompt with one of its responses."""
+    return int((batch.prompt_lengths[batch.group_index] + batch.lengths).max())
+
+
+def mismatched(batch: GroupBatch, before: GroupBatch, longest: int) -> GroupBatch:
+    """Each prompt with the responses to the previous prompt, the first with those of the group `before`.
+
+    Responses are cut so that prompt and response are at most `longest` tokens long, or the longest of the batch, and
+    stay within the model's context.
     """
-    longest = int((batch.prompt_lengths[batch.group_index] + batch.lengths).max())
-    rolled = batch.select([batch.num_groups - 1, *range(batch.num_groups - 1)])
+    longest = max(longest, longest_sequence(batch))
+    rolled = batch.concat([before, batch.select(range(batch.num_groups - 1))])
     room = (longest - batch.prompt_lengths)[rolled.group_index]
     position = torch.arange(rolled.num_tokens, device=batch.device) - rolled.first_token[rolled.response_index]
     groups = zip(batch.groups, rolled.groups, strict=True)

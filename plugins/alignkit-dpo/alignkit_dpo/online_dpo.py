@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from alignkit.algorithms import HeldAlgorithm
-from alignkit.ops import derivative, highest_of_groups, ranks_of_scores, with_ordered_pairs
+from alignkit.ops import (
+    derivative,
+    highest_of_groups,
+    process_index,
+    ranks_of_scores,
+    sum_over_processes,
+    with_ordered_pairs,
+)
 from alignkit_dpo.dpo import DPO
 from alignkit_dpo.options import OnlineDPOOptions
 
@@ -40,8 +47,8 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
         return self._compared(batch)
 
     def _compared(self, batch: GroupBatch) -> GroupBatch:
-        """The responses to compare, with ranks. If there is nothing to compare, the first prompt's responses, all tied,
-        so that every process has a step to take."""
+        """The responses to compare, with ranks. If no process has any, those of the first prompt of all, all tied, so that
+        there is always a step to take."""
         assert batch.rewards is not None
         scores = batch.rewards - self.config.missing_eos_penalty * ~batch.finished
         ranked = batch.replace(ranks=ranks_of_scores(scores, batch.group_index, batch.num_groups))
@@ -49,9 +56,9 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
             best, worst = (highest_of_groups(sign * scores, batch.group_index) for sign in (1, -1))
             ranked = ranked.select_responses(best | worst)
         compared = with_ordered_pairs(ranked)
-        if compared.num_groups:
+        if int(sum_over_processes(torch.tensor(compared.num_groups, device=batch.device))):
             return compared
-        return ranked.replace(ranks=torch.zeros_like(ranked.group_index)).select([0])
+        return ranked.replace(ranks=torch.zeros_like(ranked.group_index)).select([0] if process_index() == 0 else [])
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
         return self.kl_controller.coef * derivative(responses.logratios, *self.config.divergence)

@@ -304,7 +304,7 @@ def test_mismatched_prompts_and_responses() -> None:
         prompts=[[10], [11, 12, 13], [14, 15, 16, 17, 18, 19]],
     )
     # The longest sequence has 8 tokens, so the prompt of six leaves room for two.
-    others = mismatched(batch)
+    others = mismatched(batch, *surroundings(batch)[:2])
     assert torch.equal(others.prompt_ids, batch.prompt_ids)
     assert others.prompt_lengths.tolist() == [1, 3, 6]
     assert [ids.tolist() for ids in torch.split(others.response_ids, others.lengths.tolist())] == [

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
+from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput
 from alignkit.ops import digest_of_tensors, until_it_fits
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
-from alignkit_hf.encoding import MEND, Encoder
+from alignkit_hf.encoding import Encoder, chats_in, try_chats
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
@@ -80,18 +80,9 @@ class HFPolicy(Policy[HFOptions], HasValues):
     @classmethod
     def try_records(cls, config: HFOptions, records: Iterable[tuple[str, Group]]) -> None:
         """Renders chats as the tokenizer's chat template does."""
-        chat = None
-        for place, group in records:
-            if group.prompt.messages is not None:
-                chat = chat or cls._chat(config)
-                try:
-                    chat.check(group)
-                except ValueError as error:
-                    raise InputError(str(error), where=place, fix=MEND) from error
-
-    @staticmethod
-    def _chat(config: HFOptions) -> Chat:
-        return Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
+        if chats := chats_in(records):
+            chat = Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
+            try_chats(chats, chat.check)
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
@@ -296,6 +287,11 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
         return HFScorer.load(path, context, append_end=append_end)
+
+    @classmethod
+    def try_records_of_scorer(cls, path: Path, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the scorer's tokenizer does."""
+        HFScorer.try_records(path, records)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""

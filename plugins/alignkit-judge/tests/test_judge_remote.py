@@ -275,6 +275,7 @@ def test_no_key_is_sent_to_other_servers(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"model": "m", "base_url": "http://h/v1", "constitution": "/no/file"}, "constitution"),
         ({"model": "m", "judges": [{"model": "n", "base_url": "http://h/v1"}]}, "model"),
         ({"judges": [{"model": "n", "base_url": "h"}]}, "judges.0.base_url"),
+        ({"base_url": "http://h/v1", "judges": [{"model": "n", "base_url": "http://h/v1"}]}, "base_url"),
     ],
 )
 def test_options_that_cannot_work_are_refused(

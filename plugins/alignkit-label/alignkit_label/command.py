@@ -53,7 +53,8 @@ def import_file(
     from alignkit_label.exchange import read_records
     from alignkit_label.store import Store
 
-    groups = [group for group in read_records(file, column_names(columns)) if len(set(group.responses)) > 1]
+    read = list(read_records(file, column_names(columns)))
+    groups = [group for group in read if len(set(group.responses)) > 1]
     if not groups:
         raise InputError(
             "no prompt has two different responses",
@@ -67,7 +68,9 @@ def import_file(
     except InputError as error:
         raise InputError(error.what, where=f"{file}, {error.where}", fix=error.fix) from error
     verdicts = store.take_over(_verdicts(store, groups)) if labels == "keep" else 0
-    show({"read": len(groups), "new_items": len(store.items()) - before, "verdicts": verdicts}, as_json=as_json)
+    new = len(store.items()) - before
+    counts = {"read": len(read), "with_one_response": len(read) - len(groups), "known_items": len(groups) - new}
+    show({**counts, "new_items": new, "verdicts": verdicts}, as_json=as_json)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from alignkit_data import Dataset, to_trl_rows
 
-from alignkit import Group, InputError, check_storable
+from alignkit import Group, InputError, check_storable, write_synced
 from alignkit_label.foreign import from_argilla, from_label_studio, to_argilla, to_label_studio
 
 if TYPE_CHECKING:
@@ -64,13 +64,11 @@ def write_rows(path: Path, rows: Iterable[Record], form: Form) -> int:
     """Writes JSON lines, or one JSON list for Argilla and Label Studio, whole or not at all. Returns the row count."""
     listed = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     if form in ("argilla", "label-studio"):
         text = json.dumps(listed, ensure_ascii=False, indent=1) + "\n"
     else:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_synced(path, text)
     return len(listed)
 
 

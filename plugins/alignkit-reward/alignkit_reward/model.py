@@ -16,7 +16,7 @@ from alignkit_reward.options import ModelOptions
 from alignkit_reward.stored import StoredReward, load_policy_class
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
@@ -43,6 +43,15 @@ class ModelReward(RewardSource[ModelOptions]):
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
         """The reward model that training saved in a folder."""
         return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
+
+    @classmethod
+    def try_records(cls, config: ModelOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Has the policy plugin that made the reward model render them; one that is yet to be trained reads what its
+        policy reads."""
+        if config.model:
+            folder = Path(config.model).expanduser()
+            policy = load_policy_class(StoredReward.read(folder).policy, str(folder))
+            policy.try_records_of_scorer(folder, records)
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The model's scores, normalised as measured by `calibrate`.

@@ -7,10 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_report import write_page
+from alignkit_report.run_report import SHOWN_SAMPLES, write_report
 
-from alignkit import Group, Prompt, write_groups
-from alignkit.commands import write_page
-from alignkit.runs.report import SHOWN_SAMPLES, write_report
+from alignkit import Group, Prompt, Run, write_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shown(folder: Path, summary: dict[str, Any]) -> str:
-    return write_report(folder, summary).read_text(encoding="utf-8")
+    return write_report(Run(folder, stages=summary)).read_text(encoding="utf-8")
 
 
 def test_a_run_that_left_nothing_has_a_report(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alignkit.errors import visible
+from alignkit import visible, write_synced
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -14,7 +14,7 @@ def write_page(path: Path, template: Path, **values: Any) -> Path:
     """Renders a template to `path`; see `render`."""
     text = render(template, **values)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_synced(path, text)
     return path
 
 

@@ -1,0 +1,142 @@
+"""Algorithms in a few steps with minibatches, in any number of processes: `many_processes.py FOLDER LAST RESUME CASE...`.
+
+Eleven groups, or five prompts a batch, go into no number of processes evenly, and the last minibatch is one group, so
+that all processes but one have nothing to do in it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from alignkit import build_component, make_context
+from alignkit.interfaces import Feed
+from alignkit.ops import process_index, start_processes
+from alignkit.options import Sampling
+from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing.material import groups_for, prompts
+from alignkit.testing.runs import weights
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed, RolloutFeed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from alignkit.interfaces import Optimizer, Policy
+
+OFFLINE = {"learning_rate": 0.01, "minibatch_size": 5, "n_epochs": 2}
+ONLINE = {"learning_rate": 1e-4, "iterations": 2, "batch_size": 5, "group_size": 4, "minibatch_size": 2}
+REUSED = {**ONLINE, "n_epochs": 2}
+CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "sft": ("sft", OFFLINE),
+    "bradley-terry": ("bradley-terry", OFFLINE),
+    "dpo": ("dpo", OFFLINE),
+    "kto": ("kto", OFFLINE),
+    "ppo": ("ppo", {**REUSED, "critic": "policy"}),
+    "ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
+    "grpo": ("grpo", REUSED),
+    "dapo": ("dapo", REUSED),
+    "online-dpo": ("online-dpo", REUSED),
+}
+MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "hf-sft": ("sft", {**OFFLINE, "learning_rate": 1e-4}),
+    "hf-ppo": ("ppo", {**REUSED, "critic": "policy"}),
+    "hf-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
+    "hf-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
+}
+"""With a transformers model."""
+
+
+def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, **options: Any) -> dict[str, Any]:
+    """Trains an algorithm; with `last`, the process kills itself in that step, before its checkpoint.
+
+    Returns:
+        loss, grad_norm: of each step. weights: all trained values on one axis.
+    """
+    name, settings = (CASES | MODELS)[case]
+    policy = _policy(folder) if case in MODELS else TinyPolicy(context=make_context(seed=1))
+    spec = {"plugin": name, **settings, **options, **({"save_every": 1} if last or resume else {})}
+    optimizer = build_component("optimizer", spec, policy=policy, reward=TinyReward())
+    if case in CASES and optimizer.consumes is not Feed.ROLLOUTS:
+        for model in (optimizer, *filter(None, [optimizer.reference])):
+            for module in model.modules().values():
+                module.double()
+    log: list[Mapping[str, float]] = []
+
+    def on_step(record: Mapping[str, float]) -> None:
+        log.append(record)
+        if record["step"] == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(optimizer, _feed(optimizer, policy), folder=folder / case, seed=5, on_step=on_step, resume=resume)
+    found = {figure: [record[figure] for record in log] for figure in ("loss", "grad_norm")}
+    return {**found, "weights": weights(optimizer)}
+
+
+def _policy(folder: Path) -> Policy[Any]:
+    from alignkit.testing.tiny_hf import write_tiny_llama
+
+    path = folder / f"llama-{process_index()}"
+    spec = {"plugin": "hf", "model": str(path if path.exists() else write_tiny_llama(path))}
+    found: Policy[Any] = build_component("policy", spec)
+    return found
+
+
+def _feed(optimizer: Optimizer[Any], policy: Policy[Any]) -> OfflineFeed | RolloutFeed:
+    if optimizer.consumes is not Feed.ROLLOUTS:
+        groups = groups_for(optimizer.consumes)
+        return OfflineFeed(list(islice(groups * 3, 11)), policy)
+    assert optimizer.reward is not None
+    sampling = Sampling(max_tokens=8)
+    return RolloutFeed(prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5)
+
+
+def started(folder: Path, processes: int, cases: Iterable[str], *, last: int = 0, resume: bool = False) -> list[int]:
+    """Trains the cases one after the other in several processes; returns their exit codes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, __file__, str(folder), str(last), str(int(resume)), *cases]
+    return [process.wait(timeout=300) for process in processes_of(words, processes)]
+
+
+def processes_of(words: Sequence[str], count: int, **more: Any) -> list[subprocess.Popen[bytes]]:
+    """Starts a command in processes that find each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return [
+        subprocess.Popen(words, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **more)
+        for rank in range(count)
+    ]
+
+
+def results(folder: Path, processes: int, case: str) -> list[dict[str, Any]]:
+    """What `trained` returned in each process."""
+    return [torch.load(folder / f"{case}-{rank}.pt") for rank in range(processes)]
+
+
+def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """The largest one of all losses, gradient norms and weights."""
+    pairs = ((torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one)
+    return max(float((left - right).abs().max()) for left, right in pairs)
+
+
+def main(folder: str, last: str, resume: str, *cases: str) -> None:
+    start_processes()
+    torch.set_num_threads(1)
+    for case in cases:
+        found = trained(case, Path(folder), last=int(last), resume=resume == "1")
+        torch.save(found, Path(folder) / f"{case}-{process_index()}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
