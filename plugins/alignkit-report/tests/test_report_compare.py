@@ -16,7 +16,7 @@ import pytest
 from alignkit_report.compare.budget import budget_of
 from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
 from alignkit_report.compare.jobs import Job, Jobs
-from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, wins_between
+from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
 from alignkit_report.compare.table import answer
 
 from alignkit import InputError
@@ -84,9 +84,14 @@ def test_ratings_are_choix_s() -> None:
     wins = [(a, b) for a in range(3) for b in range(3) if a != b for _ in range(int((scores[a] > scores[b]).sum()))]
     expected = choix.opt_pairwise(3, wins, alpha=0.0, method="Newton-CG", tol=1e-12)
     points = [(one - expected[0]) * 400 / log(10) for one in expected]
-    assert [one.value for one in found] == pytest.approx(points, abs=1e-4)
+    assert [one.value for one in found] == pytest.approx(points, abs=1e-4)  # 6e-7 in log-odds
     assert found[0].low == found[0].high == 0.0
     assert found[2].low < found[2].value < found[2].high
+
+
+def test_one_that_always_wins_has_a_finite_rating() -> None:
+    found = strengths(np.array([[[0.0, 9.0], [0.0, 0.0]]]))[0]
+    assert 5 < found[0] - found[1] < 50
 
 
 def test_ties_count_as_half_and_abstentions_as_nothing() -> None:

@@ -18,7 +18,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from alignkit.commands import Estimate
-from alignkit.preferences import bradley_terry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +30,7 @@ LEVEL = 0.95
 RESAMPLES = 1000
 ELO = 400 / np.log(10)
 """Points of a rating for a log-odds of 1: 400 points are odds of 10 to 1."""
+RIDGE, TOLERANCE, MAX_STEPS = 1e-6, 1e-10, 100
 
 
 @dataclass(frozen=True)
@@ -113,21 +113,41 @@ def ratings(wins: Floats, *, anchor: int = 0) -> list[Estimate]:
     Args:
         wins: [A, A, S, P], from `wins_between`.
     """
-    count = wins.shape[-1] * wins.shape[-2]
+    prompts = wins.shape[-1]
     draw = np.random.default_rng(0)
-    rated = np.array(
-        [_rated(wins[..., draw.integers(wins.shape[-1], size=wins.shape[-1])], anchor) for _ in range(RESAMPLES)]
-    )
-    low, high = np.quantile(rated, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    counts = draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES).astype(np.float64)
+    of_prompts = wins.sum(axis=-2)
+    drawn = strengths(np.einsum("abp,rp->rab", of_prompts, counts))
+    found = strengths(of_prompts.sum(axis=-1)[None])[0]
+    points, spread = ELO * (found - found[anchor]), ELO * (drawn - drawn[:, [anchor]])
+    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    count = prompts * wins.shape[-2]
     return [
         Estimate(float(value), float(least), float(most), count)
-        for value, least, most in zip(_rated(wins, anchor), low, high, strict=True)
+        for value, least, most in zip(points, low, high, strict=True)
     ]
 
 
-def _rated(wins: Floats, anchor: int) -> Floats:
-    total = wins.sum(axis=(-1, -2))
-    np.fill_diagonal(total, 0.0)
-    strengths = bradley_terry(total)
-    points: Floats = ELO * (strengths - strengths[anchor])
-    return points
+def strengths(wins: Floats) -> Floats:
+    """[B, A] log-strengths that maximise the likelihood of each table of wins, P(a beats b) = sigmoid(s_a - s_b).
+
+    By Newton's method. A normal prior of precision RIDGE keeps the strength of one that always wins finite, and moves
+    no other by more than about RIDGE over its number of duels.
+
+    Args:
+        wins: [B, A, A] of row over column; the diagonal doesn't count.
+    """
+    games = wins + wins.swapaxes(-1, -2)
+    found = np.zeros(wins.shape[:-1])
+    each = np.arange(wins.shape[-1])
+    for _ in range(MAX_STEPS):
+        chance = 1 / (1 + np.exp(found[:, None, :] - found[:, :, None]))
+        gradient = (wins - games * chance).sum(axis=-1) - RIDGE * found
+        curvature = -games * chance * (1 - chance)
+        curvature[:, each, each] = 0.0
+        curvature[:, each, each] = RIDGE - curvature.sum(axis=-1)
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        found += np.clip(step, -1.0, 1.0)
+        if np.abs(step).max() < TOLERANCE:
+            break
+    return found
