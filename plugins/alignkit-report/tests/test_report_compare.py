@@ -141,7 +141,7 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
     jobs = [Job(name, words, tmp_path / f"{name}.log") for name, words in WORDS.items()]
     ended = Jobs(2, notes.append).run(jobs)
     assert [one.code for one in ended] == [0, 2, 0]
-    assert "no such file" in ended[1].said
+    assert "no such recipe" in ended[1].said
     assert ended[0].memory > 10
     assert sum("failed with exit code 2" in note for note in notes) == 1
 
