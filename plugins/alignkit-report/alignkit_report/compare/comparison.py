@@ -106,7 +106,9 @@ class Comparison:
                 start_from(self.folder / "shared" / stage.parent.folder, out)
             cell = next(cell for cell, chain in chains.items() if stage in chain)
             begun = any(out.glob(f"{'sft' if stage.name == 'sft' else 'reward'}/checkpoints/*"))
-            overrides = [text for text in [*self.options, *cell.overrides()] if not text.startswith("optimizer.")]
+            # Its command reads the whole recipe, so it needs an algorithm, whichever.
+            chosen = [f"optimizer.plugin={cell.variant.optimizer}"] if cell.variant.optimizer else []
+            overrides = [*self.options, *cell.overrides(), *chosen]
             words = (*self._words(stage.name, out, overrides), "--resume" if begun else "--overwrite")
             waiting.append((stage, Job(f"{stage.name} (seed {cell.seed})", words, self._log(stage.folder))))
         for (stage, _), ended in zip(waiting, jobs.run([job for _, job in waiting]), strict=True):
