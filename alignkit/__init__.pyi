@@ -11,6 +11,9 @@ from .checking import (
     Problem as Problem,
 )
 from .companions import (
+    Alarm as Alarm,
+)
+from .companions import (
     Companion as Companion,
 )
 from .companions import (
@@ -98,6 +101,9 @@ from .interfaces import (
     Scorer as Scorer,
 )
 from .options import (
+    AlarmOptions as AlarmOptions,
+)
+from .options import (
     ComponentSpec as ComponentSpec,
 )
 from .options import (
@@ -114,9 +120,6 @@ from .options import (
 )
 from .options import (
     IterationOptions as IterationOptions,
-)
-from .options import (
-    KLLimitOptions as KLLimitOptions,
 )
 from .options import (
     LearningOptions as LearningOptions,
@@ -231,6 +234,15 @@ from .runs.api import (
 )
 from .runs.results import (
     Run as Run,
+)
+from .samplers import (
+    OwnSampler as OwnSampler,
+)
+from .samplers import (
+    Sampler as Sampler,
+)
+from .samplers import (
+    Servable as Servable,
 )
 from .training.signals import (
     StopSignals as StopSignals,

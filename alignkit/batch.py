@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _GROUP_FIELDS = ("prompt_lengths",)
 _RESPONSE_FIELDS = ("lengths", "finished", "ranks", "labels", "rewards")
 _TOKEN_FIELDS = (
-    "response_ids", "logprobs", "ref_logprobs", "values", "advantages", "returns", "token_rewards",
+    "response_ids", "logprobs", "sampler_logprobs", "ref_logprobs", "values", "advantages", "returns", "token_rewards",
 )  # fmt: skip
 
 
@@ -49,10 +49,12 @@ class GroupBatch:
         finished: [S] bool, False if the length limit cut the response off.
         ranks: [S] int64, 0 is best, ties share a rank. labels: [S] bool. rewards: [S] float.
         logprobs, ref_logprobs: [R], under the sampling policy (or the policy at `prepare`) and the reference.
+        sampler_logprobs: [R], as another engine than the policy computed them while it sampled.
         values, advantages, returns, token_rewards: [R].
         groups: the G text records. totals: the divisors of the means; if None, the batch's own counts.
         temperature: of the log-probabilities.
         response_limit: maximum tokens of a sampled response; 0 if unknown.
+        version: of the weights that sampled the responses, as `Sampler.sync` was told it.
     """
 
     prompt_ids: Tensor
@@ -66,6 +68,7 @@ class GroupBatch:
     labels: Tensor | None = None
     rewards: Tensor | None = None
     logprobs: Tensor | None = None
+    sampler_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     advantages: Tensor | None = None
@@ -74,6 +77,7 @@ class GroupBatch:
     totals: Totals | None = None
     temperature: float = 1.0
     response_limit: int = 0
+    version: int = 0
 
     @classmethod
     def from_ids(

@@ -19,7 +19,7 @@ FLOORS = (
     ("alignkit.options", "alignkit.records"),
     ("alignkit.components", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),
     ("alignkit.ops", "alignkit.companions"),
-    ("alignkit.interfaces", "alignkit.hookspecs"),
+    ("alignkit.interfaces", "alignkit.samplers", "alignkit.hookspecs"),
     ("alignkit.plugins",),
     ("alignkit.training",),
     ("alignkit.algorithms",),

@@ -37,6 +37,7 @@ def sample(
     n: Count = 1,
     recipe: flags.RecipeOption = None,
     policy: flags.PolicyName = "",
+    sampler: flags.SamplerName = "",
     options: flags.Overrides = None,
     columns: flags.Columns = None,
     resume: flags.Resume = False,
@@ -47,7 +48,8 @@ def sample(
     """Sample responses from a policy."""
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = flags.column_names(columns)
-    resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
+    parts = {"policy": policy, "sampler": sampler}
+    resolved = read_recipe(recipe, flags=parts, overrides=options or (), note=reporter.note)
     resolved.part("policy")
     write = partial(single.sample, resolved, prompts, n, out, reporter, columns=renamed)
     show(_into(out, resume, overwrite, write), as_json)

@@ -53,6 +53,7 @@ Rendezvous = Annotated[
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (flags.Recipe, None),
     "policy": (flags.PolicyName, ""),
+    "sampler": (flags.SamplerName, ""),
     "preferences": (flags.PreferencesName, ""),
     "reward": (flags.RewardName, ""),
     "optimizer": (flags.OptimizerName, ""),
@@ -76,7 +77,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
 LAUNCH = set(launch.FLAGS)
-PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
+PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
 
@@ -101,16 +102,16 @@ COMMANDS = {
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
-        {"preferences", "columns", "sample", *AGAIN},
+        {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command(
         "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}
     ),
     "align": Command(
         "Align the policy, into DIR/policy.",
-        {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},
+        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},
     ),
-    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
 }
 
 

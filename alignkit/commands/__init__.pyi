@@ -1,11 +1,11 @@
-from ..recipe.options import (
-    default_cache as default_cache,
-)
 from ..recipe.reading import (
     read_recipe as read_recipe,
 )
 from ..recipe.resolved import (
     Resolved as Resolved,
+)
+from ..recipe.tables import (
+    default_cache as default_cache,
 )
 from ..runs.evaluation import (
     SAMPLE_FIGURES as SAMPLE_FIGURES,
@@ -72,6 +72,9 @@ from .flags import (
 )
 from .flags import (
     RewardName as RewardName,
+)
+from .flags import (
+    SamplerName as SamplerName,
 )
 from .flags import (
     column_names as column_names,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -14,20 +14,14 @@ from pydantic import TypeAdapter
 
 from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.plugins import Part, build, build_from
-from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, ROLE_OF_TABLE
+from alignkit.plugins import Part, Registry, build, build_from
+from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, CandidateOptions, EvalOptions, RunOptions
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
-    from alignkit.plugins import Registry
-    from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
-
-
-_TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
-_RUN_NOISE = {"device", "threads", "metrics", "cache"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,11 @@ class Resolved:
         """
         return build(self.part(table), self.context(folder), saved=saved, **keywords)
 
+    def sampler(self, folder: Path | None = None) -> Sampler[Any]:
+        """The sampler of [sampler], by default the policy itself. The caller closes it."""
+        found: Sampler[Any] = self.build("sampler", folder=folder) if "sampler" in self else OwnSampler()
+        return found
+
     def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None) -> Any:
         """Like `alignkit.build_component`, with this run's plugins and context."""
         return build_from(self.registry, role, spec, self.context(folder))
@@ -118,8 +117,7 @@ class Resolved:
         """sha256 of the options in these tables that influence results; missing tables are skipped."""
         said = self._tables([table for table in tables if table in self or table in OPTION_TABLES])
         for table, options in said.items():
-            noise = _RUN_NOISE if table == "run" else _TRAINING_NOISE if ROLE_OF_TABLE.get(table) == "optimizer" else ()
-            for key in noise:
+            for key in self.config(table).noise:
                 options.pop(key, None)
         return _sha256(said)
 
@@ -140,7 +138,7 @@ def digest_of_training(config: TrainingOptions, *others: Config, **more: Any) ->
         others: of its policy, its reward, the sampling.
         more: anything else, as JSON types.
     """
-    own = {key: value for key, value in _plain(config).items() if key not in _TRAINING_NOISE}
+    own = {key: value for key, value in _plain(config).items() if key not in config.noise}
     return _sha256([type(config).__name__, own, [[type(other).__name__, _plain(other)] for other in others], more])
 
 

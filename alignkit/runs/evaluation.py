@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Policy
     from alignkit.records import Group
 
     Rows = Sequence[Sequence[float | None]]

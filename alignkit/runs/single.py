@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
 from alignkit.recipe.tables import DEFAULT_PLUGIN
-from alignkit.records import read_groups, write_groups
+from alignkit.records import Group, Prompt, read_groups, write_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from alignkit.interfaces import Policy, PreferenceSource, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group, Prompt
     from alignkit.runs.reporting import Reporter
 
 
@@ -39,7 +39,9 @@ def sample(
     resolved.load("policy").try_records(resolved.config("policy"), source.first())
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses for each of {len(asked)} prompts")
-    batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
+    with closing(resolved.sampler()) as sampler:
+        sampler.sync(policy, 0)
+        batch = sampler.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
     write_groups(out, batch.groups)
     finished = round(float(batch.finished.float().mean()), 4)
     return {"groups": batch.num_groups, "responses": batch.num_responses, "finished": finished, "out": str(out)}

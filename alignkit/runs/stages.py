@@ -11,32 +11,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Feed
+from alignkit.interfaces import Algorithm, Feed, Policy, PreferenceSource, RewardSource
 from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import Group, read_groups, write_groups
+from alignkit.records import Group, Prompt, read_groups, write_groups
 from alignkit.runs import evaluation
 from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
-from alignkit.runs.history import history_of, split_by_prompt
+from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
-from alignkit.runs.results import load_reward
+from alignkit.runs.results import Run, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
-from alignkit.runs.rundir import MetricsFile
+from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
+    from alignkit.batch import GroupBatch
     from alignkit.options import ComponentSpec, Config
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Prompt
-    from alignkit.runs.history import History, RecordT
     from alignkit.runs.reporting import Reporter
-    from alignkit.runs.rundir import RunDir
+    from alignkit.samplers import Sampler
 
 
 class Stages:
@@ -48,12 +46,13 @@ class Stages:
         rundir: RunDir,
         reporter: Reporter,
         write_to_sinks: Callable[[Mapping[str, Any]], None],
+        sampler: Sampler[Any],
         *,
         resume: bool,
         force: bool,
     ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
-        self._write_to_sinks = write_to_sinks
+        self._write_to_sinks, self._sampler = write_to_sinks, sampler
         self._resume, self._force = resume, force
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
@@ -139,15 +138,11 @@ class Stages:
         }
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
-        sampling, seed = self._resolved.sampling, self._seed + 1
         policies = {"start": start, "policy": final}
-        batches = {
-            name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
-            for name, policy in policies.items()
-        }
+        batches = {name: self._sampled(policy, prompts, options.samples) for name, policy in policies.items()}
         if options.best_of > 1:
             for name, policy in list(policies.items()):
-                many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
+                many = self._sampled(policy, prompts, options.samples * options.best_of)
                 scores = checked_scores(rewards["reward"], many.groups)
                 chosen = f"{name}, best of {options.best_of}"
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
@@ -165,6 +160,10 @@ class Stages:
             ),
         )
         return {**measured_on, **report}
+
+    def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
+        self._sampler.sync(policy, 0)
+        return self._sampler.generate(prompts, n=n, sampling=self._resolved.sampling, seed=self._seed + 1)
 
     @property
     def _path(self) -> Path:
@@ -193,7 +192,8 @@ class Stages:
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
-        ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
+        load = partial(self._policy, self._start_of(number))
+        ask = PolicySampler(load, lambda: prompts, sampling, seed, sampler=self._sampler)
         groups = self._groups_from(source, ask)
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
@@ -255,7 +255,9 @@ class Stages:
     def _groups_from(self, source: PreferenceSource[Any], ask: PolicySampler | None = None) -> list[Group]:
         resolved, other = self._resolved, partial(self._build_spec, "policy")
         load, prompts = partial(self._policy, self._start), lambda: self._prompts
-        ask = ask or PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        ask = ask or PolicySampler(
+            load, prompts, resolved.sampling, self._seed, resolved.candidates, other, self._sampler
+        )
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
             self._figures = source.figures()
@@ -319,9 +321,10 @@ class Stages:
             what = "all of the training data is held out"
             raise InputError(what, where="run.holdout", fix="lower it, or add prompts")
 
-        def write(record: Mapping[str, float]) -> None:
+        def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            self._write_to_sinks({"stage": folder, **record})
+            if "alarm" not in record:
+                self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,
@@ -335,6 +338,7 @@ class Stages:
             fingerprint=self._resolved.digest,
             history=history_of(self._source(start), *(self._rewards if optimizer.reward else ())),
             texts=texts,
+            sampler=self._sampler,
             resume=self._resume,
             force=self._force,
         )
@@ -342,7 +346,10 @@ class Stages:
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
-        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        alarms = [said["text"] for said in Run(self._path).alarms if said["stage"] == folder]
+        told = {
+            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+        }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PolicyContract,
         PreferenceSourceContract,
         RewardSourceContract,
+        SamplerContract,
         ValuesContract,
     )
     from alignkit.testing.installed import contracts_for
@@ -34,6 +35,7 @@ __all__ = [
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "SamplerContract",
     "TinyOptions",
     "TinyPolicy",
     "TinyReward",

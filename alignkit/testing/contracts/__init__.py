@@ -8,6 +8,7 @@ from alignkit.testing.contracts.optimizer import OptimizerContract
 from alignkit.testing.contracts.policy import PolicyContract
 from alignkit.testing.contracts.preferences import PreferenceSourceContract
 from alignkit.testing.contracts.reward import RewardSourceContract
+from alignkit.testing.contracts.sampler import SamplerContract
 from alignkit.testing.contracts.values import ValuesContract
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "SamplerContract",
     "ValuesContract",
 ]
