@@ -130,16 +130,15 @@ class Comparison:
             source = self.folder / "shared" / last.folder if last else None
             spent[cell] = spending(resolved[cell], self.budget, source)
             out = self.folder / "runs" / cell.folder
+            self._prepare(self._resolved(cell, spent[cell].overrides), source, out, spent[cell])
             if not is_done(out, "eval"):
-                own = self._resolved(cell, spent[cell].overrides)
-                self._prepare(own, source, out, spent[cell])
                 waiting.append((cell, self._job(cell, out, spent[cell])))
         for (cell, _), ended in zip(waiting, jobs.run([job for _, job in waiting]), strict=True):
             self._note_end(cell, ended)
         return spent
 
     def _prepare(self, own: Resolved, source: Path | None, out: Path, spent: Spending) -> None:
-        """Gives a cell its start, or takes its half-done run as it is."""
+        """Gives a cell its start, unless it has begun."""
         if (out / "run.json").exists():
             if json.loads((out / "run.json").read_text(encoding="utf-8"))["digest"] != own.digest:
                 raise InputError("holds a run of another recipe", where=str(out), fix="choose another --out")
