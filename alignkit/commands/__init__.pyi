@@ -8,6 +8,9 @@ from ..recipe.tables import (
     default_cache as default_cache,
 )
 from ..runs.evaluation import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
+)
+from ..runs.evaluation import (
     Estimate as Estimate,
 )
 from ..runs.evaluation import (
@@ -18,6 +21,9 @@ from ..runs.evaluation import (
 )
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
+)
+from ..runs.plan import (
+    plan as plan,
 )
 from ..runs.reporting import (
     FIGURES as FIGURES,
