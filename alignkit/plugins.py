@@ -63,7 +63,7 @@ HOOKS = {
 }
 """The role of the components that each hook registers."""
 
-_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label trl vllm"
+_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label serve trl vllm"
 FIRST_PARTY = tuple(f"alignkit-{name}" for name in _PLUGINS.split())
 """The project's own distributions: they win when two plugins use one name."""
 

@@ -7,6 +7,12 @@ from ..recipe.resolved import (
 from ..recipe.tables import (
     default_cache as default_cache,
 )
+from ..runs.dry import (
+    dry_run as dry_run,
+)
+from ..runs.dry import (
+    size_text as size_text,
+)
 from ..runs.evaluation import (
     SAMPLE_FIGURES as SAMPLE_FIGURES,
 )
