@@ -14,6 +14,9 @@ from ..runs.dry import (
     size_text as size_text,
 )
 from ..runs.evaluation import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
+)
+from ..runs.evaluation import (
     Estimate as Estimate,
 )
 from ..runs.evaluation import (
@@ -24,6 +27,9 @@ from ..runs.evaluation import (
 )
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
+)
+from ..runs.plan import (
+    plan as plan,
 )
 from ..runs.reporting import (
     FIGURES as FIGURES,

@@ -51,7 +51,8 @@ def plan(resolved: Resolved) -> list[Stage]:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
     trained = REWARD_TRAINING in resolved
     consumes = consumed_by(resolved) if "optimizer" in names else None
-    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+    wanted = "preferences" in names and (consumes is None or "prompts" not in names)
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or wanted:
         if samples_at_the_start(resolved) and not trained:
             stages.append(Stage("preferences", ranker_text(resolved)))
         else:

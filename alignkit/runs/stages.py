@@ -147,13 +147,16 @@ class Stages:
                 chosen = f"{name}, best of {options.best_of}"
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
-        report = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
+        report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
-                replace(group, source=name, scores=None)
-                for pair in zip(*(batch.groups for batch in batches.values()), strict=True)
-                for name, group in zip(batches, pair, strict=True)
+                replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
+                for place in range(len(prompts))
+                for name, batch in batches.items()
+                for group, figures in [
+                    (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
+                ]
             ),
         )
         return {**measured_on, **report}
