@@ -1,9 +1,9 @@
 """`--dry-run` beside the memory that training takes: `python -m tests.bench.memory` prints the table of docs/scale.md.
 
 Each case trains a random Llama for two steps of two micro-batches in processes of its own. Measured is the highest
-resident memory while it trains, above that before it loads the model. The same process has trained a tiny one before,
-so that libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise a
-process keeps what the holes between small tensors add up to, which can be as much again.
+resident memory while it trains, above that before the model is loaded. The process has trained a tiny one before, so
+that libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise
+a process keeps what the holes between small tensors add up to, which can be as much again.
 """
 
 from __future__ import annotations
