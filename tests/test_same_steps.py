@@ -10,11 +10,14 @@ norms, as 1e-3 to 1e-1.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from many_processes import CASES, MODELS, largest_difference, results, started, trained
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOUND = 1e-5
 QUICK = ("dpo", "kto", "ppo-shared", "online-dpo")

@@ -135,7 +135,9 @@ COMMANDS = {
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"preferences", "columns", "sample", *AGAIN},
     ),
-    "reward": Command("Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}),
+    "reward": Command(
+        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}
+    ),
     "align": Command(
         "Align the policy, into DIR/policy.",
         {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},

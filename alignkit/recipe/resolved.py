@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
-_RUN_NOISE = {"device", "threads", "metrics", "cache"}
+_RUN_NOISE = {"device", "threads", "shard", "metrics", "cache"}
 
 
 @dataclass(frozen=True)

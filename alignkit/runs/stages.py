@@ -345,6 +345,7 @@ class Stages:
             texts=texts,
             resume=self._resume,
             force=self._force,
+            shard=self._resolved.run.shard == "fsdp2",
         )
         with telling_when_full(self._path, "the model"):
             in_first(lambda: optimizer.save(path))
