@@ -56,10 +56,10 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "hf-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
 }
 """With a transformers model."""
-SHARDED = (*MODELS, "lora-dpo", "untied-grpo", "hf-kto")
+SHARDED = (*MODELS, "lora-dpo", "untied-dpo", "hf-kto")
 MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
     "lora-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
-    "untied-grpo": ("grpo", REUSED),
+    "untied-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
     "hf-kto": ("kto", {**OFFLINE, "learning_rate": 1e-4}),
 }
 
@@ -87,7 +87,7 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
 
     feed = _feed(optimizer, policy)
     train(optimizer, feed, folder=folder / case, seed=5, on_step=on_step, resume=resume, shard=shard)
-    if shard and process_index() == 0:
+    if process_index() == 0:
         optimizer.save(folder / f"{case}-saved")
     found = {figure: [record[figure] for record in log] for figure in ("loss", "grad_norm")}
     return {**found, "weights": weights(optimizer)}

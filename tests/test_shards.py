@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from many_processes import SHARDED, largest_difference, results, started, trained
+from safetensors.torch import load_file
 
 from alignkit import InputError, build_component
 from alignkit.testing import TinyPolicy
@@ -27,6 +28,8 @@ def test_split_weights_take_the_steps_of_one_process(tmp_path: Path) -> None:
         alone = trained(case, tmp_path / "one")
         found = results(tmp_path / "many", 2, case)[0]
         assert largest_difference(found, alone) < BOUND, case
+        saved = [load_file(tmp_path / place / f"{case}-saved" / "model.safetensors") for place in ("many", "one")]
+        assert largest_difference(*saved) < BOUND, case
 
 
 @pytest.mark.slow

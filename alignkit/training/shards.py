@@ -8,6 +8,7 @@ process, and each pass of shards is a common one. So the weights are gathered on
 
 from __future__ import annotations
 
+import copy
 import shutil
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from alignkit.training.processes import in_first
 from alignkit.training.replicas import Replicas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from alignkit.companions import Companion
@@ -66,6 +67,7 @@ class Shards(Replicas):
     def _wrapped(self, modules: Mapping[str, nn.Module], optimizer: Optimizer[Any]) -> tuple[dict[str, nn.Module], Any]:
         frozen = {} if optimizer.reference is None else optimizer.reference.modules()
         self._roots = list({id(module): module for module in (*modules.values(), *frozen.values())}.values())
+        self._skeletons = [*map(_skeleton, self._roots)]
         for root in self._roots:
             for layer in layers_of(root):
                 fully_shard(layer)
@@ -131,19 +133,15 @@ class Shards(Replicas):
     def release(self) -> None:
         """After the training: whole modules on the CPU of the first process, gathered tensor by tensor; elsewhere they
         are empty."""
-        for part in self._parts():
-            state = fully_shard.state(part)  # type: ignore[attr-defined]
-            for handle in (state._pre_forward_hook_handle, state._post_forward_hook_handle):
-                handle.remove()
-            part.__class__ = type(part).__bases__[1]
-        whole: dict[int, nn.Parameter] = {}
-        for root in self._roots:
-            for module in root.modules():
+        for root, skeleton in zip(self._roots, self._skeletons, strict=True):
+            live = dict(root.named_parameters())
+            filled = {id(empty): _gathered(live[name]) for name, empty in skeleton.named_parameters()}
+            for module in skeleton.modules():
                 for name, parameter in module._parameters.items():
-                    if isinstance(parameter, DTensor):
-                        whole.setdefault(id(parameter), _gathered(parameter))
-                        module._parameters[name] = whole[id(parameter)]
-            root.to("cpu" if process_index() == 0 else META)
+                    if parameter is not None:
+                        module._parameters[name] = filled[id(parameter)]
+            skeleton.to("cpu" if process_index() == 0 else META)
+            root.__class__, root.__dict__ = type(skeleton), skeleton.__dict__
 
 
 def layers_of(root: nn.Module) -> Iterator[nn.Module]:
@@ -152,8 +150,12 @@ def layers_of(root: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else layers_of(child)
 
 
-def is_sharded(modules: Iterable[nn.Module]) -> bool:
-    return any(isinstance(module, FSDPModule) for module in modules)
+def _skeleton(root: nn.Module) -> nn.Module:
+    """A copy with parameters that take no memory."""
+    empty = {
+        id(p): nn.Parameter(torch.empty_like(p, device=META), requires_grad=p.requires_grad) for p in root.parameters()
+    }
+    return copy.deepcopy(root, empty)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:
