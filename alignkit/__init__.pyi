@@ -11,6 +11,9 @@ from .checking import (
     Problem as Problem,
 )
 from .companions import (
+    Alarm as Alarm,
+)
+from .companions import (
     Companion as Companion,
 )
 from .companions import (
@@ -45,6 +48,21 @@ from .errors import (
 )
 from .errors import (
     visible as visible,
+)
+from .files import (
+    telling_when_full as telling_when_full,
+)
+from .files import (
+    write_synced as write_synced,
+)
+from .footprint import (
+    Footprint as Footprint,
+)
+from .footprint import (
+    Held as Held,
+)
+from .footprint import (
+    Load as Load,
 )
 from .hookspecs import (
     Register as Register,
@@ -92,6 +110,9 @@ from .interfaces import (
     Scorer as Scorer,
 )
 from .options import (
+    AlarmOptions as AlarmOptions,
+)
+from .options import (
     ComponentSpec as ComponentSpec,
 )
 from .options import (
@@ -108,9 +129,6 @@ from .options import (
 )
 from .options import (
     IterationOptions as IterationOptions,
-)
-from .options import (
-    KLLimitOptions as KLLimitOptions,
 )
 from .options import (
     LearningOptions as LearningOptions,
@@ -217,6 +235,24 @@ from .records import (
 from .records import (
     write_groups as write_groups,
 )
+from .remote import (
+    RetryGate as RetryGate,
+)
+from .remote import (
+    Unanswered as Unanswered,
+)
+from .remote import (
+    check_address as check_address,
+)
+from .remote import (
+    check_key_variable as check_key_variable,
+)
+from .remote import (
+    redacted as redacted,
+)
+from .remote import (
+    retry_after as retry_after,
+)
 from .runs.api import (
     run as run,
 )
@@ -225,6 +261,15 @@ from .runs.api import (
 )
 from .runs.results import (
     Run as Run,
+)
+from .samplers import (
+    OwnSampler as OwnSampler,
+)
+from .samplers import (
+    Sampler as Sampler,
+)
+from .samplers import (
+    Servable as Servable,
 )
 from .training.signals import (
     StopSignals as StopSignals,

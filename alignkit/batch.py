@@ -10,12 +10,13 @@ written with them has the same gradient whatever the size or number of micro-bat
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _GROUP_FIELDS = ("prompt_lengths",)
 _RESPONSE_FIELDS = ("lengths", "finished", "ranks", "labels", "rewards")
 _TOKEN_FIELDS = (
-    "response_ids", "logprobs", "ref_logprobs", "values", "advantages", "returns", "token_rewards",
+    "response_ids", "logprobs", "sampler_logprobs", "ref_logprobs", "values", "advantages", "returns", "token_rewards",
 )  # fmt: skip
 
 
@@ -48,10 +49,12 @@ class GroupBatch:
         finished: [S] bool, False if the length limit cut the response off.
         ranks: [S] int64, 0 is best, ties share a rank. labels: [S] bool. rewards: [S] float.
         logprobs, ref_logprobs: [R], under the sampling policy (or the policy at `prepare`) and the reference.
+        sampler_logprobs: [R], as another engine than the policy computed them while it sampled.
         values, advantages, returns, token_rewards: [R].
         groups: the G text records. totals: the divisors of the means; if None, the batch's own counts.
         temperature: of the log-probabilities.
         response_limit: maximum tokens of a sampled response; 0 if unknown.
+        version: of the weights that sampled the responses, as `Sampler.sync` was told it.
     """
 
     prompt_ids: Tensor
@@ -65,6 +68,7 @@ class GroupBatch:
     labels: Tensor | None = None
     rewards: Tensor | None = None
     logprobs: Tensor | None = None
+    sampler_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     advantages: Tensor | None = None
@@ -73,6 +77,7 @@ class GroupBatch:
     totals: Totals | None = None
     temperature: float = 1.0
     response_limit: int = 0
+    version: int = 0
 
     @classmethod
     def from_ids(
@@ -97,29 +102,23 @@ class GroupBatch:
             raise ValueError(f"{len(finished)} finished flags for {len(flat)} responses")
         if any(not ids for ids in flat):
             raise ValueError("a response has no tokens: it needs at least its stop token")
-        count = [len(rows) for rows in responses]
+        integers = partial(torch.tensor, dtype=torch.long, device=device)
+        flags = partial(torch.tensor, dtype=torch.bool, device=device)
 
-        def column(name: str, dtype: torch.dtype) -> Tensor | None:
-            rows = [getattr(group, name) for group in groups]
-            if any(row is None for row in rows):
-                return None
-            return torch.tensor([value for row in rows for value in row], dtype=dtype, device=device)
+        def joined(rows: list[Any]) -> list[Any] | None:
+            return None if any(row is None for row in rows) else [value for row in rows for value in row]
 
-        def integers(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
-
+        ranks, labels = joined([group.ranks for group in groups]), joined([group.labels for group in groups])
         return cls(
             prompt_ids=integers([token for ids in prompts for token in ids]),
             prompt_lengths=integers([len(ids) for ids in prompts]),
             response_ids=integers([token for ids in flat for token in ids]),
             lengths=integers([len(ids) for ids in flat]),
-            group_index=integers([g for g, n in enumerate(count) for _ in range(n)]),
-            finished=torch.tensor(
-                [True] * len(flat) if finished is None else list(finished), dtype=torch.bool, device=device
-            ),
+            group_index=integers([g for g, rows in enumerate(responses) for _ in rows]),
+            finished=flags([True] * len(flat) if finished is None else list(finished)),
             groups=tuple(groups),
-            ranks=column("ranks", torch.long),
-            labels=column("labels", torch.bool),
+            ranks=None if ranks is None else integers(ranks),
+            labels=None if labels is None else flags(labels),
             temperature=temperature,
         )
 
@@ -167,6 +166,17 @@ class GroupBatch:
         """[G] responses of each group."""
         return torch.bincount(self.group_index, minlength=self.num_groups)
 
+    @property
+    def _first_response(self) -> Tensor:
+        """[G] index of each group's first response."""
+        return self.group_sizes.cumsum(0) - self.group_sizes
+
+    @property
+    def _costs(self) -> list[int]:
+        """Tokens of each group, the prompt once."""
+        costs: list[int] = (self.prompt_lengths + self.sum_by_group(self.lengths)).tolist()
+        return costs
+
     def replace(self, **changes: Any) -> GroupBatch:
         """A copy with changed fields."""
         return replace(self, **changes)
@@ -209,9 +219,8 @@ class GroupBatch:
     def select(self, chosen: Sequence[int]) -> GroupBatch:
         """The batch of these groups, in this order. Totals are dropped."""
         groups = torch.as_tensor(list(chosen), dtype=torch.long, device=self.device)
-        sizes = self.group_sizes
-        responses = _ranges((sizes.cumsum(0) - sizes)[groups], sizes[groups])
-        return self._take(groups, responses, new_sizes=sizes[groups])
+        sizes = self.group_sizes[groups]
+        return self._take(groups, _ranges(self._first_response[groups], sizes), new_sizes=sizes)
 
     def select_responses(self, keep: Tensor) -> GroupBatch:
         """The batch without responses where `keep` [S] is False, and without groups that become empty."""
@@ -227,7 +236,7 @@ class GroupBatch:
             for name in names:
                 if (value := getattr(self, name)) is not None:
                     taken[name] = value[index]
-        positions = responses - _group_starts(self)[self.group_index[responses]]
+        positions = responses - self._first_response[self.group_index[responses]]
         kept = torch.split(positions, new_sizes.tolist())
         return self.replace(
             **taken,
@@ -239,14 +248,7 @@ class GroupBatch:
 
     def pieces(self, max_tokens: int) -> Iterator[GroupBatch]:
         """Batches of consecutive groups, at most `max_tokens` tokens each; a group over the budget is alone."""
-        cost = (self.prompt_lengths + self.sum_by_group(self.lengths)).tolist()
-        start, used = 0, 0
-        for group, tokens in enumerate(cost):
-            if group > start and used + tokens > max_tokens:
-                yield self.select(range(start, group))
-                start, used = group, 0
-            used += tokens
-        yield self.select(range(start, len(cost)))
+        return map(self.select, _packed(range(self.num_groups), self._costs, max_tokens))
 
     def split(self, max_tokens: int, *, divisible: bool = False) -> list[GroupBatch]:
         """Micro-batches of at most `max_tokens` tokens (prompts once), longest groups first.
@@ -255,19 +257,11 @@ class GroupBatch:
         with the prompt. The parts keep this batch's totals.
         """
         totals = self.totals or self.counts()
-        pieces = self._divide(max_tokens) if divisible else [self]
         parts: list[GroupBatch] = []
-        for piece in pieces:
-            cost = (piece.prompt_lengths + piece.sum_by_group(piece.lengths)).tolist()
-            order = sorted(range(piece.num_groups), key=lambda g: (-cost[g], g))
-            current: list[int] = []
-            for group in order:
-                if current and sum(cost[g] for g in current) + cost[group] > max_tokens:
-                    parts.append(piece.select(current))
-                    current = []
-                current.append(group)
-            if current:
-                parts.append(piece.select(current))
+        for piece in self._divide(max_tokens) if divisible else [self]:
+            costs = piece._costs
+            order = sorted(range(piece.num_groups), key=lambda group: -costs[group])
+            parts += [piece.select(chosen) for chosen in _packed(order, costs, max_tokens) if chosen]
         return [part.replace(totals=totals) for part in parts]
 
     def _divide(self, max_tokens: int) -> list[GroupBatch]:
@@ -312,6 +306,14 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     return offsets + torch.arange(offsets.shape[0], device=starts.device)
 
 
-def _group_starts(batch: GroupBatch) -> Tensor:
-    sizes = batch.group_sizes
-    return sizes.cumsum(0) - sizes
+def _packed(groups: Iterable[int], costs: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """The groups in runs that cost at most `max_tokens`, or hold a single group; one empty run if there are none."""
+    run: list[int] = []
+    used = 0
+    for group in groups:
+        if run and used + costs[group] > max_tokens:
+            yield run
+            run, used = [], 0
+        run.append(group)
+        used += costs[group]
+    yield run

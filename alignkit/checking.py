@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from alignkit.errors import InputError, PluginError, closest, describe_error, missing_package
+from alignkit.errors import InputError, PluginError, all_of, closest, describe_error, missing_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
@@ -47,12 +45,6 @@ _BOUNDS = {
 }
 
 
-class HasRules(Protocol):
-    """Options with their own rules."""
-
-    def check(self) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One mistake in options: its key path, what is wrong, how to fix it, and whether the option is missing."""
@@ -74,11 +66,10 @@ class OptionsError(InputError):
     def __init__(self, owner: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         errors = [InputError(p.what, where=f"{owner} {'.'.join(p.key)}".strip(), fix=p.fix) for p in problems]
-        if len(errors) == 1:
-            super().__init__(errors[0].what, where=errors[0].where, fix=errors[0].fix)
+        told = all_of(errors)
+        super().__init__(told.what, where=told.where, fix=told.fix)
+        if len(problems) == 1:
             self.where = ".".join(problems[0].key)
-        else:
-            super().__init__("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
 
 def looks_secret(name: str, value: Any) -> bool:
@@ -142,11 +133,9 @@ def check_fields(options: Any) -> None:
     config: Any = type(options)
     for name, (adapter, inner) in _adapters(config).items():
         given = getattr(options, name)
-        if secret := list(secrets_in(given, (name,))):
-            problems += secret
-            continue
-        if inner is not None and (found := _inside(inner, given)):
-            problems += [problem.under(name) for problem in found]
+        found = [*secrets_in(given, (name,))] or [problem.under(name) for problem in _inside(inner, given)]
+        if found:
+            problems += found
             continue
         try:
             meant = adapter.validate_python(given)
@@ -162,7 +151,7 @@ def check_fields(options: Any) -> None:
         raise OptionsError(type(options).__name__, problems)
 
 
-def check_rules(options: HasRules) -> None:
+def check_rules(options: Any) -> None:
     """Calls the class's `check`. Raises OptionsError with what it finds."""
     try:
         options.check()
@@ -186,20 +175,17 @@ def unknown(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
 
 def missing(config: type[Any], options: Mapping[str, Any]) -> list[Problem]:
     """A problem for each required option that is missing."""
-    required = [
-        field.name
-        for field in dataclasses.fields(config)
-        if field.init and field.default is field.default_factory is dataclasses.MISSING
-    ]
-    return [Problem((name,), "is required", missing=True) for name in required if name not in options]
+    left_out = [field for field in dataclasses.fields(config) if field.init and field.name not in options]
+    required = [field.name for field in left_out if default_of(field) is dataclasses.MISSING]
+    return [Problem((name,), "is required", missing=True) for name in required]
 
 
-def _inside(config: type[Any], given: Any) -> list[Problem]:
+def _inside(config: type[Any] | None, given: Any) -> list[Problem]:
     """The problems of options given as a table, or as a list of tables."""
-    if isinstance(given, list | tuple):
-        return [p.under(str(place)) for place, item in enumerate(given) for p in _inside(config, item)]
-    if not isinstance(given, Mapping):
+    if config is None or not isinstance(given, Mapping | list | tuple):
         return []
+    if not isinstance(given, Mapping):
+        return [p.under(str(place)) for place, item in enumerate(given) for p in _inside(config, item)]
     problems = [*unknown(config, given), *missing(config, given)]
     if not problems:
         try:
@@ -217,13 +203,10 @@ def _adapters(config: Any) -> dict[str, tuple[TypeAdapter[Any], type[Any] | None
     try:
         hints = get_type_hints(config, include_extras=True)
         finite = ConfigDict(allow_inf_nan=False)
+        configs = {name: None if dataclasses.is_dataclass(hint) else finite for name, hint in hints.items()}
         return {
-            name: (
-                TypeAdapter(hint, config=None if dataclasses.is_dataclass(hint) else finite),
-                _dataclass_in(hint),
-            )
-            for name, hint in hints.items()
-            if name in option_names(config)
+            name: (TypeAdapter(hints[name], config=configs[name]), _dataclass_in(hints[name]))
+            for name in option_names(config)
         }
     except Exception as error:
         raise PluginError(f"the options class {config.__name__} is broken: {describe_error(error)}") from error

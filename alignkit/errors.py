@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,6 +43,13 @@ class InputError(AlignkitError):
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         super().__init__(": ".join(part for part in (where, what) if part) + (f"\n  fix: {fix}" if fix else ""))
+
+
+def all_of(errors: Sequence[InputError]) -> InputError:
+    """One error that lists them all."""
+    if len(errors) == 1:
+        return errors[0]
+    return InputError("\n".join([f"{len(errors)} things are wrong:", *map(str, errors)]))
 
 
 class StoppedByCheck(AlignkitError):  # noqa: N818

@@ -30,6 +30,11 @@ def register_policies(register: Register) -> None:
 
 
 @hookspec
+def register_samplers(register: Register) -> None:
+    """`register("vllm", "alignkit_vllm.sampler:VLLMSampler", config=VLLMOptions)`"""
+
+
+@hookspec
 def register_reward_sources(register: Register) -> None:
     """`register("length", LengthReward)`"""
 

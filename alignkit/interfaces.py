@@ -113,10 +113,6 @@ class Policy(Component[ConfigT], Model):
         return hashlib.sha256(f"{type(self)} {self.config} {digest_of_tensors(tensors)}".encode()).hexdigest()
 
     @classmethod
-    def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:
-        """Loads no model. Raises InputError with the place of a record that the policy can't read."""
-
-    @classmethod
     @abstractmethod
     def load(cls, path: Path, config: ConfigT, context: Context) -> Self:
         """Loads the policy that `save` wrote; everything else follows the options.
@@ -159,6 +155,10 @@ class HasValues(ABC):
         """Loads the scorer that `Scorer.save` wrote. One of another tool is scored behind an end token if `append_end`.
         Raises InputError if the folder holds none (a causal LM has no scoring head)."""
 
+    @classmethod  # noqa: B027
+    def try_records_of_scorer(cls, path: Path, records: Iterable[tuple[str, Group]]) -> None:
+        """Like `try_records`, for the scorer in a folder."""
+
 
 class RewardSource(Component[ConfigT]):
     """Scores responses: a trained model, a rule, a judge, a function."""
@@ -200,9 +200,11 @@ class Ask(Protocol):
 
 
 class PreferenceSource(Component[ConfigT]):
-    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`)."""
+    """Yields groups: a data set, human labels, or a labeller that ranks fresh responses (it sets `samples`). One that
+    only collects responses for others to judge sets `judges` to False."""
 
     samples: ClassVar[bool] = False
+    judges: ClassVar[bool] = True
 
     @abstractmethod
     def preferences(self, ask: Ask) -> Iterator[Group]:
@@ -217,7 +219,7 @@ class PreferenceSource(Component[ConfigT]):
         return {}
 
     def first(self) -> Iterable[tuple[str, Group]]:
-        """The first groups of a file, each with its place, to try them before a model is loaded."""
+        """The first groups of a file, each with its place, to try before a model loads; those to rank have ranks."""
         return ()
 
     @classmethod

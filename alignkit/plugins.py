@@ -10,12 +10,12 @@ import inspect
 import re
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from signal import SIGTERM
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -34,6 +34,7 @@ from alignkit.errors import (
 )
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,6 +45,7 @@ COMMANDS_GROUP = "alignkit.commands"
 
 ROLES: dict[str, type[Component[Any]]] = {
     "policy": Policy,
+    "sampler": Sampler,
     "reward": RewardSource,
     "preferences": PreferenceSource,
     "optimizer": Algorithm,
@@ -53,6 +55,7 @@ ROLES: dict[str, type[Component[Any]]] = {
 
 HOOKS = {
     "register_policies": "policy",
+    "register_samplers": "sampler",
     "register_reward_sources": "reward",
     "register_preference_sources": "preferences",
     "register_optimizers": "optimizer",
@@ -60,10 +63,8 @@ HOOKS = {
 }
 """The role of the components that each hook registers."""
 
-FIRST_PARTY = tuple(
-    f"alignkit-{name}"
-    for name in ("hf", "reward", "ppo", "dpo", "grpo", "data", "clicks", "report", "demo", "judge", "label", "trl")
-)  # fmt: skip
+_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label serve trl vllm"
+FIRST_PARTY = tuple(f"alignkit-{name}" for name in _PLUGINS.split())
 """The project's own distributions: they win when two plugins use one name."""
 
 
@@ -91,6 +92,11 @@ class Registration:
     def __str__(self) -> str:
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def owner(self) -> str:
+        """The plugin to name when it fails."""
+        return f"{self.role} plugin {self}"
+
     def load(self) -> type[Component[Any]]:
         """Imports the target.
 
@@ -101,24 +107,21 @@ class Registration:
         target = self.target
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
-            try:
-                target = getattr(import_module(module), attribute)
-            except ModuleNotFoundError as error:
-                if is_missing_itself(module, error):
-                    raise PluginError(f"{self.role} plugin {self}: there is no module {error.name!r}") from error
-                raise missing_package(error, f"{self.role} plugin {self}") from error
-            except Exception as error:
-                raise PluginError(f"{self.role} plugin {self} can't be loaded: {describe_error(error)}") from error
+            with blamed(self.owner, "can't be loaded"):
+                try:
+                    target = getattr(import_module(module), attribute)
+                except ModuleNotFoundError as error:
+                    if is_missing_itself(module, error):
+                        raise PluginError(f"there is no module {error.name!r}") from error
+                    raise
         base = ROLES[self.role]
         if not (inspect.isclass(target) and issubclass(target, base)):
-            raise PluginError(f"{self.role} plugin {self}: {self.target} is not a subclass of {base.__name__}")
+            raise PluginError(f"{self.owner}: {self.target} is not a subclass of {base.__name__}")
         if self.role == "optimizer" and not hasattr(target, "consumes"):
-            raise PluginError(f"{self.role} plugin {self}: {target.__name__} doesn't say what it `consumes` (a Feed)")
+            raise PluginError(f"{self.owner}: {target.__name__} doesn't say what it `consumes` (a Feed)")
         if not issubclass(self.config, target.Config):
-            raise PluginError(
-                f"{self.role} plugin {self}: {target.__name__} takes {target.Config.__name__}, but is registered with "
-                f"{self.config.__name__}"
-            )
+            takes, given = target.Config.__name__, self.config.__name__
+            raise PluginError(f"{self.owner}: {target.__name__} takes {takes}, but is registered with {given}")
         return target
 
 
@@ -140,10 +143,8 @@ class Registry:
 
     def names(self, role: str) -> list[str]:
         """The sorted names of a role's components; clashing ones as `distribution:name`."""
-        names = {r.name: self._winners(role, r.name) for r in self._of(role)}
-        return sorted(name for name, found in names.items() if len(found) == 1) + sorted(
-            str(r) for found in names.values() if len(found) > 1 for r in found
-        )
+        names = {self.spelled(one) for r in self._of(role) for one in self._winners(role, r.name)}
+        return sorted(names, key=lambda name: (":" in name, name))
 
     def get(self, role: str, name: str) -> Registration:
         """The component of this name, or of `distribution:name`.
@@ -154,7 +155,8 @@ class Registry:
         if role not in ROLES:
             raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
         if ":" in name:
-            found = [r for r in self._of(role) if str(r) == _normalized_qualified(name)]
+            distribution, _, plugin = name.partition(":")
+            found = [r for r in self._of(role) if str(r) == f"{normalized(distribution)}:{plugin}"]
         else:
             found = self._winners(role, name)
         if not found:
@@ -181,7 +183,7 @@ class Registry:
     def _winners(self, role: str, name: str) -> list[Registration]:
         """The registrations that a bare name may mean: the project's own, else all."""
         found = [r for r in self._of(role) if r.name == name]
-        return [r for r in found if r.distribution in FIRST_PARTY] or found
+        return [r for r in found if r.distribution in ("alignkit", *FIRST_PARTY)] or found
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
@@ -192,15 +194,12 @@ class Registry:
         return hint
 
 
-def _normalized_qualified(name: str) -> str:
-    distribution, _, plugin = name.partition(":")
-    return f"{normalized(distribution)}:{plugin}"
-
-
 @cache
 def registry() -> Registry:
     """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
-    return discover(entry_points(group=GROUP))
+    found = discover(entry_points(group=GROUP))
+    found.registrations.append(Registration("sampler", "policy", OwnSampler, OwnSampler.Config, "alignkit"))
+    return found
 
 
 def discover(points: Iterable[EntryPoint]) -> Registry:
@@ -264,11 +263,6 @@ class Part:
     config: Config
     training: Part | None = None
 
-    @property
-    def owner(self) -> str:
-        """The plugin to name when this part fails."""
-        return f"{self.registration.role} plugin {self.registration}"
-
 
 def select(registry: Registry, role: str, name: str) -> tuple[Registration, dict[str, str]]:
     """The component that a recipe or flag names, and the option that the name sets.
@@ -295,7 +289,7 @@ def read_component(registry: Registry, role: str, spec: ComponentSpec) -> tuple[
     except InputError as error:
         what = error.what if spec.get("plugin") else f"needs a {role} plugin"
         return None, [Problem(("plugin",), what, error.fix)]
-    with blamed(f"{role} plugin {registration}"):
+    with blamed(registration.owner):
         config, problems = read_options(registry, registration.config, {**implied, **options})
     if config is None:
         return None, problems
@@ -356,7 +350,7 @@ def build(part: Part, context: Context, *, saved: Path | None = None, **keywords
         PluginError: the plugin raised, or can't be imported.
     """
     target: Any = part.registration.load()
-    with blamed(part.owner, "could not be started"):
+    with blamed(part.registration.owner, "could not be started"):
         if saved is not None:
             return target.load(saved, part.config, context)
         return target(part.config, context, **keywords)
@@ -389,9 +383,9 @@ def make_context(
     *, seed: int = 0, device: str = "auto", folder: Path | None = None, cache: Path | None = None
 ) -> Context:
     """A `Context` for components built outside a run."""
-    bare = Context(seed=seed, device=device, folder=folder, cache=cache)
-    return replace(bare, build=partial(_build_inside, bare))
 
+    def build(role: str, spec: ComponentSpec) -> Any:
+        return build_component(role, spec, context)
 
-def _build_inside(bare: Context, role: str, spec: ComponentSpec) -> Component[Any]:
-    return cast("Component[Any]", build_component(role, spec, replace(bare, build=partial(_build_inside, bare))))
+    context = Context(seed, device, folder, cache, build)
+    return context

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
+from alignkit.files import replacing, telling_when_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,9 +190,8 @@ class Group:
         chosen = list(indices)
         if chosen == list(range(len(self.responses))):
             return self
-        kept: dict[str, Any] = {"responses": self.responses}
-        kept |= {name: values for name in _PER_RESPONSE if (values := getattr(self, name)) is not None}
-        kept = {name: tuple(values[index] for index in chosen) for name, values in kept.items()}
+        given = {name: values for name in ("responses", *_PER_RESPONSE) if (values := getattr(self, name)) is not None}
+        kept: dict[str, Any] = {name: tuple(values[index] for index in chosen) for name, values in given.items()}
         return replace(self, meta=meta_of_chosen(self.meta, chosen), **kept)
 
     def without_duplicates(self) -> Group:
@@ -226,21 +226,15 @@ class Group:
         """The group of a JSON record; other columns go to the prompt. Raises ValueError or KeyError if it is none."""
         if isinstance(record["responses"], str):
             raise ValueError("responses must be a list of strings")
-
-        def optional(name: str) -> tuple[Any, ...] | None:
-            return None if record.get(name) is None else tuple(record[name])
-
         known = {*_PER_RESPONSE, "prompt", "responses", "source", "meta", "prompt_meta"}
         columns = {name: value for name, value in record.items() if name not in known}
+        said: dict[str, Any] = {name: tuple(record[name]) for name in _PER_RESPONSE if record.get(name) is not None}
         return cls(
             prompt=Prompt.of(record["prompt"], {**columns, **(record.get("prompt_meta") or {})}),
             responses=tuple(record["responses"]),
-            ranks=optional("ranks"),
-            scores=optional("scores"),
-            labels=optional("labels"),
-            finished=optional("finished"),
             source=record.get("source", ""),
             meta=dict(record.get("meta") or {}),
+            **said,
         )
 
 
@@ -263,21 +257,29 @@ def read_groups(path: Path | str) -> Iterator[Group]:
 
 
 def write_groups(path: Path | str, groups: Iterable[Group]) -> int:
-    """Writes one JSON record per line, atomically; returns how many."""
+    """Writes one JSON record per line, whole or not at all; returns how many.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    count = 0
-    try:
-        with partial.open("w", encoding="utf-8") as lines:
-            for group in groups:
-                lines.write(json.dumps(group.to_json(), ensure_ascii=False) + "\n")
-                count += 1
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    count = size = 0
+    with telling_when_full(path, path.name, lambda: _bytes_of(groups) or size), replacing(path) as lines:
+        for group in groups:
+            line = _line_of(group)
+            count, size = count + 1, size + len(line.encode())
+            lines.write(line)
     return count
+
+
+def _line_of(group: Group) -> str:
+    return json.dumps(group.to_json(), ensure_ascii=False) + "\n"
+
+
+def _bytes_of(groups: Iterable[Group]) -> int:
+    """The size of the groups' file; 0 where iterating is not free."""
+    return sum(len(_line_of(group).encode()) for group in groups) if isinstance(groups, list | tuple) else 0
 
 
 FIELD = "annotations"

@@ -2,6 +2,7 @@
 
 - cli.md: the help of every command.
 - algorithms.md, options.md: from the installed plugins of this project (plugins.md, "How a plugin is documented").
+- reliability.md: from reliability.toml, where every fault stands with its tests.
 - in the README and docs/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or the
   class or function in it.
 """
@@ -62,6 +63,10 @@ policy in nats a reply. Seconds are those of the algorithm alone, memory is the 
 stand in `alignkit_demo/recipes/comparison.toml`. Learning rates were tried on this world, two or three for most, and
 there is one seed on one machine, so small differences say little: another machine moves gold by about 0.3. Before
 2026-11-29 a third of the evaluation's prompts stood in the demo's other files; now none does.
+"""
+RELIABILITY = """\
+What can go wrong, what then happens, and the tests that hold it; a test fails where a row has none. `make test` runs
+them, those that take long by `make test-slow`.
 """
 SNIPPET = re.compile(r"(<!-- from: (\S+) -->\n+```\w*\n)(.*?)(^```$)", re.DOTALL | re.MULTILINE)
 
@@ -188,6 +193,26 @@ def _optima() -> list[str]:
     ]
 
 
+def reliability_page() -> str:
+    """Every fault with its tests, and what long runs of kills and of mutated inputs have found."""
+    said = tomllib.loads((DOCS / "reliability.toml").read_text(encoding="utf-8"))
+    rows = [
+        [str(fault["number"]), _cell(fault["fault"]), _cell(fault["must"]), "; ".join(map(_test_link, fault["tests"]))]
+        for fault in said["fault"]
+    ]
+    parts = [NOTE, "# Reliability\n", RELIABILITY, *_table(["#", "fault or input", "what happens", "tests"], rows)]
+    for measured in (said["soak"], said["fuzz"]):
+        parts += [f"## {measured['title']}\n", measured["text"], *_table(measured["head"], measured["rows"])]
+        parts += [f"On {measured['date']}, {measured['machine']}.\n"]
+        parts += ["".join(f"- {finding}\n" for finding in measured["found"])] if measured.get("found") else []
+    return "\n".join(parts)
+
+
+def _test_link(test: str) -> str:
+    path, name = test.split("::")
+    return f"[{name.removeprefix('test_').replace('_', ' ')}](../{path})"
+
+
 def _reference(plugin: Registration, target: type[Optimizer[Any]]) -> str:
     by_options = hasattr(plugin.config, "needs_reference")
     return "where kl_coef > 0" if by_options else "yes" if target.uses_reference else "no"
@@ -285,6 +310,7 @@ def pages() -> dict[Path, str]:
         DOCS / "cli.md": cli_page(),
         DOCS / "options.md": options_page(),
         DOCS / "algorithms.md": algorithms_page(),
+        DOCS / "reliability.md": reliability_page(),
     }
     written = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in made and path.exists()]
     return made | {path: with_snippets(path.read_text(encoding="utf-8")) for path in written}

@@ -10,7 +10,7 @@ import pytest
 from alignkit import cli
 from alignkit.errors import InputError
 from alignkit.options import Sampling
-from alignkit.recipe.options import CandidateOptions
+from alignkit.recipe.tables import CandidateOptions
 from alignkit.records import Group, Prompt
 from alignkit.runs.candidates import PolicySampler
 
@@ -32,7 +32,9 @@ class Speaker:
     ) -> Any:
         texts = self.lines[:n] or [f"{self.name} {sampling.temperature:g} {seed} {i}" for i in range(n)]
         cut = tuple(i != 1 for i in range(n))
-        return SimpleNamespace(groups=[Group(prompt, tuple(texts), finished=cut) for prompt in prompts])
+        batch = SimpleNamespace(groups=[Group(prompt, tuple(texts), finished=cut) for prompt in prompts])
+        batch.replace = lambda **changes: batch
+        return batch
 
 
 def sampled(k: int, speaker: Speaker, other: str = "", **options: Any) -> list[Group]:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from alignkit.errors import AlignkitError, CheckpointError, StoppedByCheck
+from alignkit.files import telling_when_full
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import TrainingOptions
 from alignkit.records import Group, Prompt
@@ -20,7 +21,6 @@ from alignkit.training.checkpoint import (
     checkpoint_folders,
     newest_checkpoint,
     save_checkpoint,
-    telling_when_full,
 )
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed
@@ -87,7 +87,7 @@ def test_one_save_that_was_cut_off_is_no_checkpoint_and_two_are_an_error(tmp_pat
 )
 def test_a_full_disk_is_called_that_whatever_library_writes(tmp_path: Path, error: Exception) -> None:
     with (
-        pytest.raises(AlignkitError, match=r"the disk is full: no space for the model of 4,000 bytes, [\d,]+ bytes"),
+        pytest.raises(AlignkitError, match=r"the disk is full: the model needs 4,000 bytes, [\d,]+ are"),
         telling_when_full(tmp_path, "the model", lambda: 4000),
     ):
         raise error

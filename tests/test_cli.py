@@ -112,7 +112,7 @@ def test_the_broken_plugin_of_a_stranger_leaves_the_rest_alone(install_plugin: I
     install_plugin(
         "late-command", "def beg(): import no_such_package", group="alignkit.commands", name="later", attribute="beg"
     )
-    for name, where in (("beg", "the command 'beg': "), ("later", "")):
+    for name, where in (("beg", "the command 'beg' of poor-command: "), ("later", "")):
         begged = in_a_process(name, site=site)
         assert begged.returncode == 2
         assert begged.stderr.startswith(f"error: {where}needs the package 'no_such_package', which is not installed")

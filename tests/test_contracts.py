@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,7 +64,11 @@ LABELS.take_over(
 )
 LENGTH = {"plugin": "rules", "length": {"target": 5}}
 MODEL = str(write_tiny_llama(FILES / "llama"))
-JUDGE = {"backend": "local", "model": MODEL}
+JUDGING = write_tiny_llama(FILES / "judge")
+(JUDGING / "config.json").write_text(
+    json.dumps({**json.loads((JUDGING / "config.json").read_text()), "max_position_embeddings": 4096})
+)
+JUDGE = {"backend": "local", "model": str(JUDGING), "min_mass": 0}
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("policy", "hf"): {"model": MODEL},
     ("reward", "function"): {"function": "contract_functions:length"},
@@ -74,7 +79,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("preferences", "function"): {"function": "contract_functions:longest_first"},
     ("preferences", "reward"): {"source": LENGTH},
     ("preferences", "rules"): {"length": {"target": 5}},
-    ("preferences", "judge"): {**JUDGE, "abstentions": "keep"},
+    ("preferences", "judge"): {**JUDGE, "abstentions": "keep", "protocol": "pointwise"},
     ("reward", "judge"): JUDGE,
     ("preferences", "human"): {"database": str(FILES / "labels.db")},
     ("preferences", "clicks"): {"path": str(FILES / "clicks.csv")},
@@ -195,7 +200,7 @@ def test_what_cannot_be_tested_says_why() -> None:
 
 def test_options_that_are_missing_skip_the_contract_with_their_names() -> None:
     contracts = contracts_for(registry(), only="alignkit-data")
-    with pytest.raises(pytest.skip.Exception, match=r"needs options \(path\)"):
+    with pytest.raises(pytest.skip.Exception, match=r"^alignkit-data:dataset needs -o preferences\.path=VALUE$"):
         contracts["Test_preferences_alignkit_data_dataset"]().test_it_can_be_used()
     model = contracts_for(registry(), only="alignkit-reward:model")
     with pytest.raises(pytest.skip.Exception, match="must be trained first"):

@@ -21,7 +21,7 @@ from alignkit.recipe.describe import SECTIONS, describe, groups_of, heading, plu
 from alignkit.recipe.tables import OPTION_TABLES, ROLE_OF_TABLE
 
 ROOT = Path(__file__).parent.parent
-GENERATED = {"algorithms.md", "cli.md", "options.md"}
+GENERATED = {"algorithms.md", "cli.md", "options.md", "reliability.md"}
 PAGES = [
     path
     for pattern in ("*.md", "docs/*.md", "examples/*.md", "plugins/*/README.md")

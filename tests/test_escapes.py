@@ -7,10 +7,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from alignkit_report.run_report import write_report
 
-from alignkit import Group, InputError, Prompt, StoppedByCheck, cli, visible, write_groups
+from alignkit import Group, InputError, Prompt, Run, StoppedByCheck, cli, visible, write_groups
 from alignkit.commands import show
-from alignkit.runs.report import write_report
 from alignkit.runs.reporting import BarReporter, JsonReporter, LineReporter
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_a_page_shows_them_as_escapes(tmp_path: Path) -> None:
     samples = [Group(Prompt.of(f"<i>{ALL}"), (f"{name} {ALL}",), source=name) for name in ("start", "policy")]
     write_groups(tmp_path / "samples.jsonl", samples)
     (tmp_path / "recipe.toml").write_text('name = "\u202e"\n', encoding="utf-8")
-    page = write_report(tmp_path, {}).read_text(encoding="utf-8")
+    page = write_report(Run(tmp_path, stages={})).read_text(encoding="utf-8")
     assert page == visible(page)
     assert r"&lt;i&gt;\x1b[31mred" in page
 

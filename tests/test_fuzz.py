@@ -9,6 +9,7 @@ import pytest
 from alignkit_data import Dataset, DatasetOptions
 
 from alignkit import InputError, cli
+from tests.fuzz.raw import RAW, kept, seeds
 from tests.fuzz.targets import TARGETS, example
 
 CASES = Path(__file__).parents[2] / "shared/cases/fuzz"
@@ -25,6 +26,14 @@ def test_mutated_inputs_are_read_or_refused(target: str, tmp_path: Path) -> None
         except Exception as error:
             raise AssertionError(f"example {number} of {target}: {error}") from error
     assert "refused" in outcomes
+
+
+@pytest.mark.parametrize("target", RAW)
+def test_what_was_found_is_read_or_refused(target: str, tmp_path: Path) -> None:
+    """The corpus of tests/fuzz/guided.py, where inputs stand that ended in raw errors once."""
+    outcomes = [RAW[target](content, tmp_path) for content in [*seeds(target), *kept(target)]]
+    assert {"read", "refused"} == {*outcomes}
+    assert len(kept(target)) >= 10
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="needs the mutated files in ../shared/cases/fuzz")

@@ -14,12 +14,12 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = ("alignkit", *(f"alignkit.{name}" for name in ("algorithms", "commands", "ops", "preferences", "testing")))
 
 FLOORS = (
-    ("alignkit.lazy", "alignkit.errors"),
-    ("alignkit.checking",),
+    ("alignkit.lazy", "alignkit.errors", "alignkit.files"),
+    ("alignkit.checking", "alignkit.remote"),
     ("alignkit.options", "alignkit.records"),
-    ("alignkit.components", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),
+    ("alignkit.components", "alignkit.footprint", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),
     ("alignkit.ops", "alignkit.companions"),
-    ("alignkit.interfaces", "alignkit.hookspecs"),
+    ("alignkit.interfaces", "alignkit.samplers", "alignkit.hookspecs"),
     ("alignkit.plugins",),
     ("alignkit.training",),
     ("alignkit.algorithms",),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alignkit.algorithms import OnlineAlgorithm, OnlineOptions
-from alignkit.errors import InputError, PluginError
+from alignkit.errors import InputError, Interrupted, PluginError
 from alignkit.interfaces import Feed, Optimizer, PreferenceSource
 from alignkit.options import Config, Count, PtxOptions, TrainingOptions
 from alignkit.plugins import Registration, Registry
@@ -150,6 +150,7 @@ def resolved(
     ("optimizer", "without", "stages"),
     [
         ("reinforce", [], ["sft", "align", "eval"]),
+        ("reinforce", ["prompts"], ["sft", "preferences", "align", "eval"]),
         ("margin", [], ["sft", "preferences", "align", "eval"]),
         ("margin", ["demonstrations"], ["preferences", "align", "eval"]),
         ("margin", ["optimizer"], ["sft", "preferences"]),
@@ -286,6 +287,18 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     assert (out / "preferences.jsonl").exists() == (optimizer == "margin")
 
 
+def test_ctrl_c_outside_of_training_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: TinyPolicy, *_: Any, **__: Any) -> GroupBatch:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TinyPolicy, "generate", interrupted)
+    with pytest.raises(Interrupted) as stopped:
+        run_recipe(resolved(tmp_path), tmp_path / "out", reporter=Recorder())
+    kept = f"stopped by SIGINT in align; what {tmp_path / 'out'} holds is kept: continue with --resume"
+    assert (str(stopped.value), stopped.value.exit_code) == (kept, 130)
+    assert (tmp_path / "out" / "sft").is_dir()
+
+
 def test_a_resumed_run_skips_what_is_done_and_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +342,14 @@ def test_stages_given_alone_pass_files(tmp_path: Path) -> None:
     run_recipe(recipe, whole, reporter=Reporter())
     names = ("preferences.jsonl", "policy/model.safetensors")
     assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
+
+
+def test_a_run_says_what_to_install_for_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignkit.runs.results.entry_points", lambda group: [])
+    recorder = Recorder()
+    run_recipe(resolved(tmp_path, "margin"), tmp_path / "out", stages=["preferences"], reporter=recorder)
+    assert recorder.notes[-1] == "no report.html: pip install alignkit-report"
+    assert not (tmp_path / "out" / "report.html").exists()
 
 
 def test_sample_and_score_need_only_files(tmp_path: Path) -> None:

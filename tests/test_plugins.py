@@ -158,6 +158,23 @@ def test_a_target_that_cannot_be_used_is_attributed_to_its_plugin(
     assert "pip install" not in str(raised.value)
 
 
+def test_an_algorithm_that_does_not_say_what_it_learns_from_is_named(install_plugin: InstallPlugin) -> None:
+    source = """
+        from alignkit import Optimizer, hookimpl
+
+        class Mine(Optimizer):
+            def loss(self, batch):
+                return -batch.token_mean(self.policy.forward(batch).logprobs), {}
+
+        @hookimpl
+        def register_optimizers(register):
+            register("mine", Mine)
+    """
+    install_plugin("my-algorithm", source)
+    with pytest.raises(PluginError, match=r"my-algorithm:mine: Mine doesn't say what it `consumes` \(a Feed\)"):
+        registry().load("optimizer", "mine")
+
+
 def test_a_package_that_a_target_needs_is_named_with_its_fix(
     install_plugin: InstallPlugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.runs.rundir import RunDir
 from alignkit.runs.stages import Stages
+from alignkit.samplers import OwnSampler
 from alignkit.testing import TinyPolicy
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def test_the_note_is_shown_when_it_changes_and_kept(tmp_path: Path) -> None:
     )
     reporter: Any = SimpleNamespace(note=shown.append)
     with RunDir(tmp_path, recipe="", digest="", resume=False, overwrite=False, force=False) as rundir:
-        stages = Stages(recipe, rundir, reporter, lambda record: None, resume=False, force=False)
+        stages = Stages(recipe, rundir, reporter, lambda record: None, OwnSampler(), resume=False, force=False)
         stages._policy(None)
         stages._policy(None)
         assert shown == ["policy: runs backwards"]

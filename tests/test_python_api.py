@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from alignkit_hf.policy import HFPolicy
 from python_material import PAIRS, SIGNALS, Tables, dpo_tables, letters, online_tables, saved, weights, write_material
 
 import alignkit
-from alignkit import Group, InputError, Interrupted, Run, cli
+from alignkit import Group, InputError, Interrupted, PluginError, Run, cli
 from alignkit.records import read_groups, write_groups
 
 if TYPE_CHECKING:
@@ -97,9 +98,24 @@ def test_a_run_is_opened_wherever_its_data_has_gone(
         Run.open(tmp_path)
 
 
+def test_installed_distributions_report_on_a_run(dpo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger_report.py").write_text(
+        "def write_report(run):\n    return run.path / ('page of ' + ' and '.join(run.stages))\n"
+        "def notebook_html(run):\n    raise KeyError('colour')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    points = [EntryPoint(name, "stranger_report", "alignkit.reports") for name in ("b", "a")]
+    monkeypatch.setattr("alignkit.runs.results.entry_points", lambda group: {"alignkit.reports": points}[group])
+    assert dpo.write_reports() == ", ".join([str(dpo.path / "page of preferences and align and eval")] * 2)
+    with pytest.raises(PluginError, match="report a: KeyError: 'colour'"):
+        dpo._repr_html_()
+    points.clear()
+    assert (dpo.write_reports(), dpo._repr_html_()) == ("", None)
+
+
 def test_what_a_notebook_shows_is_escaped(tmp_path: Path, dpo: Run) -> None:
     assert repr(dpo) == f"Run({str(dpo.path)!r}: preferences, align, eval)"
-    page = dpo._repr_html_()
+    page = dpo._repr_html_() or ""
     assert "<td>align</td>" in page
     assert ", measured on 2 prompts, 2 of them trained on since " in page.splitlines()[0]
     assert len(page) < 4000
@@ -108,8 +124,9 @@ def test_what_a_notebook_shows_is_escaped(tmp_path: Path, dpo: Run) -> None:
     (odd / "run.json").write_text('{"stages": {}}')
     empty = Run.open(odd)
     assert repr(empty).endswith("<b>&': no stage is done)")
-    assert "&lt;b&gt;&amp;" in empty._repr_html_()
-    assert "<b>" not in empty._repr_html_()
+    page = empty._repr_html_() or ""
+    assert "&lt;b&gt;&amp;" in page
+    assert "<b>" not in page
     assert (empty.metrics, empty.samples) == ([], [])
     with pytest.raises(InputError, match="this run has not trained a policy"):
         empty.policy()

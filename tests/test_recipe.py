@@ -201,6 +201,12 @@ def test_half_of_a_character_is_refused(refusal: Refusal) -> None:
     assert error.fix
 
 
+def test_a_model_to_compare_with_that_is_not_there_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    error = refusal(None, [f"eval.against={tmp_path / 'none'}"])
+    assert (error.where, error.what) == ("-o eval.against", f"no folder {str(tmp_path / 'none')!r}")
+    assert error.fix == "use sft, base or a model's folder"
+
+
 def test_two_overrides_that_exclude_each_other(refusal: Refusal) -> None:
     error = refusal(None, ["optimizer.limits=7", "optimizer.limits.low=1"], {"optimizer": "push"})
     assert error.what == "another -o sets 'limits' to a value"

@@ -18,9 +18,9 @@ from test_pipeline import Recorder, tiny_registry
 from alignkit.errors import InputError, PluginError, StoppedByCheck
 from alignkit.interfaces import ForeignTrainer
 from alignkit.plugins import Registration
-from alignkit.recipe.options import EvalOptions
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
+from alignkit.recipe.tables import EvalOptions
 from alignkit.records import Group, read_groups
 from alignkit.runs.history import split_by_prompt
 from alignkit.runs.plan import plan
@@ -280,7 +280,7 @@ def test_every_round_samples_with_a_seed_of_its_own() -> None:
 
 def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     recipe = resolved(tmp_path)
-    recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(samples=3, best_of=4)})
+    recipe = replace(recipe, eval=EvalOptions(samples=3, best_of=4))
     out = tmp_path / "out"
     report = run_recipe(recipe, out, reporter=Reporter())["eval"]
     names = ["start, best of 4", "policy, best of 4"]
@@ -303,6 +303,6 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stages", [None, ["eval"]])
 def test_best_of_n_needs_a_reward(tmp_path: Path, stages: list[str] | None) -> None:
     recipe = resolved(tmp_path, without="reward")
-    recipe = replace(recipe, table_options={**recipe.table_options, "eval": EvalOptions(best_of=2)})
+    recipe = replace(recipe, eval=EvalOptions(best_of=2))
     with pytest.raises(InputError, match="needs a reward to choose the best"):
         run_recipe(recipe, tmp_path / "out", stages=stages, reporter=Reporter())

@@ -72,7 +72,7 @@ def with_sinks(recipe: Resolved, *specs: Mapping[str, Any]) -> Resolved:
     return replace(
         recipe,
         registry=Registry([*recipe.registry.registrations, registration]),
-        table_options={**recipe.table_options, "run": run},
+        run=run,
     )
 
 

@@ -18,6 +18,7 @@ from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.reporting import Reporter
 from alignkit.runs.rundir import RunDir
 from alignkit.runs.stages import Stages
+from alignkit.samplers import OwnSampler
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward
 from alignkit.training import feeds
 from alignkit.training.feeds import RolloutFeed
@@ -91,7 +92,7 @@ def test_equal_rows_are_sampled_apart_and_rewards_see_each_rows_answer(tmp_path:
 
     opened = RunDir(tmp_path / "run", recipe="", digest="", resume=False, overwrite=False, force=False)
     with opened as rundir:
-        stages = Stages(recipe, rundir, Reporter(), lambda _: None, resume=False, force=False)
+        stages = Stages(recipe, rundir, Reporter(), lambda _: None, OwnSampler(), resume=False, force=False)
         kept = [(prompt.text, prompt.meta["final_answer"]) for prompt in stages._prompts]
     assert kept == [rows[0], rows[2], rows[3]]
 

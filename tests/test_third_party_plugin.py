@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from alignkit import cli
-from alignkit.cli.scaffold import write_distribution
 from alignkit.records import Group, Prompt, write_groups
+from alignkit.testing.scaffold import write_distribution
 
 EXAMPLE = Path(__file__).parent.parent / "examples/third-party-plugin"
 

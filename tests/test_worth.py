@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_report.run_report import write_report
 
 from alignkit import Group, Prompt, RewardSource
 from alignkit.preferences import (
@@ -16,7 +17,7 @@ from alignkit.preferences import (
     with_annotations,
 )
 from alignkit.runs.history import History
-from alignkit.runs.report import worth_of_labels, write_report
+from alignkit.runs.results import Run, worth_of_labels
 from alignkit.runs.stages import ranking_report
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ def test_a_reward_model_that_only_an_ai_taught_has_no_accuracy(tmp_path: Path) -
         "preferences: nobody has checked <these>. The reward model agrees with the AI on 100.0% of its pairs, which is"
         " no accuracy"
     )
-    page = write_report(tmp_path, summary).read_text(encoding="utf-8")
+    page = write_report(Run(tmp_path, stages=summary)).read_text(encoding="utf-8")
     assert "nobody has checked &lt;these&gt;" in page
     assert "agreement with the AI that ranked them, no accuracy [95% interval]" in page
-    assert "accuracy [95% interval]" in write_report(tmp_path, {"reward": mixed}).read_text(encoding="utf-8")
+    page = write_report(Run(tmp_path, stages={"reward": mixed})).read_text(encoding="utf-8")
+    assert "accuracy [95% interval]" in page
     assert worth_of_labels({"reward": mixed, "sft": {}}) == ""

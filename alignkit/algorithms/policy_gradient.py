@@ -15,16 +15,11 @@ import torch
 from alignkit.algorithms.online import HeldAlgorithm
 from alignkit.algorithms.options import ClippedOptions, PolicyGradientOptions
 from alignkit.batch import GroupBatch
+from alignkit.footprint import Held
+from alignkit.ops import surrogates
 from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.distributed import process_index, sum_over_processes
 from alignkit.ops.kl import kl_estimate
-from alignkit.ops.surrogates import (
-    aggregate,
-    clipped_policy_loss,
-    off_policy_mask,
-    pooled_log_ratio,
-    truncated_policy_loss,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +59,12 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
         self.uses_reference = config.needs_reference
         super().__init__(config, context, **parts)
         self.reward_moments = RunningMoments()
+
+    @classmethod
+    def holds(cls, config: OptionsT) -> tuple[Held, ...]:
+        return tuple(held for held in super().holds(config) if held.name != "reference") + (
+            (Held(name="reference"),) if config.needs_reference else ()
+        )
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:
@@ -162,7 +163,7 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
         length = self.config.loss_length or batch.response_limit
         if not length:
             raise ValueError("loss_length = 0 needs a batch with response_limit")
-        return aggregate(batch, x, self.config.aggregation, length)
+        return surrogates.aggregate(batch, x, self.config.aggregation, length)
 
     def keep_going(self, metrics: Mapping[str, float]) -> bool:
         return not self.config.stop_kl or metrics["approx_kl"] <= self.config.stop_kl
@@ -181,18 +182,20 @@ class ClippedPolicyGradient(PolicyGradient[ClippedT]):
     Config: ClassVar[type[Config]] = ClippedOptions
 
     def log_ratio(self, batch: GroupBatch, logprobs: Tensor) -> Tensor:
-        return pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
+        return surrogates.pooled_log_ratio(super().log_ratio(batch, logprobs), batch, self.config.ratio_level)
 
     def surrogate(self, batch: GroupBatch, logprobs: Tensor, log_ratio: Tensor) -> Tensor:
         options, advantages = self.config, known(batch, "advantages")
         if options.surrogate == "clip":
             low, high = options.clip_range, options.upper_clip_range
-            losses = clipped_policy_loss(log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip)
+            losses = surrogates.clipped_policy_loss(
+                log_ratio, advantages, low, clip_range_high=high, dual_clip=options.dual_clip
+            )
         else:
-            losses = truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
+            losses = surrogates.truncated_policy_loss(log_ratio, advantages, logprobs, 1 + options.upper_clip_range)
         if options.off_policy_kl:
             moved = logprobs - known(batch, "logprobs")
-            losses = losses * off_policy_mask(moved, advantages, batch, options.off_policy_kl)
+            losses = losses * surrogates.off_policy_mask(moved, advantages, batch, options.off_policy_kl)
         return losses
 
     def ratio_figures(self, batch: GroupBatch, deviation: Tensor) -> Metrics:

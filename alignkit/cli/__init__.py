@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignkit.checking import NO_SECRETS, secret_arguments
 from alignkit.errors import AlignkitError, InputError, missing_package, visible, wants_traceback
+from alignkit.files import is_disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,9 @@ def _unexpected(error: Exception, as_json: bool) -> int:
         return _complain(InputError(error.format_message(), fix=f"{command} --help"), 2, as_json)
     if type(error).__name__ == "Abort":
         return 130
+    if is_disk_full(error):
+        full = AlignkitError(f"the disk is full: {error}\n  fix: free disk space and type the same command again")
+        return _complain(full, 1, as_json, cause=error)
     hint = "" if wants_traceback() else "; set ALIGNKIT_TRACEBACK=1 to see where"
     return _complain(AlignkitError(f"{type(error).__name__}: {error}{hint}"), 1, as_json, cause=error)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.cli import plugins, preferences, samples, stages, version
-from alignkit.errors import PluginError, describe_error, missing_package
-from alignkit.plugins import COMMANDS_GROUP
+from alignkit.cli import plugins, preferences, samples, stages
+from alignkit.commands import AsJson, show
+from alignkit.plugins import COMMANDS_GROUP, blamed, registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+
+PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "pydantic", "typer")
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
@@ -26,14 +29,29 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(invoke_without_command=True)(version.root)
+    app.callback(invoke_without_command=True)(_root)
     stages.add_commands(app)
     groups = {preferences.NAME: preferences.add_group(app)}
     samples.add_commands(app)
     app.add_typer(plugins.app, name="plugins")
-    app.command("version")(version.version)
+    app.command("version")(_versions)
     _add_plugin_commands(app, groups, _words(arguments))
     return app
+
+
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Options of `alignkit` itself."""
+    if show_version:
+        print(version("alignkit"))
+        raise typer.Exit
+
+
+def _versions(as_json: AsJson = False) -> None:
+    """Show the versions of alignkit, its main dependencies and the installed plugins."""
+    distributions = sorted({r.distribution for r in registry().registrations})
+    show({name: version(name) for name in dict.fromkeys((*PACKAGES, *distributions))}, as_json)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:
@@ -67,15 +85,9 @@ def _help_unloaded(point: EntryPoint) -> str:
 
 
 def _load(point: EntryPoint) -> Any:
-    try:
+    distribution = point.dist.name if point.dist else point.value
+    with blamed(f"the command {point.name!r} of {distribution}", "can't be loaded"):
         return point.load()
-    except ModuleNotFoundError as error:
-        raise missing_package(error, f"the command {point.name!r}") from error
-    except Exception as error:
-        distribution = point.dist.name if point.dist else point.value
-        raise PluginError(
-            f"the command {point.name!r} of {distribution} can't be loaded: {describe_error(error)}"
-        ) from error
 
 
 def _add(app: typer.Typer, name: str, loaded: typer.Typer | Callable[..., Any]) -> None:

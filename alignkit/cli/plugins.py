@@ -1,31 +1,26 @@
-"""`alignkit plugins`: list plugins, show their options, check their contracts, start a new one."""
+"""`alignkit plugins`: list plugins and show their options; authors' commands are in `alignkit.testing`."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
-from importlib.metadata import entry_points
-from pathlib import Path
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
-from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
+from alignkit.plugins import COMMANDS_GROUP, ROLES, Registration, registry
+from alignkit.testing import commands as authors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from importlib.metadata import EntryPoint
 
-    from alignkit.plugins import Registration
 
 app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribution:name.")]
-NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
-Parent = Annotated[Path, typer.Option("--out", metavar="DIR", help="Parent folder of the new plugin.")]
 
 
 @app.command("list")
@@ -67,30 +62,7 @@ def show_plugin(name: Name, as_json: AsJson = False) -> None:
     print("\n\n".join("\n".join(_described(r)) for r in chosen))
 
 
-@app.command("check")
-def check(name: NameOrAll = None) -> None:
-    """Run the contract tests of one plugin, or of all."""
-    try:
-        import pytest  # noqa: F401
-    except ImportError as error:
-        raise InputError("the contracts need pytest", fix="pip install pytest") from error
-    from alignkit.testing import run_contracts
-
-    raise typer.Exit(run_contracts(name))
-
-
-@app.command("new")
-def new(name: NewName, out: Parent = Path()) -> None:
-    """Create a plugin: a distribution with one short file and its contract test."""
-    from alignkit.cli.scaffold import write_distribution
-
-    folder = write_distribution(name, out)
-    print(
-        f"{folder} is a working plugin. Try it:\n"
-        f"  pip install --no-build-isolation -e {folder}\n"
-        f"  alignkit plugins show {name}\n"
-        f"  pytest {folder}"
-    )
+authors.add_commands(app)
 
 
 def _distribution(point: EntryPoint) -> str:

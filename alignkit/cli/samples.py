@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    Quiet,
-    RecipeOption,
-    Resume,
-    RewardName,
-    column_names,
-    show,
-)
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
+from alignkit.runs import single
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,45 +35,38 @@ def sample(
     prompts: Prompts,
     out: Out,
     n: Count = 1,
-    recipe: RecipeOption = None,
-    policy: PolicyName = "",
-    options: Overrides = None,
-    columns: Columns = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    recipe: flags.RecipeOption = None,
+    policy: flags.PolicyName = "",
+    sampler: flags.SamplerName = "",
+    options: flags.Overrides = None,
+    columns: flags.Columns = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Sample responses from a policy."""
-    from alignkit.runs import single
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
-    renamed = column_names(columns)
-    resolved = read_recipe(recipe, flags={"policy": policy}, overrides=options or (), note=reporter.note)
+    renamed = flags.column_names(columns)
+    parts = {"policy": policy, "sampler": sampler}
+    resolved = read_recipe(recipe, flags=parts, overrides=options or (), note=reporter.note)
     resolved.part("policy")
-
-    def write() -> dict[str, Any]:
-        return single.sample(resolved, prompts, n, out, reporter, columns=renamed)
-
+    write = partial(single.sample, resolved, prompts, n, out, reporter, columns=renamed)
     show(_into(out, resume, overwrite, write), as_json)
 
 
 def score(
     groups: Groups,
     out: Out,
-    recipe: RecipeOption = None,
-    reward: RewardName = "",
-    options: Overrides = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    recipe: flags.RecipeOption = None,
+    reward: flags.RewardName = "",
+    options: flags.Overrides = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Score the responses of groups with a reward."""
-    from alignkit.runs import single
-    from alignkit.runs.reporting import make_reporter
-
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     resolved = read_recipe(recipe, flags={"reward": reward}, overrides=options or (), note=reporter.note)
     resolved.part("reward")
@@ -92,7 +76,7 @@ def score(
         )
     if not groups.is_file():
         raise InputError("no such file", where=str(groups), fix="check the path")
-    show(_into(out, resume, overwrite, lambda: single.score(resolved, groups, out, reporter)), as_json)
+    show(_into(out, resume, overwrite, partial(single.score, resolved, groups, out, reporter)), as_json)
 
 
 def _into(out: Path, resume: bool, overwrite: bool, write: Callable[[], dict[str, Any]]) -> dict[str, Any]:

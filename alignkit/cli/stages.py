@@ -13,55 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli import launch
-from alignkit.commands import (
-    AsJson,
-    Columns,
-    OptimizerName,
-    Overrides,
-    Overwrite,
-    PolicyName,
-    PreferencesName,
-    Quiet,
-    Recipe,
-    Resume,
-    RewardName,
-    column_overrides,
-    show,
-)
+from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs.api import default_folder, run_resolved
+from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+
+def _number(flag: str, metavar: str, text: str) -> Any:
+    return Annotated[int | None, typer.Option(flag, metavar=metavar, help=text, show_default=False)]
+
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
-Rounds = Annotated[
-    int | None,
-    typer.Option(
-        "--rounds", metavar="N", help="Rounds of sampling, ranking and aligning (run.rounds).", show_default=False
-    ),
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan and the memory it would take; load no weights and no data.")
 ]
-BestOf = Annotated[
-    int | None,
-    typer.Option(
-        "--best-of", metavar="N", help="Also measure the best of N samples (eval.best_of).", show_default=False
-    ),
-]
-Sample = Annotated[
-    int | None,
-    typer.Option(
-        "--sample",
-        metavar="K",
-        help="Responses per prompt for a labeller to rank (candidates.count).",
-        show_default=False,
-    ),
+On = Annotated[
+    str,
+    typer.Option("--on", metavar="DEVICE", help="Type of device for --dry-run: cpu, cuda. [default: this machine's]"),
 ]
 
 Launch = Annotated[
@@ -83,32 +58,36 @@ Rendezvous = Annotated[
 ]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
-    "recipe": (Recipe, None),
-    "policy": (PolicyName, ""),
-    "preferences": (PreferencesName, ""),
-    "reward": (RewardName, ""),
-    "optimizer": (OptimizerName, ""),
-    "options": (Overrides, None),
-    "columns": (Columns, None),
-    "rounds": (Rounds, None),
-    "best_of": (BestOf, None),
-    "sample": (Sample, None),
+    "recipe": (flags.Recipe, None),
+    "policy": (flags.PolicyName, ""),
+    "sampler": (flags.SamplerName, ""),
+    "preferences": (flags.PreferencesName, ""),
+    "reward": (flags.RewardName, ""),
+    "optimizer": (flags.OptimizerName, ""),
+    "options": (flags.Overrides, None),
+    "columns": (flags.Columns, None),
+    "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
+    "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
+    "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
     "out": (Out, None),
-    "resume": (Resume, False),
-    "overwrite": (Overwrite, False),
+    "resume": (flags.Resume, False),
+    "overwrite": (flags.Overwrite, False),
     "force": (Force, False),
+    "dry_run": (DryRun, False),
+    "on": (On, ""),
     "launch": (Launch, ""),
     "processes": (Processes, None),
     "nodes": (Nodes, None),
     "rendezvous": (Rendezvous, ""),
-    "as_json": (AsJson, False),
-    "quiet": (Quiet, False),
+    "as_json": (flags.AsJson, False),
+    "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
+DRY = {"dry_run", "on"}
 LAUNCH = set(launch.FLAGS)
-PART_FLAGS = ("policy", "preferences", "reward", "optimizer")
+PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
 
 
@@ -129,20 +108,22 @@ class Command:
 COMMANDS = {
     "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
-        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN, *LAUNCH}, "demonstrations"
+        "Fine-tune the policy on demonstrations, into DIR/sft.",
+        {"columns", "force", *AGAIN, *LAUNCH, *DRY},
+        "demonstrations",
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
-        {"preferences", "columns", "sample", *AGAIN},
+        {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command(
-        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}
+        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH, *DRY}
     ),
     "align": Command(
         "Align the policy, into DIR/policy.",
-        {"preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},
+        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH, *DRY},
     ),
-    "eval": Command("Measure the aligned policy against the initial one.", {"reward", "best_of"}),
+    "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
 }
 
 
@@ -155,15 +136,14 @@ def add_commands(app: typer.Typer) -> None:
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
         every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
-        if launch.launches(every):
+        if launch.launches(every) and not every["dry_run"]:
             _launch(name, every)
         else:
             _start(name, every)
 
-    taken = [flag for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=FLAGS[flag][0], default=FLAGS[flag][1]) for flag in taken]
-    )
+    taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
+    parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     app.command(name, help=COMMANDS[name].help)(command)
 
 
@@ -195,8 +175,6 @@ def _words(given: Mapping[str, Any]) -> list[str]:
 
 def _start(name: str, given: Mapping[str, Any]) -> None:
     """Reads the recipe, and runs the stages of the command `name`."""
-    from alignkit.runs.reporting import make_reporter
-
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from alignkit.ops.distributed import start_processes
 
@@ -204,7 +182,7 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
 
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
-    columns = column_overrides(COMMANDS[name].data, given["columns"])
+    columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
     resolved = read_recipe(
         given["recipe"],
         flags={flag: given[flag] for flag in PART_FLAGS},
@@ -214,16 +192,19 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
-    out = given["out"] or default_folder(given["recipe"])
-    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
-    show(_run(resolved, name, out, switches, reporter), given["as_json"])
+    if given["dry_run"]:
+        from alignkit.runs.dry import PROCESSES, dry_run, told
 
-
-def _run(resolved: Resolved, name: str, out: Path, switches: dict[str, bool], reporter: Reporter) -> dict[str, Any]:
+        counts = (given["processes"] * (given["nodes"] or 1),) if given["processes"] else PROCESSES
+        found = dry_run(resolved, None if name == "run" else [name], device=given["on"], processes=counts)
+        show(found if given["as_json"] else told(found), given["as_json"])
+        return
+    out: Path = given["out"] or default_folder(given["recipe"])
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out
+    switches = {switch: given[switch] for switch in ("resume", "overwrite", "force")}
     with closing(reporter):
         done = run_resolved(resolved, folder, stages=None if name == "run" else [name], reporter=reporter, **switches)
     if to_file:
         shutil.copyfile(folder / "preferences.jsonl", out)
-    return {**done.summary, "out": str(out)}
+    show({**done.summary, "out": str(out)}, given["as_json"])

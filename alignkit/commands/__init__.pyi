@@ -1,11 +1,20 @@
-from ..recipe.options import (
-    default_cache as default_cache,
-)
 from ..recipe.reading import (
     read_recipe as read_recipe,
 )
 from ..recipe.resolved import (
     Resolved as Resolved,
+)
+from ..recipe.tables import (
+    default_cache as default_cache,
+)
+from ..runs.dry import (
+    dry_run as dry_run,
+)
+from ..runs.dry import (
+    size_text as size_text,
+)
+from ..runs.evaluation import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
 )
 from ..runs.evaluation import (
     Estimate as Estimate,
@@ -19,8 +28,11 @@ from ..runs.evaluation import (
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
 )
-from ..runs.page import (
-    write_page as write_page,
+from ..runs.plan import (
+    plan as plan,
+)
+from ..runs.reporting import (
+    FIGURES as FIGURES,
 )
 from ..runs.reporting import (
     Reporter as Reporter,
@@ -66,6 +78,9 @@ from .flags import (
 )
 from .flags import (
     RewardName as RewardName,
+)
+from .flags import (
+    SamplerName as SamplerName,
 )
 from .flags import (
     column_names as column_names,

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from alignkit.errors import InputError, visible
 from alignkit.runs.reporting import is_first_process
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-
 _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Flags can set everything in it.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
 PolicyName = Annotated[str, typer.Option("--policy", metavar="NAME", help="Policy plugin.")]
+SamplerName = Annotated[str, typer.Option("--sampler", metavar="NAME", help="Who samples: policy, vllm.")]
 PreferencesName = Annotated[
     str, typer.Option("--preferences", metavar="NAME", help="Preferences plugin, or module:function.")
 ]

@@ -38,6 +38,9 @@ from .choices import (
     KLPlace as KLPlace,
 )
 from .choices import (
+    Mismatch as Mismatch,
+)
+from .choices import (
     RatioLevel as RatioLevel,
 )
 from .choices import (
@@ -93,6 +96,9 @@ from .memory import (
 )
 from .memory import (
     until_it_fits as until_it_fits,
+)
+from .mismatch import (
+    mismatch_weights as mismatch_weights,
 )
 from .ranking_losses import (
     Rankings as Rankings,

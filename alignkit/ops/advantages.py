@@ -15,7 +15,7 @@ import torch
 from alignkit.ops.distributed import sum_over_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
@@ -95,37 +95,31 @@ def _group_mean(x: Tensor, group_index: Tensor) -> Tensor:
     return (sums / sizes)[group_index]
 
 
-def moments(x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, population variance and count of all values of `x`, over all processes.
-
-    Args:
-        x: values of any shape. total: sums a tensor over the processes.
-    """
-    sums = total(torch.stack([x.sum(), x.new_tensor(float(x.numel()))]))
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, population variance and count of all values of `x`, of any shape, over all processes."""
+    sums = sum_over_processes(torch.stack([x.sum(), x.new_tensor(float(x.numel()))]))
     mean, count = sums[0] / sums[1], sums[1]
-    return mean, total((x - mean).square().sum()) / count, count
+    return mean, sum_over_processes((x - mean).square().sum()) / count, count
 
 
-def whiten(x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes, *, shift_mean: bool = True) -> Tensor:
+def whiten(x: Tensor, *, shift_mean: bool = True) -> Tensor:
     """`x` scaled to variance 1 over all its values and all processes, and to mean 0 unless `shift_mean` is False.
 
     Args:
-        x: values of any shape. total: sums a tensor over the processes. shift_mean: False keeps the mean.
+        x: values of any shape. shift_mean: False keeps the mean.
     """
-    mean, variance, _ = moments(x, total)
+    mean, variance, _ = moments(x)
     whitened = (x - mean) * (variance + EPSILON).rsqrt()
     return whitened if shift_mean else whitened + mean
 
 
-def explained_variance(
-    values: Tensor, returns: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes
-) -> float:
+def explained_variance(values: Tensor, returns: Tensor) -> float:
     """Share of the variance of the returns [R] that the values [R] explain: 1 is perfect, 0 no better than a constant.
 
     0 if the returns do not vary.
     """
-    variance = moments(returns, total)[1]
-    residual = moments(returns - values, total)[1]
+    variance = moments(returns)[1]
+    residual = moments(returns - values)[1]
     return float(1 - residual / variance) if variance > EPSILON else 0.0
 
 
@@ -135,9 +129,9 @@ class RunningMoments:
     def __init__(self) -> None:
         self.count, self.mean, self.variance = 0.0, 0.0, 0.0
 
-    def update(self, x: Tensor, total: Callable[[Tensor], Tensor] = sum_over_processes) -> None:
+    def update(self, x: Tensor) -> None:
         """Adds the values of `x`, of any shape."""
-        mean, variance, count = (float(moment) for moment in moments(x, total))
+        mean, variance, count = (float(moment) for moment in moments(x))
         seen = self.count + count
         shift = mean - self.mean
         self.variance = (self.count * self.variance + count * variance + shift**2 * self.count * count / seen) / seen

@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from alignkit.records import FIELD
+from alignkit.records import FIELD, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from alignkit.records import Group
 
 Kind = Literal["human", "ai", ""]
 TIE, FIRST, SECOND = 0, 1, 2
@@ -69,15 +68,9 @@ class Annotation:
     def to_json(self) -> dict[str, Any]:
         """The record as JSON types, without unknown fields; an abstention has null ranks."""
         record: dict[str, Any] = {"annotator": self.annotator, "ranks": list(self.ranks) if self.ranks else None}
-        if self.kind:
-            record["kind"] = self.kind
-        if self.order is not None:
-            record["order"] = list(self.order)
-        if self.seconds is not None:
-            record["seconds"] = self.seconds
-        if self.reason:
-            record["reason"] = self.reason
-        return record
+        order = None if self.order is None else list(self.order)
+        more = {"kind": self.kind, "order": order, "seconds": self.seconds, "reason": self.reason}
+        return record | {name: value for name, value in more.items() if value not in (None, "")}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Annotation:

@@ -7,7 +7,6 @@ containment of documents). Imports no torch.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ RUN = 3
 """Words per run; a shorter text is one run."""
 NEAR = 0.8
 """Likeness from which two texts are near-duplicates."""
-COMMON = 200
-"""A run in more texts than this is taken for a template and ignored in searches."""
 
 
 def normalized(text: str) -> str:
@@ -46,27 +43,3 @@ def distinct(texts: Iterable[str], near: float = NEAR) -> list[int]:
         if not any(likeness(text, before) >= near for _, before in kept):
             kept.append((index, text))
     return [index for index, _ in kept]
-
-
-class SimilarTexts:
-    """An index of texts, to look up similar ones."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._texts = {normalized(text) for text in texts}
-        self._having: dict[str, list[str]] = defaultdict(list)
-        for text in sorted(self._texts):
-            for run in runs(text):
-                self._having[run].append(text)
-
-    def match(self, text: str) -> float:
-        """Likeness of the most similar text, 1.0 if equal; 0.0 if below NEAR."""
-        if normalized(text) in self._texts:
-            return 1.0
-        mine = runs(text)
-        shared: Counter[str] = Counter()
-        for run in mine:
-            having = self._having.get(run, ())
-            if len(having) <= COMMON:
-                shared.update(having)
-        best = max((likeness(text, other) for other, count in shared.items() if count >= NEAR * len(mine)), default=0.0)
-        return best if best >= NEAR else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 import textwrap
 import types
 from collections.abc import Mapping
@@ -12,13 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from alignkit.checking import default_of
 from alignkit.options import Config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FIRST, OWN = "What matters first", "Its own"
 """Headings of the options to show first, and of those that the plugin itself defines."""
@@ -91,7 +89,16 @@ def plugin_text(config: type[Any]) -> PluginText:
 
 def describe(config: type[Any]) -> list[OptionHelp]:
     """The options of a class by group, its own first; nested ones as `lora.r`."""
-    rows = [row for group in groups_of(config) for row in _rows(config, group)]
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    hints, docs, owners = get_type_hints(config, include_extras=True), field_docs(config), _owners(config)
+    rows = []
+    for group in groups_of(config):
+        title = "" if group is config else heading(group)
+        for name in [name for name in inspect.get_annotations(group) if owners.get(name) is group]:
+            rows.append(OptionHelp(name, type_text(hints[name]), _default(fields[name]), docs.get(name, ""), title))
+            for nested in (hints[name], *get_args(hints[name])):
+                if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+                    rows += [dataclasses.replace(r, key=f"{name}.{r.key}", group=title) for r in describe(nested)]
     return [dataclasses.replace(row, matters=row.key in config.matters) for row in rows]
 
 
@@ -123,21 +130,6 @@ def _owners(config: type[Any]) -> dict[str, type[Any]]:
     return {name: base for base in config.__mro__ for name in inspect.get_annotations(base) if name in names}
 
 
-def _rows(config: type[Any], group: type[Any]) -> Iterator[OptionHelp]:
-    """The options of a group, with the defaults and docstrings of a class that includes it."""
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    hints, docs, owners = get_type_hints(config, include_extras=True), field_docs(config), _owners(config)
-    title = "" if group is config else heading(group)
-    for name in inspect.get_annotations(group):
-        if owners.get(name) is not group:
-            continue
-        yield OptionHelp(name, type_text(hints[name]), _default(fields[name]), docs.get(name, ""), title)
-        for nested in (hints[name], *get_args(hints[name])):
-            if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-                for row in describe(nested):
-                    yield dataclasses.replace(row, key=f"{name}.{row.key}", group=title)
-
-
 def field_docs(config: type[Any]) -> dict[str, str]:
     """Field -> the docstring under it, in one line; inherited fields included."""
     found: dict[str, str] = {}
@@ -151,17 +143,14 @@ def _own_docs(base: type[Any]) -> dict[str, str]:
     """Those of the fields that the class itself defines."""
     if not dataclasses.is_dataclass(base):
         return {}
-    body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    return dict(_documented(body.body))
-
-
-def _documented(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
-    for statement, below in pairwise(body):
-        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
-            continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
-            yield statement.target.id, " ".join(below.value.value.split())
+    found = {}
+    (defined,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+    assert isinstance(defined, ast.ClassDef)
+    for statement, below in pairwise(defined.body):
+        match statement, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def type_text(hint: Any) -> str:
@@ -193,10 +182,6 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "required"
     if value is None:
         return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
     if isinstance(value, str):
         return f'"{value}"'
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value) + "]"
-    return "{}" if dataclasses.is_dataclass(value) or value == {} else str(value)
+    return "{}" if dataclasses.is_dataclass(value) else json.dumps(value)

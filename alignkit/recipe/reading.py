@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import Problem, option_names
-from alignkit.errors import InputError, closest
-from alignkit.options import PtxOptions
-from alignkit.plugins import Part, read_component, read_options, registry, select
-from alignkit.recipe.recipe import load_recipe
+from alignkit.errors import InputError, all_of, closest
+from alignkit.options import Config, PtxOptions
+from alignkit.plugins import Part, Registration, Registry, read_component, read_options, registry, select
+from alignkit.recipe.recipe import Recipe, load_recipe
 from alignkit.recipe.resolved import Resolved
 from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-    from alignkit.options import Config
-    from alignkit.plugins import Registration, Registry
-    from alignkit.recipe.recipe import Recipe
 
 
 def _silent(_: str) -> None:
@@ -51,8 +47,14 @@ class TableReader:
         superseded = [key for name, keys in registration.config.supersedes.items() if over.get(name) for key in keys]
         for key in [key for key in superseded if below.pop(key, None) is not None]:
             self.notices.append(f"{self.recipe.where(table, (key,))}: ignored, because -o sets what supersedes it")
-        self._check_alternatives(table, alternatives)
-        own = merged(_borrowed(registration, alternatives), alternatives.get(registration.name, {}))
+        installed = self.registry.names(ROLE_OF_TABLE[table])
+        for other in [other for other in alternatives if other not in installed]:
+            where = self.recipe.where(table, (ALTERNATIVES, other))
+            self.notices.append(f"{where}: no such plugin is installed; {closest(other, installed)}")
+        known = option_names(registration.config)
+        compared = alternatives.get(registration.config.compares_with, {})
+        borrowed = {key: value for key, value in compared.items() if key in known}
+        own = merged(borrowed, alternatives.get(registration.name, {}))
         spec = {"plugin": str(registration), **merged(below, own, implied, over)}
         part, problems = read_component(self.registry, ROLE_OF_TABLE[table], spec)
         self.errors += [self.recipe.error(table, problem, registration.name) for problem in problems]
@@ -64,13 +66,6 @@ class TableReader:
         config, problems = read_options(self.registry, OPTION_TABLES[table], given)
         self.errors += [self.recipe.error(table, problem) for problem in problems]
         return config or OPTION_TABLES[table]()
-
-    def raise_problems(self) -> None:
-        """Raises all errors at once, if any."""
-        if len(self.errors) == 1:
-            raise self.errors[0]
-        if self.errors:
-            raise InputError("\n".join([f"{len(self.errors)} things are wrong:", *map(str, self.errors)]))
 
     def _without_unknown(
         self, table: str, registration: Registration, stands: str, options: dict[str, Any]
@@ -90,20 +85,6 @@ class TableReader:
             )
         return {key: value for key, value in options.items() if key in known}
 
-    def _check_alternatives(self, table: str, alternatives: Mapping[str, Any]) -> None:
-        names = self.registry.names(ROLE_OF_TABLE[table])
-        for name in alternatives:
-            if name not in names:
-                where = self.recipe.where(table, (ALTERNATIVES, name))
-                self.notices.append(f"{where}: no such plugin is installed; {closest(name, names)}")
-
-
-def _borrowed(registration: Registration, alternatives: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe's options for the plugin that this one is compared with, where this one has them."""
-    known = option_names(registration.config)
-    said = alternatives.get(registration.config.compares_with, {})
-    return {key: value for key, value in said.items() if key in known}
-
 
 def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     """Chooses the plugins and checks every option, without heavy imports.
@@ -114,12 +95,13 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     recipe.extend_import_path()
     reader = TableReader(recipe, registry)
     parts = {table: part for table in recipe.component_tables() if (part := reader.component(table))}
-    options = {table: reader.options(table) for table in OPTION_TABLES}
-    reader.raise_problems()
+    options: dict[str, Any] = {table: reader.options(table) for table in OPTION_TABLES}
+    if reader.errors:
+        raise all_of(reader.errors)
     options_of_optimizer = parts["optimizer"].config if "optimizer" in parts else None
     if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
         reader.notices.append("[ptx] is ignored: optimizer.ptx_coef is 0, or the algorithm has no such option")
-    return Resolved(registry, parts, options, tuple(reader.notices), recipe.by_flag)
+    return Resolved(registry, parts, **options, notices=tuple(reader.notices), by_flag=recipe.by_flag)
 
 
 def read_recipe(

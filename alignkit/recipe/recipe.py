@@ -11,11 +11,11 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import secrets_in
+from alignkit.checking import Problem, secrets_in
 from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
@@ -23,17 +23,14 @@ from alignkit.recipe.toml_lines import key_lines, split_key
 from alignkit.records import check_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from alignkit.checking import Problem
 
     Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Spelling:
-    """How the user writes options and plugin names outside the recipe, for messages."""
+    """How the user writes options and plugin names outside the recipe, for messages: as formats."""
 
     option: str
     flag: str
@@ -41,10 +38,6 @@ class Spelling:
     def of_option(self, key: Key) -> str:
         """`-o optimizer.beta` or `options["optimizer.beta"]`."""
         return self.option.format(key=".".join(key))
-
-    def of_flag(self, table: str, name: str) -> str:
-        """`--optimizer dpo` or `optimizer="dpo"`."""
-        return self.flag.format(table=table, name=name)
 
 
 COMMAND_LINE = Spelling("-o {key}", "--{table} {name}")
@@ -58,23 +51,23 @@ class Recipe:
     Attributes:
         path: of the file; None if the tables come from Python, or there are none.
         tables: of the recipe.
+        lines: key path -> line of the file.
         flags: table -> plugin name.
         overrides: (key path, value) of each `-o`, in order.
-        lines: key path -> line of the file.
         spelling: how the user wrote flags and overrides.
     """
 
     path: Path | None = None
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lines: Mapping[Key, int] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     overrides: Sequence[tuple[Key, Any]] = ()
-    lines: Mapping[Key, int] = field(default_factory=dict)
     spelling: Spelling = COMMAND_LINE
 
     @property
-    def by_flag(self) -> frozenset[str]:
+    def by_flag(self) -> list[str]:
         """The tables that flags or `-o` set."""
-        return frozenset({*self.flags, *(key[0] for key, _ in self.overrides)})
+        return [*self.flags, *(key[0] for key, _ in self.overrides)]
 
     def component_tables(self) -> list[str]:
         """The tables with a plugin that the file, a flag or an override sets; demonstrations imply `sft`."""
@@ -98,7 +91,7 @@ class Recipe:
             return self.spelling.of_option(full)
         flag = self.flags.get(table, "")
         if flag and (key == ("plugin",) or (len(key) == 1 and ":" in flag and full not in self.lines)):
-            return self.spelling.of_flag(table, flag)
+            return self.spelling.flag.format(table=table, name=flag)
         for length in range(len(key), -1, -1):
             for header in ((table, ALTERNATIVES, plugin), (table,)):
                 if line := self.lines.get((*header, *key[:length])):
@@ -125,9 +118,8 @@ def load_recipe(path: Path | None, *, flags: Mapping[str, str], overrides: Seque
     Raises:
         InputError: the file is missing or not TOML, or a table is unknown; with `file:line` or the override.
     """
-    tables, lines = _read_file(path) if path is not None else ({}, {})
-    parsed = [_parse_override(text) for text in overrides]
-    return _with_known_tables(Recipe(path, tables, {t: name for t, name in flags.items() if name}, parsed, lines))
+    named = {table: name for table, name in flags.items() if name}
+    return _checked(path, named, [parse_override(text) for text in overrides], COMMAND_LINE)
 
 
 def recipe_of(
@@ -148,25 +140,31 @@ def recipe_of(
         where = PYTHON.option.format(key=dotted)
         key = _key_of(str(dotted), where, "write table.option, as in optimizer.kl_coef")
         overrides.append((key, _plain(value, where)))
+    return _checked(source, names, overrides, PYTHON)
+
+
+def _checked(
+    source: Path | Mapping[str, Any] | None,
+    flags: Mapping[str, str],
+    overrides: Sequence[tuple[Key, Any]],
+    spelling: Spelling,
+) -> Recipe:
+    """The recipe, after checking that all its tables exist and nothing in it looks like a secret."""
     if isinstance(source, Mapping):
         tables = {str(table): _plain(value, str(table)) for table, value in source.items()}
-        return _with_known_tables(Recipe(None, tables, names, overrides, spelling=PYTHON))
-    tables, lines = _read_file(source) if source is not None else ({}, {})
-    return _with_known_tables(Recipe(source, tables, names, overrides, lines, PYTHON))
-
-
-def _with_known_tables(recipe: Recipe) -> Recipe:
-    """The recipe, after checking that all its tables exist and nothing in it looks like a secret."""
+        recipe = Recipe(None, tables, {}, flags, overrides, spelling)
+    else:
+        recipe = Recipe(source, *(_read_file(source) if source else ({}, {})), flags, overrides, spelling)
     try:
         check_storable(json.dumps([recipe.tables, recipe.flags, recipe.overrides], ensure_ascii=False, default=str))
     except ValueError as error:
         raise InputError(str(error), where=str(recipe.path or "recipe"), fix="write whole characters") from error
-    flags = [((table, "plugin"), name) for table, name in recipe.flags.items()]
-    for key, value in (((), recipe.tables), *flags, *recipe.overrides):
+    plugins = [((table, "plugin"), name) for table, name in flags.items()]
+    for key, value in (((), recipe.tables), *plugins, *overrides):
         for problem in secrets_in(value, key):
             table, *inner = problem.key
             raise replace(recipe, flags={}).error(table, replace(problem, key=tuple(inner)))
-    for table in _tables_named(recipe):
+    for table in (*recipe.tables, *recipe.by_flag):
         if table not in ROLE_OF_TABLE and table not in OPTION_TABLES:
             raise InputError(
                 f"a recipe has no table {table!r}",
@@ -176,20 +174,14 @@ def _with_known_tables(recipe: Recipe) -> Recipe:
         if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
         for settings in (recipe.tables.get(table, {}), recipe.override_table(table)):
-            plugins = settings.get(ALTERNATIVES, {})
-            named = plugins.items() if isinstance(plugins, dict) else [("", plugins)]
+            given = settings.get(ALTERNATIVES, {})
+            named = given.items() if isinstance(given, dict) else [("", given)]
             for name, options in named:
                 if not isinstance(options, dict):
                     fix = f"write [{table}.{ALTERNATIVES}.{name or 'NAME'}], then the options of that plugin"
                     where = recipe.where(table, (ALTERNATIVES, name) if name else (ALTERNATIVES,))
                     raise InputError("must be a table", where=where, fix=fix)
     return recipe
-
-
-def _tables_named(recipe: Recipe) -> Iterator[str]:
-    yield from recipe.tables
-    yield from recipe.flags
-    yield from (key[0] for key, _ in recipe.overrides)
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -210,7 +202,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from error
 
 
-def _parse_override(text: str) -> tuple[Key, Any]:
+def parse_override(text: str) -> tuple[Key, Any]:
     """(key path, value) of `a.b=c`: the value as TOML, else as a string."""
     dotted, equals, raw = text.partition("=")
     fix = "write table.option=value, as in optimizer.kl_coef=0.05"

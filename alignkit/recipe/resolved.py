@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
 from pydantic import TypeAdapter
 
 from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.plugins import Part, build, build_from
-from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, ROLE_OF_TABLE
+from alignkit.plugins import Part, Registry, build, build_from
+from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, CandidateOptions, EvalOptions, RunOptions
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-    from alignkit.interfaces import Optimizer, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
-    from alignkit.plugins import Registry
-    from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
-
-
-_TRAINING_NOISE = {"max_tokens", "save_every", "keep_checkpoints"}
-_RUN_NOISE = {"device", "threads", "shard", "metrics", "cache"}
 
 
 @dataclass(frozen=True)
@@ -37,16 +30,19 @@ class Resolved:
 
     Attributes:
         parts: table -> plugin and options.
-        table_options: options of the tables without a plugin.
+        run, sampling, candidates, eval: options of the tables without a plugin.
         notices: what to tell the user about the recipe.
         by_flag: tables that flags or `-o` set.
     """
 
     registry: Registry
     parts: Mapping[str, Part]
-    table_options: Mapping[str, Config]
+    run: RunOptions
+    sampling: Sampling
+    candidates: CandidateOptions
+    eval: EvalOptions
     notices: tuple[str, ...] = ()
-    by_flag: frozenset[str] = frozenset()
+    by_flag: Collection[str] = ()
 
     def __contains__(self, table: str) -> bool:
         return table in self.parts or (
@@ -57,22 +53,6 @@ class Resolved:
     def names(self) -> dict[str, str]:
         """Table -> plugin name."""
         return {table: part.registration.name for table, part in self.parts.items()}
-
-    @property
-    def run(self) -> RunOptions:
-        return cast("RunOptions", self.table_options["run"])
-
-    @property
-    def sampling(self) -> Sampling:
-        return cast("Sampling", self.table_options["sampling"])
-
-    @property
-    def candidates(self) -> CandidateOptions:
-        return cast("CandidateOptions", self.table_options["candidates"])
-
-    @property
-    def eval(self) -> EvalOptions:
-        return cast("EvalOptions", self.table_options["eval"])
 
     def part(self, table: str) -> Part:
         """The plugin and options of a table, or of "reward.train", the Optimizer that trains the reward.
@@ -91,35 +71,16 @@ class Resolved:
 
     def config(self, table: str) -> Any:
         """The options of any table, or of "reward.train"."""
-        return self.table_options[table] if table in self.table_options else self.part(table).config
+        return getattr(self, table) if table in OPTION_TABLES else self.part(table).config
 
     def context(self, folder: Path | None = None) -> Context:
         """The context of this run's components, with `folder` for their own files."""
-
-        run = self.run
-        build = partial(self.build_spec, folder=folder)
+        run, build = self.run, partial(self.build_spec, folder=folder)
         return Context(seed=run.seed, device=run.device, folder=folder, cache=run.cache_folder, build=build)
 
     def load(self, table: str) -> type[Any]:
         """Imports the class of a table's component."""
         return self.part(table).registration.load()
-
-    @overload
-    def build(self, table: Literal["policy"], **keywords: Any) -> Policy[Any]: ...
-
-    @overload
-    def build(self, table: Literal["reward"], **keywords: Any) -> RewardSource[Any]: ...
-
-    @overload
-    def build(
-        self, table: Literal["preferences", "prompts", "demonstrations"], **keywords: Any
-    ) -> PreferenceSource[Any]: ...
-
-    @overload
-    def build(self, table: Literal["optimizer", "sft", "reward.train"], **keywords: Any) -> Optimizer[Any]: ...
-
-    @overload
-    def build(self, table: str, **keywords: Any) -> Any: ...
 
     def build(self, table: str, *, folder: Path | None = None, saved: Path | None = None, **keywords: Any) -> Any:
         """Imports and builds the component of a table (or of "reward.train").
@@ -133,6 +94,11 @@ class Resolved:
             PluginError: the plugin raised, or can't be imported.
         """
         return build(self.part(table), self.context(folder), saved=saved, **keywords)
+
+    def sampler(self, folder: Path | None = None) -> Sampler[Any]:
+        """The sampler of [sampler], by default the policy itself. The caller closes it."""
+        found: Sampler[Any] = self.build("sampler", folder=folder) if "sampler" in self else OwnSampler()
+        return found
 
     def build_spec(self, role: str, spec: ComponentSpec, *, folder: Path | None = None) -> Any:
         """Like `alignkit.build_component`, with this run's plugins and context."""
@@ -149,20 +115,18 @@ class Resolved:
 
     def digest_of(self, *tables: str) -> str:
         """sha256 of the options in these tables that influence results; missing tables are skipped."""
-        said = self._tables([table for table in tables if table in self or table in self.table_options])
+        said = self._tables([table for table in tables if table in self or table in OPTION_TABLES])
         for table, options in said.items():
-            noise = _RUN_NOISE if table == "run" else _TRAINING_NOISE if ROLE_OF_TABLE.get(table) == "optimizer" else ()
-            for key in noise:
+            for key in self.config(table).noise:
                 options.pop(key, None)
         return _sha256(said)
 
     def _tables(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
         result = {}
         for table in tables:
-            plugin = (
-                {} if table in self.table_options else {"plugin": self.registry.spelled(self.part(table).registration)}
-            )
-            result[table] = {**plugin, **_plain(self.config(table))}
+            result[table] = _plain(self.config(table))
+            if table not in OPTION_TABLES:
+                result[table] = {"plugin": self.registry.spelled(self.part(table).registration), **result[table]}
         return result
 
 
@@ -174,7 +138,7 @@ def digest_of_training(config: TrainingOptions, *others: Config, **more: Any) ->
         others: of its policy, its reward, the sampling.
         more: anything else, as JSON types.
     """
-    own = {key: value for key, value in _plain(config).items() if key not in _TRAINING_NOISE}
+    own = {key: value for key, value in _plain(config).items() if key not in config.noise}
     return _sha256([type(config).__name__, own, [[type(other).__name__, _plain(other)] for other in others], more])
 
 

@@ -7,24 +7,25 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from alignkit.companions import Alarm
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
+from alignkit.files import telling_when_full
+from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, Optimizer
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, planned_steps
+from alignkit.training.feeds import BatchFeed, OfflineFeed, RolloutFeed, planned_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Algorithm
     from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
     from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
-    from alignkit.training.feeds import BatchFeed
+    from alignkit.samplers import Sampler
 
 
 def train_algorithm(
@@ -36,10 +37,11 @@ def train_algorithm(
     sampling: Sampling,
     seed: int,
     reporter: Reporter,
-    write: Callable[[Mapping[str, float]], None],
+    write: Callable[[Mapping[str, Any]], None],
     fingerprint: str,
     history: History,
     texts: Sequence[Group] = (),
+    sampler: Sampler[Any] | None = None,
     resume: bool = False,
     force: bool = False,
     resumable: bool = True,
@@ -51,10 +53,12 @@ def train_algorithm(
         data: prompts for algorithms on rollouts, groups for all others.
         name: label of its steps in reports.
         folder: for checkpoints.
-        write: receives the figures of each step, in the first process only.
+        write: receives the figures of each step, and the records of alarms with their `text`, in the first process
+            only.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
+        sampler: makes the rollouts; None: the policy itself.
         resumable: whether to write checkpoints.
         shard: whether several processes split the weights.
 
@@ -64,7 +68,7 @@ def train_algorithm(
     """
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check_ranked(algorithm, groups)
-    feed = _feed(algorithm, data, sampling, seed)
+    feed = _feed(algorithm, data, sampling, seed, sampler)
     reporter.start(name, planned_steps(feed, algorithm.config))
     remember = cache(history.and_of([*groups, *texts]).write)
 
@@ -73,6 +77,15 @@ def train_algorithm(
             remember(folder)
             write(record)
             reporter.step(record)
+
+    def on_notice(text: str) -> None:
+        if not isinstance(text, Alarm):
+            reporter.note(text)
+            return
+        if process_index() == 0:
+            write({**text.record, "text": str(text)})
+        if not text.stops:  # else the error says it
+            reporter.note(f"alarm: {text}")
 
     if isinstance(algorithm, ForeignTrainer):
         if shard:
@@ -86,7 +99,7 @@ def train_algorithm(
         folder=folder,
         seed=seed,
         on_step=on_step,
-        on_notice=reporter.note,
+        on_notice=on_notice,
         resume=resume,
         force=force,
         resumable=resumable,
@@ -98,21 +111,47 @@ def train_algorithm(
     )
 
 
+def save_trained(algorithm: Algorithm[Any], path: Path) -> None:
+    """Writes the trained model.
+
+    Raises:
+        AlignkitError: the disk is full.
+    """
+
+    def needed() -> int:
+        parameters = [p for module in algorithm.policy.modules().values() for p in module.parameters()]
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+    with telling_when_full(path, "the model", needed):
+        algorithm.save(path)
+
+
 def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
-    without = sum(group.ranks is None for group in groups)
-    if without and algorithm.consumes is Feed.RANKINGS:
+    if algorithm.consumes is not Feed.RANKINGS:
+        return
+    without = [number for number, group in enumerate(groups, start=1) if group.ranks is None]
+    if without:
         raise InputError(
-            f"{without} of {len(groups)} records have no ranks",
+            f"{len(without)} of {len(groups)} records have no ranks; the first of them is number {without[0]}",
             where="the training data",
             fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
         )
+    if groups and not any(group.weight for group in groups):
+        raise InputError(
+            f"all {len(groups)} records have weight 0", where="the training data", fix="give some of them a weight"
+        )
 
 
-def _feed(algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int) -> BatchFeed:
+def _feed(
+    algorithm: Algorithm[Any], data: Sequence[Any], sampling: Sampling, seed: int, sampler: Sampler[Any] | None
+) -> BatchFeed:
     if algorithm.consumes is not Feed.ROLLOUTS:
         return OfflineFeed(data, algorithm.policy)
     assert algorithm.reward is not None
-    return RolloutFeed(data, algorithm.policy, algorithm.reward, sampling=sampling, options=algorithm.config, seed=seed)
+    options = algorithm.config
+    return RolloutFeed(
+        data, algorithm.policy, algorithm.reward, sampling=sampling, options=options, seed=seed, sampler=sampler
+    )
 
 
 def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,14 @@ from alignkit.interfaces import Algorithm, Feed
 from alignkit.options import PtxOptions, Sampling
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
-from alignkit.recipe.resolved import digest_of_training
+from alignkit.recipe.resolved import Resolved, digest_of_training
 from alignkit.records import Group, Prompt
-from alignkit.runs.reporting import make_reporter
+from alignkit.runs.reporting import Reporter, make_reporter
 from alignkit.runs.results import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from alignkit.outputs import TrainResult
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
+    from alignkit.samplers import Sampler
 
     Name = str | Callable[..., Any]
 
@@ -34,6 +31,7 @@ def run(
     recipe: Path | str | Mapping[str, Any] | None = None,
     *,
     policy: str = "",
+    sampler: str = "",
     preferences: Name = "",
     reward: Name = "",
     optimizer: str = "",
@@ -49,7 +47,7 @@ def run(
 
     Args:
         recipe: a TOML file, or its tables: `{"policy": {"model": "..."}, ...}`.
-        policy, optimizer: the plugins of these tables.
+        policy, sampler, optimizer: the plugins of these tables.
         preferences, reward: the same, or a function like those named as `module:function`.
         options: any option by its dotted key, `{"optimizer.beta": 0.3}`; they override the recipe.
         out: the run directory. [default: runs/ and the recipe's name]
@@ -61,13 +59,14 @@ def run(
 
     Raises:
         InputError: the recipe is wrong, or `out` is in use; nothing has started.
-        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
+        StoppedByCheck: the loss or gradient is not finite, or an alarm stops the run.
         Interrupted: SIGINT or SIGTERM during training, after a checkpoint.
         PluginError: a plugin failed; the message names it.
     """
     with closing(make_reporter(quiet=not progress)) as reporter:
         source = _source(recipe)
-        flags = {"policy": policy, "preferences": preferences, "reward": reward, "optimizer": optimizer}
+        flags = {"policy": policy, "sampler": sampler, "preferences": preferences, "reward": reward}
+        flags["optimizer"] = optimizer
         resolved = checked(recipe_of(source, flags=flags, options=_options(options)), reporter.note)
         folder = default_folder(source) if out is None else Path(out).expanduser()
         switches = {"resume": resume, "overwrite": overwrite, "force": force}
@@ -119,6 +118,7 @@ def train(
     out: Path | str | None = None,
     seed: int = 0,
     texts: Iterable[Group] = (),
+    sampler: Sampler[Any] | None = None,
     progress: bool = True,
     resume: bool = False,
 ) -> TrainResult:
@@ -131,6 +131,7 @@ def train(
         out: folder for checkpoints, metrics.jsonl and the trained model. Without it nothing stays on disk.
         seed: of the data's order and of sampling.
         texts: for `ptx_coef`.
+        sampler: makes the rollouts, by default the policy itself; you close it.
         progress: as in `run`.
         resume: continue from the newest checkpoint in `out`.
 
@@ -145,7 +146,7 @@ def train(
     _check_folder(folder, resume=resume)
 
     from alignkit.ops.distributed import start_processes
-    from alignkit.runs.algorithm import train_algorithm
+    from alignkit.runs.algorithm import save_trained, train_algorithm
     from alignkit.runs.history import history_of
     from alignkit.runs.rundir import MetricsFile
     from alignkit.training.processes import in_first
@@ -171,25 +172,24 @@ def train(
                 fingerprint=digest_of_training(optimizer.config, *configs, sampling, name=name, seed=seed),
                 history=history_of(*configs),
                 texts=kept,
+                sampler=sampler,
                 resume=resume,
                 resumable=folder is not None,
             )
         except Interrupted as error:
             if folder is not None:
                 raise
-            number = error.exit_code - 128
-            said = (
-                f"stopped by {signal.Signals(number).name}; the weights are from the last step, no checkpoint is kept"
-            )
+            number = signal.Signals(error.exit_code - 128)
+            said = f"stopped by {number.name}; the weights are from the last step, no checkpoint is kept"
             raise Interrupted(number, said) from None
         if folder is not None:
-            in_first(lambda: optimizer.save(folder))
+            in_first(lambda: save_trained(optimizer, folder))
         reporter.finish({"steps": result.steps})
     return result
 
 
 def _check_algorithm(optimizer: object) -> None:
-    from alignkit.runs.plan import check_kl_limit
+    from alignkit.runs.plan import check_figures
 
     if not isinstance(optimizer, Algorithm):
         made = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
@@ -201,7 +201,7 @@ def _check_algorithm(optimizer: object) -> None:
     name = type(optimizer).__name__
     if optimizer.consumes is Feed.ROLLOUTS and optimizer.reward is None:
         raise InputError(f"{name} needs a reward to score rollouts", where="reward", fix=f"{name}(..., reward=reward)")
-    check_kl_limit(type(optimizer), optimizer.config, name=name, table="optimizer")
+    check_figures(type(optimizer), optimizer.config, name=name, table="optimizer")
 
 
 def _data(optimizer: Algorithm[Any], data: object) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import reduce
 from operator import or_
@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from alignkit.errors import InputError
+from alignkit.files import write_synced
 from alignkit.records import Group, Prompt, message_text
-from alignkit.training.checkpoint import write_synced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from alignkit.options import Config
 
     Source = Path | Config | Mapping[str, Any]

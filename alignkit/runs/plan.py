@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import differing
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Feed, HasValues
-from alignkit.options import KLLimitOptions, PtxOptions
+from alignkit.interfaces import Algorithm, Feed, HasValues
+from alignkit.options import AlarmOptions, Config, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Algorithm
-    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
@@ -52,7 +51,8 @@ def plan(resolved: Resolved) -> list[Stage]:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
     trained = REWARD_TRAINING in resolved
     consumes = consumed_by(resolved) if "optimizer" in names else None
-    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+    wanted = "preferences" in names and (consumes is None or "prompts" not in names)
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or wanted:
         if samples_at_the_start(resolved) and not trained:
             stages.append(Stage("preferences", ranker_text(resolved)))
         else:
@@ -153,27 +153,25 @@ def wants_texts(resolved: Resolved) -> bool:
 
 
 def _check_algorithms(resolved: Resolved) -> None:
-    for table in (REWARD_TRAINING, "optimizer", "sft"):
-        if table in resolved and "policy" in resolved.names:
-            _check_algorithm(resolved, table)
+    """Checks that the algorithms can use the policy, and report the figures that their options need."""
+    tables = (REWARD_TRAINING, "optimizer", "sft") if "policy" in resolved.names else ()
+    for table in [table for table in tables if table in resolved]:
+        algorithm, name, policy = resolved.load(table), resolved.part(table).registration.name, resolved.names["policy"]
+        if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
+            raise InputError(
+                f"{name} needs value heads or scorers, which the policy {policy} does not have",
+                where=table,
+                fix="choose an algorithm without a critic, or another policy",
+            )
+        check_figures(algorithm, resolved.config(table), name=name, table=table)
 
 
-def _check_algorithm(resolved: Resolved, table: str) -> None:
-    """Checks that an algorithm can use the policy, and reports the figures that its options need."""
-    algorithm, options, name = resolved.load(table), resolved.config(table), resolved.part(table).registration.name
-    if algorithm.needs_values and not issubclass(resolved.load("policy"), HasValues):
-        raise InputError(
-            f"{name} needs value heads or scorers, which the policy {resolved.names['policy']} does not have",
-            where=table,
-            fix="choose an algorithm without a critic, or another policy",
-        )
-    check_kl_limit(algorithm, options, name=name, table=table)
-
-
-def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
-    """Refuses a KL limit if the algorithm reports no KL."""
-    if isinstance(options, KLLimitOptions) and options.max_kl and "kl" not in algorithm.reports:
-        raise InputError(f"{name} reports no KL to limit", where=f"{table}.max_kl", fix="leave it out")
+def check_figures(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
+    """Refuses rules on figures that the algorithm does not report."""
+    figures = options.figures if isinstance(options, AlarmOptions) else {}
+    for option in differing(options, list(figures)):
+        if figures[option] not in algorithm.reports:
+            raise InputError(f"{name} reports no {figures[option]}", where=f"{table}.{option}", fix="leave it out")
 
 
 def _need(resolved: Resolved, table: str, who: str) -> None:

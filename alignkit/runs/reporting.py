@@ -54,28 +54,37 @@ def _short(value: float) -> str:
 
 
 class Reporter:
-    """Base of all reporters; reports nothing."""
+    """Base of all reporters: turns what happens into events. Reports nothing itself."""
 
     def plan(self, stages: Sequence[tuple[str, str]]) -> None:
         """The planned stages: (name, description)."""
+        self._tell("plan", stages=[{"name": name, "text": text} for name, text in stages])
 
     def stage(self, name: str) -> None:
         """A stage starts."""
+        self._tell("stage", name=name)
 
     def note(self, text: str) -> None:
         """A notice for the user."""
+        self._tell("note", text=text)
 
     def start(self, stage: str, total: int) -> None:
         """Training starts, with `total` planned optimisation steps."""
+        self._tell("start", stage=stage, total=total)
 
     def step(self, record: Mapping[str, float]) -> None:
         """An optimisation step is done; `record` holds `step`, counted from 1, and the figures."""
+        self._tell("step", **record)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Training has ended."""
+        self._tell("finish", **summary)
 
     def close(self) -> None:
         """The run has ended, well or not."""
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Reports an event."""
 
 
 class JsonReporter(Reporter):
@@ -84,25 +93,7 @@ class JsonReporter(Reporter):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def plan(self, stages: Sequence[tuple[str, str]]) -> None:
-        self._write("plan", stages=[{"name": name, "text": text} for name, text in stages])
-
-    def stage(self, name: str) -> None:
-        self._write("stage", name=name)
-
-    def note(self, text: str) -> None:
-        self._write("note", text=text)
-
-    def start(self, stage: str, total: int) -> None:
-        self._write("start", stage=stage, total=total)
-
-    def step(self, record: Mapping[str, float]) -> None:
-        self._write("step", **record)
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        self._write("finish", **summary)
-
-    def _write(self, event: str, **fields: Any) -> None:
+    def _tell(self, event: str, **fields: Any) -> None:
         print(json.dumps({"event": event, **fields}, default=str), file=self._stream, flush=True)
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, describe_error
+from alignkit.plugins import blamed
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import read_groups
-from alignkit.runs.page import TEMPLATES, render
-from alignkit.runs.report import policies_table, read_metrics, read_state, worth_of_labels
+from alignkit.records import Group, read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignkit.interfaces import Policy, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group
 
 
 class Run:
@@ -51,14 +51,25 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What `eval` measured on, `out`, each stage's summary and what AIs' labels are worth, as `alignkit run --json`
         prints them."""
-        measured = {"measured_on": self._said["eval"].get("on", "")} if "eval" in self._said else {}
-        worth = worth_of_labels(self._said)
-        return {**measured, "out": str(self.path), **self._said, **({"worth": worth} if worth else {})}
+        stages = self.stages
+        measured = {"measured_on": stages["eval"].get("on", "")} if "eval" in stages else {}
+        worth = worth_of_labels(stages)
+        return {**measured, "out": str(self.path), **stages, **({"worth": worth} if worth else {})}
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The summary of each stage that is done."""
+        return dict(read_state(self.path)["stages"] if self._stages is None else self._stages)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one per optimisation step: `stage`, `step`, `time` and the figures."""
-        return read_metrics(self.path / "metrics.jsonl")
+        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" not in record]
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms so far (docs/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
+        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" in record]
 
     @property
     def samples(self) -> list[Group]:
@@ -75,11 +86,12 @@ class Run:
         Raises:
             InputError: no stage has trained a policy yet.
         """
-        aligned = [stage for stage in self._said if stage.endswith("align")]
-        if not aligned and "sft" not in self._said:
+        aligned = [stage for stage in self.stages if stage.endswith("align")]
+        if not aligned and "sft" not in self.stages:
             raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
         saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
-        return self._read("policy").build("policy", folder=self.path, saved=saved)
+        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=saved)
+        return policy
 
     def reward(self) -> RewardSource[Any]:
         """Loads the trained reward model, else the recipe's reward.
@@ -106,12 +118,6 @@ class Run:
             if (problem := problem_with(step))
         ]
 
-    @property
-    def _said(self) -> dict[str, Any]:
-        if self._stages is None:
-            return dict(read_state(self.path)["stages"])
-        return dict(self._stages)
-
     def _read(self, table: str) -> Resolved:
         """The recipe, or from its file only the table and [run]."""
         if self._resolved is not None:
@@ -121,18 +127,64 @@ class Run:
         return checked(recipe_of(wanted, flags={}, options={}))
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {', '.join(self._said) or 'no stage is done'})"
+        return f"Run({str(self.path)!r}: {', '.join(self.stages) or 'no stage is done'})"
 
-    def _repr_html_(self) -> str:
-        said = self._said
-        figures = said.get("eval", {})
-        return render(
-            TEMPLATES / "run.html",
-            path=self.path,
-            stages=[(name, what.get("seconds", ""), what.get("steps", "")) for name, what in said.items()],
-            on=figures.get("on", "prompts of unknown history"),
-            policies=policies_table(figures) if "policy" in figures else None,
-        )
+    def write_reports(self) -> str:
+        """Has the installed distributions write their reports of the run; returns the paths, for people."""
+        return ", ".join(_from_reports("write_report", self))
+
+    def _repr_html_(self) -> str | None:
+        return "".join(_from_reports("notebook_html", self)) or None
+
+
+def _from_reports(function: str, run: Run) -> list[str]:
+    """What a function of each module in the group `alignkit.reports` (docs/plugins.md) returns for a run."""
+    found = []
+    for point in sorted(entry_points(group="alignkit.reports"), key=lambda p: p.name):
+        with blamed(f"report {point.name}"):
+            found.append(str(getattr(point.load(), function)(run)))
+    return found
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The run.json of a run directory.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / "run.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(said, dict) for said in state["stages"].values()):
+            raise TypeError("a stage is no table")
+        return {"digest": "", **state}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"is damaged ({describe_error(error)}); the models and checkpoints beside it are untouched",
+            where=str(path),
+            fix="restore it from a copy, or start again with another --out or --overwrite",
+        ) from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, without lines that are none, such as a truncated last one."""
+    records = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+            records += [record] if {"stage", "step"} <= record.keys() else []
+        except (ValueError, AttributeError):
+            continue
+    return records
+
+
+def worth_of_labels(summary: Mapping[str, Any]) -> str:
+    """How far to trust the labels of each stage, in its source's words, and what the reward model's figure means."""
+    said = [f"{name}: {stage['worth']}" for name, stage in summary.items() if stage.get("worth")]
+    figure = summary.get("reward", {}).get("agreement_with_ai")
+    if figure:
+        said.append(f"The reward model agrees with the AI on {figure['value']:.1%} of its pairs, which is no accuracy")
+    return ". ".join(said)
 
 
 def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
@@ -146,4 +198,5 @@ def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
         raise InputError(
             "the reward model is not trained yet", where="reward", fix="run the stage reward, or set reward.model"
         )
-    return resolved.build("reward", folder=folder, saved=saved)
+    source: RewardSource[Any] = resolved.build("reward", folder=folder, saved=saved)
+    return source

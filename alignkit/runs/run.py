@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import Interrupted
+from alignkit.errors import Interrupted, StoppedByCheck
 from alignkit.runs.first import try_records
 from alignkit.runs.plan import plan, stages_alone
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from alignkit.recipe.resolved import Resolved
     from alignkit.runs.reporting import Reporter
+    from alignkit.runs.results import Run
 
 
 def run_recipe(
@@ -42,12 +44,12 @@ def run_recipe(
     reporter.plan([(stage.key, stage.text) for stage in chosen])
     try_records(resolved, chosen)
 
-    from alignkit.ops.distributed import process_index, start_processes
-    from alignkit.runs.report import write_report
+    from alignkit.files import telling_when_full
+    from alignkit.ops.distributed import start_processes
+    from alignkit.runs.results import Run
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
     from alignkit.runs.stages import Stages
-    from alignkit.training.checkpoint import telling_when_full
 
     start_processes()
     alone = stages is not None
@@ -60,8 +62,9 @@ def run_recipe(
         force=force,
         alone=[stage.key for stage in chosen] if alone else (),
     )
-    with opened as rundir, open_sinks(resolved, out, reporter.note) as write_to_sinks:
-        body = Stages(resolved, rundir, reporter, write_to_sinks, resume=resume, force=force)
+    sinks = open_sinks(resolved, out, reporter.note)
+    with opened as rundir, sinks as write_to_sinks, closing(resolved.sampler(out)) as sampler:
+        body = Stages(resolved, rundir, reporter, write_to_sinks, sampler, resume=resume, force=force)
         for stage in chosen:
             if rundir.is_done(stage.key) and ((resume and stage.round) or not alone):
                 reporter.note(f"{stage.key}: already done, skipped")
@@ -75,7 +78,17 @@ def run_recipe(
                 raise Interrupted(
                     SIGINT, f"stopped by SIGINT in {stage.key}; what {out} holds is kept: continue with --resume"
                 ) from None
+            except StoppedByCheck:
+                _report(Run(out, resolved=resolved, stages=rundir.summary()), reporter)
+                raise
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
-        if process_index() == 0:
-            reporter.note(f"report: {write_report(out, rundir.summary())}")
+        _report(Run(out, resolved=resolved, stages=rundir.summary()), reporter)
         return rundir.summary()
+
+
+def _report(run: Run, reporter: Reporter) -> None:
+    from alignkit.ops.distributed import process_index
+
+    if process_index() == 0:
+        written = run.write_reports()
+        reporter.note(f"report: {written}" if written else "no report.html: pip install alignkit-report")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
 from alignkit.recipe.tables import DEFAULT_PLUGIN
+from alignkit.records import Group, Prompt, read_groups, write_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
 
     from alignkit.interfaces import Policy, PreferenceSource, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group, Prompt
     from alignkit.runs.reporting import Reporter
 
 
@@ -31,8 +32,6 @@ def sample(
     Args:
         columns: old column name of the file -> new one.
     """
-    from alignkit.records import write_groups
-
     reader = resolved.registry.get("preferences", DEFAULT_PLUGIN["prompts"])
     options = cast("type[PreferenceSource[Any]]", reader.load()).options_of_file(prompts, columns or {})
     source: PreferenceSource[Any] = resolved.build_spec("preferences", {"plugin": str(reader), **options})
@@ -40,7 +39,9 @@ def sample(
     resolved.load("policy").try_records(resolved.config("policy"), source.first())
     policy: Policy[Any] = resolved.build("policy")
     reporter.note(f"sampling {n} responses for each of {len(asked)} prompts")
-    batch = policy.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
+    with closing(resolved.sampler()) as sampler:
+        sampler.sync(policy, 0)
+        batch = sampler.generate(asked, n=n, sampling=resolved.sampling, seed=resolved.run.seed)
     write_groups(out, batch.groups)
     finished = round(float(batch.finished.float().mean()), 4)
     return {"groups": batch.num_groups, "responses": batch.num_responses, "finished": finished, "out": str(out)}
@@ -48,12 +49,13 @@ def sample(
 
 def score(resolved: Resolved, groups: Path, out: Path, reporter: Reporter) -> dict[str, Any]:
     """Scores the responses of a groups file with the recipe's reward -> the same groups with `scores` in `out`."""
-    from alignkit.records import read_groups, write_groups
+    from alignkit.runs.first import TRIED, try_on
     from alignkit.training.scores import score_groups
 
     records = list(read_groups(groups))
     if not records:
         raise InputError("the file is empty", where=str(groups), fix="give a file of groups, one JSON record per line")
+    try_on(resolved, ["reward"], [(f"{groups}:{line}", record) for line, record in enumerate(records[:TRIED], start=1)])
     source: RewardSource[Any] = resolved.build("reward")
     reporter.note(f"scoring {sum(len(record.responses) for record in records)} responses")
     scored = score_groups(source, records)

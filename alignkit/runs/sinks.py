@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import PluginError, describe_error
+from alignkit.errors import AlignkitError
 from alignkit.ops.distributed import process_index
+from alignkit.plugins import blamed
 from alignkit.training.signals import terminated_cleanly
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
 
     def write(record: Mapping[str, Any]) -> None:
         for key, sink in sinks.items():
-            with _attributed(key, "write"):
+            with blamed(f"{key}:", "write() failed"):
                 sink.write(record)
 
     with terminated_cleanly() if specs else nullcontext():
@@ -56,21 +57,13 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
             raise failures[0]
 
 
-def _close(sinks: Mapping[str, MetricSink[Any]]) -> list[PluginError]:
+def _close(sinks: Mapping[str, MetricSink[Any]]) -> list[AlignkitError]:
     """Closes all sinks and returns their errors."""
     failures = []
     for key, sink in sinks.items():
         try:
-            with _attributed(key, "close"):
+            with blamed(f"{key}:", "close() failed"):
                 sink.close()
-        except PluginError as failure:
+        except AlignkitError as failure:
             failures.append(failure)
     return failures
-
-
-@contextmanager
-def _attributed(key: str, method: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise PluginError(f"{key}: {method}() failed: {describe_error(error)}") from error

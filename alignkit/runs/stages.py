@@ -11,33 +11,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Feed
+from alignkit.interfaces import Algorithm, Feed, Policy, PreferenceSource, RewardSource
 from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import Group, read_groups, write_groups
+from alignkit.records import Group, Prompt, read_groups, write_groups
 from alignkit.runs import evaluation
-from alignkit.runs.algorithm import train_algorithm
+from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
-from alignkit.runs.history import history_of, split_by_prompt
+from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
-from alignkit.runs.results import load_reward
+from alignkit.runs.results import Run, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
-from alignkit.runs.rundir import MetricsFile
-from alignkit.training.checkpoint import telling_when_full
+from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
+    from alignkit.batch import GroupBatch
     from alignkit.options import ComponentSpec, Config
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Prompt
-    from alignkit.runs.history import History, RecordT
     from alignkit.runs.reporting import Reporter
-    from alignkit.runs.rundir import RunDir
+    from alignkit.samplers import Sampler
 
 
 class Stages:
@@ -49,12 +46,13 @@ class Stages:
         rundir: RunDir,
         reporter: Reporter,
         write_to_sinks: Callable[[Mapping[str, Any]], None],
+        sampler: Sampler[Any],
         *,
         resume: bool,
         force: bool,
     ) -> None:
         self._resolved, self._rundir, self._reporter = resolved, rundir, reporter
-        self._write_to_sinks = write_to_sinks
+        self._write_to_sinks, self._sampler = write_to_sinks, sampler
         self._resume, self._force = resume, force
         self._metrics = MetricsFile(rundir.path / "metrics.jsonl")
         self._seed: int = resolved.run.seed
@@ -96,7 +94,7 @@ class Stages:
 
     def _measured_reward(self, train_groups: list[Group], others: list[Group]) -> dict[str, Any]:
         source = self._reward_source()
-        source.calibrate(self._calibration_groups(train_groups))
+        source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
         return ranking_report(source, others, history_of(self._path / "reward"))
 
     def align(self, number: int = 0) -> dict[str, Any]:
@@ -120,7 +118,7 @@ class Stages:
 
     def _save_again(self, optimizer: Algorithm[Any], folder: str) -> None:
         """The last round's policy -> policy/."""
-        optimizer.save(self._path / "policy")
+        save_trained(optimizer, self._path / "policy")
         history_of(self._path / folder).write(self._path / "policy")
 
     def eval(self) -> dict[str, Any]:
@@ -140,37 +138,36 @@ class Stages:
         }
         if "reward" in self._resolved.names:
             rewards = {"reward": self._reward_source(), **rewards}
-        sampling, seed = self._resolved.sampling, self._seed + 1
         policies = {"start": start, "policy": final}
-        batches = {
-            name: policy.generate(prompts, n=options.samples, sampling=sampling, seed=seed)
-            for name, policy in policies.items()
-        }
+        batches = {name: self._sampled(policy, prompts, options.samples) for name, policy in policies.items()}
         if options.best_of > 1:
             for name, policy in list(policies.items()):
-                many = policy.generate(prompts, n=options.samples * options.best_of, sampling=sampling, seed=seed)
+                many = self._sampled(policy, prompts, options.samples * options.best_of)
                 scores = checked_scores(rewards["reward"], many.groups)
                 chosen = f"{name}, best of {options.best_of}"
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
-        report = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
+        report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
-                replace(group, source=name, scores=None)
-                for pair in zip(*(batch.groups for batch in batches.values()), strict=True)
-                for name, group in zip(batches, pair, strict=True)
+                replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
+                for place in range(len(prompts))
+                for name, batch in batches.items()
+                for group, figures in [
+                    (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
+                ]
             ),
         )
         return {**measured_on, **report}
 
+    def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
+        self._sampler.sync(policy, 0)
+        return self._sampler.generate(prompts, n=n, sampling=self._resolved.sampling, seed=self._seed + 1)
+
     @property
     def _path(self) -> Path:
         return self._rundir.path
-
-    @property
-    def _preferences_file(self) -> Path:
-        return self._path / "preferences.jsonl"
 
     def _ranked(self, number: int = 1) -> list[Group]:
         """The preferences of a round, read at most once."""
@@ -179,7 +176,7 @@ class Stages:
         return self._rankings[number]
 
     def _preferences_of(self, number: int) -> Path:
-        return self._preferences_file if number < 2 else self._path / round_folder(number) / "preferences.jsonl"
+        return self._path / (round_folder(number) if number > 1 else "") / "preferences.jsonl"
 
     def _start_of(self, number: int) -> Path | None:
         """The policy that a round starts from: the previous round's, if there is one."""
@@ -195,10 +192,9 @@ class Stages:
         reward = self._reward_source() if "reward" in self._resolved.names else None
         source = ranker(self._resolved, reward, replace(self._resolved.context(self._path), seed=seed))
         sampling = self._resolved.sampling
-        ask = PolicySampler(lambda: self._policy(self._start_of(number)), lambda: prompts, sampling, seed)
-        with blamed(f"preferences {type(source).__name__}"):
-            groups = list(source.preferences(ask))
-            self._figures = source.figures()
+        load = partial(self._policy, self._start_of(number))
+        ask = PolicySampler(load, lambda: prompts, sampling, seed, sampler=self._sampler)
+        groups = self._groups_from(source, ask)
         if not groups:
             raise StoppedByCheck(f"round {number}: all responses to each of {len(prompts)} prompts tie")
         self._reporter.note(f"preferences: {described(groups)}")
@@ -256,11 +252,12 @@ class Stages:
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
-    def _groups_from(self, source: PreferenceSource[Any]) -> list[Group]:
-        prompts = partial(getattr, self, "_prompts")
+    def _groups_from(self, source: PreferenceSource[Any], ask: PolicySampler | None = None) -> list[Group]:
         resolved, other = self._resolved, partial(self._build_spec, "policy")
-        load = partial(self._policy, self._start)
-        ask = PolicySampler(load, prompts, resolved.sampling, self._seed, resolved.candidates, other)
+        load, prompts = partial(self._policy, self._start), lambda: self._prompts
+        ask = ask or PolicySampler(
+            load, prompts, resolved.sampling, self._seed, resolved.candidates, other, self._sampler
+        )
         with blamed(f"preferences {type(source).__name__}"):
             groups = list(source.preferences(ask))
             self._figures = source.figures()
@@ -272,7 +269,7 @@ class Stages:
         if "prompts" in self._resolved.names:
             groups = self._groups_from(self._build("prompts"))
         else:
-            groups = self._ranked() if self._preferences_file.exists() else []
+            groups = self._ranked() if self._preferences_of(1).exists() else []
         return list({group.prompt.identity: group.prompt for group in groups}.values())
 
     @cached_property
@@ -295,22 +292,20 @@ class Stages:
         if self._resolved.eval.prompts:
             source = self._build_spec("preferences", self._resolved.eval.prompts)
             return [group.prompt for group in self._groups_from(source)]
-        held = self._prompt_split[1]
-        return held or self._prompt_split[0]
+        rest, held = self._prompt_split
+        return held or rest
 
     def _texts(self) -> list[Group]:
         """The texts of [ptx], else the demonstrations."""
-        if "ptx" in self._resolved.names:
-            return self._split("ptx", self._read("ptx"))[0]
-        file = self._path / "demonstrations.jsonl"
-        return self._split(
-            "demonstrations", list(read_groups(file)) if file.exists() else self._read("demonstrations")
-        )[0]
+        table = "ptx" if "ptx" in self._resolved.names else "demonstrations"
+        kept = self._demonstrations if table == "demonstrations" else None
+        return self._split(table, list(kept) if kept else self._read(table))[0]
 
-    def _calibration_groups(self, train_groups: list[Group]) -> list[Group]:
-        demonstrations = self._path / "demonstrations.jsonl"
-        groups = read_groups(demonstrations) if demonstrations.exists() else iter(train_groups)
-        return list(islice(groups, 512))
+    @property
+    def _demonstrations(self) -> Iterator[Group] | None:
+        """What the SFT stage learned from, if there was one."""
+        file = self._path / "demonstrations.jsonl"
+        return read_groups(file) if file.exists() else None
 
     def _train(
         self,
@@ -323,13 +318,13 @@ class Stages:
         """Trains, saves the result in `folder`, and returns the last metrics and why it ended early, if it did."""
         path = self._path / folder
         if not data:
-            raise InputError(
-                "all of the training data is held out", where="run.holdout", fix="lower it, or add prompts"
-            )
+            what = "all of the training data is held out"
+            raise InputError(what, where="run.holdout", fix="lower it, or add prompts")
 
-        def write(record: Mapping[str, float]) -> None:
+        def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            self._write_to_sinks({"stage": folder, **record})
+            if "alarm" not in record:
+                self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,
@@ -343,16 +338,19 @@ class Stages:
             fingerprint=self._resolved.digest,
             history=history_of(self._source(start), *(self._rewards if optimizer.reward else ())),
             texts=texts,
+            sampler=self._sampler,
             resume=self._resume,
             force=self._force,
             shard=self._resolved.run.shard == "fsdp2",
         )
-        with telling_when_full(self._path, "the model"):
-            in_first(lambda: optimizer.save(path))
+        in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
         worth = optimizer.reward.worth() if optimizer.reward else ""
-        told = {name: said for name, said in (("stopped", result.stopped), ("worth", worth)) if said}
+        alarms = [said["text"] for said in Run(self._path).alarms if said["stage"] == folder]
+        told = {
+            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+        }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
 

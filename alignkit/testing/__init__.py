@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignkit.testing.contracts import (
         ComponentContract,
+        MetricSinkContract,
         OptimizerContract,
         PolicyContract,
         PreferenceSourceContract,
         RewardSourceContract,
+        SamplerContract,
         ValuesContract,
     )
     from alignkit.testing.installed import contracts_for
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ELEMENTARY",
     "ComponentContract",
+    "MetricSinkContract",
     "OptimizerContract",
     "PolicyContract",
     "PreferenceSourceContract",
     "RewardSourceContract",
+    "SamplerContract",
     "TinyOptions",
     "TinyPolicy",
     "TinyReward",

@@ -22,10 +22,11 @@ from alignkit.interfaces import HasValues, Policy, RewardSource, Scorer
 from alignkit.options import Config, Count, Fraction
 from alignkit.outputs import PolicyOutput, ScorerOutput
 from alignkit.records import Group
+from alignkit.samplers import Servable
 from alignkit.testing.tiny_network import Contexts, TinyLanguageModel, TinyScoreModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -142,7 +143,7 @@ class TinyScorer(Scorer):
         _save(path, self._network, self._options, {"kind": "scorer"})
 
 
-class TinyPolicy(Policy[TinyOptions], HasValues):
+class TinyPolicy(Policy[TinyOptions], HasValues, Servable):
     """A language model over characters.
 
     `temperature=0` takes the likeliest token, with log-probabilities at temperature 1. `top_k`, `top_p`, `min_p` and
@@ -194,7 +195,7 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
         self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
     ) -> GroupBatch:
         _refuse_unknown(sampling)
-        ids = [self._text.tokens(prompt.plain) for prompt in prompts]
+        ids = self.prompt_ids(prompts, sampling.max_tokens)
         temperature = sampling.temperature or 1.0
         owners = [p for p in range(len(prompts)) for _ in range(n)]
         places = range(len(prompts)) if places is None else places
@@ -215,19 +216,36 @@ class TinyPolicy(Policy[TinyOptions], HasValues):
                 logprobs[row].append(logprob)
             alive = [row for row in alive if tokens[row][-1]]
         responses = [tokens[p * n : (p + 1) * n] for p in range(len(prompts))]
+        batch = self.batch_of(prompts, ids, responses, [row[-1] == 0 for row in tokens], sampling)
+        return batch.replace(logprobs=torch.tensor([x for row in logprobs for x in row], device=self._device))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return (0,)
+
+    def named_weights(self, *, merged: bool = True) -> Iterator[tuple[str, Tensor]]:
+        own = self._network.state_dict() if merged else {}
+        return ((name, tensor) for name, tensor in own.items() if not name.startswith("value_head"))
+
+    def prompt_ids(self, prompts: Sequence[Prompt], room: int) -> list[list[int]]:
+        return [self._text.tokens(prompt.plain) for prompt in prompts]
+
+    def batch_of(
+        self,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[Sequence[int]]],
+        finished: Sequence[bool],
+        sampling: Sampling,
+    ) -> GroupBatch:
+        ends, temperature = iter(finished), sampling.temperature or 1.0
         groups = [
-            Group(prompt, tuple(self._text.text(row) for row in rows), finished=tuple(row[-1] == 0 for row in rows))
+            Group(prompt, tuple(self._text.text(row) for row in rows), finished=tuple(next(ends) for _ in rows))
             for prompt, rows in zip(prompts, responses, strict=True)
         ]
-        batch = GroupBatch.from_ids(
-            ids,
-            responses,
-            groups,
-            finished=[row[-1] == 0 for row in tokens],
-            device=self._device,
-            temperature=temperature,
+        return GroupBatch.from_ids(
+            prompt_ids, responses, groups, finished=finished, device=self._device, temperature=temperature
         )
-        return batch.replace(logprobs=torch.tensor([x for row in logprobs for x in row], device=self._device))
 
     def forward(
         self,

@@ -6,28 +6,25 @@ manifest does not verify is no checkpoint. Resuming takes the newest checkpoint.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.errors import AlignkitError, CheckpointError
+from alignkit.errors import CheckpointError
+from alignkit.files import replacing, telling_when_full
 from alignkit.records import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from alignkit.batch import GroupBatch
 
 MANIFEST, STATE = "manifest.json", "state.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SAID = ("No space left", "quota exceeded", "file write failed", "failed writing file", "iostream", "unexpected pos")
 
 
 def save_checkpoint(
@@ -54,7 +51,8 @@ def save_checkpoint(
                 torch.save(value, target / f"{name}.pt")
             (target / STATE).write_text(json.dumps(state), encoding="utf-8")
             files = {path.name: _entry(path) for path in sorted(target.iterdir())}
-            write_synced(target / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
+            with replacing(target / MANIFEST) as manifest:
+                json.dump({"step": step, "files": files}, manifest, indent=1)
         except Exception:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -66,28 +64,6 @@ def save_checkpoint(
     return target
 
 
-@contextmanager
-def telling_when_full(folder: Path, what: str, needed: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Says so if the disk is full, whatever the library that writes calls it.
-
-    Args:
-        needed: bytes of what is written, if known.
-
-    Raises:
-        AlignkitError: the disk is full.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (isinstance(error, OSError) and error.errno in _FULL) and not any(map(str(error).__contains__, _SAID)):
-            raise
-        size = f" of {count:,} bytes" if (count := needed()) else ""
-        raise AlignkitError(
-            f"{folder}: the disk is full: no space for {what}{size}, {shutil.disk_usage(folder).free:,} bytes are "
-            "free; what was saved before is kept\n  fix: free disk space, then run the same command with --resume"
-        ) from error
-
-
 def _bytes_of(tensors: Any) -> int:
     leaves = torch.utils._pytree.tree_leaves(tensors)
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
@@ -96,17 +72,6 @@ def _bytes_of(tensors: Any) -> int:
 def name_of(step: int) -> str:
     """The folder name of a step's checkpoint."""
     return f"step-{step:08d}"
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Writes a file atomically; it is on disk on return."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
@@ -240,11 +205,3 @@ def _entry(path: Path) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from alignkit.errors import InputError
-from alignkit.ops.distributed import num_processes, own_block, sum_over_processes
+from alignkit.ops.distributed import barrier, num_processes, own_block, sum_over_processes
+from alignkit.samplers import OwnSampler, Sampler
 from alignkit.training.processes import evenly
 from alignkit.training.scores import check_abstentions, score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
@@ -40,8 +41,12 @@ class BatchFeed(Protocol):
     def batch(self, index: int) -> GroupBatch:
         """This process's block of batch `index`, encoded, and scored if the algorithm needs it."""
 
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        """A prepared batch, corrected for how it was sampled, and figures of it."""
+        return batch, {}
 
-class OfflineFeed:
+
+class OfflineFeed(BatchFeed):
     """A data set as one batch; `n_epochs` counts the passes over it. Each process prepares a block of it."""
 
     repeatable = True
@@ -57,8 +62,9 @@ class OfflineFeed:
         return self._model.encode([self._groups[place] for place in own_block(len(self._groups))])
 
 
-class RolloutFeed:
-    """Samples the policy on the next prompts and scores the responses. Each pass over the prompts has a new order."""
+class RolloutFeed(BatchFeed):
+    """Has the policy sampled on the next prompts and scores the responses. Every pass over the prompts has an order of
+    its own."""
 
     repeatable = False
 
@@ -71,6 +77,7 @@ class RolloutFeed:
         sampling: Sampling,
         options: IterationOptions,
         seed: int,
+        sampler: Sampler[Any] | None = None,
     ) -> None:
         if not prompts:
             raise InputError("no prompts to sample from", where="prompts", fix="name a source in [prompts]")
@@ -78,6 +85,7 @@ class RolloutFeed:
         _check_enough(options.batch_size, "prompts in a batch")
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
+        self._sampler = sampler or OwnSampler()
         self.figures: dict[str, float] = {}
         self.num_batches = options.iterations
         self.groups_per_batch = options.batch_size
@@ -85,7 +93,9 @@ class RolloutFeed:
     def batch(self, index: int) -> GroupBatch:
         size = self._options.batch_size
         places = own_block(size)
-        batch = self._policy.generate(
+        self._sampler.sync(self._policy, index)
+        barrier()
+        batch = self._sampler.generate(
             [self._prompt_at(index * size + place) for place in places],
             n=self._options.group_size,
             sampling=self._sampling,
@@ -98,6 +108,9 @@ class RolloutFeed:
         self.figures = {"abstained": share} if share else {}
         check_abstentions(share, self._options.max_abstained)
         return evenly(scored)
+
+    def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
+        return self._sampler.corrected(batch)
 
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))

@@ -16,7 +16,7 @@ from alignkit.components import Context
 from alignkit.options import Sampling
 from alignkit.plugins import registry
 from alignkit.training.engine import train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, epoch_order, prompt_order
+from alignkit.training.feeds import BatchFeed, OfflineFeed, RolloutFeed, epoch_order, prompt_order
 from alignkit.training.scores import score_batch
 from tests.bench.real import draw_adapter
 from tests.bench.workloads import ADAM_BETA2
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Optimizer, Policy, RewardSource, Scorer
     from alignkit.records import Group, Prompt
-    from alignkit.training.feeds import BatchFeed
     from tests.bench.clock import Clock
     from tests.bench.material import Material
     from tests.bench.workloads import Settings, Workload
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 NEVER = 10**9
 
 
-class FixedFeed:
+class FixedFeed(BatchFeed):
     """Responses that are at hand, as if they had been sampled: a batch of them for each iteration."""
 
     repeatable = False

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
+    from alignkit_judge.questions import Form
+    from alignkit_judge.replies import Alternatives
+
 QUESTIONS = tuple(
     Question(protocol, "q", ("a", "b", "c")[:count], "best", reasoning)
     for protocol, count in (("pairwise", 2), ("listwise", 3), ("pointwise", 1))
@@ -37,12 +40,22 @@ def replies(draw: random.Random, _folder: Path) -> str:
     if draw.random() < 0.3:
         text = mutated_bytes(draw, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogateescape")
     body = _completion(draw, text)
+    return read_reply(as_json(mutated(draw, body) if draw.random() < 0.3 else body), question)
+
+
+def read_reply(body: str, question: Question | Form) -> str:
+    """The verdict in the body of a completion."""
     try:
-        reply = read_completion(as_json(mutated(draw, body) if draw.random() < 0.3 else body))
+        reply = read_completion(body)
     except NoCompletion:
         return "refused"
+    return read_verdict(reply.text, question, reply.alternatives)
+
+
+def read_verdict(text: str, question: Question | Form, alternatives: Alternatives) -> str:
+    """The verdict in a text."""
     try:
-        answer = parse_reply(reply.text, question, reply.alternatives)
+        answer = parse_reply(text, question, alternatives)
     except Malformed:
         return "refused"
     for number in answer.values or ():

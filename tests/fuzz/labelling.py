@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignkit_label.command import import_file
 from alignkit_label.exchange import read_records, rows_of, write_rows
@@ -49,9 +49,16 @@ def labels(draw: random.Random, folder: Path) -> str:
     path = folder / draw.choice(("in.json", "in.json", "in.jsonl"))
     text = as_json(rows) if path.suffix == ".json" or not isinstance(rows, list) else "\n".join(map(as_json, rows))
     path.write_bytes(mutated_bytes(draw, text.encode()) if draw.random() < 0.2 else text.encode())
+    return read_labels(path, draw.choice(("ignore", "keep", "gold")))
+
+
+def read_labels(path: Path, kept: Literal["ignore", "keep", "gold"] | None) -> str:
+    """Imports a file into a database, if one is wanted; exports what it says in each form and reads that again."""
+    folder = path.parent
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            import_file(path, folder / "labels.db", draw.choice(("ignore", "keep", "gold")), None, True)
+        if kept:
+            with contextlib.redirect_stdout(io.StringIO()):
+                import_file(path, folder / "labels.db", kept, None, True)
         groups = [group for group in read_records(path, {}) if len(group.responses) > 1]
     except InputError as error:
         check_told(error, path)

@@ -43,6 +43,13 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"instruction": "i", "input": "x", "output": "a", "system": "s", "history": [["q", "a"]]},
     {"prompt": "q", "answer": 7},
 )  # fmt: skip
+TOLD: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"malformed": "drop"},
+    {"comparisons": "fit"},
+    {"template": "{prompt} {id}"},
+)
 
 
 def readers(draw: random.Random, folder: Path) -> str:
@@ -50,7 +57,12 @@ def readers(draw: random.Random, folder: Path) -> str:
     rows = [draw.choice(ROWS)] * draw.choice((1, 3, 6))
     rows = mutated(draw, rows) if draw.random() < 0.6 else rows
     path = _stored(draw, rows, folder)
-    told = draw.choice(({}, {}, {"malformed": "drop"}, {"comparisons": "fit"}, {"template": "{prompt} {id}"}))
+    told = draw.choice(TOLD)
+    return read_data(path, told)
+
+
+def read_data(path: Path, told: dict[str, Any]) -> str:
+    """Reads a file as data, with options."""
     try:
         dataset = Dataset(DatasetOptions(path=str(path), max_bad_share=1.0, **told))
         groups = dataset.groups()
@@ -58,7 +70,7 @@ def readers(draw: random.Random, folder: Path) -> str:
         check_told(error, path)
         return "refused"
     assert visible(dataset.explain()) == dataset.explain()
-    again = folder / "again.jsonl"
+    again = path.with_name("again.jsonl")
     write_groups(again, groups)
     assert _same(list(read_groups(again)), groups)
     if all(group.source for group in groups) and not all(group.responses == ("",) for group in groups):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -20,6 +19,9 @@ from tests.fuzz.mutations import VALUES, as_json, mutated, mutated_bytes
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable
+
+    from alignkit.recipe.recipe import Recipe
 
 PAIRS = Path(__file__).with_name("pairs.jsonl")
 RECIPES: tuple[dict[str, Any], ...] = (
@@ -40,6 +42,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
         "candidates": {"count": 4, "policies": [{"plugin": "hf", "model": "org/other"}]},
     },
 )
+_MANIFESTS: dict[Path, bytes] = {}
 KEYS = ("optimizer.beta", "policy.model", "reward", "run.seed", "a b", "", "sampling.stop", "eval.rewards.x.plugin")
 
 
@@ -49,16 +52,21 @@ def recipes(draw: random.Random, folder: Path) -> str:
     changed = mutated(draw, tables)
     tables = changed if isinstance(changed, dict) and draw.random() < 0.9 else tables
     given = draw.choice(VALUES)
+    if draw.random() < 0.5:
+        options = {draw.choice(KEYS): given} if draw.random() < 0.3 else {}
+        return read_settings(lambda: recipe_of(tables, flags={}, options=options))
+    path = folder / "recipe.toml"
+    path.write_bytes(_toml(draw, tables))
+    overrides = [f"{draw.choice(KEYS)}={given}"] if draw.random() < 0.3 else []
+    flags = {"optimizer": draw.choice(("", "", "grpo", "x"))}
+    return read_settings(lambda: load_recipe(path, flags=flags, overrides=overrides))
+
+
+def read_settings(load: Callable[[], Recipe]) -> str:
+    """Loads a recipe and checks it with the plugins that are installed, without a network."""
     try:
         with patch("alignkit_data.options.hub_rows", side_effect=InputError("no network", where="path", fix="none")):
-            if draw.random() < 0.5:
-                recipe = recipe_of(tables, flags={}, options={draw.choice(KEYS): given} if draw.random() < 0.3 else {})
-            else:
-                path = folder / "recipe.toml"
-                path.write_bytes(_toml(draw, tables))
-                overrides = [f"{draw.choice(KEYS)}={given}"] if draw.random() < 0.3 else []
-                recipe = load_recipe(path, flags={"optimizer": draw.choice(("", "", "grpo", "x"))}, overrides=overrides)
-            resolved = resolve(recipe, registry())
+            resolved = resolve(load(), registry())
     except InputError as error:
         assert str(error)
         return "refused"
@@ -77,27 +85,36 @@ def _toml(draw: random.Random, tables: Any) -> bytes:
 
 def manifests(draw: random.Random, folder: Path) -> str:
     """The newer of two checkpoints has a mutated manifest: it is skipped with its reason."""
-    older, newer = folder / "step-00000001", folder / "step-00000002"
-    for step, path in enumerate((older, newer), start=1):
-        if not (path / checkpoints.MANIFEST).is_file():
-            tensors = {"modules": {"w": torch.ones(2)}, "adam": {}}
-            checkpoints.save_checkpoint(folder, step, tensors=tensors, state={"step": step}, keep=2)
-    good = json.loads((older / checkpoints.MANIFEST).read_text())
-    files = json.loads((newer / checkpoints.MANIFEST).read_text())
+    files = json.loads(two_checkpoints(folder)[2])
     content = as_json(mutated(draw, files)).encode() if draw.random() < 0.6 else json.dumps(files).encode()
-    content = mutated_bytes(draw, content) if draw.random() < 0.5 else content
+    return read_manifest(mutated_bytes(draw, content) if draw.random() < 0.5 else content, folder)
+
+
+def read_manifest(content: bytes, folder: Path) -> str:
+    """The newer of two checkpoints has a manifest with this content."""
+    older, newer, good = two_checkpoints(folder)
     (newer / checkpoints.MANIFEST).write_bytes(content)
     try:
         chosen, problems = checkpoints.newest_checkpoint(folder)
     finally:
-        shutil.rmtree(newer)
-    assert json.loads((older / checkpoints.MANIFEST).read_text()) == good
+        (newer / checkpoints.MANIFEST).write_bytes(good)
     if chosen == older:
         assert len(problems) == 1
         assert problems[0].startswith(newer.name)
         return "refused"
-    assert json.loads(content)["files"] == files["files"]
+    assert json.loads(content)["files"] == json.loads(good)["files"]
     return "read"
+
+
+def two_checkpoints(folder: Path) -> tuple[Path, Path, bytes]:
+    """The older, the newer, and the manifest of the newer."""
+    paths = folder / "step-00000001", folder / "step-00000002"
+    if folder not in _MANIFESTS:
+        for step in (1, 2):
+            tensors = {"modules": {"w": torch.ones(2)}, "adam": {}}
+            checkpoints.save_checkpoint(folder, step, tensors=tensors, state={"step": step}, keep=2)
+        _MANIFESTS[folder] = (paths[1] / checkpoints.MANIFEST).read_bytes()
+    return *paths, _MANIFESTS[folder]
 
 
 def only_manifests(draw: random.Random, folder: Path) -> str:

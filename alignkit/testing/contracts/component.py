@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -16,7 +17,7 @@ from alignkit.plugins import read_options, registry
 from alignkit.recipe.describe import field_docs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from alignkit.options import ComponentSpec
 
@@ -50,21 +51,21 @@ class ComponentContract:
     def test_options_are_a_frozen_keyword_only_dataclass(self) -> None:
         config = self.component.Config
         assert issubclass(config, Config), f"{config.__name__} does not derive from alignkit.Config"
-        for owner in _owners(config):
-            parameters = owner.__dataclass_params__
-            assert parameters.frozen, f"@dataclass(frozen=True, kw_only=True) is missing on {owner.__name__}"
-        assert all(field.kw_only for field in dataclasses.fields(config) if field.init)
+        faults = list(_faults(config))
+        assert not faults, "; ".join(faults)
 
     def test_unknown_options_are_refused(self) -> None:
         given = {**self.options, "no_such_option": 1}
         _, problems = read_options(registry(), self.component.Config, given)
-        assert [problem.key for problem in problems] == [("no_such_option",)]
+        found = [problem.key for problem in problems]
+        assert found == [("no_such_option",)], f"an unknown option must be refused, and nothing else: found {found}"
 
     def test_options_survive_a_round_trip(self) -> None:
         config = self.config()
-        assert _read(type(config), dataclasses.asdict(config)) == config
+        changed = "differ once they were written and read: use types that JSON and TOML have"
+        assert _read(type(config), dataclasses.asdict(config)) == config, f"the options {changed}"
         adapter = TypeAdapter(type(config))
-        assert _read(type(config), json.loads(adapter.dump_json(config))) == config
+        assert _read(type(config), json.loads(adapter.dump_json(config))) == config, f"the options {changed}"
 
     def test_every_option_is_documented(self) -> None:
         config = self.component.Config
@@ -80,6 +81,18 @@ def _read(config: type[Config], values: Mapping[str, Any]) -> Config:
     return instance
 
 
-def _owners(config: type[Config]) -> list[type[Any]]:
-    """The options class and the dataclasses it inherits fields from."""
-    return [owner for owner in config.__mro__ if "__dataclass_fields__" in vars(owner)]
+def _faults(config: type[Config]) -> Iterator[str]:
+    """What keeps the attributes of an options class from being options."""
+    decorator = "write @dataclass(frozen=True, kw_only=True) above it"
+    known = {name for owner in config.__mro__ for name in get_annotations(owner)}
+    positional = {field.name for field in dataclasses.fields(config) if field.init and not field.kw_only}
+    for owner in config.__mro__:
+        hints = get_annotations(owner)
+        if "__dataclass_fields__" in vars(owner):
+            if by_place := [name for name in hints if name in positional]:
+                yield f"{owner.__name__} takes {', '.join(by_place)} by position: {decorator}"
+        elif ignored := [name for name, hint in hints.items() if "ClassVar" not in str(hint)]:
+            yield f"{', '.join(ignored)} of {owner.__name__} can't be set: {decorator}"
+        for name, value in vars(owner).items():
+            if isinstance(value, bool | int | float | str | tuple) and name not in known and name[0] != "_":
+                yield f"{owner.__name__}.{name} has no type, so it is no option: write {name}: {type(value).__name__} ="

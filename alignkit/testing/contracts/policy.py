@@ -13,6 +13,7 @@ from alignkit.batch import GroupBatch
 from alignkit.interfaces import Policy
 from alignkit.options import Sampling
 from alignkit.testing.contracts.component import ComponentContract
+from alignkit.testing.contracts.servable import ServableContract
 from alignkit.testing.material import (
     CountingModule,
     backward,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 SAMPLING = Sampling(max_tokens=12, temperature=0.8)
 
 
-class PolicyContract(ComponentContract):
+class PolicyContract(ServableContract, ComponentContract):
     """`class TestMine(PolicyContract): component = Mine; options = {...}`
 
     Every call of `make` must give an equal policy, in float32.

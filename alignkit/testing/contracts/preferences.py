@@ -24,11 +24,21 @@ class PreferenceSourceContract(ComponentContract):
 
     def test_it_yields_groups(self) -> None:
         found = self._groups()
-        assert found
+        assert found, "it yields nothing: give options, or override sampler, so that it has something to judge"
         assert all(isinstance(group, Group) for group in found)
 
+    def test_it_does_not_abstain_from_everything(self) -> None:
+        found = self._groups()
+        if not self.make().judges:
+            return
+        assert any(map(_says_something, found)), (
+            f"none of {len(found)} groups has ranks or scores that prefer a response, or labels: nothing can be learnt"
+            " from them. Give options, or override sampler, so that it has something to judge; a source that only"
+            " collects responses for others sets judges = False"
+        )
+
     def test_the_order_is_fixed(self) -> None:
-        assert self._groups() == self._groups()
+        assert self._groups() == self._groups(), "two equal sources give different groups: seed what is random"
         source = self.make()
         first = list(source.preferences(self.sampler()))
         assert first == list(source.preferences(self.sampler())), "a second pass over the source gives different groups"
@@ -42,3 +52,9 @@ class PreferenceSourceContract(ComponentContract):
     def test_ranks_start_at_the_best(self) -> None:
         for group in self._groups():
             assert group.ranks is None or min(group.ranks) == 0, f"no best response in {group.ranks}"
+
+
+def _says_something(group: Group) -> bool:
+    """Whether it is a demonstration, has labels, or tells its responses apart."""
+    told_apart = any(len({*values} - {None}) > 1 for values in (group.ranks, group.scores) if values)
+    return len(group.responses) == 1 or group.labels is not None or told_apart

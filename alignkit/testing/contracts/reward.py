@@ -41,9 +41,21 @@ class RewardSourceContract(ComponentContract):
     def test_one_float_or_none_for_each_response(self) -> None:
         given = self.groups()
         scores = self._score(given)
-        assert [len(row) for row in scores] == [len(group.responses) for group in given]
+        found, wanted = [len(row) for row in scores], [len(group.responses) for group in given]
+        assert found == wanted, (
+            f"score() must give a list for each group, a score for each response: {wanted}, not {found}"
+        )
         for score in (score for row in scores for score in row):
-            assert score is None or (type(score) is float and math.isfinite(score)), f"{score!r} is not a finite float"
+            assert score is None or (type(score) is float and math.isfinite(score)), (
+                f"{score!r} is no finite float: use None to abstain"
+            )
+
+    def test_it_does_not_abstain_from_everything(self) -> None:
+        scores = [score for row in self._score(self.groups()) for score in row]
+        assert any(score is not None for score in scores), (
+            f"all {len(scores)} scores are None, so nothing can be learnt from them, nor tested here: override groups"
+            " to give records that it can score (with an answer in meta, say)"
+        )
 
     def test_no_groups_give_no_scores(self) -> None:
         assert self._score([]) == []

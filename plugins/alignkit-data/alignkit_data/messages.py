@@ -66,11 +66,15 @@ def split_last_turn(messages: list[Message]) -> tuple[list[Message], Message]:
         raise Unusable("no assistant turn")
     if messages[-1]["role"] != "assistant":
         raise Unusable(f"the last turn is not an answer: its role is {messages[-1]['role']}")
-    if any(messages[-1].get(name) in (0, False) for name in _LEARN_FLAGS if name in messages[-1]):
-        raise Unusable("the last turn is marked as not to be learned")
+    _check_learned(messages[-1])
     if len(messages) == 1:
         raise Unusable("no prompt before the response")
     return messages[:-1], messages[-1]
+
+
+def _check_learned(turn: Message) -> None:
+    if any(turn.get(name) in (0, False) for name in _LEARN_FLAGS if name in turn):
+        raise Unusable("the last turn is marked as not to be learned")
 
 
 _LEARN_FLAGS = ("weight", "train", "loss")
@@ -91,10 +95,11 @@ def group_of(prompt: Content, answers: Sequence[Answer], **fields: Any) -> Group
 
 def part(prompt: Content | None, answers: Sequence[Content]) -> tuple[Content, Sequence[Answer]]:
     """The prompt, and what each answer adds to it. Chats may repeat the prompt; without a prompt, all answers hold it.
+    Turns that all chats share before their last ones are part of the prompt.
 
     Raises:
-        ValueError: some answers are texts and others messages.
-        Unusable: no prompt is found, or more than one turn follows it.
+        ValueError: some answers are texts and others messages, or chats differ in more than their last turn.
+        Unusable: no prompt is found.
     """
     texts = [answer for answer in answers if isinstance(answer, str)]
     chats = [answer for answer in answers if not isinstance(answer, str)]
@@ -126,36 +131,36 @@ def _common_text(texts: list[str]) -> str:
 def _part_chats(prompt: Content | None, chats: list[list[Message]]) -> tuple[Content, list[Message]]:
     if not all(chats):
         raise Unusable("empty response")
-    if prompt is None:
-        prompt = _common_messages(chats)
-    elif isinstance(prompt, str):
-        prompt = _messages_of_text(prompt, chats)
-    starts = (len(prompt) if len(chat) > len(prompt) and chat[: len(prompt)] == prompt else 0 for chat in chats)
-    return prompt, [_assistant_turn(chat[start:]) for start, chat in zip(starts, chats, strict=True)]
+    if isinstance(prompt, str):
+        common = _common_messages(chats)
+        holds_it = chats[0][0]["role"] != "assistant" and any(message["content"] == prompt for message in common)
+        prompt = None if holds_it else [{"role": "user", "content": prompt}]
+    given = prompt or []
+    rests = [chat[len(given) :] if len(chat) > len(given) and chat[: len(given)] == given else chat for chat in chats]
+    shared = _common_messages(rests)
+    if not (given or shared):
+        raise Unusable("no prompt, and no common beginning of the responses")
+    if given and shared and (shared[0]["role"] == "system" or shared[0]["role"] == given[-1]["role"] == "user"):
+        raise ValueError(f"the response starts with a {shared[0]['role']} turn, which the prompt does not hold")
+    return [*given, *shared], [_assistant_turn(rest[len(shared) :]) for rest in rests]
 
 
 def _common_messages(chats: list[list[Message]]) -> list[Message]:
+    """The messages that all chats begin with, without the last one of any."""
     shortest = min(len(chat) for chat in chats) - 1
     count = 0
     while count < shortest and all(chat[count] == chats[0][count] for chat in chats):
         count += 1
-    if count == 0:
-        raise Unusable("no prompt, and no common beginning of the responses")
     return chats[0][:count]
 
 
-def _messages_of_text(prompt: str, chats: list[list[Message]]) -> list[Message]:
-    before = chats[0][:-1]
-    if before and before[-1]["content"] == prompt and all(chat[:-1] == before for chat in chats):
-        return before
-    return [{"role": "user", "content": prompt}]
-
-
 def _assistant_turn(messages: list[Message]) -> Message:
-    if len(messages) != 1:
-        raise Unusable("more than one turn after the prompt" if messages else "empty response")
+    """The one message that is left of a chat."""
+    if len(messages) > 1:
+        raise ValueError(f"the responses differ before their last turns: {len(messages)} turns follow what they share")
     if messages[0]["role"] != "assistant":
         raise Unusable("the response is not an assistant turn")
+    _check_learned(messages[0])
     return messages[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,9 +29,6 @@ class Mix(PreferenceSource[MixOptions]):
 
     def __init__(self, config: MixOptions, context: Context | None = None) -> None:
         super().__init__(config, context)
-        self._sources = [
-            cast("PreferenceSource[Any]", self.context.build("preferences", spec)) for spec in config.sources
-        ]
         self._said: list[str] = []
         self._doubtful: list[Group] = []
 
@@ -39,6 +37,18 @@ class Mix(PreferenceSource[MixOptions]):
         order, with people's ranks in place of theirs where people gave any, then the groups that only people have."""
         self._said = []
         return self._shared(ask) if self.config.rule == "shares" else iter(self._escalated(ask))
+
+    def first(self) -> Iterator[tuple[str, Group]]:
+        """The sources' first groups. By doubt, those without ranks get some."""
+        to_rank = self.config.rule == "unsure"
+        for source in self._sources:
+            for place, group in source.first():
+                yield place, replace(group, ranks=(0,) * len(group.responses)) if to_rank else group
+
+    @cached_property
+    def _sources(self) -> list[PreferenceSource[Any]]:
+        build = self.context.build
+        return [cast("PreferenceSource[Any]", build("preferences", spec)) for spec in self.config.sources]
 
     def explain(self) -> str:
         return "\n".join(self._said)

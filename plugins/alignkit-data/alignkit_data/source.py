@@ -126,6 +126,7 @@ class Candidates(PreferenceSource[CandidatesOptions]):
     """Unranked responses of the policy to the run's prompts, for people or an outside judge to label."""
 
     samples = True
+    judges = False
 
     def preferences(self, ask: Ask) -> Iterator[Group]:
         """One group for each prompt."""

@@ -54,11 +54,6 @@ class TestPreference:
         group = make({"prompt": "Hi?", "chosen": [says("Yes.")], "rejected": [says("No.")]})
         assert (group.prompt.messages, group.responses) == ((USER,), ("Yes.", "No."))
 
-    def test_a_text_prompt_that_the_conversation_lacks(self) -> None:
-        for prompt, rejected in (("Bye?", [USER, says("No.")]), ("Hi?", [SYSTEM, USER, says("No.")])):
-            row = {"prompt": prompt, "chosen": [USER, says("Yes.")], "rejected": rejected}
-            assert dropped(row) == ["more than one turn after the prompt"]
-
     def test_a_chat_prompt_with_texts(self) -> None:
         group = make({"prompt": [USER], "chosen": "Yes.", "rejected": "No."})
         assert (group.prompt.messages, group.responses) == ((USER,), ("Yes.", "No."))
@@ -67,10 +62,6 @@ class TestPreference:
         first = [USER, says("Hm."), USER]
         group = make({"chosen": [*first, says("Yes.")], "rejected": [*first, says("No.")]})
         assert (group.prompt.messages, group.responses) == (tuple(first), ("Yes.", "No."))
-
-    def test_conversations_that_part_early_are_dropped(self) -> None:
-        row = {"chosen": [USER, says("A"), USER, says("B")], "rejected": [USER, says("C"), USER, says("D")]}
-        assert dropped(row) == ["more than one turn after the prompt"]
 
     @pytest.mark.parametrize(
         ("chosen", "rejected", "prompt", "responses"),

@@ -10,7 +10,7 @@ import pytest
 from alignkit_data import Dataset, DatasetOptions
 from alignkit_data.loading import GroupMaker
 from alignkit_data.readers import Row
-from data_rows import SYSTEM, USER, dropped, make, says
+from data_rows import SYSTEM, USER, dropped, make, said_of, says
 from pyarrow import parquet
 
 from alignkit.errors import InputError
@@ -27,13 +27,6 @@ CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "clear"}
 CALL_TEXT = '<tool_call>\n{"name": "sky", "arguments": {"city": "Rome"}}\n</tool_call>'
 TOOLS = [{"type": "function", "function": {"name": "sky"}}]
-
-
-def said_of(values: dict[str, Any], **options: Any) -> str:
-    with pytest.raises(InputError) as error:
-        make(values, **options)
-    assert error.value.where == "data.jsonl:7"
-    return error.value.what
 
 
 class TestSystem:
@@ -237,7 +230,7 @@ class TestPairs:
         row = {"messages": [USER, says("Yes.")], "rejected_response": "Yes."}
         assert dropped(row) == ["the answer and the rejected one are the same"]
         assert dropped({**row, "rejected_response": ""}) == ["empty response"]
-        assert dropped({**row, "rejected_response": [SYSTEM, says("No.")]}) == ["more than one turn after the prompt"]
+        assert "2 turns follow" in said_of({**row, "rejected_response": [SYSTEM, says("No.")]})
         ends = {"messages": [USER, says("Yes.")], "chosen": "Yes.", "rejected": "No."}
         assert "messages ends with an answer, beside chosen and rejected" in said_of(ends)
 

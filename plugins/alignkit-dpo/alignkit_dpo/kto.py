@@ -115,8 +115,8 @@ def longest_sequence(batch: GroupBatch) -> int:
 def mismatched(batch: GroupBatch, before: GroupBatch, longest: int) -> GroupBatch:
     """Each prompt with the responses to the previous prompt, the first with those of the group `before`.
 
-    Responses are cut so that prompt and response are never longer than `longest` tokens, or the longest of the batch,
-    and stay within the model's context.
+    Responses are cut so that prompt and response are at most `longest` tokens long, or the longest of the batch, and
+    stay within the model's context.
     """
     longest = max(longest, longest_sequence(batch))
     rolled = batch.concat([before, batch.select(range(batch.num_groups - 1))])

@@ -14,7 +14,7 @@ from alignkit import GroupBatch, InputError
 from alignkit_hf.chat import Chat
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import torch
 
@@ -275,6 +275,20 @@ class Encoder:
         if message not in self._told:
             self._told.add(message)
             logger.warning(message)
+
+
+def chats_in(records: Iterable[tuple[str, Group]]) -> list[tuple[str, Group]]:
+    """The records whose prompt is a chat."""
+    return [(place, group) for place, group in records if group.prompt.messages is not None]
+
+
+def try_chats(records: Iterable[tuple[str, Group]], render: Callable[[Group], object]) -> None:
+    """Raises InputError with the place of the first record that `render` refuses by a ValueError."""
+    for place, group in records:
+        try:
+            render(group)
+        except ValueError as error:
+            raise InputError(str(error), where=place, fix=MEND) from error
 
 
 def refusal(error: ValueError, prompt: Prompt) -> InputError:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from alignkit import Group, GroupBatch, HasValues, InputError, Policy, PolicyOutput
+from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput, Servable
 from alignkit.ops import digest_of_tensors, until_it_fits
-from alignkit_hf import loading, probe
+from alignkit_hf import footprint, loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
-from alignkit_hf.encoding import MEND, Encoder
+from alignkit_hf.encoding import Encoder, chats_in, try_chats
 from alignkit_hf.fallback import sample_with_generate
 from alignkit_hf.freezing import freeze, frozen_text
 from alignkit_hf.generation import Budget, sample
+from alignkit_hf.handover import named_weights, weights_of_adapter
 from alignkit_hf.kernels.exact_kl import Head
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.options import HFOptions
@@ -34,12 +35,12 @@ from alignkit_hf.storage import save_policy
 from alignkit_hf.weights import check_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from alignkit import Context, Prompt, Sampling
+    from alignkit import Context, Footprint, Held, Load, Prompt, Sampling
     from alignkit_hf.generation import Sampled
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ MAX_ROWS = 512
 """Responses sampled at the same time."""
 
 
-class HFPolicy(Policy[HFOptions], HasValues):
+class HFPolicy(Policy[HFOptions], HasValues, Servable):
     """A causal LM that is sampled, scored and trained.
 
     Args:
@@ -80,18 +81,9 @@ class HFPolicy(Policy[HFOptions], HasValues):
     @classmethod
     def try_records(cls, config: HFOptions, records: Iterable[tuple[str, Group]]) -> None:
         """Renders chats as the tokenizer's chat template does."""
-        chat = None
-        for place, group in records:
-            if group.prompt.messages is not None:
-                chat = chat or cls._chat(config)
-                try:
-                    chat.check(group)
-                except ValueError as error:
-                    raise InputError(str(error), where=place, fix=MEND) from error
-
-    @staticmethod
-    def _chat(config: HFOptions) -> Chat:
-        return Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
+        if chats := chats_in(records):
+            chat = Chat(loading.tokenizer_of(config), use_template=config.chat_template == "auto")
+            try_chats(chats, chat.check)
 
     def _load(self) -> tuple[PackedModel, Encoder, Any]:
         options = self.config
@@ -178,7 +170,7 @@ class HFPolicy(Policy[HFOptions], HasValues):
 
         With `temperature` 0 they are log-probabilities under the model's own distribution, at temperature 1.
         """
-        ids = self.encoder.prompts_with_room(prompts, sampling.max_tokens)
+        ids = self.prompt_ids(prompts, sampling.max_tokens)
         streams = uniform_streams(seed, range(len(prompts)) if places is None else places, n, sampling.max_tokens)
         most, tokens = max(1, min(MAX_ROWS, len(ids) * n)), self._cache_tokens()
 
@@ -186,22 +178,38 @@ class HFPolicy(Policy[HFOptions], HasValues):
             return self._sampled(ids, n, sampling, streams, Budget(tokens=tokens * rows // most, rows=rows))
 
         sampled = until_it_fits(compute, min(most, self._most_rows or most), self._sample_fewer)
-        texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(sampled.ids)]
-        texts = [self.encoder.chat.content(prompts[i // n], text) for i, text in enumerate(texts)]
-        parts = [slice(i * n, (i + 1) * n) for i in range(len(prompts))]
-        groups = [
-            Group(prompt, tuple(texts[part]), finished=tuple(sampled.finished[part]), source="policy")
-            for prompt, part in zip(prompts, parts, strict=True)
-        ]
-        batch = GroupBatch.from_ids(
-            ids,
-            [sampled.ids[part] for part in parts],
-            groups,
-            finished=sampled.finished,
-            device=self.raw.device,
-            temperature=sampling.temperature or 1.0,
-        )
+        responses = [sampled.ids[i * n : (i + 1) * n] for i in range(len(prompts))]
+        batch = self.batch_of(prompts, ids, responses, sampled.finished, sampling)
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return self.encoder.stop_ids
+
+    def named_weights(self, *, merged: bool = True) -> Iterator[tuple[str, Tensor]]:
+        return named_weights(self.raw, adapter=self._adapter_on) if merged else weights_of_adapter(self.raw)
+
+    def prompt_ids(self, prompts: Sequence[Prompt], room: int) -> list[list[int]]:
+        return self.encoder.prompts_with_room(prompts, room)
+
+    def batch_of(
+        self,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[Sequence[int]]],
+        finished: Sequence[bool],
+        sampling: Sampling,
+    ) -> GroupBatch:
+        """The batch of sampled responses, with their texts up to a stop string."""
+        groups, ends = [], iter(finished)
+        for prompt, rows in zip(prompts, responses, strict=True):
+            texts = [before_stop(text, sampling.stop) for text in self.encoder.decode(rows)]
+            contents = tuple(self.encoder.chat.content(prompt, text) for text in texts)
+            groups.append(Group(prompt, contents, finished=tuple(next(ends) for _ in rows), source="policy"))
+        temperature, device = sampling.temperature or 1.0, self.raw.device
+        return GroupBatch.from_ids(
+            prompt_ids, responses, groups, finished=finished, device=device, temperature=temperature
+        )
 
     def _sampled(
         self, prompts: Sequence[Sequence[int]], n: int, sampling: Sampling, streams: Tensor, budget: Budget
@@ -296,6 +304,16 @@ class HFPolicy(Policy[HFOptions], HasValues):
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
         return HFScorer.load(path, context, append_end=append_end)
+
+    @classmethod
+    def footprint(cls, config: HFOptions | None, held: Held, load: Load) -> Footprint:
+        """The memory of the policy, or of a scorer with its trunk; see `alignkit_hf.footprint`."""
+        return footprint.footprint(config or HFOptions(model=held.folder), held, load)
+
+    @classmethod
+    def try_records_of_scorer(cls, path: Path, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the scorer's tokenizer does."""
+        HFScorer.try_records(path, records)
 
     def save(self, path: Path) -> None:
         """Writes a folder that transformers can load, with the adapter merged and also alone in `path/adapter`."""

@@ -18,7 +18,8 @@ from alignkit import InputError, Scorer, ScorerOutput, may_be_model
 from alignkit.ops import num_processes
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, merge_adapters, tensors_of_adapter
-from alignkit_hf.encoding import Encoder
+from alignkit_hf.chat import Chat
+from alignkit_hf.encoding import Encoder, chats_in, try_chats
 from alignkit_hf.freezing import freeze, frozen_parameters
 from alignkit_hf.modeling import PackedModel, Request
 from alignkit_hf.saved_tokenizer import padding_tokenizer, scoring_tokenizer
@@ -29,7 +30,7 @@ from alignkit_hf.weights import check_vocabulary, load_weights
 from alignkit_hf.whole import WholeEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from alignkit import Context, Group, GroupBatch
@@ -109,7 +110,7 @@ class HFScorer(Scorer):
             source = Source.of(name)
             classifier = _load_classifier(source)
             tokenizer = loading.load_tokenizer(source.with_tokenizer)
-            given = (source.adapters or (source.base,))[-1].record(ENCODING_FILE)
+            given = _record_of(source)
         loading.make_ready(classifier)
         unusable = check_vocabulary(tokenizer, loading.rows_of_embedding(classifier), where="model")
         encoder = _encoder(classifier, tokenizer, given, unusable, append_end)
@@ -117,6 +118,18 @@ class HFScorer(Scorer):
         found = probe.find_path(classifier, layout="auto", attention="auto")
         autocast = loading.autocast_dtype("auto", device)
         return cls(PackedModel(classifier, autocast=autocast, path=found), encoder, tokenizer)
+
+    @staticmethod
+    def try_records(path: Path, records: Iterable[tuple[str, Group]]) -> None:
+        """Renders chats as the scorer in a folder does. Raises InputError with the place of one that it can't."""
+        if chats := chats_in(records):
+            with loading_errors("model", path.as_posix()):
+                source = Source.of(path.as_posix())
+                tokenizer = loading.load_tokenizer(source.with_tokenizer)
+                given = _record_of(source)
+            chat = Chat(tokenizer, use_template=(given or {}).get("use_template", True))
+            whole = given is None and chat.use_template
+            try_chats(chats, chat.conversations if whole else chat.answers)
 
     def encode(self, groups: Sequence[Group]) -> GroupBatch:
         """The token batch of text records, on the scorer's device; see `Encoder.encode`."""
@@ -162,6 +175,11 @@ class HFScorer(Scorer):
             "use_template": encoder.use_template,
         }
         (path / ENCODING_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _record_of(source: Source) -> Mapping[str, Any] | None:
+    """How the scorer encodes; None for one of another tool."""
+    return (source.adapters or (source.base,))[-1].record(ENCODING_FILE)
 
 
 def _load_classifier(source: Source) -> Any:

@@ -101,11 +101,10 @@ def loading(option: str, name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"transformers can't load {name!r}: {first}",
-            where=option,
-            fix="check the folder or the hub id; without a network, download the model first",
-        ) from error
+        fix = "check the folder or the hub id; without a network, download the model first"
+        if "contains custom code" in first:
+            fix = "read that code, then set trust_remote_code = true"
+        raise InputError(f"transformers can't load {name!r}: {first}", where=option, fix=fix) from error
     finally:
         library.removeFilter(_is_no_report)
 

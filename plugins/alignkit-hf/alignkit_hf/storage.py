@@ -59,7 +59,7 @@ def whole_model(model: TrunkModel) -> PreTrainedModel:
     if not model.has_adapter:
         return model.lm
     copied: Any = copy.deepcopy(model.model)
-    if not any(_in_4_bits(module) for module in model.modules()):
+    if not any(in_4_bits(module) for module in model.modules()):
         merged: PreTrainedModel = copied.merge_and_unload()
         return merged
     from peft.tuners.lora import LoraLayer
@@ -71,7 +71,7 @@ def whole_model(model: TrunkModel) -> PreTrainedModel:
     lm: PreTrainedModel = copied.unload()
     with torch.no_grad():
         for name, module in list(lm.named_modules()):
-            linear = _converted_back(module) if _in_4_bits(module) else module
+            linear = _converted_back(module) if in_4_bits(module) else module
             if name in added:
                 linear.weight += added[name].to(linear.weight.dtype)
             if linear is not module:
@@ -82,7 +82,7 @@ def whole_model(model: TrunkModel) -> PreTrainedModel:
     return lm
 
 
-def _in_4_bits(module: nn.Module) -> bool:
+def in_4_bits(module: nn.Module) -> bool:
     return hasattr(getattr(module, "weight", None), "quant_state") and not hasattr(module, "base_layer")
 
 

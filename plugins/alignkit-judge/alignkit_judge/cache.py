@@ -6,14 +6,15 @@ import json
 import sqlite3
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignkit import telling_when_full
 from alignkit_judge.questions import Answer, Form, digest
 from alignkit_judge.templates import template_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from alignkit_judge.questions import Question
 
@@ -31,8 +32,8 @@ class VerdictCache:
     """
 
     def __init__(self, path: Path | None) -> None:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        self._place = path or Path()
+        self._place.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(
             path or ":memory:", timeout=60, isolation_level=None, check_same_thread=False
         )
@@ -75,10 +76,12 @@ class VerdictCache:
             judge: the judge's digest.
             judge_name: for people.
         """
-        self._connection.execute(
-            "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (_key(judge, question), *_parts(judge, question), json.dumps(_record(judge_name, question, answer))),
-        )
+        record = json.dumps(_record(judge_name, question, answer))
+        with telling_when_full(self._place, "a verdict", lambda: len(record)):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (_key(judge, question), *_parts(judge, question), record),
+            )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Interval
 
@@ -20,10 +17,15 @@ from alignkit import (
     NonNegative,
     Positive,
     PreferencesSpec,
+    check_address,
+    check_key_variable,
     may_be_model,
     require_package,
 )
 from alignkit_judge.rubrics import principles_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OPENAI = "https://api.openai.com/v1"
 Protocol = Literal["pairwise", "listwise", "pointwise"]
@@ -70,7 +72,11 @@ class JudgeModel(Config):
         """Raises InputError if the judge can't be asked."""
         if not self.model:
             raise InputError("names no judge", where="model", fix="give the name or folder of a model")
-        if self.backend == "local":
+        local = self.backend == "local"
+        self.counts_only_with("backend = 'local'", local, "min_mass", "batch_tokens", "dtype")
+        of_servers = ("base_url", "key_env", "structured", "top_logprobs", "price_in", "price_out")
+        self.counts_only_with("backend = 'openai'", not local, *of_servers)
+        if local:
             self._check_local()
         else:
             self._check_server()
@@ -81,27 +87,9 @@ class JudgeModel(Config):
 
     def _check_server(self) -> None:
         require_package("openai", where="backend")
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")
-        if address.username or address.password or address.query or address.fragment:
-            raise InputError(
-                "may contain credentials: it has a user, a query or a fragment",
-                where="base_url",
-                fix="put the key into an environment variable and set key_env to its name",
-            )
-        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
-            raise InputError(
-                "is not the name of an environment variable",
-                where="key_env",
-                fix="give the name of the variable that holds the key, not the key",
-            )
-        if self.key_variable and not os.environ.get(self.key_variable):
-            raise InputError(
-                f"the environment variable {self.key_variable} is not set",
-                where="key_env",
-                fix=f"export {self.key_variable}=..., or name another variable",
-            )
+        check_address(self.base_url, where="base_url", example="http://127.0.0.1:8000/v1")
+        if self.key_variable:
+            check_key_variable(self.key_variable)
 
     @property
     def key_variable(self) -> str:
@@ -144,6 +132,11 @@ class BudgetOptions(Config):
     then: Literal["stop", "use"] = "stop"
     """When the budget is spent: `stop` ends the run (exit code 3) and keeps the verdicts for the next run; `use`
     continues with the verdicts so far."""
+
+    def check(self) -> None:
+        """Raises InputError if `then` is set without a limit."""
+        limited = bool(self.requests or self.tokens or self.money)
+        self.counts_only_with("a limit (requests, tokens or money)", limited, "then")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,16 +183,17 @@ class JudgeOptions(JudgeModel):
 
     def check(self) -> None:
         """Raises InputError if a judge can't be asked, or options contradict each other."""
-        if self.judges and self.model:
-            raise InputError("can't be combined with judges", where="model", fix="move it into judges")
-        for number, judge in enumerate(self.panel):
-            try:
-                judge.check() if self.judges else super().check()
-            except InputError as error:
-                where = f"judges.{number}.{error.where}" if self.judges else error.where
-                raise InputError(error.what, where=where, fix=error.fix) from error
+        if self.judges and (own := [one.name for one in fields(JudgeModel) if getattr(self, one.name) != one.default]):
+            raise InputError("can't be combined with judges", where=own[0], fix="move it into judges")
+        self.check_each(JudgeModel.check)
+        self.check_each(self._check_reasons)
+        on_server = any(judge.backend == "openai" for judge in self.panel)
+        self.counts_only_with("backend = 'openai'", on_server, "concurrency", "retry", "budget", "keep_replies")
         if self.criterion and self.constitution:
             raise InputError("can't be combined with a constitution", where="criterion", fix="leave one of them out")
+        if (self.criterion or self.constitution) and self.rubric != "helpful":
+            other = "a criterion" if self.criterion else "a constitution"
+            raise InputError(f"can't be combined with {other}", where="rubric", fix="leave one of them out")
         if self.constitution:
             principles_of(self.constitution)
         if self.samples > 1 and any(judge.temperature == 0 for judge in self.panel):
@@ -208,6 +202,20 @@ class JudgeOptions(JudgeModel):
             raise InputError("a local judge samples only its reasoning", where="samples", fix="set reasoning = true")
         if self.budget.money and not any(judge.price_in or judge.price_out for judge in self.panel):
             raise InputError("needs prices", where="budget.money", fix="set price_in and price_out")
+
+    def check_each(self, check: Callable[[JudgeModel], None]) -> None:
+        """Checks each judge. Raises the InputError of `check`, with the judge's place in `judges`."""
+        for number, judge in enumerate(self.panel):
+            try:
+                check(judge)
+            except InputError as error:
+                where = f"judges.{number}.{error.where}" if self.judges else error.where
+                raise InputError(error.what, where=where, fix=error.fix) from error
+
+    def _check_reasons(self, judge: JudgeModel) -> None:
+        """A local judge that does not reason samples nothing."""
+        writes = self.reasoning or judge.backend != "local"
+        judge.counts_only_with("reasoning = true", writes, "temperature", "reply_tokens")
 
     @property
     def panel(self) -> tuple[JudgeModel, ...]:
@@ -235,6 +243,17 @@ class JudgePreferenceOptions(JudgeOptions):
     by less than this share of the scale."""
     abstentions: Literal["drop", "keep"] = "drop"
     """Whether groups on which the judge abstained are dropped, or kept without ranks."""
+
+    def check(self) -> None:
+        """Raises InputError as in `JudgeOptions`, and for options that this protocol or source does not use."""
+        super().check()
+        scores = self.protocol == "pointwise"
+        self.check_each(lambda judge: judge.counts_only_with("protocol = 'pointwise'", scores, "top_logprobs"))
+        self.counts_only_with("protocol = 'pairwise' or 'listwise'", not scores, "orders")
+        graded = scores or any(judge.backend == "local" for judge in self.panel)
+        self.counts_only_with("backend = 'local' or protocol = 'pointwise'", graded, "min_margin")
+        if self.responses is not None and self.k != 2:
+            raise InputError("can't be combined with responses", where="k", fix="leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,9 +87,8 @@ def parse_reply(text: str, question: Question | Form, alternatives: Alternatives
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in a reply, without those in its thoughts."""
-    decoder = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
     with suppress(ValueError, RecursionError):
-        whole = decoder.decode(text.strip())
+        whole = _DECODER.decode(text.strip())
         if isinstance(whole, dict):
             yield whole
             return
@@ -97,7 +96,7 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
     place = 0
     while begins := _OBJECT_BEGINS.search(text, place):
         try:
-            found, place = decoder.raw_decode(text, begins.start())
+            found, place = _DECODER.raw_decode(text, begins.start())
             yield found
         except ValueError:
             place = begins.end()
@@ -110,6 +109,9 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a key is repeated")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeated_keys)
 
 
 def _values(verdict: Any, question: Question | Form) -> tuple[float, ...] | None:

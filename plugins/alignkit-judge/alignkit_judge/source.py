@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from alignkit_judge.votes import Outcome
 
 
+MOST = 9
+"""Responses that a judge tells apart, by the letters A to I."""
+
+
 class Criteria:
     """What to judge an item by: a rubric, the user's own words, or a principle drawn from the constitution."""
 
@@ -94,6 +98,20 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
             )
         yield from kept
 
+    def first(self) -> Iterator[tuple[str, Group]]:
+        """The first groups to judge.
+
+        Raises:
+            InputError: one has more responses than a judge can tell apart, or none has two.
+        """
+        records = list(self._source.first()) if self._source is not None else []
+        for place, group in records:
+            if (count := len(group.without_duplicates().responses)) > MOST:
+                raise InputError(f"can't judge {count} responses at once", where=place, fix=f"give at most {MOST}")
+            yield place, replace(group, ranks=(0,) * len(group.responses))
+        if records and all(len(group.responses) == 1 for _, group in records):
+            raise InputError("one response, which is nothing to compare", where=records[0][0], fix="give two or more")
+
     def judge(self, groups: Sequence[Group]) -> list[Group]:
         """The groups in order, with the judges' ranks; None if they abstained. A ranked group loses the responses that
         no verdict connects to the largest connected part.
@@ -131,8 +149,8 @@ class JudgeSource(PreferenceSource[JudgePreferenceOptions]):
 
     def _questions(self, group: Group) -> list[Asked]:
         config, count = self.config, len(group.responses)
-        if count > 9:
-            raise InputError(f"can't judge {count} responses at once", where="judge", fix="give at most 9 per group")
+        if count > MOST:
+            raise InputError(f"can't judge {count} responses at once", where="judge", fix=f"give at most {MOST}")
         if config.protocol == "pointwise":
             shown: list[tuple[int, tuple[int, ...]]] = [(0, (index,)) for index in range(count)]
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from alignkit import InputError
+from alignkit import InputError, telling_when_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +67,11 @@ def make_file(path: Path) -> None:
 def connected(path: Path) -> Iterator[sqlite3.Connection]:
     """A new connection. What a transaction commits is on disk before the next line runs."""
     database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
-    try:
+    with telling_when_full(path, path.name), closing(database):
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA foreign_keys = ON")
         yield database
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -84,7 +82,8 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
         try:
             yield database
         except BaseException:
-            database.execute("ROLLBACK")
+            if database.in_transaction:  # a full disk has ended it
+                database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
 

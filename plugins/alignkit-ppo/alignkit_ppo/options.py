@@ -161,7 +161,7 @@ class TRPOOptions(ActorCriticOptions):
     """Where values come from: `policy` is a separate model that starts as a copy of the policy, `reward` one that
     starts as a copy of the reward model. A head on the policy's trunk would move the policy out of the trust region."""
     trust_region: Positive = 0.01
-    """Largest KL of an update, in nats per token."""
+    """Largest KL of an update, in nats per token, as estimated on the tokens of its batch."""
     damping: NonNegative = 0.1
     """Added to the diagonal of the Fisher matrix."""
     cg_iterations: Count = 10

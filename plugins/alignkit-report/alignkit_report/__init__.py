@@ -1,4 +1,4 @@
-"""Reports on files of preferences, and sinks for a run's metrics. Imports no torch."""
+"""Reports on runs and files of preferences, and sinks for a run's metrics. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from alignkit import hookimpl
 from alignkit_report.options import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions
+from alignkit_report.page import write_page
 
 if TYPE_CHECKING:
     from alignkit import Register
 
 ALIGNKIT_INTERFACE = 1
 
-__all__ = ["MlflowOptions", "TensorBoardOptions", "TrackioOptions", "WandbOptions"]
+__all__ = ["MlflowOptions", "TensorBoardOptions", "TrackioOptions", "WandbOptions", "write_page"]
 
 
 @hookimpl

@@ -16,13 +16,13 @@ from alignkit.preferences import (
     SHARE_OF_FIRST,
     TIE,
     Share,
-    SimilarTexts,
     intransitive_cycles,
     normalized,
     wins_of,
 )
 from alignkit_report.audit import audit_figures, opening
 from alignkit_report.people import agreement_figures
+from alignkit_report.similar import SimilarTexts
 from alignkit_report.verdicts import FLIPPED, collect
 
 if TYPE_CHECKING:

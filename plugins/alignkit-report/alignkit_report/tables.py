@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.commands import write_page as write_html
 from alignkit_report.figures import LENGTH_RATIOS
+from alignkit_report.page import TEMPLATES
+from alignkit_report.page import write_page as write_html
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     Figures = Mapping[str, Any]
     Table = tuple[str, str, Sequence[str], Sequence[Sequence[Any]]]
@@ -51,7 +52,7 @@ def write_page(path: Path, title: str, figures: Figures) -> None:
     first, *_, last = bounds = [f"{bound:g}" for bound in LENGTH_RATIOS]
     write_html(
         path,
-        Path(__file__).with_name("preferences.html"),
+        TEMPLATES / "preferences.html",
         title=title,
         figures=figures,
         tables=tables(figures),

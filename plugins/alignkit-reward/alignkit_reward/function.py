@@ -17,12 +17,12 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from alignkit import PluginError, RewardSource, load_function
+from alignkit import InputError, PluginError, RewardSource, load_function
 from alignkit.ops import is_out_of_memory
 from alignkit_reward.options import FunctionOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from alignkit import Context, Group, Message, Prompt
 
@@ -39,6 +39,18 @@ class FunctionReward(RewardSource[FunctionOptions]):
         super().__init__(config, context)
         self._function = load_function(config.function)
         self._parameters = _parameters(self._function)
+
+    @classmethod
+    def try_records(cls, config: FunctionOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Looks for the columns that the function can't do without."""
+        needed = _required(_parameters(load_function(config.function)))
+        for place, group in records:
+            if missing := [name for name in needed if name not in group.prompt.meta]:
+                raise InputError(
+                    _lacks(config.function, missing[0], group.prompt.meta),
+                    where=place,
+                    fix=f"add or rename a column, or give the parameter a default: {missing[0]}=None",
+                )
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The function's scores; None where it gives no finite number.
@@ -79,13 +91,9 @@ class FunctionReward(RewardSource[FunctionOptions]):
 
     def _wanted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments that the function takes; all if it has `**kwargs`."""
-        for parameter in self._parameters:
-            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            if named and parameter.default is parameter.empty and parameter.name not in arguments:
-                columns = ", ".join(sorted(arguments.keys() - {"prompts", "completions"})) or "none"
-                raise PluginError(
-                    f"{self.config.function} needs {parameter.name!r}, which is not a column of the prompts ({columns})"
-                )
+        for name in _required(self._parameters):
+            if name not in arguments:
+                raise PluginError(_lacks(self.config.function, name, arguments.keys() - {"prompts", "completions"}))
         if not self._parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters):
             return arguments
         names = {parameter.name for parameter in self._parameters}
@@ -140,6 +148,21 @@ def _parameters(function: Any) -> list[inspect.Parameter]:
         return list(inspect.signature(function).parameters.values())
     except ValueError:
         return []
+
+
+def _required(parameters: Sequence[inspect.Parameter]) -> list[str]:
+    """The names of the columns without which the function can't be called."""
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and parameter.default is parameter.empty
+        and parameter.name not in ("prompts", "completions")
+    ]
+
+
+def _lacks(function: str, name: str, columns: Collection[str]) -> str:
+    return f"{function} needs {name!r}, which is not a column of the prompts ({', '.join(sorted(columns)) or 'none'})"
 
 
 async def _awaited(result: Any) -> Any:

@@ -10,6 +10,7 @@ import math
 import random
 from abc import abstractmethod
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from alignkit import PreferenceSource
@@ -18,9 +19,9 @@ from alignkit_reward.options import LabellerOptions, RankingOptions, RulesLabell
 from alignkit_reward.rules import RulesReward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from alignkit import Ask, Context, Group, RewardSource
+    from alignkit import Ask, Group, RewardSource
 
 
 OptionsT = TypeVar("OptionsT", bound=RankingOptions)
@@ -32,9 +33,9 @@ class Labeller(PreferenceSource[OptionsT]):
     samples = True
     name: ClassVar[str]
 
-    def __init__(self, config: OptionsT, context: Context | None = None) -> None:
-        super().__init__(config, context)
-        self._source = self.make_source()
+    @cached_property
+    def _source(self) -> RewardSource[Any]:
+        return self.make_source()
 
     @abstractmethod
     def make_source(self) -> RewardSource[Any]:
@@ -75,6 +76,10 @@ class RulesLabeller(Labeller[RulesLabellerOptions]):
 
     def make_source(self) -> RewardSource[Any]:
         return RulesReward(self.config, self.context)
+
+    @classmethod
+    def try_records(cls, config: RulesLabellerOptions, records: Iterable[tuple[str, Group]]) -> None:
+        RulesReward.try_records(config, records)
 
 
 def _gumbel(draw: random.Random) -> float:

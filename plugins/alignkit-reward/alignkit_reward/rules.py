@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alignkit import InputError, RewardSource
 from alignkit_reward.numbers import number
@@ -34,6 +34,16 @@ class RulesReward(RewardSource[RulesOptions]):
         if answer := self.config.answer:
             rules.append((answer.weight, answer_rule(answer)))
         self._rules = rules
+
+    @classmethod
+    def try_records(cls, config: RulesOptions, records: Iterable[tuple[str, Group]]) -> None:
+        """Reads the right answers."""
+        if config.answer:
+            for place, group in records:
+                try:
+                    right_answer(group.prompt, config.answer)
+                except InputError as error:
+                    raise InputError(error.what, where=place, fix=f"{error.fix} ({error.where})") from error
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
         """The weighted sums.
@@ -101,21 +111,23 @@ def answer_rule(options: AnswerRule) -> Rule:
     pattern = re.compile(options.pattern)
 
     def score(prompt: Prompt, response: str) -> float:
-        if options.column not in prompt.meta:
-            raise InputError(
-                f"the prompts have no column {options.column!r}, but {', '.join(sorted(prompt.meta)) or 'no columns'}",
-                where="answer.column",
-                fix="name the column with the right answers",
-            )
-        right = _reference(prompt.meta[options.column], pattern)
+        right = right_answer(prompt, options)
         stated = [number(text) for text in pattern.findall(response)[-1:]]
         return float(any(x is not None and math.isclose(x, right, rel_tol=1e-9, abs_tol=1e-9) for x in stated))
 
     return score
 
 
-def _reference(value: Any, pattern: re.Pattern[str]) -> float:
-    stated = pattern.findall(value)[-1:] if isinstance(value, str) else []
+def right_answer(prompt: Prompt, options: AnswerRule) -> float:
+    """The number in the prompt's column. Raises InputError if there is none."""
+    if options.column not in prompt.meta:
+        raise InputError(
+            f"the prompt has no column {options.column!r}, but {', '.join(sorted(prompt.meta)) or 'no columns'}",
+            where="answer.column",
+            fix="name the column with the right answers",
+        )
+    value = prompt.meta[options.column]
+    stated = re.findall(options.pattern, value)[-1:] if isinstance(value, str) else []
     right = number(stated[0] if stated else str(value))
     if right is None:
         raise InputError(f"the right answer {value!r} is not a number", where="answer.column", fix="correct the data")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit import HasValues, InputError, may_be_model, registry
+from alignkit import HasValues, InputError, may_be_model, registry, write_synced
 
 if TYPE_CHECKING:
     from alignkit import Policy
@@ -46,9 +46,7 @@ class StoredReward:
 
     def write(self, folder: Path) -> None:
         """Writes the file, whole or not at all."""
-        partial = folder / f"{FILE}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / FILE)
+        write_synced(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def _from_hub(name: str) -> Path | None:

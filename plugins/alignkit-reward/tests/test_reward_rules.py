@@ -138,7 +138,7 @@ def test_what_is_no_number_is_a_wrong_answer(response: str, expected: float) -> 
 
 
 def test_answer_without_its_column() -> None:
-    with pytest.raises(InputError, match=r"answer\.column: the prompts have no column 'final_answer', but question"):
+    with pytest.raises(InputError, match=r"answer\.column: the prompt has no column 'final_answer', but question"):
         score("A: 1", {"question": "?"}, answer=AnswerRule())
     with pytest.raises(InputError, match="'unknown' is not a number"):
         score("A: 1", {"final_answer": "unknown"}, answer=AnswerRule())
