@@ -8,6 +8,7 @@ that all processes but one have nothing to do in it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -152,9 +153,21 @@ def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> floa
     return max(float((left - right).abs().max()) for left, right in pairs)
 
 
+def fill_the_disk() -> None:
+    """From now on this process can't write its part of a checkpoint."""
+    from torch.distributed.checkpoint import filesystem
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    filesystem._write_item = refuse  # type: ignore[assignment]
+
+
 def main(folder: str, last: str, resume: str, shard: str, *cases: str) -> None:
     start_processes()
     torch.set_num_threads(1)
+    if os.environ.get("FULL_DISK") == os.environ["RANK"]:
+        fill_the_disk()
     for case in cases:
         found = trained(case, Path(folder), last=int(last), resume=resume == "1", shard=shard == "1")
         torch.save(found, Path(folder) / f"{case}-{process_index()}.pt")

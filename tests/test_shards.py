@@ -48,6 +48,16 @@ def test_a_checkpoint_of_shards_goes_on_anywhere(tmp_path: Path) -> None:
             assert torch.equal(found, whole)
 
 
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_is_told_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FULL_DISK", "1")
+    assert started(tmp_path, 2, ["hf-sft"], shard=True) == [1, 1]
+    assert capfd.readouterr().err.count("AlignkitError: ") == 2
+    assert not list(tmp_path.glob("hf-sft/checkpoints/*/manifest.json"))
+
+
 def test_what_cannot_be_split_is_refused() -> None:
     policy = TinyPolicy()
     packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)

@@ -5,6 +5,7 @@ Any number of processes can read them, also a single one with whole weights.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from alignkit.ops.distributed import num_processes, waiting_group
 from alignkit.training import checkpoint as checkpoints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -32,7 +33,8 @@ def save(checkpoint: Path, modules: Mapping[str, nn.Module], moments: Mapping[in
 
     named = {f"{PREFIX}{place}.{key}": held for place, own in moments.items() for key, held in own.items()}
     state = {**dict(checkpoints.trained_tensors(modules)), **named}
-    save_parts(state, checkpoint_id=checkpoint, process_group=waiting_group())
+    with _own_errors():
+        save_parts(state, checkpoint_id=checkpoint, process_group=waiting_group())
 
 
 def load_modules(checkpoint: Path, modules: Mapping[str, nn.Module]) -> None:
@@ -59,4 +61,16 @@ def _load(checkpoint: Path, into: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint.state_dict_loader import load
 
     group = waiting_group() if num_processes() > 1 else None
-    load(into, checkpoint_id=checkpoint, process_group=group, no_dist=group is None)
+    with _own_errors():
+        load(into, checkpoint_id=checkpoint, process_group=group, no_dist=group is None)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises what a process raised, in all, in place of a BaseException that holds it."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as failed:
+        raise next(error for error, _ in failed.failures.values()) from failed
