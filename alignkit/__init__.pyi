@@ -11,6 +11,9 @@ from .checking import (
     Problem as Problem,
 )
 from .companions import (
+    Alarm as Alarm,
+)
+from .companions import (
     Companion as Companion,
 )
 from .companions import (
@@ -51,6 +54,15 @@ from .files import (
 )
 from .files import (
     write_synced as write_synced,
+)
+from .footprint import (
+    Footprint as Footprint,
+)
+from .footprint import (
+    Held as Held,
+)
+from .footprint import (
+    Load as Load,
 )
 from .hookspecs import (
     Register as Register,
@@ -98,6 +110,9 @@ from .interfaces import (
     Scorer as Scorer,
 )
 from .options import (
+    AlarmOptions as AlarmOptions,
+)
+from .options import (
     ComponentSpec as ComponentSpec,
 )
 from .options import (
@@ -114,9 +129,6 @@ from .options import (
 )
 from .options import (
     IterationOptions as IterationOptions,
-)
-from .options import (
-    KLLimitOptions as KLLimitOptions,
 )
 from .options import (
     LearningOptions as LearningOptions,
@@ -222,6 +234,24 @@ from .records import (
 )
 from .records import (
     write_groups as write_groups,
+)
+from .remote import (
+    RetryGate as RetryGate,
+)
+from .remote import (
+    Unanswered as Unanswered,
+)
+from .remote import (
+    check_address as check_address,
+)
+from .remote import (
+    check_key_variable as check_key_variable,
+)
+from .remote import (
+    redacted as redacted,
+)
+from .remote import (
+    retry_after as retry_after,
 )
 from .runs.api import (
     run as run,

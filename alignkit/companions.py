@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 Metrics = dict[str, "Tensor | float"]
 """Figures of one micro-batch. The engine sums them over the micro-batches and processes of a step, so compute them with
 the batch's `token_mean`, `response_mean` and `group_mean`."""
+
+
+class Alarm(str):
+    """A sentence on a figure that is beyond its threshold: what it means and what to do.
+
+    Attributes:
+        record: the same for machines: `step`, the next one, `alarm`, the option that sets the threshold, `value` and
+            `threshold`.
+        stops: whether the run must stop as failed.
+    """
+
+    record: Mapping[str, Any]
+    stops: bool
+
+    def __new__(cls, text: str, record: Mapping[str, Any], *, stops: bool) -> Self:
+        alarm = super().__new__(cls, text)
+        alarm.record, alarm.stops = record, stops
+        return alarm
 
 
 class Companion:
@@ -41,10 +59,9 @@ class Companion:
         """Whether the weights after `step` steps are the best so far, as of the last `observe`."""
         return False
 
-    def check(self, figures: Mapping[str, float]) -> str:
-        """Called before the steps of a batch, with its figures. Returns why the run must stop as failed, or an empty
-        string."""
-        return ""
+    def check(self, figures: Mapping[str, float]) -> Sequence[Alarm]:
+        """Called before the steps of a batch, with its figures; again if the run is resumed between these steps."""
+        return ()
 
     def begin_step(self, step: int) -> None:
         """Called before each optimisation step; `step` counts from 0."""

@@ -9,19 +9,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from alignkit.checking import check_fields, check_rules, differing, option_names
 from alignkit.errors import InputError, missing_package
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -251,11 +248,68 @@ class EarlyStopOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KLLimitOptions(Config):
-    """KL limit."""
+class AlarmOptions(Config):
+    """Alarms.
+
+    Attributes:
+        figures: the figure of a batch that each rule is about; a rule that is set on one that the algorithm does not
+            report is refused.
+    """
+
+    figures: ClassVar[Mapping[str, str]] = {
+        "max_kl": "kl",
+        "alarm_kl": "kl",
+        "alarm_entropy": "entropy",
+        "alarm_length": "response_length",
+        "alarm_repetition": "repetition",
+        "alarm_cut_off": "finished",
+        "alarm_gold": "gold_drop",
+    }
 
     max_kl: NonNegative = 0.0
-    """Stop the run (exit code 3) when the mean KL to the reference, in nats per response, passes this; 0 never does."""
+    """Stop the run (exit code 3) at once when the mean KL to the reference, in nats per response, passes this; 0 never
+    does."""
+    alarm_kl: NonNegative = 30.0
+    """Alarm when that KL is above this; 0 never."""
+    alarm_entropy: Fraction = 0.2
+    """Alarm when the entropy is below this share of the first batches'; 0 never."""
+    alarm_length: NonNegative = 2.0
+    """Alarm when the mean length of the responses is above this times the first batches', or below these divided by
+    this; 0 never."""
+    alarm_repetition: Fraction = 0.2
+    """Alarm when the share of four tokens in a row that stand earlier in their response, too, is more than this above
+    the first batches'; 0 never."""
+    alarm_cut_off: Fraction = 0.5
+    """Alarm when more than this share of the responses is cut off at sampling.max_tokens; 0 never."""
+    alarm_gold: NonNegative = 4.0
+    """Alarm when the moving mean of stop.gold's scores is more than this, in standard errors, below its best while the
+    reward's has risen since; 0 never."""
+    alarm_batches: Count = 3
+    """How many batches in a row must be beyond a threshold before the alarm, or within it before the next one, and how
+    many first batches entropy, length and repetition are compared with."""
+    on_alarm: Literal["warn", "stop", "raise-kl"] = "warn"
+    """What an alarm does beside telling: nothing, stop the run (exit code 3) with its checkpoint, or multiply the KL
+    weight by 1.5."""
+
+    @property
+    def can_raise_kl(self) -> bool:
+        """Whether there is a KL weight that `raise-kl` can multiply."""
+        return False
+
+    def check(self) -> None:
+        super().check()
+        if 0 < self.alarm_length <= 1:
+            raise InputError(
+                "every batch would be above or below it", where="alarm_length", fix="set it above 1, or to 0"
+            )
+        watches = any(getattr(self, option) for option in self.figures if option != "max_kl")
+        self.counts_only_with("an alarm_... above 0", watches, "alarm_batches", "on_alarm")
+        if self.on_alarm == "raise-kl" and not self.can_raise_kl:
+            raise InputError(
+                "there is no KL weight to multiply, or it follows a schedule",
+                where="on_alarm",
+                fix="choose 'warn' or 'stop', or an algorithm with kl_coef (or beta) above 0 that is not `linear`",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.components import Component, ConfigT
-from alignkit.options import Config
+from alignkit.options import Config, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Policy
-    from alignkit.options import Sampling
     from alignkit.records import Prompt
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.runs.page import write_page
+from alignkit_report import write_page
 
 import alignkit
 from alignkit import AlignkitError, Group, Prompt, TrainingOptions, cli

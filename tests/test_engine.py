@@ -233,8 +233,10 @@ def test_data_of_which_nothing_is_left_are_an_error(tmp_path: Path) -> None:
 
 
 def test_the_kl_limit_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(StoppedByCheck, match=r"KL to the reference is 7\.00, above 6\.5"):
+    with pytest.raises(StoppedByCheck, match=r"^step 0: The mean KL .* is 7, above 6\.5 \(max_kl\): the policy is far"):
         online(tmp_path, max_kl=6.5)
+    assert checkpoints.newest_checkpoint(tmp_path / "checkpoints")[0] is not None
+    online(tmp_path / "equal", max_kl=7.0)
 
 
 def test_running_out_of_memory_halves_the_budget_and_goes_on(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import alignkit
+from alignkit import cli
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
 from alignkit.runs import single
@@ -160,6 +161,41 @@ def test_groups_to_score_with_a_reward_model(tmp_path: Path, model: Path, wrong:
         single.score(resolved, file, tmp_path / "out.jsonl", Reporter())
     assert error.value.where == f"{file}:2"
     assert ("System role not supported" in error.value.what) == ("responses" in wrong)
+
+
+@pytest.mark.parametrize(
+    ("command", "rows"),
+    [
+        (
+            "run {policy} --preferences mix -o preferences.sources=[{data},{data}] --optimizer dpo",
+            (CHAT_PAIR, SYSTEM_PAIR),
+        ),
+        (
+            "preferences make {policy} --preferences judge -o preferences.model=m -o preferences.responses={data}"
+            " -o preferences.base_url=http://127.0.0.1:9/v1",
+            (CHAT_PAIR, SYSTEM_PAIR),
+        ),
+        ("eval {policy} --reward rules -o reward.length.maximum=3 -o eval.prompts={data}", (ASKED, SYSTEM)),
+        ("eval {policy} --reward rules -o reward.length.maximum=3 -o eval.prompts={data}", (ASKED, {"messages": 3})),
+        (
+            "align {policy} --optimizer grpo -o prompts.path={file} --reward rules -o reward.answer.column=to",
+            ({**ASKED, "to": 1}, ASKED),
+        ),
+        (
+            "score {file} --reward rules -o reward.answer.column=to",
+            ({"prompt": "Hi?", "responses": ["1"], "to": 1}, {"prompt": "Hi?", "responses": ["1"]}),
+        ),
+    ],
+)
+def test_on_the_command_line(
+    tmp_path: Path, model: Path, command: str, rows: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path / "a.jsonl", *rows)
+    given = {"policy": f"-o policy.model={model}", "file": str(file)}
+    words = [word.format(**given, data=f'{{plugin="dataset",path="{file}"}}') for word in command.split(" ")]
+    arguments = [part for word in words for part in word.split(" ")]
+    assert cli.run([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert f"{file}:2: " in capsys.readouterr().err
 
 
 @pytest.fixture

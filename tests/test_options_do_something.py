@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from alignkit.checking import OptionsError, default_of, option_names
+from alignkit.companions import Alarm
 from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer, RewardSource, Scorer
@@ -45,6 +46,8 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "max_tokens": (1,), "save_every": (3,), "keep_checkpoints": (1,), "line_search_steps": (1,),
     "ptx_batch_size": (1,), "stop.gold": ({"plugin": "gold"},), "stop.plateau": (1,), "stop.plateau_delta": (10.0,),
     "stop.gold_fall": (0.1,), "stop.gold_window": (1,),
+    "alarm_kl": (1e-9,), "alarm_entropy": (1.0,), "alarm_length": (1.000001,),
+    "alarm_cut_off": (1e-9,), "alarm_gold": (1.0,),
 }  # fmt: skip
 """Values beside the default, where it takes a telling one; by default one more, half as much, or all others."""
 
@@ -68,9 +71,12 @@ NEEDS: Mapping[str, Options] = {
     "stop.plateau_delta": {"stop.plateau": 2, "iterations": 4},
     "stop.gold_fall": {"stop.gold": {"plugin": "gold"}, "stop.gold_window": 1},
     "stop.gold_window": {"stop.gold": {"plugin": "gold"}, "stop.gold_fall": 0.1},
+    "alarm_gold": {"stop.gold": {"plugin": "gold"}, "stop.gold_window": 1, "alarm_batches": 1},
+    "alarm_kl": {"track_kl": True, "alarm_batches": 1},
 }
 """Options that are refused alone, and those with which they count (as far as the algorithm has these)."""
 
+FEW = "these runs have too few batches for an alarm"
 REASONS: Mapping[str, tuple[Options, str]] = {
     "track_kl": ({"kl_coef": 0.0}, "what it asks for is measured already where the KL has a weight"),
     "keep_checkpoints": ({"save_every": 3}, "these runs save none, to be fast"),
@@ -79,10 +85,16 @@ REASONS: Mapping[str, tuple[Options, str]] = {
         "the ratio of a bad response rises where steps are too large",
     ),
     "stop_kl": ({"minibatch_size": 1}, "these runs have too few steps a batch for any to be left out"),
+    **{
+        f"alarm_{name}": ({"alarm_batches": 1, "iterations": 5}, FEW) for name in ("kl", "entropy", "length", "cut_off")
+    },
+    "alarm_batches": ({"alarm_batches": 1, "alarm_cut_off": 1e-9}, FEW),
+    "on_alarm": ({"alarm_cut_off": 1e-9, "alarm_batches": 1}, FEW),
 }
 """Options that may change nothing alone, what is set beside them here, and why."""
 
 LEFT_OUT = {
+    "alarm_repetition": "these responses are too short to repeat four tokens (test_alarms)",
     "max_abstained": "the reward of these runs abstains on nothing (test_streams)",
     "adam": "8bit needs CUDA and bitsandbytes, and is refused without them (test_adam)",
     "critic_layers": "the tiny policy has no layers to copy (test_hf_value_branch)",
@@ -136,6 +148,7 @@ class Seen:
     """What can be seen of a run."""
 
     log: list[Options] = dataclasses.field(default_factory=list)
+    alarms: list[Options] = dataclasses.field(default_factory=list)
     micro_batches: int = 0
     end: Any = None
 
@@ -180,6 +193,9 @@ def observed(component: type[Any], flat: Options, held_against: Seen | None = No
         if held_against is not None and seen.log != held_against.log[: len(seen.log)]:
             raise DiffersError
 
+    def on_notice(text: str) -> None:
+        seen.alarms += [text.record] if isinstance(text, Alarm) else []
+
     algorithm.loss = counted
     if component.consumes is Feed.ROLLOUTS:
         feed: Any = Rollouts(PROMPTS, trained, reward, sampling=Sampling(max_tokens=3), options=options, seed=4)
@@ -187,7 +203,9 @@ def observed(component: type[Any], flat: Options, held_against: Seen | None = No
         feed = OfflineFeed(data_for(component.consumes), getattr(algorithm, "scorer", trained))
     with TemporaryDirectory() as folder:
         try:
-            result = train(algorithm, feed, folder=Path(folder), seed=5, on_step=on_step, texts=TEXTS)
+            result = train(
+                algorithm, feed, folder=Path(folder), seed=5, on_step=on_step, on_notice=on_notice, texts=TEXTS
+            )
             stopped = result.stopped
         except StoppedByCheck as check:
             stopped = str(check)

@@ -36,7 +36,7 @@ from python_material import (
 import alignkit
 from alignkit import Group, InputError, Interrupted, PluginError, Prompt, RewardSource, Sampling
 from alignkit.interfaces import Feed, ForeignTrainer
-from alignkit.options import KLLimitOptions, TrainingOptions
+from alignkit.options import AlarmOptions, TrainingOptions
 from alignkit.outputs import TrainResult
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def test_a_foreign_trainer_by_hand(folder: Path, tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitedOptions(DPOOptions, KLLimitOptions):
+class LimitedOptions(DPOOptions, AlarmOptions):
     """A limit that nobody reports to."""
 
 
@@ -196,6 +196,7 @@ def made(folder: Path) -> dict[str, Any]:
         "grpo": GRPO(policy=policy, reward=Letters()),
         "bare": GRPO(policy=policy),
         "limited": Limited(LimitedOptions(max_kl=1.0), policy=policy),
+        "watched": Limited(LimitedOptions(alarm_cut_off=0.9), policy=policy),
         "nudge": Nudge(policy=policy),
     }
 
@@ -215,7 +216,8 @@ def made(folder: Path) -> dict[str, Any]:
         ("dpo", PAIRS, {"texts": PROMPTS}, "texts", "number 0 is a Prompt, not a Group"),
         ("dpo", PAIRS, {"texts": PAIRS}, "texts", "have no effect without ptx_coef"),
         ("dpo", PAIRS, {"sampling": Sampling()}, "sampling", "DPO samples nothing"),
-        ("limited", PAIRS, {}, "optimizer.max_kl", "Limited reports no KL to limit"),
+        ("limited", PAIRS, {}, "optimizer.max_kl", "Limited reports no kl"),
+        ("watched", PAIRS, {}, "optimizer.alarm_cut_off", "Limited reports no finished"),
         ("dpo", PAIRS, {"resume": True}, "resume", "needs out, the folder"),
         ("grpo", PROMPTS, {"sampling": Sampling(top_k=3)}, "sampling", "full distribution"),
         ("bare", PROMPTS, {}, "reward", "GRPO needs a reward to score rollouts"),

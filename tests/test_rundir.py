@@ -118,9 +118,15 @@ def test_metrics_of_repeated_steps_are_written_once(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"stage": "pol')  # killed within a write
     resumed = MetricsFile(path)
+    resumed.write("policy", {"step": 2, "alarm": "alarm_kl", "loss": 15.0})
     resumed.write("policy", {"step": 2, "loss": 20.0})
     resumed.write("policy", {"step": 3, "loss": 30.0})
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(r["stage"], r["step"], r["loss"]) for r in records] == [
-        ("policy", 1, 1.0), ("sft", 3, 0.0), ("policy", 2, 20.0), ("policy", 3, 30.0),
+        ("policy", 1, 1.0), ("sft", 3, 0.0), ("policy", 2, 15.0), ("policy", 2, 20.0), ("policy", 3, 30.0),
     ]  # fmt: skip
+    MetricsFile(path).write("policy", {"step": 3, "loss": 31.0})
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [r["alarm"] for r in records if "alarm" in r] == ["alarm_kl"]
+    MetricsFile(path).write("policy", {"step": 2, "loss": 21.0})
+    assert "alarm" not in path.read_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +20,7 @@ from alignkit.testing.runs import PROMPTS, KilledError, weights
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.engine import train
 from alignkit.training.feeds import RolloutFeed
-from alignkit.training.stopping import best_of, has_plateaued, is_over_optimised, moving_means
+from alignkit.training.stopping import best_of, error_of_difference, fall_of_gold, has_plateaued, moving_means
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,23 +58,30 @@ def test_moving_means_and_the_best_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "rewards", "window", "fall", "ends"),
+    ("gold", "rewards", "window", "fall"),
     [
-        ([1, 3, 1], [1, 2, 3], 1, 1.5, True),
-        ([1, 3, 1], [1, 2, 3], 1, 2.0, False),
-        ([1, 3, 1], [1, 2, 2], 1, 1.5, False),
-        ([1, 3, 1], [1, 3, 2], 1, 1.5, False),
-        ([1, 3, 1], [1, 2, 3], 1, 0.0, False),
-        ([1, 3, 1, 3], [1, 2, 3, 4], 1, 1.5, False),
-        ([1, 3, 3, 1], [1, 2, 3, 4], 2, 0.5, True),
-        ([1, 3, 3, 1], [1, 2, 3, 4], 2, 1.0, False),
-        ([3, 1], [1, 2], 3, 0.5, False),
+        ([1, 3, 1], [1, 2, 3], 1, 2.0),
+        ([1, 3, 1], [1, 2, 2], 1, 0.0),
+        ([1, 3, 1], [1, 3, 2], 1, 0.0),
+        ([1, 3, 1, 3], [1, 2, 3, 4], 1, 0.0),
+        ([1, 3, 3, 1], [1, 2, 3, 4], 2, 1.0),
+        ([3, 1], [1, 2], 3, 0.0),
+        ([], [], 1, 0.0),
     ],
 )
 def test_over_optimisation_is_gold_that_falls_while_the_reward_rises(
-    gold: list[float], rewards: list[float], window: int, fall: float, ends: bool
+    gold: list[float], rewards: list[float], window: int, fall: float
 ) -> None:
-    assert is_over_optimised(gold, rewards, window=window, fall=fall) is ends
+    assert fall_of_gold(gold, rewards, window) == fall
+
+
+def test_the_error_of_a_difference_of_means_is_known_from_neighbours() -> None:
+    assert error_of_difference([0, 2, 1], 2) == math.sqrt((4 + 1) / 2 / 2)
+    assert error_of_difference([7], 2) == error_of_difference([], 1) == 0
+    draw = random.Random(3)
+    scatter = [draw.gauss(0.001 * number, 2.0) for number in range(40_000)]
+    # Two independent means of 5 differ by sqrt(2 / 5) deviations; four standard errors of this estimate are 1.8%.
+    assert error_of_difference(scatter, 5) == pytest.approx(2.0 * math.sqrt(2 / 5), rel=0.018)
 
 
 class Scripted(RewardSource[Any]):
@@ -148,6 +157,9 @@ def test_a_run_ends_where_gold_falls_and_takes_the_weights_of_its_best(tmp_path:
     assert torch.equal(final, course.weights[6])
     assert not torch.equal(final, course.weights[12])
     assert [record.get("gold_reward") for record in course.log[::2]] == [0, 2, 4, 3, None, 3]
+    assert [record.get("gold_drop") for record in course.log[::2]] == [
+        0, 0, 0, 0, None, pytest.approx(0.5 / math.sqrt((4 + 4 + 1 + 0) / 4 / 2)),
+    ]  # fmt: skip
     (best,) = checkpoints.checkpoint_folders(tmp_path / "checkpoints" / "best")
     assert best.name == "step-00000006"
 

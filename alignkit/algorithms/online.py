@@ -1,4 +1,4 @@
-"""Bases of algorithms on rollouts: early stopping, a KL limit, texts in the loss, a moving reference, and the weight of
+"""Bases of algorithms on rollouts: early stopping, alarms, texts in the loss, a moving reference, and the weight of
 the KL, which may follow the measured KL.
 
 A batch never changes its own weight: the controller sees a batch's KL when the next batch is prepared.
@@ -15,17 +15,17 @@ from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.ops.kl import kl_controller
 from alignkit.ops.rollouts import rollout_figures
-from alignkit.options import PtxOptions
+from alignkit.options import Config, PtxOptions
+from alignkit.training.alarms import Alarms
 from alignkit.training.ptx import PtxText
 from alignkit.training.reference import MovingReference
-from alignkit.training.stopping import KLLimit, RolloutWatch
+from alignkit.training.stopping import RolloutWatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.companions import Companion
-    from alignkit.options import Config
     from alignkit.records import Group
 
 OnlineT = TypeVar("OnlineT", bound=OnlineOptions)
@@ -37,20 +37,21 @@ class OnlineAlgorithm(Optimizer[OnlineT]):
 
     Config: ClassVar[type[Config]] = OnlineOptions
     consumes = Feed.ROLLOUTS
-    reports = frozenset({"kl"})
+    reports = frozenset({"kl", "gold_drop"})
 
     def companions(self, texts: Sequence[Group], seed: int) -> Sequence[Companion]:
         """The companions that the options ask for."""
         options = self.config
-        found: list[Companion] = [RolloutWatch(options.stop, self.context)]
-        if options.max_kl:
-            found.append(KLLimit(options.max_kl))
+        found: list[Companion] = [RolloutWatch(options.stop, self.context), Alarms(options, self.raise_kl)]
         if isinstance(options, PtxOptions) and options.ptx_coef:
             coef, size = options.ptx_coef, options.ptx_batch_size
             found.append(PtxText(texts, self.policy, coef=coef, size=size, seed=seed))
         if options.reference_refresh_every and self.reference is not None:
             found.append(MovingReference(options, self))
         return found
+
+    def raise_kl(self, factor: float) -> None:
+        """Multiplies the weight of the KL, if there is one."""
 
 
 class HeldAlgorithm(OnlineAlgorithm[HeldT]):
@@ -62,6 +63,7 @@ class HeldAlgorithm(OnlineAlgorithm[HeldT]):
     """
 
     Config: ClassVar[type[Config]] = HeldOptions
+    reports = OnlineAlgorithm.reports | {"entropy", "response_length", "repetition", "finished"}
     kl_weight_name: ClassVar[str] = "kl_coef"
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -70,6 +72,9 @@ class HeldAlgorithm(OnlineAlgorithm[HeldT]):
         more = {"target": options.kl_target, "horizon": options.kl_horizon, "end": options.kl_coef_end}
         self.kl_controller = kl_controller(options.kl_controller, options.kl_weight, **more)
         self._last_kl: list[float] = []
+
+    def raise_kl(self, factor: float) -> None:
+        self.kl_controller.coef *= factor
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:

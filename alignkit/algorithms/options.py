@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from alignkit.errors import InputError
 from alignkit.ops.choices import Aggregation, KLControl, KLEstimator, KLPlace, RatioLevel, Surrogate
 from alignkit.options import (
+    AlarmOptions,
     Config,
     EarlyStopOptions,
-    KLLimitOptions,
     MovingReferenceOptions,
     NonNegative,
     Positive,
@@ -20,8 +20,12 @@ from alignkit.options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineOptions(KLLimitOptions, MovingReferenceOptions, EarlyStopOptions, RolloutOptions):
+class OnlineOptions(AlarmOptions, MovingReferenceOptions, EarlyStopOptions, RolloutOptions):
     """Options of every algorithm on rollouts."""
+
+    def check(self) -> None:
+        super().check()
+        self.counts_only_with("stop.gold", self.stop.gold is not None, "alarm_gold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,10 @@ class KLControlOptions(Config):
 @dataclass(frozen=True, kw_only=True)
 class HeldOptions(OnlineOptions, KLControlOptions):
     """Options of every algorithm on rollouts that weighs the KL to a reference."""
+
+    @property
+    def can_raise_kl(self) -> bool:
+        return self.kl_weight > 0 and self.kl_controller != "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +173,7 @@ class PolicyGradientOptions(PolicyLossOptions, RewardOptions, KLOptions, HeldOpt
                 where="kl_coef",
                 fix="set kl_coef above 0, or kl_controller to 'fixed'",
             )
+        self.counts_only_with("kl_coef above 0 or track_kl = true", self.needs_reference, "alarm_kl")
         self.counts_only_with("kl_coef above 0", self.penalizes_kl, "kl_place", "kl_estimator", "kl_importance")
         if self.reference_refresh_every and not self.needs_reference:
             raise InputError(

@@ -28,11 +28,24 @@ def highest_of_groups(scores: Tensor, group_index: Tensor, count: int = 1) -> Te
     return torch.zeros_like(group_index, dtype=torch.bool).index_fill(0, order[place < count], True)
 
 
+def repeated_tokens(batch: GroupBatch, length: int = 4) -> tuple[int, int]:
+    """(how many runs of `length` tokens stand earlier in their response, too, how many runs there are).
+
+    As rep-n of Welleck et al., arXiv:1908.04319, but counted over all responses instead of averaged over them, so that
+    short responses weigh little.
+    """
+    places = max(batch.num_tokens - length + 1, 0)
+    columns = [batch.response_ids[start : start + places] for start in range(length)]
+    first, last = batch.response_index[:places], batch.response_index[length - 1 :]
+    runs = torch.stack([first, *columns], dim=1)[first == last]
+    return len(runs) - len(torch.unique(runs, dim=0)), len(runs)
+
+
 def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:
     """(figures of a scored batch with `logprobs`, its number of responses), over all processes.
 
     KL (if the batch has `ref_logprobs`): the mean sampled log-ratio in nats per response. Entropy: the mean of
-    -logprobs in nats per token.
+    -logprobs in nats per token. Repetition: see `repeated_tokens`.
 
     Raises:
         ValueError: the batch has no rewards or logprobs.
@@ -43,8 +56,9 @@ def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:
     sums = torch.stack(
         [(batch.logprobs - reference).sum(), batch.logprobs.sum(), batch.finished.to(batch.logprobs.dtype).sum()]
     )
-    counts = batch.logprobs.new_tensor([batch.num_tokens, batch.num_responses])
-    kl, logprobs, finished, tokens, responses = sum_over_processes(torch.cat([sums, counts])).tolist()
+    counts = batch.logprobs.new_tensor([batch.num_tokens, batch.num_responses, *repeated_tokens(batch)])
+    shared = sum_over_processes(torch.cat([sums, counts])).tolist()
+    kl, logprobs, finished, tokens, responses, repeated, places = shared
     mean, variance, _ = moments(batch.rewards.float())
     figures = {
         "reward": float(mean),
@@ -52,5 +66,6 @@ def rollout_figures(batch: GroupBatch) -> tuple[dict[str, float], float]:
         "entropy": -logprobs / tokens,
         "response_length": tokens / responses,
         "finished": finished / responses,
+        "repetition": repeated / max(places, 1),
     }
     return figures | ({} if batch.ref_logprobs is None else {"kl": kl / responses}), responses

@@ -71,6 +71,9 @@ from .rank_fit import (
     intransitive_cycles as intransitive_cycles,
 )
 from .rank_fit import (
+    ranked_by_scores as ranked_by_scores,
+)
+from .rank_fit import (
     ranks_of as ranks_of,
 )
 from .rank_fit import (
@@ -78,9 +81,6 @@ from .rank_fit import (
 )
 from .rank_fit import (
     wins_of as wins_of,
-)
-from .ranking import (
-    ranked_by_scores as ranked_by_scores,
 )
 from .similar import (
     NEAR as NEAR,

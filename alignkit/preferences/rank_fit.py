@@ -1,4 +1,4 @@
-"""A ranking of K responses from comparisons: a Bradley-Terry fit, and contradictions.
+"""A ranking of K responses from scores, or from comparisons: a Bradley-Terry fit, and contradictions.
 
 The fit uses the minorisation-maximisation steps of Hunter 2004 (Ann. Statist. 32(1), 384-406, section 2). Deliberately
 different: a tie is half a win for each side, and a small prior (a rival of strength 1 against which every response wins
@@ -8,28 +8,50 @@ if a response wins or loses every comparison. Imports no torch.
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignkit.preferences.annotations import FIRST, SECOND, TIE
+from alignkit.preferences.annotations import FIRST, SECOND, TIE, Annotation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from alignkit.preferences.annotations import Annotation
+    from alignkit.records import Group
 
     Floats = NDArray[np.float64]
 
+logger = logging.getLogger(__name__)
 MAX_STEPS = 10_000
 TOLERANCE = 1e-9
 SAME_STRENGTH = 1e-6
 """Log-strengths this close share a rank."""
 SHARE_OF_FIRST = {TIE: 0.5, FIRST: 1.0, SECOND: 0.0}
 """Verdict -> share of the comparison that the first response won."""
+
+
+def ranked_by_scores(groups: Sequence[Group], rows: Sequence[Sequence[float | None]], *, source: str) -> list[Group]:
+    """The groups with scores and ranks; drops groups without two different scores, and logs how many.
+
+    Args:
+        rows: a score per response of each group; None for an abstention.
+        source: the groups' new `source`.
+    """
+    ranked = [
+        replace(group, scores=tuple(scores), source=source).ranked_by_scores()
+        for group, scores in zip(groups, rows, strict=True)
+        if len({score for score in scores if score is not None}) > 1
+    ]
+    if len(ranked) < len(groups):
+        dropped, abstained = len(groups) - len(ranked), sum(score is None for scores in rows for score in scores)
+        said = f" (no score for {abstained} responses)" if abstained else ""
+        logger.warning("%d of %d prompts dropped: all their responses score the same%s", dropped, len(groups), said)
+    return ranked
 
 
 def wins_of(verdicts: Iterable[tuple[int, int, float]], count: int) -> Floats:

@@ -11,11 +11,11 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import secrets_in
+from alignkit.checking import Problem, secrets_in
 from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
@@ -23,10 +23,7 @@ from alignkit.recipe.toml_lines import key_lines, split_key
 from alignkit.records import check_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from alignkit.checking import Problem
 
     Key = tuple[str, ...]
 
@@ -162,8 +159,8 @@ def _checked(
         check_storable(json.dumps([recipe.tables, recipe.flags, recipe.overrides], ensure_ascii=False, default=str))
     except ValueError as error:
         raise InputError(str(error), where=str(recipe.path or "recipe"), fix="write whole characters") from error
-    flags = [((table, "plugin"), name) for table, name in recipe.flags.items()]
-    for key, value in (((), recipe.tables), *flags, *recipe.overrides):
+    plugins = [((table, "plugin"), name) for table, name in flags.items()]
+    for key, value in (((), recipe.tables), *plugins, *overrides):
         for problem in secrets_in(value, key):
             table, *inner = problem.key
             raise replace(recipe, flags={}).error(table, replace(problem, key=tuple(inner)))
@@ -177,8 +174,8 @@ def _checked(
         if not isinstance(recipe.tables.get(table, {}), dict):
             raise InputError("must be a table", where=recipe.where(table, ()), fix=f"write [{table}], then its options")
         for settings in (recipe.tables.get(table, {}), recipe.override_table(table)):
-            plugins = settings.get(ALTERNATIVES, {})
-            named = plugins.items() if isinstance(plugins, dict) else [("", plugins)]
+            given = settings.get(ALTERNATIVES, {})
+            named = given.items() if isinstance(given, dict) else [("", given)]
             for name, options in named:
                 if not isinstance(options, dict):
                     fix = f"write [{table}.{ALTERNATIVES}.{name or 'NAME'}], then the options of that plugin"

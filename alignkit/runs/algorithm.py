@@ -7,26 +7,25 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from alignkit.companions import Alarm
 from alignkit.errors import InputError
 from alignkit.files import telling_when_full
-from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
+from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, Optimizer
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, planned_steps
+from alignkit.training.feeds import BatchFeed, OfflineFeed, RolloutFeed, planned_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Algorithm
     from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
     from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
-    from alignkit.training.feeds import BatchFeed
 
 
 def train_algorithm(
@@ -38,7 +37,7 @@ def train_algorithm(
     sampling: Sampling,
     seed: int,
     reporter: Reporter,
-    write: Callable[[Mapping[str, float]], None],
+    write: Callable[[Mapping[str, Any]], None],
     fingerprint: str,
     history: History,
     texts: Sequence[Group] = (),
@@ -53,7 +52,8 @@ def train_algorithm(
         data: prompts for algorithms on rollouts, groups for all others.
         name: label of its steps in reports.
         folder: for checkpoints.
-        write: receives the figures of each step, in the first process only.
+        write: receives the figures of each step, and the records of alarms with their `text`, in the first process
+            only.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
@@ -76,6 +76,15 @@ def train_algorithm(
             write(record)
             reporter.step(record)
 
+    def on_notice(text: str) -> None:
+        if not isinstance(text, Alarm):
+            reporter.note(text)
+            return
+        if process_index() == 0:
+            write({**text.record, "text": str(text)})
+        if not text.stops:  # else the error says it
+            reporter.note(f"alarm: {text}")
+
     if isinstance(algorithm, ForeignTrainer):
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
     assert isinstance(algorithm, Optimizer)
@@ -85,7 +94,7 @@ def train_algorithm(
         folder=folder,
         seed=seed,
         on_step=on_step,
-        on_notice=reporter.note,
+        on_notice=on_notice,
         resume=resume,
         force=force,
         resumable=resumable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,13 @@ from alignkit.interfaces import Algorithm, Feed
 from alignkit.options import PtxOptions, Sampling
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
-from alignkit.recipe.resolved import digest_of_training
+from alignkit.recipe.resolved import Resolved, digest_of_training
 from alignkit.records import Group, Prompt
-from alignkit.runs.reporting import make_reporter
+from alignkit.runs.reporting import Reporter, make_reporter
 from alignkit.runs.results import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from alignkit.outputs import TrainResult
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
 
     Name = str | Callable[..., Any]
@@ -63,7 +59,7 @@ def run(
 
     Raises:
         InputError: the recipe is wrong, or `out` is in use; nothing has started.
-        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
+        StoppedByCheck: the loss or gradient is not finite, or an alarm stops the run.
         Interrupted: SIGINT or SIGTERM during training, after a checkpoint.
         PluginError: a plugin failed; the message names it.
     """
@@ -193,7 +189,7 @@ def train(
 
 
 def _check_algorithm(optimizer: object) -> None:
-    from alignkit.runs.plan import check_kl_limit
+    from alignkit.runs.plan import check_figures
 
     if not isinstance(optimizer, Algorithm):
         made = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
@@ -205,7 +201,7 @@ def _check_algorithm(optimizer: object) -> None:
     name = type(optimizer).__name__
     if optimizer.consumes is Feed.ROLLOUTS and optimizer.reward is None:
         raise InputError(f"{name} needs a reward to score rollouts", where="reward", fix=f"{name}(..., reward=reward)")
-    check_kl_limit(type(optimizer), optimizer.config, name=name, table="optimizer")
+    check_figures(type(optimizer), optimizer.config, name=name, table="optimizer")
 
 
 def _data(optimizer: Algorithm[Any], data: object) -> list[Any]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignkit.checking import differing
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Feed, HasValues
-from alignkit.options import KLLimitOptions, PtxOptions
+from alignkit.interfaces import Algorithm, Feed, HasValues
+from alignkit.options import AlarmOptions, Config, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Algorithm
-    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
@@ -52,7 +51,8 @@ def plan(resolved: Resolved) -> list[Stage]:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
     trained = REWARD_TRAINING in resolved
     consumes = consumed_by(resolved) if "optimizer" in names else None
-    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+    wanted = "preferences" in names and (consumes is None or "prompts" not in names)
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or wanted:
         if samples_at_the_start(resolved) and not trained:
             stages.append(Stage("preferences", ranker_text(resolved)))
         else:
@@ -163,13 +163,15 @@ def _check_algorithms(resolved: Resolved) -> None:
                 where=table,
                 fix="choose an algorithm without a critic, or another policy",
             )
-        check_kl_limit(algorithm, resolved.config(table), name=name, table=table)
+        check_figures(algorithm, resolved.config(table), name=name, table=table)
 
 
-def check_kl_limit(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
-    """Refuses a KL limit if the algorithm reports no KL."""
-    if isinstance(options, KLLimitOptions) and options.max_kl and "kl" not in algorithm.reports:
-        raise InputError(f"{name} reports no KL to limit", where=f"{table}.max_kl", fix="leave it out")
+def check_figures(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:
+    """Refuses rules on figures that the algorithm does not report."""
+    figures = options.figures if isinstance(options, AlarmOptions) else {}
+    for option in differing(options, list(figures)):
+        if figures[option] not in algorithm.reports:
+            raise InputError(f"{name} reports no {figures[option]}", where=f"{table}.{option}", fix="leave it out")
 
 
 def _need(resolved: Resolved, table: str, who: str) -> None:

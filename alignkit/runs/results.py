@@ -13,14 +13,13 @@ from alignkit.plugins import blamed
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import read_groups
+from alignkit.records import Group, read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignkit.interfaces import Policy, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group
 
 
 class Run:
@@ -65,7 +64,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one per optimisation step: `stage`, `step`, `time` and the figures."""
-        return read_metrics(self.path / "metrics.jsonl")
+        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" not in record]
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """The alarms so far (docs/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
+        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" in record]
 
     @property
     def samples(self) -> list[Group]:
@@ -86,7 +90,8 @@ class Run:
         if not aligned and "sft" not in self.stages:
             raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
         saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
-        return self._read("policy").build("policy", folder=self.path, saved=saved)
+        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=saved)
+        return policy
 
     def reward(self) -> RewardSource[Any]:
         """Loads the trained reward model, else the recipe's reward.
@@ -161,7 +166,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a metrics.jsonl, without lines that are none, such as a truncated last one."""
     records = []
     for line in path.read_bytes().splitlines() if path.exists() else ():
@@ -193,4 +198,5 @@ def load_reward(resolved: Resolved, folder: Path) -> RewardSource[Any]:
         raise InputError(
             "the reward model is not trained yet", where="reward", fix="run the stage reward, or set reward.model"
         )
-    return resolved.build("reward", folder=folder, saved=saved)
+    source: RewardSource[Any] = resolved.build("reward", folder=folder, saved=saved)
+    return source

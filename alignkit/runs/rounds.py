@@ -10,17 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer, PreferenceSource
+from alignkit.interfaces import Ask, Feed, ForeignTrainer, Optimizer, PreferenceSource, RewardSource
 from alignkit.options import Config
 from alignkit.plugins import build
-from alignkit.preferences.ranking import ranked_by_scores
+from alignkit.preferences.rank_fit import ranked_by_scores
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alignkit.components import Context
-    from alignkit.interfaces import Ask, Optimizer, RewardSource
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Group
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import Interrupted
+from alignkit.errors import Interrupted, StoppedByCheck
 from alignkit.runs.first import try_records
 from alignkit.runs.plan import plan, stages_alone
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from alignkit.recipe.resolved import Resolved
     from alignkit.runs.reporting import Reporter
+    from alignkit.runs.results import Run
 
 
 def run_recipe(
@@ -44,7 +45,7 @@ def run_recipe(
     try_records(resolved, chosen)
 
     from alignkit.files import telling_when_full
-    from alignkit.ops.distributed import process_index, start_processes
+    from alignkit.ops.distributed import start_processes
     from alignkit.runs.results import Run
     from alignkit.runs.rundir import RunDir
     from alignkit.runs.sinks import open_sinks
@@ -77,8 +78,17 @@ def run_recipe(
                 raise Interrupted(
                     SIGINT, f"stopped by SIGINT in {stage.key}; what {out} holds is kept: continue with --resume"
                 ) from None
+            except StoppedByCheck:
+                _report(Run(out, resolved=resolved, stages=rundir.summary()), reporter)
+                raise
             rundir.mark_done(stage.key, summary, time.perf_counter() - start)
-        if process_index() == 0:
-            written = Run(out, resolved=resolved, stages=rundir.summary()).write_reports()
-            reporter.note(f"report: {written}" if written else "no report.html: pip install alignkit-report")
+        _report(Run(out, resolved=resolved, stages=rundir.summary()), reporter)
         return rundir.summary()
+
+
+def _report(run: Run, reporter: Reporter) -> None:
+    from alignkit.ops.distributed import process_index
+
+    if process_index() == 0:
+        written = run.write_reports()
+        reporter.note(f"report: {written}" if written else "no report.html: pip install alignkit-report")

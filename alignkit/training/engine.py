@@ -26,11 +26,10 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import make_adam, restore_adam
-from alignkit.training.attribution import attributed, checked_loss
 from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
-from alignkit.training.scores import shared_figures
+from alignkit.training.scores import attributed, checked_loss, shared_figures
 from alignkit.training.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def train(
         texts: for the algorithm's companions (ptx).
 
     Raises:
-        StoppedByCheck: the loss or gradient is not finite, or the KL passed its limit.
+        StoppedByCheck: the loss or gradient is not finite, or an alarm stops the run.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
@@ -187,13 +186,13 @@ class Engine:
         with torch.no_grad():
             if not self.feed.repeatable:
                 figures = self._observed(batch)
-                batch, more = self.feed.corrected(attributed(self.optimizer.prepare)(batch))
+                batch, more = self.feed.corrected(attributed(self.optimizer.prepare, batch))
                 self.optimizer.batch_metrics = {**self.optimizer.batch_metrics, **figures, **more}
                 return gathered(batch)
             # A resumed run prepares its data with the first run's token budget, so that both round alike.
             now, self.optimizer.max_tokens = self.optimizer.max_tokens, self.first_max_tokens
             pieces = batch.pieces(self.first_max_tokens)
-            prepared = gathered(GroupBatch.concat([attributed(self.optimizer.prepare)(piece) for piece in pieces]))
+            prepared = gathered(GroupBatch.concat([attributed(self.optimizer.prepare, piece) for piece in pieces]))
             self.optimizer.max_tokens = now
         if not prepared.num_groups:
             raise InputError(
@@ -234,8 +233,7 @@ class Engine:
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
-        metrics["grad_norm"] = float(norm)
-        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        metrics |= {"grad_norm": float(norm), "learning_rate": self.scheduler.get_last_lr()[0]}
         self._require_finite(metrics)
         metrics |= self.optimizer.take_step(part)
         self.adam.step()
@@ -284,8 +282,7 @@ class Engine:
         return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
 
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
-        bad = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
-        if bad:
+        if bad := [name for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]:
             raise self._wrecked(f"step {self.position.step + 1}: {' and '.join(bad)}")
 
     def _require_finite_weights(self) -> None:
@@ -302,10 +299,12 @@ class Engine:
         return next((companion.reason for companion in self.companions if companion.reason), "")
 
     def _check_companions(self) -> None:
-        for companion in self.companions:
-            if why := companion.check(self.optimizer.batch_metrics):
-                self.save()
-                raise StoppedByCheck(f"step {self.position.step}: {why}")
+        alarms = [alarm for companion in self.companions for alarm in companion.check(self.optimizer.batch_metrics)]
+        for alarm in alarms:
+            self.on_notice(alarm)
+        if why := " ".join(alarm for alarm in alarms if alarm.stops):
+            self.save()
+            raise StoppedByCheck(f"step {self.position.step}: {why}")
 
     def _end_early(self) -> None:
         """Drops the current batch, and restores the best weights if a companion asks for them."""

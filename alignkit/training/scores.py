@@ -1,4 +1,4 @@
-"""Checked scores of a reward source, for groups and batches."""
+"""What plugins return in training, checked: scores of a reward source, losses of an algorithm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -16,13 +16,15 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.plugins import blamed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from alignkit.batch import GroupBatch
+    from alignkit.companions import Metrics
     from alignkit.interfaces import RewardSource
     from alignkit.records import Group
 
 logger = logging.getLogger(__name__)
+ResultT = TypeVar("ResultT")
 
 
 def checked_scores(reward: RewardSource[Any], groups: Sequence[Group]) -> list[list[float | None]]:
@@ -91,3 +93,29 @@ def shared_figures(figures: Mapping[str, float], device: torch.device) -> dict[s
     names = sorted(figures)
     means = mean_over_processes(torch.tensor([figures[name] for name in names], device=device))
     return dict(zip(names, means.tolist(), strict=True))
+
+
+def attributed(method: Callable[..., ResultT], batch: GroupBatch) -> ResultT:
+    """What a bound method returns for a batch; its errors name its object's class and the method."""
+    with blamed(_owner(method), f"{method.__name__}() failed"):
+        return method(batch)
+
+
+def checked_loss(compute: Callable[..., Any], batch: GroupBatch) -> tuple[torch.Tensor, Metrics]:
+    """What an algorithm's `loss` returns for a batch.
+
+    Raises:
+        PluginError: it raised, or returned something else than a scalar tensor and a mapping of figures.
+    """
+    match attributed(compute, batch):
+        case (torch.Tensor() as loss, dict() as metrics) if loss.ndim == 0:
+            return loss, metrics
+        case (torch.Tensor() as loss, _):
+            found = f"a loss of shape {list(loss.shape)}" if loss.ndim else "no mapping of figures"
+        case other:
+            found = type(other).__name__
+    raise PluginError(f"{_owner(compute)}: loss() must return a scalar tensor and a mapping of figures, found {found}")
+
+
+def _owner(method: Callable[..., Any]) -> str:
+    return f"optimizer {type(getattr(method, '__self__', method)).__name__}"

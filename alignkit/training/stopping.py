@@ -8,6 +8,7 @@ processes see the same figures, so they decide alike.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +46,22 @@ def best_of(means: Sequence[float]) -> int:
     return max(range(len(means)), key=means.__getitem__)
 
 
-def is_over_optimised(gold: Sequence[float], rewards: Sequence[float], *, window: int, fall: float) -> bool:
-    """Whether gold's moving mean is more than `fall` below its best while the rewards' has risen since then.
+def fall_of_gold(gold: Sequence[float], rewards: Sequence[float], window: int) -> float:
+    """How far gold's moving mean is below its best, if the rewards' has risen since then; else 0.
 
     Args:
         gold, rewards: one mean per batch, in order.
-        fall: in units of gold; 0 never ends a run.
     """
     golds, learned = moving_means(gold, window), moving_means(rewards, window)
-    if not fall or not golds:
-        return False
-    best = best_of(golds)
-    return golds[best] - golds[-1] > fall and learned[-1] > learned[best]
+    best = best_of(golds) if golds else -1
+    return golds[best] - golds[-1] if golds and learned[-1] > learned[best] else 0.0
+
+
+def error_of_difference(values: Sequence[float], window: int) -> float:
+    """Standard error of the difference of two means of `window` values, from neighbours' squared differences, which a
+    slow trend hardly changes (von Neumann et al. 1941); 0 for fewer than two values."""
+    squares = [(after - before) ** 2 for before, after in pairwise(values)]
+    return math.sqrt(fmean(squares) / window) if squares else 0.0
 
 
 class RolloutWatch(Companion):
@@ -77,7 +82,8 @@ class RolloutWatch(Companion):
         self.best_step: int | None = None
 
     def observe(self, batch: GroupBatch, step: int) -> dict[str, float]:
-        """Adds the batch's rewards and gold's. Returns `gold_reward` if there is a gold reward."""
+        """Adds the batch's rewards and gold's. Returns `gold_reward` and `gold_drop`, in standard errors, if there is a
+        gold reward."""
         if batch.rewards is None:
             return {}
         figures: dict[str, float] = {}
@@ -88,9 +94,8 @@ class RolloutWatch(Companion):
             rows = checked_scores(self._gold, batch.groups)
             gold = _shared_mean([value for row in rows for value in row if value is not None], batch.device)
             if not math.isnan(gold):
-                figures[GOLD] = gold
                 self._golds.append((gold, reward))
-                self._check_gold(step)
+                figures = {GOLD: gold, "gold_drop": self._check_gold(step)}
         return figures
 
     def _check_plateau(self) -> None:
@@ -102,17 +107,20 @@ class RolloutWatch(Companion):
                 f"at most {options.plateau_delta:g} above the mean of the {options.plateau} before"
             )
 
-    def _check_gold(self, step: int) -> None:
+    def _check_gold(self, step: int) -> float:
+        """Applies the rule on gold. Returns gold's fall below its best, in standard errors."""
         options, (gold, rewards) = self._options, zip(*self._golds, strict=True)
         means = moving_means(gold, options.gold_window)
         if means and best_of(means) == len(means) - 1:
             self.best_step = step
-        if is_over_optimised(gold, rewards, window=options.gold_window, fall=options.gold_fall):
+        fall = fall_of_gold(gold, rewards, options.gold_window)
+        if 0 < options.gold_fall < fall:
             self.ends_at_best = True
             self.reason = (
                 f"over-optimised: the gold reward's moving mean fell from {max(means):.4g} to {means[-1]:.4g} "
                 f"while the reward rose; the best weights, after step {self.best_step}, are kept"
             )
+        return fall / (error_of_difference(gold, options.gold_window) or 1.0)
 
     def is_best(self, step: int) -> bool:
         """Whether gold's moving mean is at its best."""
@@ -137,17 +145,3 @@ def _shared_mean(values: Sequence[float], device: torch.device) -> float:
     """The mean over all processes; NaN if there are no values."""
     total, count = sum_over_processes(torch.tensor([sum(values), len(values)], device=device)).tolist()
     return total / count if count else math.nan
-
-
-class KLLimit(Companion):
-    """Stops a run whose KL to the reference passes a limit, in nats per response."""
-
-    name = "kl_limit"
-
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-
-    def check(self, figures: Mapping[str, float]) -> str:
-        """Why the run must stop, by the last batch's `kl`."""
-        kl = figures["kl"]
-        return f"the KL to the reference is {kl:.2f}, above {self._limit}" if kl > self._limit else ""

@@ -34,6 +34,10 @@ class Listed(PreferenceSource[Any]):
     def preferences(self, ask: Ask) -> Iterator[Group]:
         return self._found(ask) if callable(self._found) else iter(self._found)
 
+    def first(self) -> Iterator[tuple[str, Group]]:
+        assert not callable(self._found)
+        return ((group.prompt.plain, group) for group in self._found)
+
 
 def mix(sources: Sequence[Any], **options: Any) -> Mix:
     def build(role: str, spec: ComponentSpec) -> Any:
@@ -242,3 +246,16 @@ def test_options_that_do_not_fit_together(options: dict[str, Any], where: str) -
     with pytest.raises(InputError) as error:
         MixOptions(**{"sources": ({"plugin": "judge"}, {"plugin": "human"}), **options}).check()
     assert error.value.where == where
+
+
+def test_the_first_records_are_those_of_all_sources() -> None:
+    """By doubt, people or AIs rank those that have no ranks; by shares, nobody does."""
+    sources = [[pair("a", 1)], [pair("b", None), pair("c", 2)]]
+    assert [(place, group.ranks) for place, group in mix(sources).first()] == [
+        ("a", (0, 1)),
+        ("b", None),
+        ("c", (1, 0)),
+    ]
+    to_rank = list(mix(sources, rule="unsure").first())
+    assert [place for place, _ in to_rank] == ["a", "b", "c"]
+    assert all(group.ranks is not None for _, group in to_rank)

@@ -303,6 +303,7 @@ def test_figures_of_a_batch() -> None:
         "entropy": -sum(OLD) / 11,
         "response_length": 11 / 5,
         "finished": 4 / 5,
+        "repetition": 0.0,
         "kept": 1.0,
     }
     assert algorithm.batch_metrics == by_hand(expected)

@@ -214,6 +214,7 @@ def test_figures_of_a_batch_by_hand() -> None:
         "explained_variance": 1 - variance(ADVANTAGES) / variance(returns),
         "response_length": 2.0,
         "finished": 2 / 3,
+        "repetition": 0.0,
     }
     assert algorithm.batch_metrics == by_hand(expected)
 

@@ -27,6 +27,7 @@ def write_report(run: Run) -> Path:
         name=run.path.resolve().name,
         worth=summary.get("worth"),
         reward=reward if "shorter_wins" in reward else None,
+        alarms=[(said["stage"], int(said["step"]), said["text"]) for said in run.alarms],
         samples=_samples(run.samples),
         curves=_curves(run.metrics),
         recipe=(run.path / "recipe.toml").read_text(encoding="utf-8"),

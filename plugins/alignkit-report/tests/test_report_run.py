@@ -54,7 +54,8 @@ def test_a_run_that_left_nothing_has_a_report(folder: Path) -> None:
     assert "<h1>&lt;run&gt;</h1>" in page
     assert "&lt;b&gt;" in page
     assert not re.search("<run>|<b>|http", page)
-    assert re.findall("<h2>(.*)</h2>", page) == ["Recipe"]
+    assert re.findall("<h2>(.*)</h2>", page) == ["Alarms", "Recipe"]
+    assert "<h2>Alarms</h2>\n<p>none</p>" in page
     assert rows_of(page) == [["stage", "seconds", "steps"], ["sft", "", "3"]]
 
 
@@ -97,6 +98,25 @@ def test_curves_by_hand(folder: Path) -> None:
     page = shown(folder, {})
     assert re.findall('points="(.*)"', page) == ["0.0,106.0 80.0,106.0 320.0,106.0", "0.0,4.0 80.0,55.0 320.0,106.0"]
     assert "<figcaption>&lt;sft&gt;: loss: 2 to 1 (range 1 to 2)</figcaption>" in page
+
+
+def test_alarms_are_no_steps(folder: Path) -> None:
+    alarm = {
+        "stage": "<policy>",
+        "step": 7,
+        "alarm": "alarm_kl",
+        "value": 31.0,
+        "threshold": 30.0,
+        "text": "Too & far.",
+    }
+    step = {"stage": "<policy>", "step": 7, "kl": 2.0}
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, (alarm, step))))
+    page = shown(folder, {})
+    assert ["stage", "before step", "alarm"] in rows_of(page)
+    assert ["&lt;policy&gt;", "7", "Too &amp; far."] in rows_of(page)
+    assert "<p>none</p>" not in page
+    run = Run(folder, stages={})
+    assert (run.metrics, run.alarms) == ([step], [alarm])
 
 
 def test_a_plugin_writes_a_page_of_its_own(tmp_path: Path) -> None:
