@@ -1,8 +1,8 @@
 """A server on loopback that answers vLLM's routes with `TinyPolicy`, and fails as the script says.
 
 As a program it takes the flags that the sampler gives to vLLM: `python scripted_vllm.py --model DIR --port N ...`. More
-flags are `--die-after N` (the N-th request for responses kills the process) and `--die-in-update N`; with `--once FILE` only if
-the file does not exist yet.
+flags are `--die-after N` (the N-th request for responses kills the process) and `--die-in-update N`; with
+`--once FILE` only if the file does not exist yet.
 """
 
 from __future__ import annotations
@@ -171,6 +171,12 @@ class ScriptedVLLM:
                 """Says nothing."""
 
         return Handler
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """The figures of each step of a training; alarms are left out."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [record for record in records if "alarm" not in record]
 
 
 def main() -> None:
