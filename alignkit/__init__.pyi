@@ -55,6 +55,15 @@ from .files import (
 from .files import (
     write_synced as write_synced,
 )
+from .footprint import (
+    Footprint as Footprint,
+)
+from .footprint import (
+    Held as Held,
+)
+from .footprint import (
+    Load as Load,
+)
 from .hookspecs import (
     Register as Register,
 )
@@ -225,6 +234,24 @@ from .records import (
 )
 from .records import (
     write_groups as write_groups,
+)
+from .remote import (
+    RetryGate as RetryGate,
+)
+from .remote import (
+    Unanswered as Unanswered,
+)
+from .remote import (
+    check_address as check_address,
+)
+from .remote import (
+    check_key_variable as check_key_variable,
+)
+from .remote import (
+    redacted as redacted,
+)
+from .remote import (
+    retry_after as retry_after,
 )
 from .runs.api import (
     run as run,

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from alignkit.errors import InputError, PluginError, all_of, closest, describe_error, missing_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 

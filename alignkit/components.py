@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from alignkit.errors import InputError
+from alignkit.footprint import Held
 from alignkit.options import ComponentSpec, Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from alignkit.footprint import Footprint, Load
     from alignkit.records import Group
 
 
@@ -63,6 +65,18 @@ class Component(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT | None = None, context: Context | None = None) -> None:
         self.config: ConfigT = config if config is not None else self.Config()  # type: ignore[assignment]
         self.context = context if context is not None else Context()
+
+    @classmethod
+    def holds(cls, config: ConfigT) -> tuple[Held, ...]:
+        """For algorithms: the models that a training with these options holds beside the reward's."""
+        reference = [Held(name="reference")] if getattr(cls, "uses_reference", False) else []
+        return (Held(name="policy", trained=True), *reference)
+
+    @classmethod
+    def footprint(cls, config: ConfigT | None, held: Held, load: Load) -> Footprint | None:
+        """For policies and rewards: the memory of a model made with these options, or stored in `held.folder`. Its
+        weights are not loaded. None: not known."""
+        return None
 
     @classmethod
     def try_records(cls, config: ConfigT, records: Iterable[tuple[str, Group]]) -> None:

@@ -63,8 +63,8 @@ HOOKS = {
 }
 """The role of the components that each hook registers."""
 
-_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label trl vllm"
-FIRST_PARTY = ("alignkit", *(f"alignkit-{name}" for name in _PLUGINS.split()))
+_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label serve trl vllm"
+FIRST_PARTY = tuple(f"alignkit-{name}" for name in _PLUGINS.split())
 """The project's own distributions: they win when two plugins use one name."""
 
 
@@ -143,10 +143,8 @@ class Registry:
 
     def names(self, role: str) -> list[str]:
         """The sorted names of a role's components; clashing ones as `distribution:name`."""
-        names = {r.name: self._winners(role, r.name) for r in self._of(role)}
-        return sorted(name for name, found in names.items() if len(found) == 1) + sorted(
-            str(r) for found in names.values() if len(found) > 1 for r in found
-        )
+        names = {self.spelled(one) for r in self._of(role) for one in self._winners(role, r.name)}
+        return sorted(names, key=lambda name: (":" in name, name))
 
     def get(self, role: str, name: str) -> Registration:
         """The component of this name, or of `distribution:name`.
@@ -185,7 +183,7 @@ class Registry:
     def _winners(self, role: str, name: str) -> list[Registration]:
         """The registrations that a bare name may mean: the project's own, else all."""
         found = [r for r in self._of(role) if r.name == name]
-        return [r for r in found if r.distribution in FIRST_PARTY] or found
+        return [r for r in found if r.distribution in ("alignkit", *FIRST_PARTY)] or found
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
@@ -200,7 +198,7 @@ class Registry:
 def registry() -> Registry:
     """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
     found = discover(entry_points(group=GROUP))
-    found.registrations.append(Registration("sampler", "policy", OwnSampler, Config, "alignkit"))
+    found.registrations.append(Registration("sampler", "policy", OwnSampler, OwnSampler.Config, "alignkit"))
     return found
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignkit.components import Component, ConfigT
-from alignkit.options import Config
+from alignkit.options import Config, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Policy
-    from alignkit.options import Sampling
     from alignkit.records import Prompt
 
 
@@ -48,7 +48,12 @@ class Sampler(Component[ConfigT]):
         """Called once when the run ends, also after an error."""
 
 
-class OwnSampler(Sampler[Config]):
+@dataclass(frozen=True, kw_only=True)
+class OwnOptions(Config):
+    """The policy samples itself: exact, and nothing more to install."""
+
+
+class OwnSampler(Sampler[OwnOptions]):
     """The policy samples itself."""
 
     def sync(self, policy: Policy[Any], version: int) -> None:

@@ -25,45 +25,62 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+import tomli_w
 
-from demo_files import make_small_demo
+from alignkit import Group, Prompt, write_groups
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+Table = dict[str, Any]
 KILLS_PER_RUN = 4
 MOMENTS = {"any": 17, "save": 10, "model": 3}
 """When a kill comes -> its share."""
-EVERY_STEP = ("minibatch_size=4", "save_every=1")
-ROLLOUTS = ("iterations=3", "batch_size=6", "minibatch_size=3", "n_epochs=2", "save_every=1")
-RUNS: dict[str, tuple[str, dict[str, Sequence[str]]]] = {
-    "sft, reward, ppo": (
-        "recipe.toml",
-        {
-            "sft": EVERY_STEP,
-            "reward": tuple(f"train.{setting}" for setting in (*EVERY_STEP, "n_epochs=1")),
-            "optimizer": ROLLOUTS,
-        },
-    ),
-    "dpo": ("from-sft.toml", {"optimizer": ("plugin=dpo", "n_epochs=2", *EVERY_STEP)}),
-    "grpo": ("from-sft.toml", {"optimizer": ("plugin=grpo", *ROLLOUTS)}),
+EVERY_STEP: Table = {"learning_rate": 1e-2, "minibatch_size": 4, "save_every": 1}
+ROLLOUTS: Table = {"iterations": 3, "batch_size": 4, "group_size": 2, "minibatch_size": 2, "n_epochs": 2}
+PAIRS = [Group(Prompt(text=f"say {a}{b}"), (a * 3, b * 3), ranks=(0, 1)) for a in "abcd" for b in "xyz"]
+RUNS: dict[str, dict[str, Table]] = {
+    "sft, reward, ppo": {
+        "demonstrations": {"path": "demonstrations.jsonl"},
+        "preferences": {"path": "pairs.jsonl"},
+        "sft": EVERY_STEP,
+        "reward": {"plugin": "model", "train": {**EVERY_STEP, "n_epochs": 1}},
+        "optimizer": {"plugin": "ppo", **EVERY_STEP, **ROLLOUTS},
+    },
+    "dpo": {"preferences": {"path": "pairs.jsonl"}, "optimizer": {"plugin": "dpo", "n_epochs": 2, **EVERY_STEP}},
+    "grpo": {
+        "prompts": {"path": "pairs.jsonl"},
+        "reward": {"plugin": "rules", "keywords": {"good": ["a", "b"]}},
+        "optimizer": {"plugin": "grpo", **EVERY_STEP, **ROLLOUTS},
+    },
 }
-"""Name -> the demo's recipe, and settings by table."""
-IMPORTED = ["alignkit.cli.app", "alignkit.runs.stages", "alignkit_demo.demo", "alignkit_data", "transformers"] + [
-    f"alignkit_{name}" for name in ("hf.policy", "hf.scorer", "dpo.dpo", "ppo.ppo", "grpo.members", "reward.training")
-]
+"""Name -> the tables of its recipe, on a Llama of 20,000 parameters."""
 Models = tuple[dict[str, bytes], list[tuple[str, int]]]
 
 
-def command(demo: Path, name: str, out: Path) -> list[str]:
+def make_material(folder: Path) -> Path:
+    """The model, the data and the recipes."""
+    from alignkit.testing.tiny_hf import write_tiny_llama
+
+    write_tiny_llama(folder / "model")
+    write_groups(folder / "pairs.jsonl", PAIRS)
+    write_groups(folder / "demonstrations.jsonl", [Group(pair.prompt, pair.responses[:1]) for pair in PAIRS])
+    common: dict[str, Table] = {
+        "run": {"seed": 3, "device": "cpu"},
+        "policy": {"model": str(folder / "model")},
+        "sampling": {"max_tokens": 6},
+        "eval": {"count": 2},
+    }
+    for name, tables in RUNS.items():
+        found = {table: dict(options) for table, options in {**common, **tables}.items()}
+        for table in found.keys() & {"demonstrations", "preferences", "prompts"}:
+            found[table]["path"] = str(folder / found[table]["path"])
+        (folder / f"{name}.toml").write_text(tomli_w.dumps(found))
+    return folder
+
+
+def command(material: Path, name: str, out: Path) -> list[str]:
     """The command of a run that may be resumed, without its program."""
-    recipe, settings = RUNS[name]
-    words = ["run", str(demo / recipe), "--quiet", "--resume", "--out", str(out)]
-    options = [f"{table}.{setting}" for table, listed in settings.items() for setting in listed]
-    return [*words, *(word for option in ("sampling.max_tokens=16", *options) for word in ("-o", option))]
+    return ["run", str(material / f"{name}.toml"), "--quiet", "--resume", "--out", str(out)]
 
 
 def is_saving(out: Path) -> bool:
@@ -85,7 +102,7 @@ def has_come(moment: str, out: Path) -> bool:
 def server() -> multiprocessing.context.ForkServerContext:
     """Forks processes that have imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["tests.soak_imports"])
     return context
 
 
@@ -124,7 +141,7 @@ def left(out: Path) -> Models:
     return weights, [(record["stage"], record["step"]) for record in records]
 
 
-def uninterrupted(folder: Path, demo: Path) -> tuple[dict[str, Models], dict[str, float]]:
+def uninterrupted(folder: Path, material: Path) -> tuple[dict[str, Models], dict[str, float]]:
     """What each run leaves that nobody kills, and how many seconds it takes in the server's processes."""
     expected, seconds = {}, {}
     first = server().Process(target=os.getpid)
@@ -132,11 +149,13 @@ def uninterrupted(folder: Path, demo: Path) -> tuple[dict[str, Models], dict[str
     first.join()
     for name in RUNS:
         out = folder / f"whole {name}"
-        subprocess.run([sys.executable, "-m", "alignkit", *command(demo, name, out)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "alignkit", *command(material, name, out)], check=True, capture_output=True
+        )
         expected[name] = left(out)
         assert expected[name][0], f"{name} wrote no model"
         started = time.monotonic()
-        killed(command(demo, name, folder / f"again {name}"), folder / f"again {name}", "model", float("inf"))
+        killed(command(material, name, folder / f"again {name}"), folder / f"again {name}", "model", float("inf"))
         seconds[name] = time.monotonic() - started
         assert left(folder / f"again {name}") == expected[name], f"{name} differs from itself without a kill"
     return expected, seconds
@@ -146,14 +165,14 @@ def soak(folder: Path, kills: int, seed: int, kept: Path | None = None) -> Count
     """Kills until there are enough. Raises SystemExit at the first run that ends otherwise than without kills."""
     counts = Counter[str](json.loads(kept.read_text()) if kept and kept.exists() else {})
     draw = random.Random(f"{seed}/{counts.total()}")
-    demo = make_small_demo(folder / "demo")
-    expected, seconds = uninterrupted(folder, demo)
+    material = make_material(folder / "material")
+    expected, seconds = uninterrupted(folder, material)
     number = 0
     while counts.total() < kills:
         number += 1
         name = draw.choice(list(RUNS))
         out = folder / f"{number} {name}"
-        words, moments = command(demo, name, out), []
+        words, moments = command(material, name, out), []
         for _ in range(min(KILLS_PER_RUN, kills - counts.total())):
             moment = draw.choices(list(MOMENTS), list(MOMENTS.values()))[0]
             if not killed(words, out, moment, draw.uniform(0, seconds[name])):

@@ -14,7 +14,7 @@ from alignkit.algorithms.passes import policy_logprobs
 from alignkit.components import Context
 from alignkit.interfaces import Feed
 from alignkit.ops.digests import digest_of_tensors
-from alignkit.recipe.options import RunOptions
+from alignkit.recipe.tables import RunOptions
 from alignkit.testing import TinyOptions, TinyPolicy
 from alignkit.testing.material import groups_for
 

@@ -10,7 +10,7 @@ import pytest
 from alignkit import cli
 from alignkit.errors import InputError
 from alignkit.options import Sampling
-from alignkit.recipe.options import CandidateOptions
+from alignkit.recipe.tables import CandidateOptions
 from alignkit.records import Group, Prompt
 from alignkit.runs.candidates import PolicySampler
 

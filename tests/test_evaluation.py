@@ -92,12 +92,14 @@ def test_the_kl_of_samples_is_the_sum_over_tokens_of_the_exact_one(temperature: 
     policy, reference = moved(TinyPolicy()), TinyPolicy()
     sampling = Sampling(max_tokens=6, temperature=temperature)
     batch = policy.generate([Prompt(text="a"), Prompt(text="b")], n=3, sampling=sampling, seed=0)
-    figures = evaluation.describe_samples(batch, policy, reference)
+    name, rows = evaluation.kl_of_responses(batch, policy, reference)
     ours, theirs = (distributions(model, batch) for model in (policy, reference))
-    expected = float((ours.exp() * (ours - theirs)).sum()) / 6
-    assert expected > 1e-2
-    assert figures["kl"]["value"] == pytest.approx(expected, abs=1e-4)
-    assert figures["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
+    expected = batch.sum_by_response((ours.exp() * (ours - theirs)).sum(-1)).tolist()
+    assert sum(expected) > 6e-2
+    assert name == "kl"
+    assert [len(row) for row in rows] == [3, 3]
+    assert [value for row in rows for value in row] == pytest.approx(expected, abs=1e-4)
+    assert evaluation.describe_samples(batch)["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
 
 
 HOW = [
@@ -112,11 +114,11 @@ def test_the_kl_of_equal_policies_is_0_however_they_are_sampled(how: dict[str, A
     batch = policy.generate(prompts, n=8, sampling=Sampling(**{"max_tokens": 8, **how}), seed=0)
     named = {"start": policy, "policy": TinyPolicy(), "policy, best of 4": TinyPolicy()}
     batches = dict.fromkeys(named, batch)
-    report = evaluation.compare_samples(batches, {}, policies=named, best_of=4)
+    report, _ = evaluation.compare_samples(batches, {}, policies=named, best_of=4)
     zero = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 16}
     assert report["start"]["kl"] == report["policy"]["kl"] == zero
     assert report["policy, best of 4"]["kl_bound"]["value"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
-    assert evaluation.describe_samples(batch, moved(TinyPolicy()), policy)["kl"]["value"] > 0.01
+    assert min(map(min, evaluation.kl_of_responses(batch, moved(TinyPolicy()), policy)[1])) > 0.001  # type: ignore[type-var]
 
 
 def test_abstentions_are_counted_beside_the_score() -> None:
@@ -131,7 +133,7 @@ def test_abstentions_are_counted_beside_the_score() -> None:
             return [[None, None] for _ in groups]
 
     policies, batches = {"start": TinyPolicy(), "policy": TinyPolicy()}, {"start": batch, "policy": batch}
-    report = evaluation.compare_samples(batches, {"half": Half()}, policies=policies)
+    report, _ = evaluation.compare_samples(batches, {"half": Half()}, policies=policies)
     assert report["policy"]["half"]["value"] == 2.0
     assert report["policy"]["half_abstained"] == 0.5
     with pytest.raises(StoppedByCheck, match="reward mute abstained on all 4 responses of start"):

@@ -15,9 +15,9 @@ PUBLIC = ("alignkit", *(f"alignkit.{name}" for name in ("algorithms", "commands"
 
 FLOORS = (
     ("alignkit.lazy", "alignkit.errors", "alignkit.files"),
-    ("alignkit.checking",),
+    ("alignkit.checking", "alignkit.remote"),
     ("alignkit.options", "alignkit.records"),
-    ("alignkit.components", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),
+    ("alignkit.components", "alignkit.footprint", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),
     ("alignkit.ops", "alignkit.companions"),
     ("alignkit.interfaces", "alignkit.samplers", "alignkit.hookspecs"),
     ("alignkit.plugins",),

@@ -16,7 +16,7 @@ from alignkit.algorithms import RatioOptions
 from alignkit.checking import OptionsError
 from alignkit.errors import InputError, closest
 from alignkit.plugins import blamed, read_component, registry
-from alignkit.recipe.options import CandidateOptions, RunOptions
+from alignkit.recipe.tables import CandidateOptions, RunOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,7 +143,7 @@ def test_options_made_in_python_hold_what_was_meant() -> None:
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps"])
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    monkeypatch.setattr("alignkit.recipe.options.has_nvidia_driver", lambda: False)
+    monkeypatch.setattr("alignkit.recipe.tables.has_nvidia_driver", lambda: False)
     monkeypatch.setattr("sys.platform", "linux")
     with pytest.raises(OptionsError, match=f"RunOptions device: this machine has no {device}\n  fix: use auto or cpu"):
         RunOptions(device=device)

@@ -150,6 +150,7 @@ def resolved(
     ("optimizer", "without", "stages"),
     [
         ("reinforce", [], ["sft", "align", "eval"]),
+        ("reinforce", ["prompts"], ["sft", "preferences", "align", "eval"]),
         ("margin", [], ["sft", "preferences", "align", "eval"]),
         ("margin", ["demonstrations"], ["preferences", "align", "eval"]),
         ("margin", ["optimizer"], ["sft", "preferences"]),

@@ -18,9 +18,9 @@ from test_pipeline import Recorder, tiny_registry
 from alignkit.errors import InputError, PluginError, StoppedByCheck
 from alignkit.interfaces import ForeignTrainer
 from alignkit.plugins import Registration
-from alignkit.recipe.options import EvalOptions
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
+from alignkit.recipe.tables import EvalOptions
 from alignkit.records import Group, read_groups
 from alignkit.runs.history import split_by_prompt
 from alignkit.runs.plan import plan

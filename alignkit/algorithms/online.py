@@ -15,7 +15,7 @@ from alignkit.algorithms.passes import policy_logprobs
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.ops.kl import kl_controller
 from alignkit.ops.rollouts import rollout_figures
-from alignkit.options import PtxOptions
+from alignkit.options import Config, PtxOptions
 from alignkit.training.alarms import Alarms
 from alignkit.training.ptx import PtxText
 from alignkit.training.reference import MovingReference
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from alignkit.batch import GroupBatch
     from alignkit.companions import Companion
-    from alignkit.options import Config
     from alignkit.records import Group
 
 OnlineT = TypeVar("OnlineT", bound=OnlineOptions)

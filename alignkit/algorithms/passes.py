@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from alignkit.errors import InputError
-from alignkit.interfaces import HasValues
+from alignkit.interfaces import HasValues, Policy, Scorer
 from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import ScorerOutput
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Policy, Scorer
 
 logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")

@@ -15,6 +15,7 @@ import torch
 from alignkit.algorithms.online import HeldAlgorithm
 from alignkit.algorithms.options import ClippedOptions, PolicyGradientOptions
 from alignkit.batch import GroupBatch
+from alignkit.footprint import Held
 from alignkit.ops import surrogates
 from alignkit.ops.advantages import RunningMoments
 from alignkit.ops.distributed import process_index, sum_over_processes
@@ -58,6 +59,12 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
         self.uses_reference = config.needs_reference
         super().__init__(config, context, **parts)
         self.reward_moments = RunningMoments()
+
+    @classmethod
+    def holds(cls, config: OptionsT) -> tuple[Held, ...]:
+        return tuple(held for held in super().holds(config) if held.name != "reference") + (
+            (Held(name="reference"),) if config.needs_reference else ()
+        )
 
     @torch.no_grad()
     def prepare(self, batch: GroupBatch) -> GroupBatch:

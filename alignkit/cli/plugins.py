@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignkit.commands import AsJson, show
 from alignkit.errors import AlignkitError, InputError, closest
-from alignkit.plugins import COMMANDS_GROUP, ROLES, registry
+from alignkit.plugins import COMMANDS_GROUP, ROLES, Registration, registry
 from alignkit.testing import commands as authors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from importlib.metadata import EntryPoint
 
-    from alignkit.plugins import Registration
 
 app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 

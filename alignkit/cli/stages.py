@@ -31,6 +31,13 @@ Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show the plan and the memory it would take; load no weights and no data.")
+]
+On = Annotated[
+    str,
+    typer.Option("--on", metavar="DEVICE", help="Type of device for --dry-run: cpu, cuda. [default: this machine's]"),
+]
 
 Launch = Annotated[
     str,
@@ -66,6 +73,8 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "resume": (flags.Resume, False),
     "overwrite": (flags.Overwrite, False),
     "force": (Force, False),
+    "dry_run": (DryRun, False),
+    "on": (On, ""),
     "launch": (Launch, ""),
     "processes": (Processes, None),
     "nodes": (Nodes, None),
@@ -76,6 +85,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
 """Flag -> its type and default, in the order of --help."""
 COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
+DRY = {"dry_run", "on"}
 LAUNCH = set(launch.FLAGS)
 PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
 NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
@@ -98,18 +108,20 @@ class Command:
 COMMANDS = {
     "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
     "sft": Command(
-        "Fine-tune the policy on demonstrations, into DIR/sft.", {"columns", "force", *AGAIN, *LAUNCH}, "demonstrations"
+        "Fine-tune the policy on demonstrations, into DIR/sft.",
+        {"columns", "force", *AGAIN, *LAUNCH, *DRY},
+        "demonstrations",
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
         {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command(
-        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH}
+        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH, *DRY}
     ),
     "align": Command(
         "Align the policy, into DIR/policy.",
-        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH},
+        {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH, *DRY},
     ),
     "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
 }
@@ -124,7 +136,7 @@ def add_commands(app: typer.Typer) -> None:
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
         every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
-        if launch.launches(every):
+        if launch.launches(every) and not every["dry_run"]:
             _launch(name, every)
         else:
             _start(name, every)
@@ -180,6 +192,13 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
     if given["sample"] and not ("preferences" in resolved.names and resolved.load("preferences").samples):
         fix = "--preferences judge, or candidates (unranked)"
         raise InputError("needs a source that samples responses", where="--sample", fix=fix)
+    if given["dry_run"]:
+        from alignkit.runs.dry import PROCESSES, dry_run, told
+
+        counts = (given["processes"] * (given["nodes"] or 1),) if given["processes"] else PROCESSES
+        found = dry_run(resolved, None if name == "run" else [name], device=given["on"], processes=counts)
+        show(found if given["as_json"] else told(found), given["as_json"])
+        return
     out: Path = given["out"] or default_folder(given["recipe"])
     to_file = name == "preferences" and out.suffix == ".jsonl"
     folder = out.with_name(f"{out.name}.run") if to_file else out

@@ -1,11 +1,20 @@
-from ..recipe.options import (
-    default_cache as default_cache,
-)
 from ..recipe.reading import (
     read_recipe as read_recipe,
 )
 from ..recipe.resolved import (
     Resolved as Resolved,
+)
+from ..recipe.tables import (
+    default_cache as default_cache,
+)
+from ..runs.dry import (
+    dry_run as dry_run,
+)
+from ..runs.dry import (
+    size_text as size_text,
+)
+from ..runs.evaluation import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
 )
 from ..runs.evaluation import (
     Estimate as Estimate,
@@ -18,6 +27,9 @@ from ..runs.evaluation import (
 )
 from ..runs.history import (
     split_by_prompt as split_by_prompt,
+)
+from ..runs.plan import (
+    plan as plan,
 )
 from ..runs.reporting import (
     FIGURES as FIGURES,

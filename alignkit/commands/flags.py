@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from alignkit.errors import InputError, visible
 from alignkit.runs.reporting import is_first_process
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
 
 _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 

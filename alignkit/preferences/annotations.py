@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from alignkit.records import FIELD
+from alignkit.records import FIELD, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from alignkit.records import Group
 
 Kind = Literal["human", "ai", ""]
 TIE, FIRST, SECOND = 0, 1, 2

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alignkit.preferences.annotations import FIRST, SECOND, TIE
+from alignkit.preferences.annotations import FIRST, SECOND, TIE, Annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from alignkit.preferences.annotations import Annotation
     from alignkit.records import Group
 
     Floats = NDArray[np.float64]

@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import Problem, option_names
 from alignkit.errors import InputError, all_of, closest
-from alignkit.options import PtxOptions
-from alignkit.plugins import Part, read_component, read_options, registry, select
-from alignkit.recipe.recipe import load_recipe
+from alignkit.options import Config, PtxOptions
+from alignkit.plugins import Part, Registration, Registry, read_component, read_options, registry, select
+from alignkit.recipe.recipe import Recipe, load_recipe
 from alignkit.recipe.resolved import Resolved
 from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-
-    from alignkit.options import Config
-    from alignkit.plugins import Registration, Registry
-    from alignkit.recipe.recipe import Recipe
 
 
 def _silent(_: str) -> None:

@@ -11,11 +11,11 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alignkit.checking import secrets_in
+from alignkit.checking import Problem, secrets_in
 from alignkit.errors import InputError, closest
 from alignkit.recipe.functions import name_of_function
 from alignkit.recipe.tables import ALTERNATIVES, OPTION_TABLES, ROLE_OF_TABLE
@@ -23,10 +23,7 @@ from alignkit.recipe.toml_lines import key_lines, split_key
 from alignkit.records import check_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from alignkit.checking import Problem
 
     Key = tuple[str, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -14,18 +14,14 @@ from pydantic import TypeAdapter
 
 from alignkit.components import Context
 from alignkit.errors import InputError
-from alignkit.plugins import Part, build, build_from
-from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING
-from alignkit.samplers import OwnSampler
+from alignkit.plugins import Part, Registry, build, build_from
+from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING, CandidateOptions, EvalOptions, RunOptions
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from alignkit.options import ComponentSpec, Config, Sampling, TrainingOptions
-    from alignkit.plugins import Registry
-    from alignkit.recipe.options import CandidateOptions, EvalOptions, RunOptions
-    from alignkit.samplers import Sampler
 
 
 @dataclass(frozen=True)

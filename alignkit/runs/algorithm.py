@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any
 from alignkit.companions import Alarm
 from alignkit.errors import InputError
 from alignkit.files import telling_when_full
-from alignkit.interfaces import Feed, ForeignTrainer, Optimizer
+from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, Optimizer
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import process_index
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import train
-from alignkit.training.feeds import OfflineFeed, RolloutFeed, planned_steps
+from alignkit.training.feeds import BatchFeed, OfflineFeed, RolloutFeed, planned_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.interfaces import Algorithm
     from alignkit.options import Sampling
     from alignkit.outputs import TrainResult
     from alignkit.runs.history import History
     from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
-    from alignkit.training.feeds import BatchFeed
 
 
 def train_algorithm(

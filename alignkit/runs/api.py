@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +15,13 @@ from alignkit.interfaces import Algorithm, Feed
 from alignkit.options import PtxOptions, Sampling
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
-from alignkit.recipe.resolved import digest_of_training
+from alignkit.recipe.resolved import Resolved, digest_of_training
 from alignkit.records import Group, Prompt
-from alignkit.runs.reporting import make_reporter
+from alignkit.runs.reporting import Reporter, make_reporter
 from alignkit.runs.results import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from alignkit.outputs import TrainResult
-    from alignkit.recipe.resolved import Resolved
-    from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
 
     Name = str | Callable[..., Any]

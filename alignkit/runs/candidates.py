@@ -5,61 +5,54 @@ At most one policy is in memory besides the run's own.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from alignkit.preferences.similar import distinct
-from alignkit.recipe.options import CandidateOptions
-from alignkit.records import Group
-from alignkit.samplers import OwnSampler
+from alignkit.recipe.tables import CandidateOptions
+from alignkit.records import Group, Prompt
+from alignkit.samplers import OwnSampler, Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from alignkit.interfaces import Policy
     from alignkit.options import ComponentSpec, Sampling
-    from alignkit.records import Prompt
-    from alignkit.samplers import Sampler
 
 SEED_STEP = 7919
 """Seeds of two voices (policy and temperature) differ by this, so that equal policies give different samples."""
 
 
+@dataclass(eq=False)
 class PolicySampler:
     """The `Ask` of a run; loads its policy on first use. Other policies sample themselves.
 
     Args:
         load: loads the run's policy.
-        prompts: reads the run's prompts.
+        read_prompts: reads the run's prompts.
         options: other policies and temperatures; by default only the run's policy, at the run's temperature.
         load_other: loads a policy of `options.policies`.
-        sampler: samples the run's policy; None: the policy itself.
+        sampler: samples the run's policy; by default the policy itself.
     """
 
-    def __init__(
-        self,
-        load: Callable[[], Policy[Any]],
-        prompts: Callable[[], list[Prompt]],
-        sampling: Sampling,
-        seed: int,
-        options: CandidateOptions | None = None,
-        load_other: Callable[[ComponentSpec], Policy[Any]] | None = None,
-        sampler: Sampler[Any] | None = None,
-    ) -> None:
-        self._load, self._read_prompts, self._sampling, self._seed = load, prompts, sampling, seed
-        self._options, self._load_other = options or CandidateOptions(), load_other
-        self._unsynced = sampler or OwnSampler()
-        self._asked = 0
+    load: Callable[[], Policy[Any]]
+    read_prompts: Callable[[], list[Prompt]]
+    sampling: Sampling
+    seed: int
+    options: CandidateOptions = field(default_factory=CandidateOptions)
+    load_other: Callable[[ComponentSpec], Policy[Any]] | None = None
+    sampler: Sampler[Any] = field(default_factory=OwnSampler)
+    asked: int = field(default=0, init=False)
 
     @cached_property
-    def _sampler(self) -> Sampler[Any]:
-        self._unsynced.sync(self._load(), 0)
-        return self._unsynced
+    def _synced(self) -> Sampler[Any]:
+        self.sampler.sync(self.load(), 0)
+        return self.sampler
 
     @cached_property
     def prompts(self) -> Sequence[Prompt]:
-        return self._read_prompts()
+        return self.read_prompts()
 
     def __call__(self, prompts: Sequence[Prompt], k: int) -> list[Group]:
         """`k` responses per prompt, or `candidates.count`; fewer if near-duplicates are dropped.
@@ -67,38 +60,38 @@ class PolicySampler:
         Several voices take turns, and `meta.sampled_from` names the voice of each response. A prompt that is asked
         again gets other responses.
         """
-        options = self._options
+        options = self.options
         k = options.count or k
-        places = range(self._asked, self._asked + len(prompts))
-        self._asked = places.stop
+        places = range(self.asked, self.asked + len(prompts))
+        self.asked = places.stop
         if options == CandidateOptions(count=options.count):
-            sampling, seed = self._sampling, self._seed
-            return list(self._sampler.generate(prompts, n=k, sampling=sampling, seed=seed, places=places).groups)
+            sampling, seed = self.sampling, self.seed
+            return list(self._synced.generate(prompts, n=k, sampling=sampling, seed=seed, places=places).groups)
         drawn = list(self._drawn(prompts, k + options.spare, places))
         return [self._chosen(spoken, k) for spoken in zip(*drawn, strict=True)]
 
     def _drawn(self, prompts: Sequence[Prompt], wanted: int, places: range) -> Iterator[list[Group]]:
         """The groups of each voice, in the order of the prompts, with the voice's name on each response."""
-        temperatures = self._options.temperatures or (self._sampling.temperature,)
-        sources: list[ComponentSpec | None] = [None, *self._options.policies]
+        temperatures = self.options.temperatures or (self.sampling.temperature,)
+        sources: list[ComponentSpec | None] = [None, *self.options.policies]
         voices = len(sources) * len(temperatures)
         for number, spec in enumerate(sources):
-            policy = self._sampler if spec is None else self._other(spec)
+            policy = self._synced if spec is None else self._other(spec)
             name = "policy" if spec is None else _name(spec)
             for place, temperature in enumerate(temperatures):
                 voice = place * len(sources) + number
                 if count := (wanted - voice + voices - 1) // voices:
-                    sampling = replace(self._sampling, temperature=temperature)
-                    seed = self._seed + SEED_STEP * voice
+                    sampling = replace(self.sampling, temperature=temperature)
+                    seed = self.seed + SEED_STEP * voice
                     batch = policy.generate(prompts, n=count, sampling=sampling, seed=seed, places=places)
                     said = [f"{name} at {temperature:g}"] * count
                     meta = {"sampled_from": said, "voice": voice}
                     yield [replace(group, meta={**group.meta, **meta}) for group in batch.groups]
 
     def _other(self, spec: ComponentSpec) -> Policy[Any]:
-        if self._load_other is None:
+        if self.load_other is None:
             raise ValueError("this sampler can't load other policies")
-        return self._load_other(spec)
+        return self.load_other(spec)
 
     def _chosen(self, spoken: Sequence[Group], k: int) -> Group:
         """The first k responses, taken from each voice in turn, without near-duplicates."""
@@ -106,7 +99,7 @@ class PolicySampler:
         turns = sorted((turn, voice) for voice, group in enumerate(ordered) for turn in range(len(group.responses)))
         every = [(ordered[voice].choose([turn]), ordered[voice].meta["sampled_from"][turn]) for turn, voice in turns]
         texts = [group.responses[0] for group, _ in every]
-        near = self._options.near_duplicate
+        near = self.options.near_duplicate
         kept = (distinct(texts, near) if near else list(range(len(texts))))[:k]
         finished = tuple((every[index][0].finished or (True,))[0] for index in kept)
         return Group(

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Policy
     from alignkit.records import Group
 
+    Rows = Sequence[Sequence[float | None]]
+
 RESAMPLES = 1000
+SAMPLE_FIGURES = "figures"
+"""Key, in the meta of stored samples, of the KL and the rewards of each response."""
 KL_TOKENS = 2048
 """Tokens of a pass that compares whole distributions, where a model's head may need them all at once."""
 
@@ -123,29 +126,32 @@ def best_of_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def describe_samples(
+def kl_of_responses(
     batch: GroupBatch, policy: Policy[Any], reference: Policy[Any], *, best_of: int = 1
-) -> dict[str, Any]:
-    """Figures of sampled responses: KL to the reference, length, diversity.
+) -> tuple[str, Rows]:
+    """("kl", the KL to the reference of each response in nats), one row per group.
 
-    The KL is in nats per response, and compares the two policies' whole distributions at the temperature, however the
-    text was sampled: the exact KL at each token, summed. For best of n it is the log-ratio of the chosen responses plus
-    `best_of_kl`, called `kl_bound`.
+    It compares the two policies' whole distributions at the temperature, however the text was sampled: the exact KL at
+    each token, summed. For best of n it is the log-ratio of the chosen responses plus `best_of_kl`, called `kl_bound`.
     """
-    responses = [response for group in batch.groups for response in group.responses]
-    figures: dict[str, Any] = {
-        "tokens": clustered_mean(_by_prompt(batch, batch.lengths.tolist())).to_json(),
-        "finished": round(float(batch.finished.float().mean()), 4),
-        "distinct_responses": round(len(set(responses)) / len(responses), 4),
-        "distinct_bigrams": round(distinct_share(responses), 4),
-    }
     if best_of == 1:
         name, kl = "kl", policy_kl(policy, reference, batch, KL_TOKENS)
     else:
         ours, theirs = (policy_logprobs(model, batch, SCORING_TOKENS) for model in (policy, reference))
         name, kl = "kl_bound", ours - theirs
-    of_responses = batch.sum_by_response(kl) + best_of_kl(best_of)
-    return {**figures, name: clustered_mean(_by_prompt(batch, of_responses.tolist())).to_json()}
+    values = iter((batch.sum_by_response(kl) + best_of_kl(best_of)).tolist())
+    return name, [[next(values) for _ in group.responses] for group in batch.groups]
+
+
+def describe_samples(batch: GroupBatch) -> dict[str, Any]:
+    """Figures of the sampled texts: length and diversity."""
+    responses = [response for group in batch.groups for response in group.responses]
+    return {
+        "tokens": clustered_mean(_by_prompt(batch, batch.lengths.tolist())).to_json(),
+        "finished": round(float(batch.finished.float().mean()), 4),
+        "distinct_responses": round(len(set(responses)) / len(responses), 4),
+        "distinct_bigrams": round(distinct_share(responses), 4),
+    }
 
 
 def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) -> Estimate:
@@ -169,22 +175,27 @@ def compare_samples(
     *,
     policies: Mapping[str, Policy[Any]],
     best_of: int = 1,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, dict[str, Rows]]]:
     """Figures of each policy's samples, and under each reward the win rates of all others over the first.
 
     Args:
         batches: samples by name: the initial policy, the final one, then any best of `best_of`.
         policies: which sampled them.
+
+    Returns:
+        The figures, and for each name the KL and the rewards of each response, one row per group.
     """
-    report: dict[str, Any] = {name: {} for name in batches}
+    report: dict[str, Any] = {name: describe_samples(batch) for name, batch in batches.items()}
+    values: dict[str, dict[str, Rows]] = {name: {} for name in batches}
     first, second, *choosing = batches
+    keys = [group.prompt.key for group in batches[first].groups]
     for name, batch in batches.items():
         chosen_from = best_of if name in choosing else 1
-        report[name] = describe_samples(batch, policies[name], policies[first], best_of=chosen_from)
+        figure, rows = kl_of_responses(batch, policies[name], policies[first], best_of=chosen_from)
+        report[name][figure], values[name][figure] = mean_score(rows, keys).to_json(), rows
     for reward_name, reward in rewards.items():
-        scores = {name: checked_scores(reward, batch.groups) for name, batch in batches.items()}
-        keys = [group.prompt.key for group in batches[first].groups]
-        for name, rows in scores.items():
+        for name, batch in batches.items():
+            rows = values[name][reward_name] = checked_scores(reward, batch.groups)
             flat = [score for row in rows for score in row]
             if (missing := flat.count(None)) == len(flat):
                 raise StoppedByCheck(f"reward {reward_name} abstained on all {len(flat)} responses of {name}")
@@ -193,6 +204,6 @@ def compare_samples(
                 report[name][f"{reward_name}_abstained"] = round(missing / len(flat), 4)
         for name in (second, *choosing):
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
-            if found := verdicts(scores[name], scores[first], keys):
+            if found := verdicts(values[name][reward_name], values[first][reward_name], keys):
                 report[key] = clustered_mean(found).to_json()
-    return report
+    return report, values

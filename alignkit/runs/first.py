@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
 from alignkit.interfaces import Feed, PreferenceSource
-from alignkit.options import specs_of
-from alignkit.plugins import blamed, read_component
+from alignkit.options import Config, specs_of
+from alignkit.plugins import Part, blamed, read_component
 from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING
-from alignkit.runs.plan import consumed_by
+from alignkit.runs.plan import Stage, consumed_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from alignkit.options import Config
-    from alignkit.plugins import Part
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Group
-    from alignkit.runs.plan import Stage
 
     Records = Sequence[tuple[str, Group]]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import reduce
 from operator import or_
@@ -21,8 +21,6 @@ from alignkit.files import write_synced
 from alignkit.records import Group, Prompt, message_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from alignkit.options import Config
 
     Source = Path | Config | Mapping[str, Any]

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import differing
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Feed, HasValues
-from alignkit.options import AlarmOptions, PtxOptions
+from alignkit.interfaces import Algorithm, Feed, HasValues
+from alignkit.options import AlarmOptions, Config, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignkit.interfaces import Algorithm
-    from alignkit.options import Config
     from alignkit.recipe.resolved import Resolved
 
 ORDER = ("sft", "preferences", "reward", "align", "eval")
@@ -53,7 +51,8 @@ def plan(resolved: Resolved) -> list[Stage]:
         stages.append(Stage("sft", f"{names['sft']} on the demonstrations of {names['demonstrations']}"))
     trained = REWARD_TRAINING in resolved
     consumes = consumed_by(resolved) if "optimizer" in names else None
-    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or ("preferences" in names and consumes is None):
+    wanted = "preferences" in names and (consumes is None or "prompts" not in names)
+    if trained or consumes in (Feed.RANKINGS, Feed.LABELS) or wanted:
         if samples_at_the_start(resolved) and not trained:
             stages.append(Stage("preferences", ranker_text(resolved)))
         else:

@@ -13,14 +13,13 @@ from alignkit.plugins import blamed
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import read_groups
+from alignkit.records import Group, read_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignkit.interfaces import Policy, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group
 
 
 class Run:

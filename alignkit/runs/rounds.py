@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError
-from alignkit.interfaces import Feed, ForeignTrainer, PreferenceSource
+from alignkit.interfaces import Ask, Feed, ForeignTrainer, Optimizer, PreferenceSource, RewardSource
 from alignkit.options import Config
 from alignkit.plugins import build
 from alignkit.preferences.rank_fit import ranked_by_scores
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alignkit.components import Context
-    from alignkit.interfaces import Ask, Optimizer, RewardSource
     from alignkit.recipe.resolved import Resolved
     from alignkit.records import Group
 

@@ -14,6 +14,7 @@ import platform
 import shutil
 import sys
 import time
+from dataclasses import KW_ONLY, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ STAGE_FILES = {
 PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
+@dataclass(eq=False)
 class RunDir:
     """A locked run directory, used as a context manager. Only the first process writes.
 
@@ -52,57 +54,52 @@ class RunDir:
             has been changed then.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        recipe: str,
-        digest: str,
-        resume: bool,
-        overwrite: bool,
-        force: bool,
-        alone: Sequence[str] = (),
-    ) -> None:
-        self.path = path
+    path: Path
+    _: KW_ONLY
+    recipe: str
+    digest: str
+    resume: bool
+    overwrite: bool
+    force: bool
+    alone: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
         self.state: dict[str, Any] = {"stages": {}}
-        self._state_file = path / "run.json"
+        self._state_file = self.path / "run.json"
         self._lock_descriptor: int | None = None
-        switches = {"resume": resume, "overwrite": overwrite}
-        in_first(lambda: self._begin(recipe, digest, alone, force=force, **switches))
+        in_first(self._begin)
         if not self._state_file.exists():
             what = f"process {process_index()} does not see this folder"
-            raise InputError(what, where=str(path), fix="choose one that all nodes share")
+            raise InputError(what, where=str(self.path), fix="choose one that all nodes share")
         self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
 
-    def _begin(
-        self, recipe: str, digest: str, alone: Sequence[str], *, resume: bool, overwrite: bool, force: bool
-    ) -> None:
+    def _begin(self) -> None:
         _check_empty_or_run(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
         try:
             found = self._state_file.exists()
-            if found and not (overwrite and not alone):
+            if found and not (self.overwrite and not self.alone):
                 self.state = read_state(self.path)
-            if alone:
-                self._make_room(alone, resume=resume, overwrite=overwrite)
+            if self.alone:
+                self._make_room()
             elif found:
-                self._open(digest, resume=resume, overwrite=overwrite, force=force)
+                self._open()
         except BaseException:
             self.__exit__()
             raise
         secret = secret_arguments(sys.argv[1:])
         argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
         self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
-        if not (alone and found):
-            self.state["digest"] = digest
+        if not (self.alone and found):
+            self.state["digest"] = self.digest
         # run.json first: without it, a folder with a recipe is somebody else's.
         self._write_state()
-        if not (alone and found):
-            write_synced(self.path / "recipe.toml", recipe)
-        elif self.state["digest"] != digest:
-            for stage in alone:
-                write_synced(self.path / f"{stage.replace('/', '-')}.toml", recipe)
+        if not (self.alone and found):
+            write_synced(self.path / "recipe.toml", self.recipe)
+        elif self.state["digest"] != self.digest:
+            for stage in self.alone:
+                write_synced(self.path / f"{stage.replace('/', '-')}.toml", self.recipe)
 
     def __enter__(self) -> RunDir:
         return self
@@ -138,10 +135,10 @@ class RunDir:
         """Whether a stage has left any files, done or not."""
         return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
-    def _make_room(self, stages: Sequence[str], *, resume: bool, overwrite: bool) -> None:
+    def _make_room(self) -> None:
         """Removes earlier results of the stages if `overwrite` is set; an evaluation is always replaced."""
-        begun = [] if resume else [stage for stage in stages if self.has_begun(stage)]
-        if refused := [stage for stage in begun if stage != "eval" and not overwrite]:
+        begun = [] if self.resume else [stage for stage in self.alone if self.has_begun(stage)]
+        if refused := [stage for stage in begun if stage != "eval" and not self.overwrite]:
             raise InputError(
                 f"stage {refused[0]} has already run here",
                 where=str(self.path),
@@ -150,17 +147,17 @@ class RunDir:
         for stage in begun:
             self.clear(stage)
 
-    def _open(self, digest: str, *, resume: bool, overwrite: bool, force: bool) -> None:
-        if overwrite:
+    def _open(self) -> None:
+        if self.overwrite:
             for stage in STAGE_FILES:
                 self.clear(stage)
             self.state["stages"] = {}
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
-        elif not resume:
+        elif not self.resume:
             raise InputError(
                 "this directory holds a run", where=str(self.path), fix="use --resume, --overwrite or another --out"
             )
-        elif self.state["digest"] != digest and not force:
+        elif self.state["digest"] != self.digest and not self.force:
             raise InputError(
                 "the recipe has changed since this run started",
                 where=str(self.path / "recipe.toml"),

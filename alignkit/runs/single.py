@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from alignkit.errors import InputError
 from alignkit.recipe.tables import DEFAULT_PLUGIN
-from alignkit.records import read_groups, write_groups
+from alignkit.records import Group, Prompt, read_groups, write_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from alignkit.interfaces import Policy, PreferenceSource, RewardSource
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Group, Prompt
     from alignkit.runs.reporting import Reporter
 
 

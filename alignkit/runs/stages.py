@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit.errors import InputError, StoppedByCheck
-from alignkit.interfaces import Feed
+from alignkit.interfaces import Algorithm, Feed, Policy, PreferenceSource, RewardSource
 from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
-from alignkit.records import Group, read_groups, write_groups
+from alignkit.records import Group, Prompt, read_groups, write_groups
 from alignkit.runs import evaluation
 from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
-from alignkit.runs.history import history_of, split_by_prompt
+from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
 from alignkit.runs.results import Run, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
-from alignkit.runs.rundir import MetricsFile
+from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
 from alignkit.training.scores import checked_scores
 
@@ -31,13 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from alignkit.batch import GroupBatch
-    from alignkit.interfaces import Algorithm, Policy, PreferenceSource, RewardSource
     from alignkit.options import ComponentSpec, Config
     from alignkit.recipe.resolved import Resolved
-    from alignkit.records import Prompt
-    from alignkit.runs.history import History, RecordT
     from alignkit.runs.reporting import Reporter
-    from alignkit.runs.rundir import RunDir
     from alignkit.samplers import Sampler
 
 
@@ -151,13 +147,16 @@ class Stages:
                 chosen = f"{name}, best of {options.best_of}"
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
-        report = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
+        report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         write_groups(
             self._path / "samples.jsonl",
             (
-                replace(group, source=name, scores=None)
-                for pair in zip(*(batch.groups for batch in batches.values()), strict=True)
-                for name, group in zip(batches, pair, strict=True)
+                replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
+                for place in range(len(prompts))
+                for name, batch in batches.items()
+                for group, figures in [
+                    (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
+                ]
             ),
         )
         return {**measured_on, **report}

@@ -96,10 +96,11 @@ def _contract(
         return _single_test(name, _fails(str(error)))
     config, problems = read_options(registry, registration.config, options)
     if config is not None and config.training() is not None:
-        untrained = pytest.skip.Exception(f"{registration} must be trained first: test it in its own package")
-        return _single_test(name, partial(_raise, untrained))
+        reason = f"{registration} must be trained first: test it in its own package"
+        return _single_test(name, partial(pytest.skip, reason))
     if problems:
-        return _single_test(name, partial(_raise, LacksOptions(f"{registration} {_lacking(registration, problems)}")))
+        reason = f"{registration} {_lacking(registration, problems)}"
+        return _single_test(name, partial(_skip_for_options, reason))
     own_loop = issubclass(component, ForeignTrainer)
     own = ValuesContract if issubclass(component, HasValues) else CONTRACTS[registration.role]
     contract = base or (ComponentContract if own_loop else own)
@@ -118,8 +119,8 @@ def _single_test(name: str, test: Callable[[], None], called: str = "it_can_be_u
     return type(name, (), {f"test_{called}": lambda _self: test()})
 
 
-def _raise(error: BaseException) -> None:
-    raise error
+def _skip_for_options(reason: str) -> None:
+    raise pytest.skip.Exception(reason) from LacksOptions()
 
 
 def _fails(reason: str) -> Callable[[], None]:

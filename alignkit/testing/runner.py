@@ -26,8 +26,8 @@ given: dict[tuple[str, str], dict[str, Any]] = {}
 """Options by (role, name) that `suite.py` builds them with."""
 
 
-class LacksOptions(pytest.skip.Exception):
-    """A component can't be built, and so not be tested, with the options that were given."""
+class LacksOptions(Exception):  # noqa: N818
+    """The cause of a skip: a component can't be built with the options that were given."""
 
 
 def matches(registration: Registration, name: str) -> bool:
@@ -101,7 +101,7 @@ class _Tally:
         if isinstance(error, pytest.skip.Exception):
             self.results["skipped"] += 1
             self.reasons.append(str(error))
-            self.lacking += [str(error)] * isinstance(error, LacksOptions)
+            self.lacking += [str(error)] * isinstance(error.__cause__, LacksOptions)
         elif error is not None:
             self.results["failed"] += 1
         elif call.when == "call":

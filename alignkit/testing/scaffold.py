@@ -31,6 +31,11 @@ KINDS = {
         "a CSV file with one line per figure",
         "alignkit run recipe.toml -o 'run.metrics=[{plugin=\"$name\"}]'",
     ),
+    "sampler": (
+        "sampler",
+        "the policy itself, with a file of all rollouts",
+        "alignkit run recipe.toml --sampler $name",
+    ),
     "policy": (
         "policy",
         "a language model of letters that sees one letter back",

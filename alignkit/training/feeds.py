@@ -10,7 +10,7 @@ import torch
 
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, num_processes, own_block, sum_over_processes
-from alignkit.samplers import OwnSampler
+from alignkit.samplers import OwnSampler, Sampler
 from alignkit.training.processes import evenly
 from alignkit.training.scores import check_abstentions, score_batch
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from alignkit.interfaces import Model, Policy, RewardSource
     from alignkit.options import IterationOptions, LearningOptions, Sampling
     from alignkit.records import Group, Prompt
-    from alignkit.samplers import Sampler
 
 
 class BatchFeed(Protocol):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.batch import Totals
-from alignkit.companions import Companion
+from alignkit.batch import GroupBatch, Totals
+from alignkit.companions import Companion, Metrics
 from alignkit.errors import InputError
 from alignkit.ops.distributed import mean_over_processes, num_processes, process_index
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit.batch import GroupBatch
-    from alignkit.companions import Metrics
     from alignkit.interfaces import Policy
     from alignkit.records import Group
 

@@ -228,6 +228,7 @@ def test_fast_impressions_and_those_without_a_pick(tmp_path: Path) -> None:
         ({"choice": 3}, "picked position 3 of 2"),
         ({"choice": "left"}, "choice is 'left'"),
         ({"choice": 1.5}, "choice is '1.5'"),
+        ({"choice": [1, 2]}, "choice is "),
         ({"response_2": "good"}, "each shown once"),
     ],
 )

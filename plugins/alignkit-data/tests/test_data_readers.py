@@ -196,6 +196,12 @@ def test_csv_rows_of_another_length(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\r\n"])
+def test_empty_last_lines_of_a_csv_file_are_none(end: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"prompt,ranks\nc,[2]{end}")
+    assert [(row.problem, row.values) for row in local_rows(path, "")] == [("", {"prompt": "c", "ranks": [2]})]
+
+
 class TestPathsAndSplits:
     def test_a_missing_file_names_its_neighbour(self, tmp_path: Path) -> None:
         write(tmp_path / "pairs.jsonl", LINES)

@@ -86,7 +86,7 @@ def base_report(folder: Path, resolved: Resolved) -> tuple[dict[str, Any], list[
         for name, policy in policies.items()
     }
     rewards = {name: cast("RewardSource[Any]", context.build("reward", spec)) for name, spec in options.rewards.items()}
-    report = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, policies=policies)
+    report, _ = compare_samples(batches, {"reward": resolved.build("reward"), **rewards}, policies=policies)
     return report, list(batches["policy"].groups)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alignkit import Held
 from alignkit.algorithms import PreferenceLoss, ResponseLogprobs
 from alignkit_dpo.options import SLiCOptions
 
@@ -30,6 +31,10 @@ class SLiC(PreferenceLoss[SLiCOptions]):
     ) -> None:
         self.uses_reference = config is None or config.normalized
         super().__init__(config, context, policy=policy, reward=reward)
+
+    @classmethod
+    def holds(cls, config: SLiCOptions) -> tuple[Held, ...]:
+        return super().holds(config) if config.normalized else (Held(name="policy", trained=True),)
 
     def implicit_rewards(self, responses: ResponseLogprobs) -> Tensor:
         return super().implicit_rewards(responses) if self.uses_reference else self.config.beta * responses.logprobs

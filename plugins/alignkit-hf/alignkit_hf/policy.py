@@ -13,7 +13,7 @@ import transformers
 
 from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput, Servable
 from alignkit.ops import digest_of_tensors, until_it_fits
-from alignkit_hf import loading, probe
+from alignkit_hf import footprint, loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.by_side import sample_by_side
 from alignkit_hf.chat import Chat
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from alignkit import Context, Prompt, Sampling
+    from alignkit import Context, Footprint, Held, Load, Prompt, Sampling
     from alignkit_hf.generation import Sampled
 
 logger = logging.getLogger(__name__)
@@ -304,6 +304,11 @@ class HFPolicy(Policy[HFOptions], HasValues, Servable):
     def load_scorer(cls, path: Path, context: Context, *, append_end: bool | None = None) -> HFScorer:
         """The scorer in a folder with a one-label sequence classifier; see `HFScorer.load`."""
         return HFScorer.load(path, context, append_end=append_end)
+
+    @classmethod
+    def footprint(cls, config: HFOptions | None, held: Held, load: Load) -> Footprint:
+        """The memory of the policy, or of a scorer with its trunk; see `alignkit_hf.footprint`."""
+        return footprint.footprint(config or HFOptions(model=held.folder), held, load)
 
     @classmethod
     def try_records_of_scorer(cls, path: Path, records: Iterable[tuple[str, Group]]) -> None:

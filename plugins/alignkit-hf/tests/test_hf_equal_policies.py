@@ -31,5 +31,5 @@ def test_the_kl_of_equal_policies_is_0_however_they_are_sampled(
     for how in HOW:
         sampling = Sampling(**{"max_tokens": 8, **how})
         batches = {name: one.generate(PROMPTS, n=3, sampling=sampling, seed=1) for name, one in policies.items()}
-        report = compare_samples(batches, {}, policies=policies)
+        report, _ = compare_samples(batches, {}, policies=policies)
         assert report["policy"]["kl"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 9}, how

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
@@ -20,6 +17,8 @@ from alignkit import (
     NonNegative,
     Positive,
     PreferencesSpec,
+    check_address,
+    check_key_variable,
     may_be_model,
     require_package,
 )
@@ -88,27 +87,9 @@ class JudgeModel(Config):
 
     def _check_server(self) -> None:
         require_package("openai", where="backend")
-        address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise InputError("is not a URL", where="base_url", fix="give one like http://127.0.0.1:8000/v1")
-        if address.username or address.password or address.query or address.fragment:
-            raise InputError(
-                "may contain credentials: it has a user, a query or a fragment",
-                where="base_url",
-                fix="put the key into an environment variable and set key_env to its name",
-            )
-        if self.key_env and not (os.environ.get(self.key_env) or re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env)):
-            raise InputError(
-                "is not the name of an environment variable",
-                where="key_env",
-                fix="give the name of the variable that holds the key, not the key",
-            )
-        if self.key_variable and not os.environ.get(self.key_variable):
-            raise InputError(
-                f"the environment variable {self.key_variable} is not set",
-                where="key_env",
-                fix=f"export {self.key_variable}=..., or name another variable",
-            )
+        check_address(self.base_url, where="base_url", example="http://127.0.0.1:8000/v1")
+        if self.key_variable:
+            check_key_variable(self.key_variable)
 
     @property
     def key_variable(self) -> str:

@@ -8,18 +8,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import re
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
-from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import openai
 
-from alignkit import AlignkitError, InputError, Interrupted, StoppedByCheck, StopSignals
+from alignkit import (
+    AlignkitError,
+    InputError,
+    Interrupted,
+    RetryGate,
+    StoppedByCheck,
+    StopSignals,
+    Unanswered,
+    redacted,
+    retry_after,
+)
 from alignkit_judge.budget import Budget, BudgetSpent, Usage
 from alignkit_judge.options import OPENAI
 from alignkit_judge.questions import CUT_OFF, MALFORMED, Answer
@@ -27,7 +34,7 @@ from alignkit_judge.replies import Malformed, parse_reply, reply_model
 from alignkit_judge.templates import REMINDER, chat_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Future
 
     from alignkit_judge.options import JudgeModel, JudgeOptions, RetryOptions
@@ -45,11 +52,6 @@ _REFUSED_KEY = (401, 403)
 _REFUSING = (*_REFUSED_KEY, 404)
 _WRONG_REQUEST = (400, 422, 501)
 _FORMAT = re.compile(r"response_format|json_schema|json_object|structured|guided", re.IGNORECASE)
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|hf|xai)[-_][A-Za-z0-9_*-]{6,}")
-
-
-class Unanswered(Exception):  # noqa: N818
-    """The server did not answer this question, and more retries won't help."""
 
 
 class NoCompletion(Exception):  # noqa: N818
@@ -79,7 +81,7 @@ class RemoteJudge:
         self._secret = os.environ.get(judge.key_variable, "") if judge.key_variable else ""
         openai_itself = judge.base_url.rstrip("/") == OPENAI
         self._longest = {"max_completion_tokens" if openai_itself else "max_tokens": judge.reply_tokens}
-        self._gate = Gate()
+        self._gate = RetryGate()
 
     def reach(self) -> None:
         """Raises InputError if no server answers, or it refuses the key."""
@@ -105,7 +107,7 @@ class RemoteJudge:
             InputError: the server refuses the key, or the form of the request, or doesn't know the model.
             Interrupted: SIGINT or SIGTERM.
         """
-        self._gate, self._client = Gate(), self._connect()
+        self._gate, self._client = RetryGate(), self._connect()
         waiting = iter(enumerate(questions))
         running: dict[Future[Answer], int] = {}
         streaks = Streaks(self._judge.name, self._options.retry)
@@ -237,8 +239,7 @@ class RemoteJudge:
         return self._redacted(f"status {error.status_code}: {error.message}"[:300])
 
     def _redacted(self, text: str) -> str:
-        """The text without the key or anything that looks like one."""
-        return _KEY_LIKE.sub("[redacted]", text.replace(self._secret, "[redacted]") if self._secret else text)
+        return redacted(text, self._secret)
 
     def _request(self, question: Question, messages: list[dict[str, str]]) -> Reply:
         judge = self._judge
@@ -330,42 +331,3 @@ class Streaks:
                 '"json-schema"'
             )
         return None
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float:
-    """Seconds that a server asks to wait, 0 if it doesn't say (RFC 9110, section 10.2.3: seconds or a date)."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError, OverflowError, OSError):
-        return 0.0
-
-
-class Gate:
-    """Holds threads back before a request: each for its own wait, all for the wait that the server asks for."""
-
-    def __init__(self) -> None:
-        self._open, self._lock, self._not_before = Event(), Lock(), 0.0
-        self._jitter = random.Random()
-
-    def close_for(self, seconds: float) -> None:
-        """Holds back the requests of all threads for this long."""
-        with self._lock:
-            self._not_before = max(self._not_before, time.monotonic() + seconds)
-
-    def open_for_good(self) -> None:
-        """Ends all waits with Unanswered."""
-        self._open.set()
-
-    def wait(self, seconds: float) -> None:
-        """Waits for half to all of this time, then until the gate opens, plus a little jitter."""
-        with self._lock:
-            share = self._jitter.random()
-        if seconds:
-            self._open.wait(seconds * (0.5 + share / 2))
-        while (left := self._not_before - time.monotonic()) > 0 and not self._open.is_set():
-            self._open.wait(left + 0.05 * share)
-        if self._open.is_set():
-            raise Unanswered("the run is ending")

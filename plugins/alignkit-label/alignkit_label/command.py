@@ -53,8 +53,10 @@ def import_file(
     from alignkit_label.exchange import read_records
     from alignkit_label.store import Store
 
-    read = list(read_records(file, column_names(columns)))
+    left_out: dict[str, int] = {}
+    read = read_records(file, column_names(columns), left_out)
     groups = [group for group in read if len(set(group.responses)) > 1]
+    left_out["equal responses"] = len(read) - len(groups)
     if not groups:
         raise InputError(
             "no prompt has two different responses",
@@ -69,8 +71,9 @@ def import_file(
         raise InputError(error.what, where=f"{file}, {error.where}", fix=error.fix) from error
     verdicts = store.take_over(_verdicts(store, groups)) if labels == "keep" else 0
     new = len(store.items()) - before
-    counts = {"read": len(read), "with_one_response": len(read) - len(groups), "known_items": len(groups) - new}
-    show({**counts, "new_items": new, "verdicts": verdicts}, as_json=as_json)
+    counts = {"read": len(groups) + sum(left_out.values()), "known_items": len(groups) - new}
+    why = {reason: count for reason, count in left_out.items() if count}
+    show({**counts, "new_items": new, "verdicts": verdicts, "left_out": why}, as_json=as_json)
 
 
 @app.command()

@@ -26,8 +26,11 @@ NOT_KEPT: dict[str, str] = {
 """What a form can't hold."""
 
 
-def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
+def read_records(path: Path, columns: Mapping[str, str], left_out: dict[str, int] | None = None) -> list[Group]:
     """The groups of a file. Single responses to one prompt (KTO) become one group.
+
+    Args:
+        left_out: gets the number of rows that can't be used, by reason.
 
     Raises:
         InputError: the file is missing, or fits none of the forms.
@@ -36,7 +39,12 @@ def read_records(path: Path, columns: Mapping[str, str]) -> list[Group]:
         raise InputError("no such file", where=str(path), fix="check the path")
     foreign = _foreign(path)
     if foreign is None:
-        return _joined(Dataset.of_file(path, columns).groups())
+        data = Dataset.of_file(path, columns)
+        groups = _joined(data.groups())
+        several = [group for group in groups if len(group.responses) > 1]
+        if left_out is not None:
+            left_out |= {**data.describe().dropped, "one response": len(groups) - len(several)}
+        return several
     convert, rows = foreign
     found = []
     for number, row in enumerate(rows, start=1):
@@ -90,7 +98,7 @@ def _joined(groups: Iterable[Group]) -> list[Group]:
             ranks = ranks if len(known) == len(parts) else None
             first = Group(first.prompt, texts, ranks, source=first.source, meta=meta)
         found.append(first)
-    return [group for group in found if len(group.responses) > 1]
+    return found
 
 
 def _foreign(path: Path) -> tuple[Callable[[Record], Group], list[Record]] | None:

@@ -183,7 +183,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     write_groups(tmp_path / "in.jsonl", [PAIR, TRIPLE, Group(Prompt.of("alone"), ("a", "b"))])
     write_groups(tmp_path / "gold.jsonl", [Group(Prompt.of("gold"), ("right", "wrong"), (0, 1))])
     found = said("import", str(tmp_path / "in.jsonl"), "--db", database, "--labels", "keep")
-    assert found == {"read": 3, "with_one_response": 0, "known_items": 0, "new_items": 3, "verdicts": 4}
+    assert found == {"read": 3, "left_out": {}, "known_items": 0, "new_items": 3, "verdicts": 4}
     alike = [
         Group(Prompt.of("alone"), ("b", "a")),
         Group(Prompt.of("same"), ("a", "a")),
@@ -191,7 +191,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ]
     write_groups(tmp_path / "more.jsonl", [*alike, Group(Prompt.of("twice"), ("c", "d")), *[PAIR] * 2])
     found = said("import", str(tmp_path / "more.jsonl"), "--db", str(tmp_path / "more.db"), "--labels", "ignore")
-    assert found == {"read": 6, "with_one_response": 2, "known_items": 1, "new_items": 3, "verdicts": 0}
+    reasons = found.pop("left_out")
+    assert found == {"read": 6, "known_items": 1, "new_items": 3, "verdicts": 0}
+    assert reasons.pop("one response") == 1
+    assert list(reasons.values()) == [1]
     assert said("import", str(tmp_path / "in.jsonl"), "--db", database, "--labels", "keep")["verdicts"] == 0
     said("import", str(tmp_path / "gold.jsonl"), "--db", database, "--labels", "gold")
     counts = said("status", database)

@@ -9,11 +9,12 @@ the value before the last token stands in for it.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit import InputError
+from alignkit import Held, InputError
 from alignkit.algorithms import PolicyGradient, each_piece, known, require_values, scorer_outputs
 from alignkit.ops import clipped_value_loss, explained_variance, gae, sum_over_processes, whiten
 from alignkit_ppo.options import ActorCriticOptions, SharedCriticOptions
@@ -48,6 +49,15 @@ class ActorCritic(PolicyGradient[OptionsT]):
         self.critic = self._start_critic()
         self.batches = 0
         self._warned = False
+
+    @classmethod
+    def holds(cls, config: OptionsT) -> tuple[Held, ...]:
+        policy, *others = super().holds(config)
+        if config.critic != "shared":
+            critic = Held(name=CRITIC, trained=True, scores=True, of_reward=config.critic == "reward")
+            return (policy, critic, *others)
+        layers = config.critic_layers if isinstance(config, SharedCriticOptions) else 0
+        return (replace(policy, value_layers=layers), *others)
 
     def _start_critic(self) -> Scorer | None:
         policy, options = require_values(self.policy), self.config

@@ -21,6 +21,7 @@ from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb
 
 from alignkit import Context, InputError
 from alignkit.plugins import read_component, registry
+from alignkit.testing import MetricSinkContract
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
@@ -371,3 +372,17 @@ def test_they_are_registered() -> None:
     }
     assert {name: plugin.config for name, plugin in plugins.items()} == CONFIGS
     assert plugins["wandb"].load() is Wandb
+
+
+@pytest.mark.skipif("tensorboard" not in INSTALLED, reason="tensorboard is not installed")
+@pytest.mark.filterwarnings("ignore:::(tensorboard|google)")
+class TestTensorBoard(MetricSinkContract):
+    component = TensorBoard
+
+    def kept(self, folder: Path) -> dict[tuple[str, int, str], float]:
+        """Its figures are float32, which holds those of the contract exactly."""
+        found = {}
+        for tag, series in of_tensorboard(folder).items():
+            stage, _, name = tag.partition("/")
+            found |= {(stage, step, name): value for step, value in series}
+        return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from alignkit import InputError, PluginError, RewardSource
 from alignkit.algorithms import scorer_outputs
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from alignkit import Context, Group, Scorer
+    from alignkit import Context, Footprint, Group, Held, Load, Policy, Scorer
 
 
 class ModelReward(RewardSource[ModelOptions]):
@@ -43,6 +43,14 @@ class ModelReward(RewardSource[ModelOptions]):
     def load(cls, path: Path, config: ModelOptions, context: Context) -> ModelReward:
         """The reward model that training saved in a folder."""
         return cls(replace(config, model=str(path), train={}, loss="pairwise"), context)
+
+    @classmethod
+    def footprint(cls, config: ModelOptions | None, held: Held, load: Load) -> Footprint | None:
+        if config is None:
+            return None
+        folder = Path(config.model).expanduser()
+        policy = cast("type[Policy[Any]]", load_policy_class(StoredReward.read(folder).policy, str(folder)))
+        return policy.footprint(None, replace(held, folder=folder.as_posix()), load)
 
     @classmethod
     def try_records(cls, config: ModelOptions, records: Iterable[tuple[str, Group]]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
-from alignkit import Feed, InputError, Optimizer, TrainingOptions
+from alignkit import Feed, Held, InputError, Optimizer, TrainingOptions
 from alignkit.algorithms import require_values
 from alignkit.ops import Rankings, bradley_terry, infonce, pair_accuracy, plackett_luce, with_ordered_pairs
 from alignkit_reward.options import BradleyTerryOptions, InfoNCEOptions, PlackettLuceOptions
@@ -43,6 +43,10 @@ class RewardTraining(Optimizer[OptionsT]):
         super().__init__(*given, **named)
         self.scorer = require_values(self.policy).scorer()
         self._groups_without_order = 0
+
+    @classmethod
+    def holds(cls, config: OptionsT) -> tuple[Held, ...]:
+        return (Held(name="policy"), Held(name="reward", trained=True, scores=True))
 
     @abstractmethod
     def group_losses(self, scores: Tensor, rankings: Rankings, batch: GroupBatch) -> Tensor:

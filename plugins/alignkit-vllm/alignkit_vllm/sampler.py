@@ -199,7 +199,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         """One try less; what was connected or started is given up."""
         self._whole = False
         said = str(trouble)
-        if self.server is not None and not self.server.alive and str(self.server.log) not in said:
+        if self.server is not None and self.server.has_died() and str(self.server.log) not in said:
             said += self.server.last_words()
         self._let_go()
         if not self.tries:

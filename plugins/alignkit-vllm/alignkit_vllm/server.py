@@ -63,6 +63,12 @@ class Server:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    def has_died(self) -> bool:
+        """Whether it has ended, or does so while its guard looks: a broken connection is seen before that."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(10 * guard.CHECK_SECONDS)
+        return not self.alive
+
     def last_words(self) -> str:
         """The end of its log, for a message."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]

@@ -1,0 +1,1 @@
+"""`alignkit compare`: several algorithms on one recipe, under one budget, over several seeds."""

@@ -1,0 +1,82 @@
+"""The command `alignkit compare`."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignkit import InputError
+from alignkit.commands import AsJson, Overrides, Quiet, Recipe, make_reporter, show
+from alignkit_report.compare.budget import budget_of
+from alignkit_report.compare.cells import cells_of, sweeps_of
+
+Names = Annotated[
+    str, typer.Option("--optimizers", metavar="A,B", help="Algorithms to compare. [default: the recipe's own]")
+]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="KEY=A,B", help="Also compare these values of any option. Repeatable."),
+]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Runs of each, with the seeds 0 to N-1.")]
+Budget = Annotated[
+    str, typer.Option("--budget", metavar="prompts=N", help="Prompts that each run learns from, repeats included.")
+]
+Gold = Annotated[
+    str,
+    typer.Option(
+        "--gold", metavar="NAME", help="Reward that nobody optimises, to measure by: a plugin, or module:function."
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge", metavar="NAME", help="The reward that decides duels. [default: gold, else the first of eval.rewards]"
+    ),
+]
+AtOnce = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at the same time; they share the cores.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the comparison.")]
+
+
+def compare(
+    recipe: Recipe = None,
+    optimizers: Names = "",
+    sweep: Sweeps = None,
+    seeds: Seeds = 1,
+    budget: Budget = "",
+    gold: Gold = "",
+    judge: Judge = "",
+    jobs: AtOnce = 1,
+    options: Overrides = None,
+    out: Out = Path("comparison"),
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare algorithms, or values of any option, on one recipe, under one budget, over several seeds.
+
+    Stages before alignment run once and are shared. The same command again continues: what is done is not repeated.
+    """
+    from alignkit_report.compare.comparison import Comparison
+    from alignkit_report.compare.table import show_comparison
+
+    names = [name.strip() for name in optimizers.split(",")] if optimizers else []
+    cells = cells_of(names, sweeps_of(sweep or ()), range(seeds))
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
+        raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
+    given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
+    comparison = Comparison(recipe, cells, out, given, judge, budget_of(budget), jobs)
+    with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
+        found = comparison.run(reporter)
+    if as_json:
+        show(found, as_json=True)
+    else:
+        show_comparison(found)
+    if not found["variants"]:
+        raise typer.Exit(1)
+
+
+def _spec(name: str) -> str:
+    """A reward by its plugin's name, or a function, as TOML."""
+    return f'{{plugin="function", function="{name}"}}' if ":" in name else f'{{plugin="{name}"}}'

@@ -1,0 +1,273 @@
+"""`alignkit compare`: its cells, its statistics against known cases, its jobs, and runs of real recipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from math import log
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from alignkit_report.compare.budget import budget_of
+from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
+from alignkit_report.compare.jobs import Job, Jobs
+from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
+from alignkit_report.compare.table import answer
+
+from alignkit import InputError
+from alignkit.testing.tiny_hf import write_tiny_llama
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+def simulated(
+    draw: np.random.Generator, seeds: int, prompts: int, of_seeds: float, of_prompts: float, mean: float = 0.0
+) -> Floats:
+    """[S, P]: a mean, an effect of each seed, one of each prompt, and noise of standard deviation 1."""
+    shifts = of_seeds * draw.normal(size=(seeds, 1)) + of_prompts * draw.normal(size=(1, prompts))
+    return mean + shifts + draw.normal(size=(seeds, prompts))
+
+
+SHAPES = [(1, 64, 0.0, 0.5), (3, 64, 0.2, 0.0), (3, 64, 0.1, 1.0), (3, 64, 1.0, 0.3), (5, 32, 0.5, 1.0)]
+
+
+@pytest.mark.parametrize(("seeds", "prompts", "of_seeds", "of_prompts"), SHAPES)
+def test_equal_algorithms_are_called_different_in_5_percent_of_comparisons(
+    seeds: int, prompts: int, of_seeds: float, of_prompts: float
+) -> None:
+    draw = np.random.default_rng(seeds * prompts)
+    found = [p_value(simulated(draw, seeds, prompts, of_seeds, of_prompts)) <= 0.05 for _ in range(1000)]
+    assert 0.02 <= np.mean(found) <= 0.08
+
+
+@pytest.mark.parametrize(("seeds", "prompts", "of_seeds", "of_prompts"), SHAPES)
+def test_intervals_hold_the_true_mean_in_95_percent_of_cases(
+    seeds: int, prompts: int, of_seeds: float, of_prompts: float
+) -> None:
+    draw = np.random.default_rng(7 + seeds * prompts)
+    estimates = [mean_of(simulated(draw, seeds, prompts, of_seeds, of_prompts, mean=3.0)) for _ in range(1000)]
+    assert 0.93 <= np.mean([one.low <= 3.0 <= one.high for one in estimates]) <= 0.97
+    assert np.mean([one.value for one in estimates]) == pytest.approx(3.0, abs=0.05)
+
+
+def test_the_interval_of_one_seed_is_student_s() -> None:
+    values = np.array([[1.0, 2.0, 4.0, 5.0]])
+    one = mean_of(values)
+    # t(0.975; 3) = 3.182446; the standard deviation is sqrt(10/3).
+    half = 3.182446 * (10 / 3) ** 0.5 / 2
+    assert (one.low, one.value, one.high) == pytest.approx((3 - half, 3, 3 + half), abs=1e-5)
+    assert p_value(np.zeros((3, 4))) == 1.0
+    assert p_value(np.ones((3, 4))) == 0.0
+
+
+def test_many_comparisons_are_corrected() -> None:
+    # Holm by hand: 0.01 * 3, 0.02 * 2, then the largest so far.
+    assert corrected([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert corrected([]) == []
+
+
+def test_ratings_are_choix_s() -> None:
+    choix = pytest.importorskip("choix", reason="choix is not installed")
+    draw = np.random.default_rng(3)
+    scores = [draw.normal(loc=mean, size=(2, 400, 2)) for mean in (0.0, 0.3, 0.9)]
+    found = ratings(wins_between(scores))
+    wins = [(a, b) for a in range(3) for b in range(3) if a != b for _ in range(int((scores[a] > scores[b]).sum()))]
+    expected = choix.opt_pairwise(3, wins, alpha=0.0, method="Newton-CG", tol=1e-12)
+    points = [(one - expected[0]) * 400 / log(10) for one in expected]
+    assert [one.value for one in found] == pytest.approx(points, abs=1e-4)  # 6e-7 in log-odds
+    assert found[0].low == found[0].high == 0.0
+    assert found[2].low < found[2].value < found[2].high
+
+
+def test_one_that_always_wins_has_a_finite_rating() -> None:
+    found = strengths(np.array([[[0.0, 9.0], [0.0, 0.0]]]))[0]
+    assert 5 < found[0] - found[1] < 50
+
+
+def test_ties_count_as_half_and_abstentions_as_nothing() -> None:
+    ours, theirs = np.array([[[1.0, 2.0, 3.0, np.nan]]]), np.array([[[1.0, 1.0, 5.0, 0.0]]])
+    wins = wins_between([ours, theirs])
+    assert wins[0, 1, 0, 0] == pytest.approx(1.5 / 3)
+    assert wins[1, 0, 0, 0] == pytest.approx(1.5 / 3)
+
+
+def test_a_comparison_is_every_combination() -> None:
+    sweeps = sweeps_of(["optimizer.beta=0.1,0.3", 'reward.loss="pairwise","infonce"'])
+    cells = cells_of(["dpo", "ipo"], sweeps, range(2))
+    assert len(cells) == 16
+    assert cells[0] == Cell(Variant("dpo", (("optimizer.beta", "0.1"), ("reward.loss", '"pairwise"'))), 0)
+    assert cells[0].overrides() == ["run.seed=0", "optimizer.beta=0.1", 'reward.loss="pairwise"']
+    assert [cell.seed for cell in cells] == [0] * 8 + [1] * 8
+    assert len({cell.folder for cell in cells}) == 16
+
+
+def test_values_of_a_sweep_may_hold_commas() -> None:
+    assert sweeps_of(['a.b=[1,2],{x="p,q"},"r,s",t']) == [("a.b", ["[1,2]", '{x="p,q"}', '"r,s"', "t"])]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "optimizers", "said"),
+    [
+        (["optimizer.beta"], ["dpo"], "is not KEY=A,B"),
+        (["a=1", "a=2"], ["dpo"], "is swept twice"),
+        ([], ["dpo", "dpo"], "dpo is named twice"),
+    ],
+)
+def test_a_wrong_comparison_is_refused(sweep: list[str], optimizers: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        cells_of(optimizers, sweeps_of(sweep), range(1))
+
+
+def test_a_budget_is_a_number_of_prompts() -> None:
+    assert budget_of("prompts=20000") == 20000
+    assert budget_of("") is None
+    for wrong in ("20000", "prompts=", "prompts=0", "prompts=1e4", "hours=2"):
+        with pytest.raises(InputError, match="is not prompts=N"):
+            budget_of(wrong)
+
+
+def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
+    notes: list[str] = []
+    jobs = [Job(name, words, tmp_path / f"{name}.log") for name, words in WORDS.items()]
+    ended = Jobs(2, notes.append).run(jobs)
+    assert [one.code for one in ended] == [0, 2, 0]
+    assert "no such recipe" in ended[1].said
+    assert ended[0].memory > 10
+    assert sum("failed with exit code 2" in note for note in notes) == 1
+
+
+WORDS = {"one": ("--version",), "two": ("run", "nowhere.toml"), "three": ("--version",)}
+
+
+def settled(p_of_pair: float) -> dict[str, Any]:
+    estimate = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
+    rows = {
+        name: {"rating": {**estimate, "value": value}, "win_rate": estimate, "kl": estimate}
+        for name, value in (("dpo", 10.0), ("ppo", 90.0))
+    }
+    pairs = [{"a": "dpo", "b": "ppo", "p_corrected": p_of_pair}]
+    return {"variants": rows, "pairs": pairs, "judge": "gold", "on": "20 unseen prompts", "seeds": [0, 1]}
+
+
+def test_the_answer_claims_a_difference_only_if_the_test_does() -> None:
+    said = answer(settled(0.01))
+    assert said[0].startswith("ppo does best: by gold, its replies are preferred")
+    assert said[1] == "It differs from all 1 others (p <= 0.05 after correction)."
+    assert answer(settled(0.06))[1] == "Not told apart from it (p > 0.05 after correction): dpo."
+    assert answer({"variants": {}})[0] == "No run has finished."
+
+
+RECIPE = """
+[policy]
+model = "model"
+[run]
+holdout = 0.5
+[preferences]
+plugin = "dataset"
+path = "pairs.jsonl"
+[reward]
+plugin = "function"
+function = "gold:brevity"
+[eval]
+count = 6
+samples = 2
+rewards = { gold = { plugin = "function", function = "gold:length" } }
+[optimizer]
+learning_rate = 1e-3
+[optimizer.for.grpo]
+batch_size = 4
+group_size = 2
+[sampling]
+max_tokens = 6
+"""
+GOLD = """
+def length(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+def brevity(prompts, completions):
+    return [-float(len(text)) for text in completions]
+"""
+
+
+def world(folder: Path) -> Path:
+    """A recipe with a tiny Llama and pairs that prefer longer texts."""
+    write_tiny_llama(folder / "model")
+    letters = [f"{a}{b}" for a in "abcdef" for b in "abcd"]
+    pairs = [{"prompt": two, "chosen": "abab", "rejected": "a"} for two in letters]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (folder / "gold.py").write_text(GOLD)
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE)
+    return recipe
+
+
+def alignkit(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "alignkit", *words]
+    return subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+
+
+def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path) -> None:
+    world(tmp_path)
+    words = ("compare", "recipe.toml", "--optimizers", "dpo,grpo", "--budget", "prompts=8", "--json")
+    done = alignkit(*words, "--jobs", "2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["variants"]) == {"dpo", "grpo"}
+    assert {name: row["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
+    assert found["judge"] == "gold"
+    for row in found["variants"].values():
+        assert row["gold"]["n"] == 6
+        assert row["gold"]["value"] == -row["reward"]["value"]
+    assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("dpo", "grpo")]
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison").rglob("run.json")}
+    assert len(runs) == 3  # the preferences once, and two runs
+    again = alignkit(*words, folder=tmp_path)
+    assert json.loads(again.stdout) == found
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison").rglob("run.json")} == runs
+    other = alignkit(*words, "-o", "optimizer.learning_rate=1e-4", folder=tmp_path)
+    assert other.returncode == 2
+    assert "holds a run of another recipe" in other.stderr
+
+
+def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    world(tmp_path)
+    wrong = {
+        ("--sweep", "optimizer.beta=-1"): "beta",
+        ("--optimizers", "dqo"): "did you mean",
+        ("--judge", "silver"): "the recipe has no reward 'silver'",
+        ("--budget", "5"): "is not prompts=N",
+    }
+    for words, said in wrong.items():
+        refused = alignkit("compare", "recipe.toml", "--optimizers", "dpo", *words, folder=tmp_path)
+        assert refused.returncode == 2, refused.stderr
+        assert said in refused.stderr
+    assert not (tmp_path / "comparison").exists()
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    world(tmp_path)
+    words = ["compare", "recipe.toml", "--optimizers", "dpo,grpo,rloo", "--seeds", "2", "--jobs", "2"]
+    words += ["-o", "optimizer.n_epochs=2"]
+    with subprocess.Popen([sys.executable, "-m", "alignkit", *words], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        while not list((tmp_path / "comparison").glob("runs/*/*/cost.json")):
+            time.sleep(0.1)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(120) == 130
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
+    ended = alignkit(*words, "--json", folder=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
+    assert len(found["pairs"]) == 3
+    assert {path: path.stat().st_mtime_ns for path in done} == done

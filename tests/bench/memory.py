@@ -1,0 +1,163 @@
+"""`--dry-run` beside the memory that training takes: `python -m tests.bench.memory` prints the table of docs/scale.md.
+
+Each case trains a random Llama for two steps of two micro-batches in processes of its own. Measured is the highest
+resident memory above that of the same process before it loads the model, after it has trained a tiny one, so that
+libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise a
+process keeps what the holes between small tensors add up to, which can be as much again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+SIZES: dict[str, dict[str, int]] = {
+    "10M": {"vocab_size": 8000, "hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 4},
+    "50M": {"vocab_size": 16000, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 8},
+    "150M": {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14},
+}
+HEADS = 8
+LENGTH, TOKENS, RESPONSES, STEPS = 64, 512, 1, 2
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's size, the rank of LoRA (0: full training), and the processes."""
+
+    size: str
+    rank: int = 0
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes: the estimate of the dry run, and the highest of a process."""
+
+    estimate: int
+    peak: int
+
+    @property
+    def ratio(self) -> float:
+        return self.estimate / self.peak
+
+
+CASES = (
+    *(Case(size, rank) for size in SIZES for rank in (0, 8)),
+    *(Case(size, rank, processes=2) for size in SIZES for rank in (0, 8)),
+)
+
+
+def write_model(folder: Path, **sizes: int) -> Path:
+    """A random Llama with a byte-level tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from alignkit.testing.tiny_hf import write_tiny_llama
+
+    write_tiny_llama(folder)
+    config = LlamaConfig(
+        **{**sizes, "num_attention_heads": HEADS, "num_key_value_heads": HEADS // 2},
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def options_of(folder: Path, rank: int) -> dict[str, Any]:
+    """The recipe: demonstrations of 64 tokens after prompts of 64."""
+    groups = 2 * STEPS * TOKENS // (2 * LENGTH)
+    return {
+        "policy": {"model": str(folder), "lora": {"r": rank}},
+        "sft": {"max_tokens": TOKENS, "minibatch_size": groups // STEPS},
+        "demonstrations": {"path": "-"},
+        "sampling": {"max_tokens": LENGTH},
+        "run": {"device": "cpu"},
+    }
+
+
+def train(folder: Path, rank: int) -> None:
+    """Two steps of two micro-batches."""
+    import alignkit
+    from alignkit import Group, Prompt
+
+    recipe = options_of(folder, rank)
+    context = alignkit.make_context(device="cpu")
+    policy = alignkit.build_component("policy", {"plugin": "hf", **recipe["policy"]}, context)
+    algorithm = alignkit.build_component("optimizer", {"plugin": "sft", **recipe["sft"]}, policy=policy)
+    count = STEPS * recipe["sft"]["minibatch_size"]
+    groups = [Group(Prompt(text=f"{n:064}"), (f"{n:063}",)) for n in range(count)]
+    alignkit.train(algorithm, groups, progress=False)
+
+
+def child(tiny: Path, folder: Path, rank: int) -> None:
+    """Prints the highest resident bytes above those before loading, in this process."""
+    train(tiny, rank)
+    gc.collect()
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    Path("/proc/self/clear_refs").write_text("5")
+    train(folder, rank)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) * 1024
+    print(json.dumps({"peak": peak - before}), flush=True)
+
+
+def estimate(folder: Path, case: Case) -> int:
+    """The peak in one of the processes, as `alignkit sft --dry-run` says."""
+    from alignkit.recipe.reading import checked
+    from alignkit.recipe.recipe import recipe_of
+    from alignkit.runs.dry import dry_run
+
+    recipe = options_of(folder, case.rank)
+    demonstrations = folder / "demonstrations.jsonl"
+    demonstrations.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
+    recipe["demonstrations"]["path"] = str(demonstrations)
+    resolved = checked(recipe_of(recipe, flags={}, options={}))
+    stage = dry_run(resolved, ["sft"], device="cpu")["memory"]["sft"]
+    return int(stage["peak"] if case.processes == 1 else stage["peak_per_process"]["ddp"][str(case.processes)])
+
+
+def measure(case: Case, folder: Path) -> Measured:
+    """Trains in processes of their own."""
+    tiny = write_model(folder / "tiny", vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    model = write_model(folder / case.size, **SIZES[case.size])
+    start = [sys.executable, "-m"]
+    if case.processes > 1:
+        start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(case.processes), "-m"]
+    words = [*start, "tests.bench.memory", "child", str(tiny), str(model), str(case.rank)]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    peaks = [json.loads(line)["peak"] for line in done.stdout.splitlines() if line.startswith('{"peak"')]
+    if done.returncode or len(peaks) != case.processes:
+        raise RuntimeError(done.stderr[-2000:])
+    return Measured(estimate(model, case), max(peaks))
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["child"]:
+        child(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        return
+    print("| model | training | processes | estimate | measured | estimate / measured |\n|---|---|---|---|---|---|")
+    chosen = [case for case in CASES if not sys.argv[1:] or f"{case.size}/{case.rank}/{case.processes}" in sys.argv[1:]]
+    for case in chosen:
+        with TemporaryDirectory() as folder:
+            found = measure(case, Path(folder))
+        kind = f"LoRA, r = {case.rank}" if case.rank else "all weights"
+        sizes = " | ".join(f"{size / 2**20:,.0f} MiB" for size in (found.estimate, found.peak))
+        print(f"| {case.size} | {kind} | {case.processes} | {sizes} | {found.ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
