@@ -90,7 +90,7 @@ def weighed(folder: Path, name: str, rank: int, held: Held, rows: int) -> Footpr
         return int(first + (second - first) * (depth - 1))
 
     sizes = {field: deep(field) for field in vars(two) if field != "largest"}
-    return Footprint(**sizes, largest=two.largest)
+    return Footprint(**{**sizes, "casts": 0}, largest=two.largest)
 
 
 def main() -> None:
