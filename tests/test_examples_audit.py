@@ -107,4 +107,7 @@ def test_an_audit_of_100_pairs_finds_how_often_the_judge_is_right(
     alike, alike_decided = (sum(map(agrees, some)) / len(some) for some in (pairs, decided))
     assert audit["agree"]["low"] < alike < audit["agree"]["high"]
     assert audit["agree_where_both_decide"]["low"] < alike_decided < audit["agree_where_both_decide"]["high"]
-    assert 0.68 < sum(map(right, decided)) / len(decided) < 0.84
+    truth = sum(map(right, decided)) / len(decided)
+    assert 0.68 < truth < 0.84
+    # People are noisy and like long replies, so they agree with the judge less often than it is right, by a few points.
+    assert audit["agree_where_both_decide"]["low"] < truth < audit["agree_where_both_decide"]["high"]
