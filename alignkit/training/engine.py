@@ -26,7 +26,7 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import restore_adam
-from alignkit.training.feeds import epoch_order, planned_steps
+from alignkit.training.feeds import BatchFeed, epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
 from alignkit.training.replicas import layout_of
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from alignkit.companions import Companion
     from alignkit.options import TrainingOptions
     from alignkit.records import Group
-    from alignkit.training.feeds import BatchFeed
     from alignkit.training.replicas import Pass, Replicas
 
     LogStep = Callable[[dict[str, float]], None]
