@@ -103,8 +103,11 @@ def test_an_audit_of_100_pairs_finds_how_often_the_judge_is_right(
     report = walk.type("alignkit preferences report runs/rlaif --json")
     audit = json.loads(report.out)["audit"]
     assert (audit["drawn"], audit["pairs"], audit["people_agree"]["n"]) == (100, 100, 100)
-    truth, expected = (sum(map(of, pairs)) / len(pairs) for of in (right, agrees))
-    print(f"{len(pairs)} pairs; the judge is right in {truth:.3f}, people agree with it in {expected:.3f}; {audit}")
-    assert audit["agree"]["low"] < expected < audit["agree"]["high"]
+    decided = [(group, i, j) for group, i, j in pairs if group.ranks and group.ranks[i] != group.ranks[j]]
+    alike, alike_decided = (sum(map(agrees, some)) / len(some) for some in (pairs, decided))
+    assert audit["agree"]["low"] < alike < audit["agree"]["high"]
+    assert audit["agree_where_both_decide"]["low"] < alike_decided < audit["agree_where_both_decide"]["high"]
+    truth = sum(map(right, decided)) / len(decided)
+    assert 0.68 < truth < 0.84
+    # People are noisy and like long replies, so they agree with the judge less often than it is right, by a few points.
     assert audit["agree_where_both_decide"]["low"] < truth < audit["agree_where_both_decide"]["high"]
-    assert 0.7 < truth < 0.82
