@@ -236,7 +236,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         options = self.config
         if not options.urls:
             self.server = Server(options, self._model(), self._folder)
-            logger.info("starting vLLM at %s, log: %s", self.server.url, self.server.log)
+            logger.warning("starting vLLM at %s, which takes a minute; log: %s", self.server.url, self.server.log)
         self._clients = [Client(url) for url in options.urls or [self.server.url]]  # type: ignore[union-attr]
         for client in self._clients:
             wait_until_ready(client, options.start_seconds, self.server)
