@@ -280,6 +280,7 @@ class Optimizer(Algorithm[TrainingT]):
 
     Attributes:
         couples_responses: whether the loss compares the responses of a group, so that groups must stay whole.
+        moves_weights: whether `take_step` changes weights, which then can't be split over processes (`run.shard`).
         reference: the frozen copy, if `uses_reference`.
         max_tokens: token budget that memory allows, for the algorithm's own passes; the engine updates it.
         batch_metrics: figures of the last batch passed to `prepare`, logged with each of its steps.
@@ -287,6 +288,7 @@ class Optimizer(Algorithm[TrainingT]):
 
     Config: ClassVar[type[Config]] = TrainingOptions
     couples_responses: ClassVar[bool] = True
+    moves_weights: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
-"""A reward for runs in several processes that fails in one of them, as the environment says: FAIL, FAIL_RANK, FAIL_CALL."""
+"""A reward that lets one process of several fail, as the environment says: FAIL, FAIL_RANK, FAIL_CALL, FAIL_BEGAN."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def letters(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> lis
     """The share of the letter a in each response."""
     _CALLS[0] += 1
     if os.environ.get("RANK", "0") == os.environ.get("FAIL_RANK") and _CALLS[0] == int(os.environ["FAIL_CALL"]):
+        Path(os.environ["FAIL_BEGAN"]).touch()
         _fail(os.environ["FAIL"])
     return [text.count("a") / max(1, len(text)) for text in completions]
 
@@ -31,7 +33,16 @@ def _fail(how: str) -> None:
     elif how == "full disk":
         _fill_the_disk()
     else:
-        raise RuntimeError("the judge is out of cheese")
+        _spoil_the_loss()
+
+
+def _spoil_the_loss() -> None:
+    from alignkit.training import engine
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("the loss is out of cheese")
+
+    engine.checked_loss = refuse
 
 
 def _fill_the_disk() -> None:

@@ -1,4 +1,6 @@
-"""Algorithms in a few steps with minibatches, in any number of processes: `many_processes.py FOLDER LAST RESUME CASE...`.
+"""Algorithms in a few steps with minibatches, in any number of processes.
+
+    many_processes.py FOLDER LAST RESUME SHARD CASE...
 
 Eleven groups, or five prompts a batch, go into no number of processes evenly, and the last minibatch is one group, so
 that all processes but one have nothing to do in it.
@@ -6,6 +8,7 @@ that all processes but one have nothing to do in it.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -26,6 +29,7 @@ from alignkit.testing.material import groups_for, prompts
 from alignkit.testing.runs import weights
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.training.processes import in_first
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,17 +57,23 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "hf-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
 }
 """With a transformers model."""
+SHARDED = (*MODELS, "lora-dpo", "untied-dpo", "hf-kto")
+MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "lora-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
+    "untied-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
+    "hf-kto": ("kto", {**OFFLINE, "learning_rate": 1e-4}),
+}
 
 
-def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, **options: Any) -> dict[str, Any]:
+def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, shard: bool = False) -> dict[str, Any]:
     """Trains an algorithm; with `last`, the process kills itself in that step, before its checkpoint.
 
     Returns:
         loss, grad_norm: of each step. weights: all trained values on one axis.
     """
-    name, settings = (CASES | MODELS)[case]
-    policy = _policy(folder) if case in MODELS else TinyPolicy(context=make_context(seed=1))
-    spec = {"plugin": name, **settings, **options, **({"save_every": 1} if last or resume else {})}
+    name, settings = (CASES | MODELS | MORE)[case]
+    policy = TinyPolicy(context=make_context(seed=1)) if case in CASES else _policy(folder, case)
+    spec = {"plugin": name, **settings, **({"save_every": 1} if last or resume else {})}
     optimizer = build_component("optimizer", spec, policy=policy, reward=TinyReward())
     if case in CASES and optimizer.consumes is not Feed.ROLLOUTS:
         for model in (optimizer, *filter(None, [optimizer.reference])):
@@ -76,18 +86,29 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, **o
         if record["step"] == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    train(optimizer, _feed(optimizer, policy), folder=folder / case, seed=5, on_step=on_step, resume=resume)
+    feed = _feed(optimizer, policy)
+    train(optimizer, feed, folder=folder / case, seed=5, on_step=on_step, resume=resume, shard=shard)
+    if process_index() == 0:
+        optimizer.save(folder / f"{case}-saved")
     found = {figure: [record[figure] for record in log] for figure in ("loss", "grad_norm")}
     return {**found, "weights": weights(optimizer)}
 
 
-def _policy(folder: Path) -> Policy[Any]:
+def _policy(folder: Path, case: str) -> Policy[Any]:
     from alignkit.testing.tiny_hf import write_tiny_llama
 
-    path = folder / f"llama-{process_index()}"
-    spec = {"plugin": "hf", "model": str(path if path.exists() else write_tiny_llama(path))}
-    found: Policy[Any] = build_component("policy", spec)
-    return found
+    path = folder / "llama"
+    in_first(lambda: None if path.exists() else write_tiny_llama(path))
+    spec: dict[str, Any] = {"plugin": "hf", "model": str(path)}
+    if case.startswith("lora"):
+        spec["lora"] = {"r": 4}
+    found: Any = build_component("policy", spec)
+    if case.startswith("untied"):
+        lm = found.raw.lm
+        lm.config.tie_word_embeddings = False
+        lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
+    policy: Policy[Any] = found
+    return policy
 
 
 def _feed(optimizer: Optimizer[Any], policy: Policy[Any]) -> OfflineFeed | RolloutFeed:
@@ -99,10 +120,12 @@ def _feed(optimizer: Optimizer[Any], policy: Policy[Any]) -> OfflineFeed | Rollo
     return RolloutFeed(prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5)
 
 
-def started(folder: Path, processes: int, cases: Iterable[str], *, last: int = 0, resume: bool = False) -> list[int]:
+def started(
+    folder: Path, processes: int, cases: Iterable[str], *, last: int = 0, resume: bool = False, shard: bool = False
+) -> list[int]:
     """Trains the cases one after the other in several processes; returns their exit codes."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, __file__, str(folder), str(last), str(int(resume)), *cases]
+    words = [sys.executable, __file__, str(folder), str(last), str(int(resume)), str(int(shard)), *cases]
     return [process.wait(timeout=300) for process in processes_of(words, processes)]
 
 
@@ -130,11 +153,23 @@ def largest_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> floa
     return max(float((left - right).abs().max()) for left, right in pairs)
 
 
-def main(folder: str, last: str, resume: str, *cases: str) -> None:
+def fill_the_disk() -> None:
+    """From now on this process can't write its part of a checkpoint."""
+    from torch.distributed.checkpoint import filesystem
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    filesystem._write_item = refuse  # type: ignore[assignment]
+
+
+def main(folder: str, last: str, resume: str, shard: str, *cases: str) -> None:
     start_processes()
     torch.set_num_threads(1)
+    if os.environ.get("FULL_DISK") == os.environ["RANK"]:
+        fill_the_disk()
     for case in cases:
-        found = trained(case, Path(folder), last=int(last), resume=resume == "1")
+        found = trained(case, Path(folder), last=int(last), resume=resume == "1", shard=shard == "1")
         torch.save(found, Path(folder) / f"{case}-{process_index()}.pt")
 
 

@@ -40,9 +40,9 @@ def cached_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int, fol
 
     Args:
         max_tokens: token budget of one pass.
-        folder: the cache is its subfolder `logprobs`; None does not cache.
+        folder: the cache is its subfolder `logprobs`; None does not cache. Split weights have no digest and no cache.
     """
-    if folder is None:
+    if folder is None or any(type(module).__name__.startswith("FSDP") for module in policy.modules().values()):
         return policy_logprobs(policy, batch, max_tokens)
     path = folder / "logprobs" / f"{_key(policy, batch, max_tokens)}.safetensors"
     found = _read(path)

@@ -31,6 +31,7 @@ def start_processes() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())
+        waiting_group()  # now, because it takes all processes, and nothing limits the wait for one that has ended
 
 
 def _check_started(environment: Mapping[str, str]) -> None:
@@ -78,17 +79,23 @@ def from_all_processes(x: T) -> list[T]:
     """Every process's `x`, which must be picklable, in the order of the processes."""
     found: list[T] = [x] * num_processes()
     if num_processes() > 1:
-        dist.all_gather_object(found, x, group=_patient(dist.group.WORLD))
+        dist.all_gather_object(found, x, group=waiting_group())
     return found
 
 
 def barrier() -> None:
     """Waits for all processes, however long they take."""
     if num_processes() > 1:
-        dist.barrier(group=_patient(dist.group.WORLD))
+        dist.barrier(group=waiting_group())
+
+
+def waiting_group() -> dist.ProcessGroup:
+    """A group of all processes whose waiting has no limit: one may write a model for hours. It notices at once if one
+    ends. The first call is a common one."""
+    return _waiting_group(dist.group.WORLD)
 
 
 @cache
-def _patient(world: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A group whose waiting has no limit: one process may write a model for hours. It notices at once who ends."""
-    return dist.new_group(backend="gloo", timeout=timedelta(days=365))
+def _waiting_group(_: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(days=365))
+    return group

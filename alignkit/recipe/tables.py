@@ -32,7 +32,7 @@ from alignkit.options import (
 class RunOptions(Config):
     """The table `run`: the run as a whole."""
 
-    noise: ClassVar[frozenset[str]] = frozenset({"device", "threads", "metrics", "cache"})
+    noise: ClassVar[frozenset[str]] = frozenset({"device", "threads", "shard", "metrics", "cache"})
 
     seed: Natural = 0
     """Seed of everything random."""
@@ -40,6 +40,9 @@ class RunOptions(Config):
     """Where models run: auto, cpu, cuda, cuda:1 or mps."""
     threads: Natural = 0
     """CPU threads of torch; 0 lets torch choose."""
+    shard: Literal["none", "fsdp2"] = "none"
+    """How several processes share the weights in training: each has all of them (none), or a part (fsdp2), with the
+    gradients and AdamW's moments."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the prompts that no stage trains on, to measure on; a hash of each prompt chooses, whatever the seed."""
     rounds: Count = 1

@@ -45,6 +45,7 @@ def train_algorithm(
     resume: bool = False,
     force: bool = False,
     resumable: bool = True,
+    shard: bool = False,
 ) -> TrainResult:
     """Trains an algorithm's modules in place, with the engine's loop or its own.
 
@@ -59,6 +60,7 @@ def train_algorithm(
         texts: for ptx.
         sampler: makes the rollouts; None: the policy itself.
         resumable: whether to write checkpoints.
+        shard: whether several processes split the weights.
 
     Raises:
         InputError: the records don't fit the algorithm.
@@ -86,6 +88,9 @@ def train_algorithm(
             reporter.note(f"alarm: {text}")
 
     if isinstance(algorithm, ForeignTrainer):
+        if shard:
+            fix = 'set run.shard = "none"'
+            raise InputError(f"{name} has a loop of its own, which splits no weights", where="run.shard", fix=fix)
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
     assert isinstance(algorithm, Optimizer)
     return train(
@@ -98,6 +103,7 @@ def train_algorithm(
         resume=resume,
         force=force,
         resumable=resumable,
+        shard=shard,
         fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}"
         if resumable
         else "",

@@ -341,6 +341,7 @@ class Stages:
             sampler=self._sampler,
             resume=self._resume,
             force=self._force,
+            shard=self._resolved.run.shard == "fsdp2",
         )
         in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}

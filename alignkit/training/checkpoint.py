@@ -28,7 +28,7 @@ MANIFEST, STATE = "manifest.json", "state.json"
 
 
 def save_checkpoint(
-    folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int
+    folder: Path, step: int, *, tensors: Mapping[str, Any], state: Mapping[str, Any], keep: int, begun: bool = False
 ) -> Path:
     """Writes `folder/step-N`, then deletes what it replaces: all but the newest `keep` whole checkpoints up to it,
     partial ones, and those of later steps, which a run that went back has given up.
@@ -36,15 +36,17 @@ def save_checkpoint(
     Args:
         tensors: file stem -> anything that `torch.load(weights_only=True)` can read.
         state: JSON types.
+        begun: whether other processes have written their files to the checkpoint already.
 
     Raises:
         AlignkitError: the disk is full; the partial checkpoint is removed and earlier ones stay.
     """
     target = folder / name_of(step)
-    shutil.rmtree(target, ignore_errors=True)
+    if not begun:
+        shutil.rmtree(target, ignore_errors=True)
     with telling_when_full(folder, "a checkpoint", lambda: _bytes_of(tensors)):
         try:
-            target.mkdir(parents=True)
+            target.mkdir(parents=True, exist_ok=begun)
             for name, value in tensors.items():
                 torch.save(value, target / f"{name}.pt")
             (target / STATE).write_text(json.dumps(state), encoding="utf-8")
@@ -155,17 +157,18 @@ def load_tensors(checkpoint: Path, name: str) -> Any:
 
 def modules_to_tensors(modules: Mapping[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
     """Trained parameters and buffers on the CPU, by qualified name; the policy's own files hold frozen weights."""
-    return {name: tensor.detach().cpu() for name, tensor in _trained_tensors(modules)}
+    return {name: tensor.detach().cpu() for name, tensor in trained_tensors(modules)}
 
 
 def tensors_to_modules(saved: Mapping[str, torch.Tensor], modules: Mapping[str, torch.nn.Module]) -> None:
     """Loads the result of `modules_to_tensors` into modules."""
     with torch.no_grad():
-        for name, tensor in _trained_tensors(modules):
+        for name, tensor in trained_tensors(modules):
             tensor.copy_(saved[name])
 
 
-def _trained_tensors(modules: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+def trained_tensors(modules: Mapping[str, torch.nn.Module]) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a checkpoint holds of modules."""
     for name, module in modules.items():
         for key, parameter in module.named_parameters():
             if parameter.requires_grad:

@@ -10,25 +10,26 @@ from __future__ import annotations
 import math
 import random
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from transformers import get_scheduler
 
 from alignkit.batch import GroupBatch, Totals
 from alignkit.errors import CheckpointError, InputError, StoppedByCheck, describe_error
+from alignkit.interfaces import Optimizer
 from alignkit.ops.distributed import from_all_processes, mean_over_processes, num_processes, own_block
 from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
-from alignkit.training.adam import make_adam, restore_adam
+from alignkit.training.adam import restore_adam
 from alignkit.training.feeds import epoch_order, planned_steps
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
+from alignkit.training.replicas import layout_of
 from alignkit.training.scores import attributed, checked_loss, shared_figures
 from alignkit.training.signals import StopSignals
 
@@ -36,14 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from alignkit.companions import Metrics
-    from alignkit.interfaces import Optimizer
+    from alignkit.companions import Companion
     from alignkit.options import TrainingOptions
     from alignkit.records import Group
     from alignkit.training.feeds import BatchFeed
+    from alignkit.training.replicas import Pass, Replicas
 
     LogStep = Callable[[dict[str, float]], None]
-    Pass = tuple[float, Callable[[], tuple[torch.Tensor, Metrics]]]
     Notice = Callable[[str], None]
 
 
@@ -77,6 +77,7 @@ def train(
     force: bool = False,
     resumable: bool = True,
     texts: Sequence[Group] = (),
+    shard: bool = False,
 ) -> TrainResult:
     """Trains the optimizer's modules in place.
 
@@ -85,13 +86,19 @@ def train(
         resumable: whether to write them; the best weights are always written if the options ask for them.
         fingerprint: of the recipe and the data; a checkpoint with another one is refused unless `force` is set.
         texts: for the algorithm's companions (ptx).
+        shard: whether several processes split the weights; afterwards only the first one has them, on the CPU.
 
     Raises:
         StoppedByCheck: the loss or gradient is not finite, or an alarm stops the run.
         Interrupted: SIGINT or SIGTERM, after a checkpoint.
         CheckpointError: checkpoints exist but none verifies or fits.
     """
-    engine = Engine(optimizer, feed, folder / "checkpoints", seed, on_step, on_notice, fingerprint, resumable, texts)
+    companions = optimizer.companions(texts, seed)
+    layout = layout_of(optimizer, companions, shard=shard)
+    checkpoints_of = folder / "checkpoints"
+    engine = Engine(
+        optimizer, feed, checkpoints_of, seed, on_step, on_notice, fingerprint, resumable, companions, layout
+    )
     if resume:
         try:
             engine.restore(force=force)
@@ -99,7 +106,9 @@ def train(
             what = f"the checkpoint does not fit: {describe_error(error)}"
             raise InputError(what, where=str(folder), fix="use the recipe that wrote it, or --overwrite") from error
     with engine.signals.caught():
-        return engine.run()
+        result = engine.run()
+    layout.release()
+    return result
 
 
 class Engine:
@@ -115,7 +124,8 @@ class Engine:
         on_notice: Notice,
         fingerprint: str,
         resumable: bool,
-        texts: Sequence[Group],
+        companions: Sequence[Companion],
+        layout: Replicas,
     ) -> None:
         self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
         self.on_step, self.on_notice = on_step, on_notice
@@ -126,37 +136,31 @@ class Engine:
         alone = num_processes() == 1
         said = "saving after this step" + ("; repeat to stop at once" if alone else "")
         self.signals = StopSignals(lambda name: on_notice(f"{name}: {said}"), relayed=not alone)
-        self.companions = optimizer.companions(texts, seed)
-        self._wrap()
+        self.companions, self.layout = companions, layout
+        self.scheduler = self._scheduler()
         if self.options.max_tokens == "auto":
-            own, why = token_budget(self.wrapped.values(), self.accelerator.device)
+            own, why = token_budget(layout.modules.values(), layout.device)
             optimizer.max_tokens = min(from_all_processes(own))
             on_notice(f"max_tokens = {optimizer.max_tokens}: {why}")
         self.first_max_tokens = optimizer.max_tokens
 
-    def _wrap(self) -> None:
-        modules = self.optimizer.modules()
-        device = next(parameter for module in modules.values() for parameter in module.parameters()).device
-        self.accelerator = Accelerator(cpu=device.type == "cpu")
-        adam = make_adam(self.optimizer, device)
-        *wrapped, self.adam = self.accelerator.prepare(*modules.values(), adam)
-        self.wrapped: dict[str, torch.nn.Module] = dict(zip(modules, wrapped, strict=True))
-        self.optimizer.bind(self.wrapped)
-        for module in self.wrapped.values():
-            module.train()
+    def _scheduler(self) -> Any:
         total = planned_steps(self.feed, self.options)
         name = "constant_with_warmup" if self.options.lr_schedule == "constant" else self.options.lr_schedule
-        self.scheduler = get_scheduler(
-            name, adam, num_warmup_steps=round(self.options.warmup * total), num_training_steps=total
-        )
+        warmup = round(self.options.warmup * total)
+        return get_scheduler(name, self.layout.adam.optimizer, num_warmup_steps=warmup, num_training_steps=total)
 
     def run(self) -> TrainResult:
         """Runs the loop from the current position to the end of the feed."""
         start, tokens = time.perf_counter(), 0
         metrics: dict[str, float] = {}
         for index in range(self.position.batch, self.feed.num_batches):
-            batch = self.batch if self.batch is not None else self._prepared(index)
-            self.batch = batch
+            if self.batch is None:
+                with self.layout.whole():
+                    self.batch = self._prepared(index)
+                if any(companion.is_best(self.position.step) for companion in self.companions):
+                    self._save_best()
+            batch = self.batch
             if self._reason:
                 self._end_early()
                 break
@@ -203,13 +207,11 @@ class Engine:
         return prepared
 
     def _observed(self, batch: GroupBatch) -> dict[str, float]:
-        """Figures of the reward and the companions on rollouts; saves the weights if they are the best."""
+        """Figures of the reward and the companions on rollouts."""
         reward, step = self.optimizer.reward, self.position.step
         figures = {**self.feed.figures, **({} if reward is None else shared_figures(reward.figures(), batch.device))}
         for companion in self.companions:
             figures |= companion.observe(batch, step)
-        if any(companion.is_best(step) for companion in self.companions):
-            self._save_best()
         return figures
 
     def _schedule(self, index: int, num_groups: int) -> Iterator[tuple[bool, list[int]]]:
@@ -224,28 +226,32 @@ class Engine:
     def _step(self, part: GroupBatch, *, empty: bool) -> dict[str, float]:
         """One optimisation step; halves the token budget and retries when memory runs out."""
         part = part.replace(totals=self._step_totals(part, empty=empty))
-        with torch.no_grad():
+        measures = type(self.optimizer).begin_step is not Optimizer.begin_step
+        with torch.no_grad(), self.layout.whole() if measures else nullcontext():
             self.optimizer.begin_step(part)
         for companion in self.companions:
             companion.begin_step(self.position.step)
         compute = partial(self._backward, part, 0.0 if empty else 1.0)
-        sums, norm = until_it_fits(compute, self.optimizer.max_tokens, self._take_fewer_tokens)
+        if self.layout.retries:
+            sums, norm = until_it_fits(compute, self.optimizer.max_tokens, self._take_fewer_tokens)
+        else:
+            sums, norm = compute(self.optimizer.max_tokens)
         names = sorted(sums)
         totals = mean_over_processes(torch.stack([sums[name] for name in names]))
         metrics = dict(zip(names, totals.tolist(), strict=True))
         metrics |= {"grad_norm": float(norm), "learning_rate": self.scheduler.get_last_lr()[0]}
         self._require_finite(metrics)
         metrics |= self.optimizer.take_step(part)
-        self.adam.step()
+        self.layout.adam.step()
         self.scheduler.step()
-        self.adam.zero_grad()
+        self.layout.adam.zero_grad()
         self.position.step += 1
         for companion in self.companions:
             metrics |= companion.after_step(self.position.step)
         return metrics
 
     def _take_fewer_tokens(self, max_tokens: int) -> None:
-        self.adam.zero_grad()
+        self.layout.adam.zero_grad()
         self.optimizer.max_tokens = max_tokens
         self.on_notice(f"out of memory: continuing with max_tokens = {max_tokens}")
 
@@ -253,25 +259,21 @@ class Engine:
         self, part: GroupBatch, weight: float, max_tokens: int
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         micro_batches = part.split(max_tokens, divisible=not self.optimizer.couples_responses)
-        own: list[Pass] = [(weight, partial(checked_loss, self.optimizer.loss, micro)) for micro in micro_batches]
+        losses: list[Pass] = [(weight, partial(checked_loss, self.optimizer.loss, micro)) for micro in micro_batches]
+        own = self.layout.equally_many(losses)
         # Companions' losses come first: the last pass, which synchronises gradients, must use every module.
         others = [(1.0, loss) for companion in self.companions for loss in companion.losses(max_tokens)]
         named = [name for companion in self.companions for name in companion.loss_figures]
         sums = {name: torch.zeros((), device=part.device) for name in named}
         for number, (share, compute) in enumerate([*others, *own], start=1 - len(others)):
             torch.manual_seed(_mixed(self.seed, self.position.step, number))
-            with ExitStack() as unsynchronised:
-                if number < len(own):
-                    for module in self.wrapped.values():
-                        unsynchronised.enter_context(self.accelerator.no_sync(module))
+            with self.layout.accumulating(last=number == len(own)):
                 loss, metrics = compute()
-                self.accelerator.backward(loss * share)
+                self.layout.accelerator.backward(loss * share)
             for name, value in {"loss": loss, **metrics}.items():
                 figure = torch.as_tensor(value, dtype=torch.float32, device=loss.device).detach() * share
                 sums[name] = sums[name] + figure if name in sums else figure
-        parameters = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
-        norm = self.accelerator.clip_grad_norm_(parameters, self.options.max_grad_norm)
-        return sums, torch.as_tensor(norm)
+        return sums, self.layout.clip(self.options.max_grad_norm)
 
     def _step_totals(self, part: GroupBatch, *, empty: bool) -> Totals:
         own = part.counts()
@@ -286,8 +288,7 @@ class Engine:
             raise self._wrecked(f"step {self.position.step + 1}: {' and '.join(bad)}")
 
     def _require_finite_weights(self) -> None:
-        trained = [p for module in self.wrapped.values() for p in module.parameters() if p.requires_grad]
-        if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
+        if not self.layout.are_finite():
             raise self._wrecked(f"step {self.position.step}: weights")
 
     def _wrecked(self, what: str) -> StoppedByCheck:
@@ -312,19 +313,12 @@ class Engine:
         at_best = any(companion.ends_at_best for companion in self.companions)
         best = in_first(lambda: checkpoints.newest_checkpoint(self.folder / BEST)[0]) if at_best else None
         if best is not None:
-            checkpoints.tensors_to_modules(checkpoints.load_tensors(best, "modules"), self._whole_modules())
+            self.layout.load_modules(best)
         self.save()
         self.on_notice(f"stopped after step {self.position.step}: {self._reason}")
 
     def _save_best(self) -> None:
-        in_first(self._write_best)
-
-    def _write_best(self) -> None:
-        tensors = {"modules": checkpoints.modules_to_tensors(self._whole_modules())}
-        checkpoints.save_checkpoint(self.folder / BEST, self.position.step, tensors=tensors, state={}, keep=1)
-
-    def _whole_modules(self) -> dict[str, torch.nn.Module]:
-        return {name: self.accelerator.unwrap_model(module) for name, module in self.wrapped.items()}
+        self.layout.save(self.folder / BEST, self.position.step, lambda: ({}, {}), keep=1, with_adam=False)
 
     def _save_if_due(self, *, epoch_ends: bool) -> None:
         self.signals.number = max(from_all_processes(self.signals.number))
@@ -344,15 +338,13 @@ class Engine:
         # Out of memory in one process lowers its budget; all continue as a resumed run would.
         self.optimizer.max_tokens = min(from_all_processes(self.optimizer.max_tokens))
         if self.resumable:
-            in_first(self._write)
+            self.layout.save(self.folder, self.position.step, self._parts, keep=self.options.keep_checkpoints)
 
-    def _write(self) -> None:
-        modules = checkpoints.modules_to_tensors(self._whole_modules())
-        tensors: dict[str, Any] = {"modules": modules, "adam": self.adam.state_dict()}
-        tensors |= {c.name: held for c in self.companions if (held := c.tensors())}
+    def _parts(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
+        tensors: dict[str, Any] = {c.name: held for c in self.companions if (held := c.tensors())}
         if self.batch is not None and not self.feed.repeatable:
             tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
-        state = {
+        return tensors, {
             "position": vars(self.position),
             "fingerprint": self.fingerprint,
             "scheduler": self.scheduler.state_dict(),
@@ -361,8 +353,6 @@ class Engine:
             "companions": {companion.name: companion.state_dict() for companion in self.companions},
             "max_tokens": [self.options.max_tokens, self.first_max_tokens, self.optimizer.max_tokens],
         }
-        keep = self.options.keep_checkpoints
-        checkpoints.save_checkpoint(self.folder, self.position.step, tensors=tensors, state=state, keep=keep)
 
     def restore(self, *, force: bool) -> None:
         """Restores the newest checkpoint that verifies, if there is one."""
@@ -376,8 +366,8 @@ class Engine:
             raise CheckpointError(
                 f"{path} belongs to another recipe or other data\n  fix: use --overwrite, --force or another --out"
             )
-        checkpoints.tensors_to_modules(checkpoints.load_tensors(path, "modules"), self._whole_modules())
-        restore_adam(self.adam, self.scheduler, checkpoints.load_tensors(path, "adam"), state["scheduler"])
+        self.layout.load_modules(path)
+        restore_adam(self.layout.adam, self.scheduler, self.layout.load_adam(path), state["scheduler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.optimizer.batch_metrics = dict(state["batch_metrics"])
         self.position = Position(**state["position"])
@@ -390,7 +380,7 @@ class Engine:
                 companion.load_tensors(checkpoints.load_tensors(path, companion.name))
         if (path / "batch.pt").exists():
             packed = checkpoints.load_tensors(path, "batch")
-            self.batch = checkpoints.batch_from_tensors(packed, self.accelerator.device)
+            self.batch = checkpoints.batch_from_tensors(packed, self.layout.device)
         self.on_notice(f"resumed after step {self.position.step}")
 
 

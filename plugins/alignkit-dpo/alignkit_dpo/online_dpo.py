@@ -47,8 +47,8 @@ class OnlineDPO(HeldAlgorithm[OnlineDPOOptions], DPO):
         return self._compared(batch)
 
     def _compared(self, batch: GroupBatch) -> GroupBatch:
-        """The responses to compare, with ranks. If no process has any, those of the first prompt of all, all tied, so that
-        there is always a step to take."""
+        """The responses to compare, with ranks. If no process has any, those of the very first prompt, all tied, so
+        that there is always a step to take."""
         assert batch.rewards is not None
         scores = batch.rewards - self.config.missing_eos_penalty * ~batch.finished
         ranked = batch.replace(ranks=ranks_of_scores(scores, batch.group_index, batch.num_groups))

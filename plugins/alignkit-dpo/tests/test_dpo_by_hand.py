@@ -13,7 +13,7 @@ from alignkit_dpo.apo import APODown, APOZero
 from alignkit_dpo.beta_dpo import BetaDPO
 from alignkit_dpo.dpo import DPO, DPOP, RDPO, RobustDPO
 from alignkit_dpo.ipo import IPO, SPPO
-from alignkit_dpo.kto import KTO, mismatched
+from alignkit_dpo.kto import KTO, mismatched, surroundings
 from alignkit_dpo.options import BetaDPOOptions, KTOOptions
 from alignkit_dpo.reference_free import CPO, ORPO, SimPO
 from alignkit_dpo.slic import SLiC

@@ -351,7 +351,7 @@ def _of_branch(branch: ValueBranch, calls: Sequence[Call], hidden: Tensor) -> Te
 def _scalar(head: nn.Module, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
         value: Tensor = head(hidden.float())
-        return value.squeeze(-1)
+        return value.squeeze(-1).clone()  # no view: sharded weights hook into what a pass returns
 
 
 _PARAMETERS: dict[type, frozenset[str]] = {}

@@ -14,6 +14,7 @@ from alignkit.errors import InputError
 from alignkit.records import Group, Prompt
 from alignkit.training.engine import Engine
 from alignkit.training.feeds import OfflineFeed
+from alignkit.training.replicas import Replicas
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,8 @@ def engine_after(policy: HFPolicy, folder: Path, steps: int = 2) -> Engine:
     options = SFTOptions(learning_rate=0.01, minibatch_size=2, n_epochs=steps, weight_decay=0.1)
     feed = OfflineFeed(GROUPS, policy)
     nothing: Any = lambda _: None  # noqa: E731
-    engine = Engine(SFT(options, policy=policy), feed, folder / "checkpoints", 0, nothing, nothing, "", True, ())
+    optimizer = SFT(options, policy=policy)
+    engine = Engine(optimizer, feed, folder / "checkpoints", 0, nothing, nothing, "", True, (), Replicas(optimizer))
     engine.run()
     return engine
 
@@ -65,7 +67,7 @@ def test_what_is_kept_is_the_same_and_the_rest_moves(
     same = {name for name, parameter in after.items() if torch.equal(parameter, before[name])}
     assert same == kept
     assert len(kept) < len(after)
-    with_state = {id(parameter) for parameter in engine.adam.state}
+    with_state = {id(parameter) for parameter in engine.layout.adam.state}
     assert {name for name, parameter in after.items() if id(parameter) not in with_state} == kept
     assert all(after[name].grad is None for name in kept)
     saved = torch.load(next((tmp_path / "checkpoints").glob("step-*")) / "modules.pt")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class TRPO(ActorCritic[TRPOOptions]):
     """Natural policy gradient within a trust region; the critic has its own trunk."""
 
+    moves_weights = True
+
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._bare = self._wrapped = self.policy.modules()

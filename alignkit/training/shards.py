@@ -1,0 +1,168 @@
+"""Weights that are split over the processes: torch's `fully_shard` (FSDP2) on every layer, and on each root with the
+rest.
+
+Sharded are the weights, gradients and AdamW's moments of all that is trained, and the weights of the frozen reference.
+Passes without gradient (sampling, `prepare`, `begin_step`) need whole weights: their number differs from process to
+process, and each pass of shards is a common one. So the weights are gathered once for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from alignkit.errors import InputError
+from alignkit.ops.distributed import from_all_processes, process_index
+from alignkit.training import checkpoint as checkpoints
+from alignkit.training import split
+from alignkit.training.adam import make_adam
+from alignkit.training.processes import in_first
+from alignkit.training.replicas import Replicas
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from alignkit.companions import Companion
+    from alignkit.interfaces import Optimizer
+    from alignkit.training.replicas import Parts, Pass
+
+WHERE = "run.shard"
+UNSHARDED = 'set run.shard = "none"'
+META = torch.device("meta")
+
+
+def check_shardable(optimizer: Optimizer[Any], companions: Sequence[Companion]) -> None:
+    """Refuses what FSDP2 can't do.
+
+    Raises:
+        InputError: weights in 4 bits, 8-bit moments, an algorithm or a companion with updates or losses of its own.
+    """
+    parameters = [p for module in optimizer.modules().values() for p in module.parameters()]
+    if not all(parameter.is_floating_point() for parameter in parameters):
+        what = "4-bit weights can't be split: a weight's bytes and the scales that they need are stored apart"
+        raise InputError(what, where=WHERE, fix=f'{UNSHARDED}, or policy.quantize = "none"')
+    if optimizer.config.adam == "8bit":
+        raise InputError("8-bit moments can't be split", where=WHERE, fix=f'{UNSHARDED}, or adam = "32bit"')
+    if optimizer.moves_weights:
+        name = type(optimizer).__name__
+        raise InputError(f"{name} updates weights itself, and needs them whole", where=WHERE, fix=UNSHARDED)
+    for companion in companions:
+        if companion.loss_figures or companion.tensors():
+            raise InputError(f"{companion.name} needs whole weights in every step", where=WHERE, fix=UNSHARDED)
+
+
+class Shards(Replicas):
+    """The modules of an algorithm and of its reference, split, and AdamW on the parts."""
+
+    retries = False
+
+    def _wrapped(self, modules: Mapping[str, nn.Module], optimizer: Optimizer[Any]) -> tuple[dict[str, nn.Module], Any]:
+        frozen = {} if optimizer.reference is None else optimizer.reference.modules()
+        self._roots = list({id(module): module for module in (*modules.values(), *frozen.values())}.values())
+        self._skeletons = [*map(_skeleton, self._roots)]
+        for root in self._roots:
+            for layer in layers_of(root):
+                fully_shard(layer)
+            fully_shard(root)
+            # Else the first layer that runs outside of the root's forward, as in sampling, becomes a root of its own.
+            fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
+        return dict(modules), self.accelerator.prepare(make_adam(optimizer, self.device))
+
+    @property
+    def bare(self) -> dict[str, nn.Module]:
+        return self.modules
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        for part in self._parts():
+            part.set_reshard_after_forward(False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in self._parts():
+                part.set_reshard_after_forward(id(part) not in map(id, self._roots))
+                part.reshard()
+
+    def _parts(self) -> list[FSDPModule]:
+        return [module for root in self._roots for module in root.modules() if isinstance(module, FSDPModule)]
+
+    def equally_many(self, passes: list[Pass]) -> list[Pass]:
+        most = max(from_all_processes(len(passes)))
+        return [(0.0, passes[0][1])] * (most - len(passes)) + passes
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Every pass reduces its gradients into the shards, so that no process ever holds whole ones."""
+        return nullcontext()
+
+    def clip(self, max_norm: float) -> torch.Tensor:
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, max_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def are_finite(self) -> bool:
+        return all(from_all_processes(all(bool(_local(p).isfinite().all()) for p in self.trained)))
+
+    def save(self, folder: Path, step: int, parts: Parts, *, keep: int, with_adam: bool = True) -> None:
+        target = folder / checkpoints.name_of(step)
+        in_first(lambda: shutil.rmtree(target, ignore_errors=True))
+        adam = self.adam.state_dict() if with_adam else {}
+        with checkpoints.telling_when_full(folder.parent, "a checkpoint"):
+            split.save(target, self.modules, adam.get("state", {}))
+
+        def finish() -> None:
+            tensors, state = parts()
+            tensors |= {"adam_groups": adam["param_groups"]} if with_adam else {}
+            checkpoints.save_checkpoint(folder, step, tensors=tensors, state=state, keep=keep, begun=True)
+
+        in_first(finish)
+
+    def load_modules(self, checkpoint: Path) -> None:
+        if not split.is_split(checkpoint):
+            what = "the checkpoint holds whole weights, and this run splits them"
+            raise InputError(what, where=str(checkpoint), fix=UNSHARDED)
+        super().load_modules(checkpoint)
+
+    def release(self) -> None:
+        """After the training: whole modules on the CPU of the first process, gathered tensor by tensor; elsewhere they
+        are empty."""
+        for root, skeleton in zip(self._roots, self._skeletons, strict=True):
+            live = dict(root.named_parameters())
+            filled = {id(empty): _gathered(live[name]) for name, empty in skeleton.named_parameters()}
+            for module in skeleton.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        module._parameters[name] = filled[id(parameter)]
+            skeleton.to("cpu" if process_index() == 0 else META)
+            root.__class__, root.__dict__ = type(skeleton), skeleton.__dict__
+
+
+def layers_of(root: nn.Module) -> Iterator[nn.Module]:
+    """The elements of the outermost lists of modules in a model: its layers."""
+    for child in root.children():
+        yield from child if isinstance(child, nn.ModuleList) else layers_of(child)
+
+
+def _skeleton(root: nn.Module) -> nn.Module:
+    """A copy with parameters that take no memory."""
+    empty = {
+        id(p): nn.Parameter(torch.empty_like(p, device=META), requires_grad=p.requires_grad) for p in root.parameters()
+    }
+    return copy.deepcopy(root, empty)
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+def _gathered(parameter: nn.Parameter) -> nn.Parameter:
+    full = parameter.full_tensor().detach()  # type: ignore[attr-defined]
+    full = full.cpu() if process_index() == 0 else full.to(META)
+    return nn.Parameter(full, requires_grad=parameter.requires_grad)

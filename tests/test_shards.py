@@ -1,0 +1,78 @@
+"""Split weights (FSDP2) take the steps of whole ones, and their checkpoints fit any number of processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from many_processes import SHARDED, largest_difference, results, started, trained
+from safetensors.torch import load_file
+
+from alignkit import InputError, build_component
+from alignkit.testing import TinyPolicy
+from alignkit.training.shards import check_shardable, layers_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BOUND = 1e-5
+"""See test_same_steps."""
+
+
+@pytest.mark.slow
+def test_split_weights_take_the_steps_of_one_process(tmp_path: Path) -> None:
+    """Own critic, shared head, value branch, LoRA, an untied head; also trained models saved from the first process."""
+    assert started(tmp_path / "many", 2, SHARDED, shard=True) == [0, 0]
+    for case in SHARDED:
+        alone = trained(case, tmp_path / "one")
+        found = results(tmp_path / "many", 2, case)[0]
+        assert largest_difference(found, alone) < BOUND, case
+        saved = [load_file(tmp_path / place / f"{case}-saved" / "model.safetensors") for place in ("many", "one")]
+        assert largest_difference(*saved) < BOUND, case
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_shards_goes_on_anywhere(tmp_path: Path) -> None:
+    """Killed inside a batch of rollouts: bitwise with as many processes, else up to rounding, split or whole."""
+    case = "hf-ppo"
+    assert started(tmp_path / "whole", 2, [case], shard=True) == [0, 0]
+    whole = results(tmp_path / "whole", 2, case)[0]["weights"]
+    for processes, shard in ((2, True), (1, True), (2, False)):
+        folder = tmp_path / f"{processes}-{shard}"
+        assert started(folder, 2, [case], last=4, shard=True) == [-9, -9]
+        assert started(folder, processes, [case], resume=True, shard=shard) == [0] * processes
+        found = results(folder, processes, case)[0]["weights"]
+        assert float((found - whole).abs().max()) < 1e-6
+        if processes == 2 and shard:
+            assert torch.equal(found, whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_is_told_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FULL_DISK", "1")
+    assert started(tmp_path, 2, ["hf-sft"], shard=True) == [1, 1]
+    assert capfd.readouterr().err.count("AlignkitError: ") == 2
+    assert not list(tmp_path.glob("hf-sft/checkpoints/*/manifest.json"))
+
+
+def test_what_cannot_be_split_is_refused() -> None:
+    policy = TinyPolicy()
+    packed = torch.nn.Parameter(torch.zeros(2, dtype=torch.uint8), requires_grad=False)
+    policy.modules()["policy"].register_parameter("packed", packed)
+    with pytest.raises(InputError, match="4-bit weights"):
+        check_shardable(build_component("optimizer", "sft", policy=policy), ())
+    with pytest.raises(InputError, match="8-bit moments"):
+        check_shardable(build_component("optimizer", {"plugin": "sft", "adam": "8bit"}, policy=TinyPolicy()), ())
+
+
+def test_the_layers_are_the_outermost_lists() -> None:
+    def block() -> torch.nn.Module:
+        return torch.nn.ModuleDict({"experts": torch.nn.ModuleList([torch.nn.Linear(2, 2)])})
+
+    root = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(3, 2), "layers": torch.nn.ModuleList([block(), block()])}
+    )
+    assert list(layers_of(root)) == list(root["layers"])
