@@ -246,6 +246,9 @@ class VLLMSampler(Sampler[VLLMOptions]):
         """What the server starts with: of the same architecture and tokens as the policy."""
         if self.config.model:
             return self.config.model
+        if any(hasattr(module, "unshard") for module in self._served_policy.modules().values()):
+            what = "a policy whose weights are split can't save a copy for the server to start with"
+            raise InputError(what, where="sampler.model", fix="name the folder or hub id that the policy came from")
         if self._saved is None:
             shutil.rmtree(self._folder / "model", ignore_errors=True)
             self._served_policy.save(self._folder / "model")
