@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import alignkit
-from alignkit import Config, Context, InputError, Policy, Prompt, Sampling, train
+from alignkit import Config, Context, Group, InputError, Policy, Prompt, Sampling, train
 from alignkit.ops import mismatch_weights
 from alignkit.options import RolloutOptions
 from alignkit.plugins import Registration, Registry, registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import recipe_of
+from alignkit.runs.plan import plan
 from alignkit.samplers import OwnSampler, Sampler
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.training.checkpoint import batch_from_tensors, batch_to_tensors
@@ -171,6 +172,18 @@ def test_where_a_sampler_is_does_not_change_the_recipe(with_apart: Registry) -> 
         return resolve(recipe, with_apart).digest
 
     assert digest() == digest(url="http://elsewhere") != digest(by=1.0)
+
+
+def test_algorithms_that_sample_nothing_or_by_themselves_take_no_sampler(with_apart: Registry, tmp_path: Path) -> None:
+    dpo: Any = registry().load("optimizer", "dpo")
+    with pytest.raises(InputError, match="sampler: DPO samples nothing during training"):
+        train(dpo(policy=TinyPolicy()), [Group(PROMPTS[0], ("a", "b"), ranks=(0, 1))], sampler=OwnSampler())
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    tables = {"policy": {"plugin": "tiny"}, "prompts": {"path": str(file)}, "reward": {"plugin": "tiny"}}
+    recipe = {**tables, "optimizer": {"plugin": "trl-grpo"}, "sampler": {"plugin": "apart"}}
+    with pytest.raises(InputError, match="sampler: trl-grpo samples in a loop of its own"):
+        plan(resolve(recipe_of(recipe, flags={}, options={}), with_apart))
 
 
 def test_no_sampler_of_that_name(with_apart: Registry) -> None:

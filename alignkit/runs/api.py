@@ -141,7 +141,7 @@ def train(
     """
     _check_algorithm(optimizer)
     given, kept = _data(optimizer, data), _records(texts, Group, "texts")
-    _check_use(optimizer, sampling, kept)
+    _check_use(optimizer, {"sampling": sampling, "sampler": sampler}, kept)
     folder = None if out is None else Path(out).expanduser()
     _check_folder(folder, resume=resume)
 
@@ -232,11 +232,12 @@ _FIXES = {
 }
 
 
-def _check_use(optimizer: Algorithm[Any], sampling: Sampling | None, texts: Sequence[Group]) -> None:
+def _check_use(optimizer: Algorithm[Any], for_rollouts: Mapping[str, object], texts: Sequence[Group]) -> None:
     """Refuses arguments that the algorithm would ignore."""
     name, options = type(optimizer).__name__, optimizer.config
-    if sampling is not None and optimizer.consumes is not Feed.ROLLOUTS:
-        raise InputError(f"{name} samples nothing during training", where="sampling", fix="leave it out")
+    for argument, given in for_rollouts.items():
+        if given is not None and optimizer.consumes is not Feed.ROLLOUTS:
+            raise InputError(f"{name} samples nothing during training", where=argument, fix="leave it out")
     if texts and not (isinstance(options, PtxOptions) and options.ptx_coef):
         raise InputError(
             "have no effect without ptx_coef above 0",

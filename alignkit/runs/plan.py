@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import differing
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Algorithm, Feed, HasValues
+from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, HasValues
 from alignkit.options import AlarmOptions, Config, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
@@ -163,6 +163,9 @@ def _check_algorithms(resolved: Resolved) -> None:
                 where=table,
                 fix="choose an algorithm without a critic, or another policy",
             )
+        own_loop = algorithm.consumes is Feed.ROLLOUTS and issubclass(algorithm, ForeignTrainer)
+        if own_loop and resolved.names.get("sampler", "policy") != "policy":
+            raise InputError(f"{name} samples in a loop of its own", where="sampler", fix="leave it out")
         check_figures(algorithm, resolved.config(table), name=name, table=table)
 
 

@@ -40,17 +40,23 @@ def _is_converted(lm: Any) -> bool:
 
 
 def _weights(lm: Any, *, adapter: bool) -> Iterator[tuple[str, Tensor]]:
-    seen: set[int] = set()
-    for name, tensor in lm.state_dict(keep_vars=True).items():
-        if id(tensor) in seen or ".lora_" in name:
+    # not state_dict(): it would split weights again that are gathered for sampling
+    for name, tensor in (*lm.named_parameters(), *_stored_buffers(lm)):
+        if ".lora_" in name:
             continue
-        seen.add(id(tensor))
         place, base, kind = name.partition(".base_layer.")
         weight = tensor.detach()
         if base and kind == "weight" and adapter:
             layer = lm.get_submodule(place)
             weight = weight + sum(layer.get_delta_weight(one) for one in layer.active_adapters).to(weight.dtype)
         yield (f"{place}.{kind}" if base else name), whole(weight)
+
+
+def _stored_buffers(lm: Any) -> Iterator[tuple[str, Tensor]]:
+    for place, module in lm.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                yield f"{place}.{name}".lstrip("."), buffer
 
 
 def weights_of_adapter(model: TrunkModel) -> Iterator[tuple[str, Tensor]]:

@@ -80,6 +80,9 @@ class VLLMOptions(MismatchOptions, ServerOptions):
         self.counts_only_with("mismatch other than 'off'", self.mismatch != "off", "mismatch_cap")
         self.counts_only_with("an empty urls", not self.urls, "python", "command", "flags", "model")
         self.counts_only_with("an empty command", not self.command, "python")
+        if "--enable-lora" in self.flags:
+            what = "a server with LoRA layers takes no new weights below them"
+            raise InputError(what, where="flags", fix="remove --enable-lora: a policy's adapter is merged on the way")
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"{url!r} is no address", where="urls", fix="write it like http://127.0.0.1:8000")

@@ -236,7 +236,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         options = self.config
         if not options.urls:
             self.server = Server(options, self._model(), self._folder)
-            logger.info("starting vLLM at %s, log: %s", self.server.url, self.server.log)
+            logger.warning("starting vLLM at %s, which takes a minute; log: %s", self.server.url, self.server.log)
         self._clients = [Client(url) for url in options.urls or [self.server.url]]  # type: ignore[union-attr]
         for client in self._clients:
             wait_until_ready(client, options.start_seconds, self.server)
@@ -246,6 +246,9 @@ class VLLMSampler(Sampler[VLLMOptions]):
         """What the server starts with: of the same architecture and tokens as the policy."""
         if self.config.model:
             return self.config.model
+        if any(hasattr(module, "unshard") for module in self._served_policy.modules().values()):
+            what = "a policy whose weights are split can't save a copy for the server to start with"
+            raise InputError(what, where="sampler.model", fix="name the folder or hub id that the policy came from")
         if self._saved is None:
             shutil.rmtree(self._folder / "model", ignore_errors=True)
             self._served_policy.save(self._folder / "model")

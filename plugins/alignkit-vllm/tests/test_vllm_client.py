@@ -263,6 +263,40 @@ def test_prompts_are_spread_over_servers_and_all_are_updated(options: dict[str, 
         sampler.close()
 
 
+def test_the_first_process_updates_and_all_sample(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_process(number: int) -> None:
+        monkeypatch.setattr("alignkit_vllm.sampler.process_index", lambda: number)
+
+    monkeypatch.setattr("alignkit_vllm.sampler.num_processes", lambda: 2)
+    with ScriptedVLLM() as server:
+        first, second = (
+            VLLMSampler(VLLMOptions(urls=(server.url,), **options), Context(folder=tmp_path)) for _ in "ab"
+        )
+        for version in (0, 1):
+            as_process(0)
+            first.sync(policy(version), version)
+            before = len(server.routes())
+            as_process(1)
+            second.sync(policy(version), version)
+            assert len(server.routes()) == before, "only the first process brings weights over"
+            batch = second.generate(PROMPTS[1:], n=2, sampling=SAMPLING, seed=0, places=[1, 2])
+            as_process(0)
+            assert batch.groups == sampled(first).groups[1:]
+            assert batch.version == version
+        as_process(1)
+        server.version = "somebody-else"
+        with pytest.raises(StoppedByCheck, match=r"has weights somebody-else[\s\S]*look at the server, then --resume"):
+            sampled(second)
+        homeless = VLLMSampler(VLLMOptions(urls=(server.url,), **options))
+        homeless.sync(policy(), 0)
+        with pytest.raises(PluginError, match="in several processes needs a run directory"):
+            sampled(homeless)
+        for one in (first, second):
+            one.close()
+
+
 def test_no_server_is_said_so(options: dict[str, Any]) -> None:
     with ScriptedVLLM() as server:
         url = server.url
@@ -294,6 +328,7 @@ def test_a_policy_that_only_samples_itself_is_refused(options: dict[str, Any]) -
         ({"urls": ("node1:8000",)}, "'node1:8000' is no address"),
         ({"urls": ("http://a",), "python": "/bin/sh"}, "has no effect without an empty urls"),
         ({"command": ("vllm",), "python": "/bin/sh"}, "has no effect without an empty command"),
+        ({"python": "/bin/sh", "flags": ("--enable-lora",)}, "takes no new weights below them"),
         ({"python": "/no/such/python"}, "no such file"),
         ({"urls": ("http://a",), "transfer_folder": "/no/such"}, "no such folder"),
         ({"urls": ("http://a",), "mismatch": "off", "mismatch_cap": 2.0}, "has no effect without mismatch other than"),

@@ -17,7 +17,7 @@ from alignkit_vllm.sampler import VLLMSampler
 from alignkit_vllm.server import Server, _environment, _worker_site
 from scripted_vllm import ScriptedVLLM
 
-from alignkit import Context, Prompt, Sampling, StoppedByCheck
+from alignkit import Context, InputError, Prompt, Sampling, StoppedByCheck
 from alignkit.testing import TinyPolicy
 
 if TYPE_CHECKING:
@@ -114,6 +114,13 @@ def test_a_server_that_can_not_start_says_why(sampler: Any) -> None:
     silent = (sys.executable, "-c", "import time; time.sleep(60)")
     with pytest.raises(StoppedByCheck, match=r"waited 0.5 s for http://127.0.0.1:\d+ to start"):
         sampler(command=silent, restarts=0, start_seconds=0.5).sync(TinyPolicy(), 0)
+
+
+def test_a_policy_whose_weights_are_split_needs_a_model_to_start_with(sampler: Any) -> None:
+    policy = TinyPolicy()
+    policy.modules()["policy"].unshard = lambda: None  # as FSDP2's modules have it
+    with pytest.raises(InputError, match=r"sampler\.model: a policy whose weights are split can't save a copy"):
+        sampler().sync(policy, 0)
 
 
 @needs_proc
