@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
 from alignkit.errors import InputError
-from alignkit.footprint import Held
+from alignkit.footprint import Footprint, Held, Load
 from alignkit.options import ComponentSpec, Config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from alignkit.footprint import Footprint, Load
     from alignkit.records import Group
 
 

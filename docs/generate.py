@@ -201,11 +201,36 @@ def reliability_page() -> str:
         for fault in said["fault"]
     ]
     parts = [NOTE, "# Reliability\n", RELIABILITY, *_table(["#", "fault or input", "what happens", "tests"], rows)]
-    for measured in (said["soak"], said["fuzz"]):
-        parts += [f"## {measured['title']}\n", measured["text"], *_table(measured["head"], measured["rows"])]
-        parts += [f"On {measured['date']}, {measured['machine']}.\n"]
-        parts += ["".join(f"- {finding}\n" for finding in measured["found"])] if measured.get("found") else []
+    for name, table in (("soak", _kills), ("fuzz", _inputs)):
+        measured, file = said[name], DOCS / f"{name}.json"
+        counts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        parts += [f"## {measured['title']}\n", measured["text"]]
+        parts += [f"On {measured['date']}, {measured['machine']}:\n", *table(counts)] if counts else []
+        parts += [f"{measured['found']}\n"] if measured["found"] else []
     return "\n".join(parts)
+
+
+def _kills(counts: Mapping[str, int]) -> list[str]:
+    """What `make soak ARGS="--resume FILE"` has written: every kill led to the same models."""
+    moments = {"any": "at any moment", "save": "inside a save", "model": "while the model is written"}
+    by_run = {name: [counts.get(f"{name}: {moment}", 0) for moment in moments] for name in _runs(counts)}
+    total = list(map(sum, zip(*by_run.values(), strict=True)))
+    rows = [[name, *map(str, found), str(sum(found))] for name, found in {**by_run, "together": total}.items()]
+    return _table(["run", *moments.values(), "kills, all resumed bitwise"], rows)
+
+
+def _runs(counts: Mapping[str, int]) -> list[str]:
+    return list(dict.fromkeys(key.rpartition(":")[0] for key in counts))
+
+
+def _inputs(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What `make fuzz-long ARGS="--resume FILE"` has written."""
+    total = {outcome: sum(count.get(outcome, 0) for count in counts.values()) for outcome in ("read", "refused")}
+    rows = [
+        [name, f"{found.get('read', 0):,}", f"{found.get('refused', 0):,}", f"{sum(found.values()):,}"]
+        for name, found in {**counts, "together": total}.items()
+    ]
+    return _table(["target", "read", "refused", "inputs"], rows)
 
 
 def _test_link(test: str) -> str:

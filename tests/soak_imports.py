@@ -13,8 +13,9 @@ from alignkit.recipe.describe import describe
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 MODULES = (
-    *("alignkit.cli.app", "alignkit.runs.stages", "alignkit.runs.report", "accelerate", "jinja2", "rich.progress"),
-    *("alignkit_data", "alignkit_hf.policy", "alignkit_hf.scorer", "alignkit_reward.training", "alignkit_reward.model"),
+    *("alignkit.cli.app", "alignkit.runs.stages", "accelerate", "jinja2", "rich.progress"),
+    *("alignkit_data", "alignkit_report.run_report", "alignkit_hf.policy", "alignkit_hf.scorer"),
+    *("alignkit_reward.training", "alignkit_reward.model"),
 )
 
 for name in MODULES:

@@ -22,7 +22,7 @@ def test_a_kill_inside_a_save_and_one_while_the_model_is_written(tmp_path: Path)
     assert soak.killed(words, out, "save", 0.0)
     assert not (out / "policy" / "config.json").exists()
     assert soak.killed(words, out, "model", 0.0)
-    assert json.loads((out / "run.json").read_text())["stages"] == {}
+    assert "align" not in json.loads((out / "run.json").read_text())["stages"]
     assert list(out.glob("policy/checkpoints/step-*/manifest.json"))
     assert not soak.killed(words, out, "any", float("inf"))
     typed = [sys.executable, "-m", "alignkit", *soak.command(material, "dpo", whole)]

@@ -23,39 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Set
 
 
-def _number(flag: str, metavar: str, text: str) -> Any:
-    return Annotated[int | None, typer.Option(flag, metavar=metavar, help=text, show_default=False)]
+def _option(kind: Any, default: Any, name: str, text: str, metavar: str | None = None, **more: Any) -> tuple[Any, Any]:
+    return Annotated[kind, typer.Option(name, metavar=metavar, help=text, **more)], default
 
 
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Run directory. [default: runs/ and the recipe's name]")
-]
-Force = Annotated[bool, typer.Option("--force", help="Let --resume continue although the recipe has changed.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the plan and the memory it would take; load no weights and no data.")
-]
-On = Annotated[
-    str,
-    typer.Option("--on", metavar="DEVICE", help="Type of device for --dry-run: cpu, cuda. [default: this machine's]"),
-]
+def _number(name: str, text: str, metavar: str, **more: Any) -> tuple[Any, Any]:
+    return _option(int | None, None, name, text, metavar, show_default=False, **more)
 
-Launch = Annotated[
-    str,
-    typer.Option(
-        "--launch", metavar="HOW", help="Start several processes: torchrun; slurm or sky write the job file that does."
-    ),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option("--processes", metavar="N", min=1, help="Processes on a node, one per GPU.", show_default=False),
-]
-Nodes = Annotated[
-    int | None, typer.Option("--nodes", metavar="M", min=1, help="Nodes. [default: 1]", show_default=False)
-]
-Rendezvous = Annotated[
-    str,
-    typer.Option("--rendezvous", metavar="HOST:PORT", help="Where the nodes meet; the same command runs on each."),
-]
 
 FLAGS: dict[str, tuple[Any, Any]] = {
     "recipe": (flags.Recipe, None),
@@ -66,19 +40,23 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "optimizer": (flags.OptimizerName, ""),
     "options": (flags.Overrides, None),
     "columns": (flags.Columns, None),
-    "rounds": (_number("--rounds", "N", "Rounds of sampling, ranking and aligning (run.rounds)."), None),
-    "best_of": (_number("--best-of", "N", "Also measure the best of N samples (eval.best_of)."), None),
-    "sample": (_number("--sample", "K", "Responses per prompt for a labeller to rank (candidates.count)."), None),
-    "out": (Out, None),
+    "rounds": _number("--rounds", "Rounds of sampling, ranking and aligning (run.rounds).", "N"),
+    "best_of": _number("--best-of", "Also measure the best of N samples (eval.best_of).", "N"),
+    "sample": _number("--sample", "Responses per prompt for a labeller to rank (candidates.count).", "K"),
+    "out": _option(Path | None, None, "--out", "Run directory. [default: runs/ and the recipe's name]", "DIR"),
     "resume": (flags.Resume, False),
     "overwrite": (flags.Overwrite, False),
-    "force": (Force, False),
-    "dry_run": (DryRun, False),
-    "on": (On, ""),
-    "launch": (Launch, ""),
-    "processes": (Processes, None),
-    "nodes": (Nodes, None),
-    "rendezvous": (Rendezvous, ""),
+    "force": _option(bool, False, "--force", "Let --resume continue although the recipe has changed."),
+    "dry_run": _option(
+        bool, False, "--dry-run", "Show the plan and the memory it would take; load no weights and no data."
+    ),
+    "on": _option(str, "", "--on", "Type of device for --dry-run: cpu, cuda. [default: this machine's]", "DEVICE"),
+    "launch": _option(
+        str, "", "--launch", "Start several processes: torchrun; slurm or sky write the job file that does.", "HOW"
+    ),
+    "processes": _number("--processes", "Processes on a node, one per GPU.", "N", min=1),
+    "nodes": _number("--nodes", "Nodes. [default: 1]", "M", min=1),
+    "rendezvous": _option(str, "", "--rendezvous", "Where the nodes meet; the same command runs on each.", "HOST:PORT"),
     "as_json": (flags.AsJson, False),
     "quiet": (flags.Quiet, False),
 }

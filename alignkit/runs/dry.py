@@ -110,7 +110,8 @@ def _peak(models: Mapping[str, Footprint | None], layout: str = "ddp", processes
         training += gradients
     if layout == "fsdp2":
         whole = sum(one.weights for name, one in models.items() if name == "policy" and one is not None)
-        training += 2 * sum(one.largest for one in known if one.trained) + gradients // processes - gradients
+        training += 2 * sum(one.largest for one in known if one.trained) - sum(one.casts for one in known)
+        training += gradients // processes - gradients
         kept, sampling = kept // processes, sampling + whole
     return kept + max(training, sampling)
 

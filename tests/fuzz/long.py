@@ -77,9 +77,10 @@ def batch(name: str, number: int, corpus: Sequence[Seed], folder: Path) -> Count
 
 
 def corpus_of(name: str) -> list[Seed]:
-    """What inputs of a target are made of."""
-    found = [*seeds(name), *kept(name)]
-    return [(content, [match.span() for match in VALUE.finditer(content)]) for content in found]
+    """What inputs of a target are made of: half of them good ones, of which more is read."""
+    good, found = list(seeds(name)), kept(name)
+    contents = [*good * max(1, len(found) // len(good)), *found]
+    return [(content, [match.span() for match in VALUE.finditer(content)]) for content in contents]
 
 
 def main() -> None:

@@ -99,6 +99,7 @@ def _sum(
         gradients=4 * count,
         adam=(moments + 4 * short) * count,
         activations=activations,
+        casts=_casts(model) if activations else 0,
         cache=_cache(model, load) if held.name == "policy" and load.rows else 0,
     )
 
@@ -161,6 +162,20 @@ def _branch(model: PackedModel, held: Held) -> list[nn.Parameter]:
     layers = layers_of(model)
     copied = list(layers)[len(layers) - held.value_layers :] if held.value_layers else []
     return [parameter for layer in copied for parameter in layer.parameters()]
+
+
+def _casts(model: PackedModel) -> int:
+    """The copies of weights that autocast keeps until a pass ends: those of trained products, but for the vocabulary
+    head, which is cast by itself."""
+    if model.autocast is None:
+        return 0
+    head = model.vocabulary_head if model.is_language_model else None
+    linear = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return sum(
+        model.autocast.itemsize * weight.numel()
+        for weight in linear
+        if weight.requires_grad and weight.dtype != model.autocast
+    )
 
 
 def _cache(model: PackedModel, load: Load) -> int:

@@ -347,7 +347,7 @@ def test_a_run_with_a_served_reward_equals_the_run_with_the_reward(tiny: None, t
     with RewardServer(source) as server:
         remote = metrics("remote", {"plugin": "http", "url": server.url, "batch_size": 3})
     assert remote == metrics("local", local)
-    assert len(remote) == 6
+    assert [line["step"] for line in remote if "loss" in line] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(InputError, match="no server answers"):
         metrics("dead", {"plugin": "http", "url": server.url})
 

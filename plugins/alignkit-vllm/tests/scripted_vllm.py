@@ -1,7 +1,8 @@
 """A server on loopback that answers vLLM's routes with `TinyPolicy`, and fails as the script says.
 
 As a program it takes the flags that the sampler gives to vLLM: `python scripted_vllm.py --model DIR --port N ...`. More
-flags are `--die-after N` (the N-th request for responses kills the process), `--die-in-update N`, and `--silent`.
+flags are `--die-after N` (the N-th request for responses kills the process) and `--die-in-update N`; with
+`--once FILE` only if the file does not exist yet.
 """
 
 from __future__ import annotations
@@ -172,6 +173,12 @@ class ScriptedVLLM:
         return Handler
 
 
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    """The figures of each step of a training; alarms are left out."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [record for record in records if "alarm" not in record]
+
+
 def main() -> None:
     parser = ArgumentParser()
     parser.add_argument("--model", type=Path)
@@ -179,19 +186,14 @@ def main() -> None:
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--die-in-update", type=int, default=-1)
     parser.add_argument("--once", type=Path)
-    parser.add_argument("--silent", action="store_true")
-    parser.add_argument("--broken", action="store_true")
     given, _ = parser.parse_known_args()
-    if given.broken:
-        sys.exit("this model has a head size of 7, which no kernel serves")
 
-    def fault(server: ScriptedVLLM, route: str, before: int) -> Any:
+    def fault(server: ScriptedVLLM, route: str, before: int) -> None:
         wanted = {"/v1/completions": given.die_after, "/update_weights": given.die_in_update}.get(route, -1)
         if before == wanted and (given.once is None or not given.once.exists()):
             if given.once is not None:
                 given.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return (503, "not yet") if given.silent else None
 
     policy = TinyPolicy(TinyOptions(model=str(given.model)))
     worker = os.fork()  # stands for vLLM's engine process, which outlives a killed API server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from textwrap import dedent
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.sampler import VLLMSampler
-from scripted_vllm import ScriptedVLLM
+from scripted_vllm import ScriptedVLLM, steps_of
 
 import alignkit
 from alignkit import Group, GroupBatch, Prompt, Sampling, registry
@@ -151,6 +150,6 @@ def test_algorithms_train_through_a_sampler(name: str, tmp_path: Any) -> None:
         assert one.logprobs is not None and one.sampler_logprobs is not None
         assert torch.allclose(one.logprobs, one.sampler_logprobs, atol=1e-5)
     assert result.steps == 3 * config.n_epochs
-    log = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    log = steps_of(tmp_path / "out")
     assert all(record["sampler_kl"] < 1e-8 and record["mismatch_share"] == 0 for record in log)
     assert all(record["effective_share"] == pytest.approx(1) for record in log)

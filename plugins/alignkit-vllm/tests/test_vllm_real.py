@@ -5,7 +5,6 @@ One server serves most tests; each test that kills it costs a start, half a minu
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -20,6 +19,7 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_vllm.client import Client, Trouble
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.sampler import VLLMSampler
+from scripted_vllm import steps_of
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import alignkit
@@ -157,7 +157,7 @@ def test_algorithms_train_for_ten_iterations(name: str, sampler: VLLMSampler, fo
     out = tmp_path / "out"
     alignkit.train(optimizer, PROMPTS, sampling=sampling, sampler=sampler, out=out, progress=False)
     assert versions == list(range(10))
-    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    log = steps_of(out)
     assert max(record["sampler_kl"] for record in log) < 1e-7
     assert min(record["effective_share"] for record in log) > 1 - 1e-4
     assert log[-1]["entropy"] != log[0]["entropy"]

@@ -15,6 +15,7 @@ import pytest
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.sampler import VLLMSampler
 from alignkit_vllm.server import Server, _environment, _worker_site
+from scripted_vllm import ScriptedVLLM
 
 from alignkit import Context, Prompt, Sampling, StoppedByCheck
 from alignkit.testing import TinyPolicy
@@ -32,7 +33,7 @@ def sampler(tmp_path: Path) -> Iterator[Callable[..., VLLMSampler]]:
     made: list[VLLMSampler] = []
 
     def make(*flags: str, **more: Any) -> VLLMSampler:
-        options = {"command": COMMAND, "flags": flags, "transfer_folder": str(tmp_path), "start_seconds": 120.0, **more}
+        options = {"command": COMMAND, "flags": flags, "transfer_folder": str(tmp_path), "start_seconds": 120.0} | more
         made.append(VLLMSampler(VLLMOptions(**options), Context(folder=tmp_path / "run")))
         return made[-1]
 
@@ -70,26 +71,28 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 
 
 @needs_proc
-def test_a_server_that_dies_in_a_request_or_an_update_is_started_again(sampler: Any, tmp_path: Path) -> None:
+def test_a_server_that_dies_in_a_request_is_started_again_with_the_same_samples(sampler: Any, tmp_path: Path) -> None:
     policy = TinyPolicy()
-    quiet = sampler()
-    quiet.sync(policy, 0)
-    first = quiet.server.pid
-    assert len(members(first)) == 3, "the guard, the server and its worker"
-    expected = sampled(quiet)
-    quiet.close()
-    assert gone(first)
-    assert not (tmp_path / "run" / "sampler" / "model").exists()
-
+    with ScriptedVLLM() as other:
+        there = VLLMSampler(VLLMOptions(urls=(other.url,), transfer_folder=str(tmp_path)))
+        there.sync(policy, 0)
+        expected = sampled(there)
+        there.close()
     dying = sampler("--die-after", "2", "--once", str(tmp_path / "died"), restarts=1)
     dying.sync(policy, 0)
-    group = dying.server.pid
+    first = dying.server.pid
+    assert len(members(first)) == 3, "the guard, the server and its worker"
     assert sampled(dying) == expected
     assert (tmp_path / "died").exists()
-    assert gone(group), "the worker of the dead server lives on"
-    assert (dying.tries, dying.server.pid != group) == (0, True)
+    assert gone(first), "the worker of the dead server lives on"
+    second = dying.server.pid
+    assert (dying.tries, second != first) == (0, True)
+    dying.close()
+    assert gone(second)
+    assert not (tmp_path / "run" / "sampler" / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_an_update_is_started_again_until_the_tries_are_used_up(
     sampler: Any, tmp_path: Path
 ) -> None:
@@ -105,11 +108,12 @@ def test_a_server_that_dies_in_an_update_is_started_again_until_the_tries_are_us
 
 
 def test_a_server_that_can_not_start_says_why(sampler: Any) -> None:
-    with pytest.raises(StoppedByCheck, match="ended while it started") as raised:
-        sampler("--broken", restarts=0).sync(TinyPolicy(), 0)
-    assert "head size of 7" in str(raised.value)
-    with pytest.raises(StoppedByCheck, match=r"waited 1 s for http://127.0.0.1:\d+ to start"):
-        sampler("--silent", restarts=0, start_seconds=1.0).sync(TinyPolicy(), 0)
+    broken = (sys.executable, "-c", "raise SystemExit('heads of 7, which no kernel serves')")
+    with pytest.raises(StoppedByCheck, match=r"ended while it started[\s\S]*heads of 7, which no kernel serves"):
+        sampler(command=broken, restarts=0).sync(TinyPolicy(), 0)
+    silent = (sys.executable, "-c", "import time; time.sleep(60)")
+    with pytest.raises(StoppedByCheck, match=r"waited 0.5 s for http://127.0.0.1:\d+ to start"):
+        sampler(command=silent, restarts=0, start_seconds=0.5).sync(TinyPolicy(), 0)
 
 
 @needs_proc

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from alignkit import InputError
+from alignkit import InputError, write_synced
 from alignkit.commands import read_recipe
 from alignkit_report.compare.budget import Spending, keep_groups, spending
 from alignkit_report.compare.jobs import Job, Jobs
@@ -73,7 +73,7 @@ class Comparison:
             self._run_shared(level, chains, jobs)
         spent = self._run_cells(resolved, chains, jobs)
         found = self._results(resolved, spent)
-        (self.folder / RESULTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_synced(self.folder / RESULTS, json.dumps(found, indent=1) + "\n")
         return found
 
     def _resolved(self, cell: Cell, more: Sequence[str] = ()) -> Resolved:
