@@ -27,9 +27,9 @@ from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import restore_adam
 from alignkit.training.feeds import BatchFeed, epoch_order, planned_steps
+from alignkit.training.layout import layout_of
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
-from alignkit.training.replicas import layout_of
 from alignkit.training.scores import attributed, checked_loss, shared_figures
 from alignkit.training.signals import StopSignals
 

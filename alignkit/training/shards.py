@@ -153,9 +153,10 @@ def layers_of(root: nn.Module) -> Iterator[nn.Module]:
 
 def _skeleton(root: nn.Module) -> nn.Module:
     """A copy with parameters that take no memory."""
-    empty = {
-        id(p): nn.Parameter(torch.empty_like(p, device=META), requires_grad=p.requires_grad) for p in root.parameters()
-    }
+    empty: dict[int, Any] = {}
+    for parameter in root.parameters():
+        like = torch.empty_like(parameter, device=META)
+        empty[id(parameter)] = nn.Parameter(like, requires_grad=parameter.requires_grad)
     return copy.deepcopy(root, empty)
 
 
