@@ -57,8 +57,8 @@ class Footprint:
         largest: the largest part that sharding gathers at a time: a layer, or the embedding and the heads.
         gradients, adam: of the trained parameters, float32 copies of short weights among the latter.
         activations: the peak of one forward and backward pass beyond the above; None: not known.
-        casts: the part of the activations that is copies of weights in the precision of the computation, which a process
-            that holds a share of the weights makes layer by layer.
+        casts: the part of the activations that is copies of weights in the precision of the computation, which a
+            process that holds a share of the weights makes layer by layer.
         cache: keys and values of the responses that are sampled at a time.
     """
 

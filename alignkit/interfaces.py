@@ -280,7 +280,6 @@ class Optimizer(Algorithm[TrainingT]):
 
     Attributes:
         couples_responses: whether the loss compares the responses of a group, so that groups must stay whole.
-        moves_weights: whether `take_step` changes weights, which then can't be split over processes (`run.shard`).
         reference: the frozen copy, if `uses_reference`.
         max_tokens: token budget that memory allows, for the algorithm's own passes; the engine updates it.
         batch_metrics: figures of the last batch passed to `prepare`, logged with each of its steps.
@@ -321,9 +320,8 @@ class Optimizer(Algorithm[TrainingT]):
     def begin_step(self, batch: GroupBatch) -> None:
         """Called before each optimisation step, without gradient: measures what `loss` needs of the whole step.
 
-        A micro-batch can't see the others, so what refers to all of them (a baseline, a dynamic coefficient) is
-        computed here from this process's whole minibatch, prepared, stored on the Optimizer and read by `loss`.
-        `alignkit.ops.mean_over_processes` turns its means into the step's. Most algorithms need nothing.
+        What refers to all micro-batches (a baseline, a dynamic coefficient) is computed here from this process's whole
+        minibatch, prepared, and read by `loss`. `alignkit.ops.mean_over_processes` turns its means into the step's.
         """
 
     @abstractmethod
@@ -333,8 +331,8 @@ class Optimizer(Algorithm[TrainingT]):
     def take_step(self, batch: GroupBatch) -> dict[str, float]:
         """Called in each optimisation step, after the gradients and before AdamW: the algorithm's own updates.
 
-        An algorithm that updates parameters itself sets their gradients to None, so that AdamW skips them, and makes
-        the same update in every process. The learning rate does not apply to them.
+        An algorithm that updates parameters itself sets `moves_weights` (they can't be split over processes) and their
+        gradients to None (AdamW skips them), alike in every process. The learning rate does not apply to them.
 
         Args:
             batch: this process's whole minibatch, with the step's totals; `max_tokens` tokens of it fit in memory at

@@ -10,7 +10,7 @@ from many_processes import SHARDED, largest_difference, results, started, traine
 from safetensors.torch import load_file
 
 from alignkit import InputError, build_component
-from alignkit.testing import TinyPolicy
+from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.training.shards import check_shardable, layers_of
 
 if TYPE_CHECKING:
@@ -64,8 +64,13 @@ def test_what_cannot_be_split_is_refused() -> None:
     policy.modules()["policy"].register_parameter("packed", packed)
     with pytest.raises(InputError, match="4-bit weights"):
         check_shardable(build_component("optimizer", "sft", policy=policy), ())
-    with pytest.raises(InputError, match="8-bit moments"):
-        check_shardable(build_component("optimizer", {"plugin": "sft", "adam": "8bit"}, policy=TinyPolicy()), ())
+    trpo = build_component("optimizer", "trpo", policy=TinyPolicy(), reward=TinyReward())
+    with pytest.raises(InputError, match="TRPO updates weights itself"):
+        check_shardable(trpo, ())
+    with pytest.raises(InputError, match="reference needs whole weights"):
+        moving = {"plugin": "grpo", "reference_refresh_every": 1, "kl_coef": 0.1}
+        optimizer = build_component("optimizer", moving, policy=TinyPolicy(), reward=TinyReward())
+        check_shardable(optimizer, optimizer.companions((), 0))
 
 
 def test_the_layers_are_the_outermost_lists() -> None:

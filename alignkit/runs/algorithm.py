@@ -67,7 +67,7 @@ def train_algorithm(
         StoppedByCheck, Interrupted, CheckpointError: as `alignkit.training.engine.train`.
     """
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
-    _check_ranked(algorithm, groups)
+    _check(algorithm, groups, shard=shard)
     feed = _feed(algorithm, data, sampling, seed, sampler)
     reporter.start(name, planned_steps(feed, algorithm.config))
     remember = cache(history.and_of([*groups, *texts]).write)
@@ -88,9 +88,6 @@ def train_algorithm(
             reporter.note(f"alarm: {text}")
 
     if isinstance(algorithm, ForeignTrainer):
-        if shard:
-            fix = 'set run.shard = "none"'
-            raise InputError(f"{name} has a loop of its own, which splits no weights", where="run.shard", fix=fix)
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
     assert isinstance(algorithm, Optimizer)
     return train(
@@ -126,7 +123,10 @@ def save_trained(algorithm: Algorithm[Any], path: Path) -> None:
         algorithm.save(path)
 
 
-def _check_ranked(algorithm: Algorithm[Any], groups: Sequence[Group]) -> None:
+def _check(algorithm: Algorithm[Any], groups: Sequence[Group], *, shard: bool) -> None:
+    if shard and isinstance(algorithm, ForeignTrainer):
+        what = f"{type(algorithm).__name__} has a loop of its own, which splits no weights"
+        raise InputError(what, where="run.shard", fix='set run.shard = "none"')
     if algorithm.consumes is not Feed.RANKINGS:
         return
     without = [number for number, group in enumerate(groups, start=1) if group.ranks is None]

@@ -109,7 +109,7 @@ def _peak(models: Mapping[str, Footprint | None], layout: str = "ddp", processes
     if layout == "ddp" and processes > 1:
         training += gradients
     if layout == "fsdp2":
-        whole = sum(one.weights for name, one in models.items() if name == "policy" and one is not None)
+        whole = sum(one.weights for one in known if one.cache)
         training += 2 * sum(one.largest for one in known if one.trained) - sum(one.casts for one in known)
         training += gradients // processes - gradients
         kept, sampling = kept // processes, sampling + whole

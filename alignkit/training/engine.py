@@ -26,10 +26,10 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import restore_adam
-from alignkit.training.feeds import epoch_order, planned_steps
+from alignkit.training.feeds import BatchFeed, epoch_order, planned_steps
+from alignkit.training.layout import layout_of
 from alignkit.training.memory import token_budget
 from alignkit.training.processes import gathered, in_first
-from alignkit.training.replicas import layout_of
 from alignkit.training.scores import attributed, checked_loss, shared_figures
 from alignkit.training.signals import StopSignals
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from alignkit.companions import Companion
     from alignkit.options import TrainingOptions
     from alignkit.records import Group
-    from alignkit.training.feeds import BatchFeed
     from alignkit.training.replicas import Pass, Replicas
 
     LogStep = Callable[[dict[str, float]], None]
@@ -111,38 +110,34 @@ def train(
     return result
 
 
+@dataclass(eq=False)
 class Engine:
     """One training stage; use `train`."""
 
-    def __init__(
-        self,
-        optimizer: Optimizer[Any],
-        feed: BatchFeed,
-        folder: Path,
-        seed: int,
-        on_step: LogStep,
-        on_notice: Notice,
-        fingerprint: str,
-        resumable: bool,
-        companions: Sequence[Companion],
-        layout: Replicas,
-    ) -> None:
-        self.optimizer, self.feed, self.folder, self.seed = optimizer, feed, folder, seed
-        self.on_step, self.on_notice = on_step, on_notice
-        self.fingerprint, self.resumable = fingerprint, resumable
-        self.options: TrainingOptions = optimizer.config
+    optimizer: Optimizer[Any]
+    feed: BatchFeed
+    folder: Path
+    seed: int
+    on_step: LogStep
+    on_notice: Notice
+    fingerprint: str
+    resumable: bool
+    companions: Sequence[Companion]
+    layout: Replicas
+
+    def __post_init__(self) -> None:
+        self.options: TrainingOptions = self.optimizer.config
         self.position, self.step_tokens = Position(), 0
         self.batch: GroupBatch | None = None
         alone = num_processes() == 1
         said = "saving after this step" + ("; repeat to stop at once" if alone else "")
-        self.signals = StopSignals(lambda name: on_notice(f"{name}: {said}"), relayed=not alone)
-        self.companions, self.layout = companions, layout
+        self.signals = StopSignals(lambda name: self.on_notice(f"{name}: {said}"), relayed=not alone)
         self.scheduler = self._scheduler()
         if self.options.max_tokens == "auto":
-            own, why = token_budget(layout.modules.values(), layout.device)
-            optimizer.max_tokens = min(from_all_processes(own))
-            on_notice(f"max_tokens = {optimizer.max_tokens}: {why}")
-        self.first_max_tokens = optimizer.max_tokens
+            own, why = token_budget(self.layout.modules.values(), self.layout.device)
+            self.optimizer.max_tokens = min(from_all_processes(own))
+            self.on_notice(f"max_tokens = {self.optimizer.max_tokens}: {why}")
+        self.first_max_tokens = self.optimizer.max_tokens
 
     def _scheduler(self) -> Any:
         total = planned_steps(self.feed, self.options)

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
-from alignkit.ops.distributed import num_processes
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training import split
 from alignkit.training.adam import make_adam
 from alignkit.training.processes import in_first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from alignkit.companions import Companion, Metrics
+    from alignkit.companions import Metrics
     from alignkit.interfaces import Optimizer
 
     Pass = tuple[float, Callable[[], tuple[torch.Tensor, Metrics]]]
@@ -108,13 +107,3 @@ class Replicas:
 
     def release(self) -> None:
         """After the training: the modules are usable and can be saved."""
-
-
-def layout_of(optimizer: Optimizer[Any], companions: Sequence[Companion], *, shard: bool) -> Replicas:
-    """Where the weights of a training are; a single process has them whole in any case."""
-    if not shard or num_processes() == 1:
-        return Replicas(optimizer)
-    from alignkit.training.shards import Shards, check_shardable
-
-    check_shardable(optimizer, companions)
-    return Shards(optimizer)

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from alignkit.errors import InputError
+from alignkit.files import telling_when_full
 from alignkit.ops.distributed import from_all_processes, process_index
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training import split
@@ -114,7 +115,7 @@ class Shards(Replicas):
         target = folder / checkpoints.name_of(step)
         in_first(lambda: shutil.rmtree(target, ignore_errors=True))
         adam = self.adam.state_dict() if with_adam else {}
-        with checkpoints.telling_when_full(folder.parent, "a checkpoint"):
+        with telling_when_full(folder.parent, "a checkpoint"):
             split.save(target, self.modules, adam.get("state", {}))
 
         def finish() -> None:
@@ -152,9 +153,10 @@ def layers_of(root: nn.Module) -> Iterator[nn.Module]:
 
 def _skeleton(root: nn.Module) -> nn.Module:
     """A copy with parameters that take no memory."""
-    empty = {
-        id(p): nn.Parameter(torch.empty_like(p, device=META), requires_grad=p.requires_grad) for p in root.parameters()
-    }
+    empty: dict[int, Any] = {}
+    for parameter in root.parameters():
+        like = torch.empty_like(parameter, device=META)
+        empty[id(parameter)] = nn.Parameter(like, requires_grad=parameter.requires_grad)
     return copy.deepcopy(root, empty)
 
 

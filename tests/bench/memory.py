@@ -1,9 +1,9 @@
 """`--dry-run` beside the memory that training takes: `python -m tests.bench.memory` prints the table of docs/scale.md.
 
 Each case trains a random Llama for two steps of two micro-batches in processes of its own. Measured is the highest
-resident memory above that of the same process before it loads the model, after it has trained a tiny one, so that
-libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise a
-process keeps what the holes between small tensors add up to, which can be as much again.
+resident memory while it trains, above that before the model is loaded. The process has trained a tiny one before, so
+that libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise
+a process keeps what the holes between small tensors add up to, which can be as much again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ SIZES: dict[str, dict[str, int]] = {
     "150M": {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14},
 }
 HEADS = 8
-LENGTH, TOKENS, RESPONSES, STEPS = 64, 512, 1, 2
+LENGTH, STEPS = 64, 2
+TOKENS = {"10M": 512, "50M": 512, "150M": 256}
+"""Tokens of a micro-batch: fewer for the large model, so that it takes minutes."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -76,39 +78,40 @@ def write_model(folder: Path, **sizes: int) -> Path:
     return folder
 
 
-def options_of(folder: Path, rank: int) -> dict[str, Any]:
+def options_of(folder: Path, rank: int, tokens: int) -> dict[str, Any]:
     """The recipe: demonstrations of 64 tokens after prompts of 64."""
-    groups = 2 * STEPS * TOKENS // (2 * LENGTH)
+    groups = 2 * STEPS * tokens // (2 * LENGTH)
     return {
         "policy": {"model": str(folder), "lora": {"r": rank}},
-        "sft": {"max_tokens": TOKENS, "minibatch_size": groups // STEPS},
+        "sft": {"max_tokens": tokens, "minibatch_size": groups // STEPS},
         "demonstrations": {"path": "-"},
         "sampling": {"max_tokens": LENGTH},
         "run": {"device": "cpu"},
     }
 
 
-def train(folder: Path, rank: int) -> None:
-    """Two steps of two micro-batches."""
+def train(folder: Path, rank: int, tokens: int) -> None:
+    """Two steps of two micro-batches. What loading took is forgotten."""
     import alignkit
     from alignkit import Group, Prompt
 
-    recipe = options_of(folder, rank)
+    recipe = options_of(folder, rank, tokens)
     context = alignkit.make_context(device="cpu")
     policy = alignkit.build_component("policy", {"plugin": "hf", **recipe["policy"]}, context)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
     algorithm = alignkit.build_component("optimizer", {"plugin": "sft", **recipe["sft"]}, policy=policy)
     count = STEPS * recipe["sft"]["minibatch_size"]
     groups = [Group(Prompt(text=f"{n:064}"), (f"{n:063}",)) for n in range(count)]
     alignkit.train(algorithm, groups, progress=False)
 
 
-def child(tiny: Path, folder: Path, rank: int) -> None:
+def child(tiny: Path, folder: Path, rank: int, tokens: int) -> None:
     """Prints the highest resident bytes above those before loading, in this process."""
-    train(tiny, rank)
+    train(tiny, rank, tokens)
     gc.collect()
     before = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
-    Path("/proc/self/clear_refs").write_text("5")
-    train(folder, rank)
+    train(folder, rank, tokens)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak = int(status["VmHWM"].split()[0]) * 1024
     print(json.dumps({"peak": peak - before}), flush=True)
@@ -120,7 +123,7 @@ def estimate(folder: Path, case: Case) -> int:
     from alignkit.recipe.recipe import recipe_of
     from alignkit.runs.dry import dry_run
 
-    recipe = options_of(folder, case.rank)
+    recipe = options_of(folder, case.rank, TOKENS[case.size])
     demonstrations = folder / "demonstrations.jsonl"
     demonstrations.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     recipe["demonstrations"]["path"] = str(demonstrations)
@@ -136,7 +139,7 @@ def measure(case: Case, folder: Path) -> Measured:
     start = [sys.executable, "-m"]
     if case.processes > 1:
         start += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(case.processes), "-m"]
-    words = [*start, "tests.bench.memory", "child", str(tiny), str(model), str(case.rank)]
+    words = [*start, "tests.bench.memory", "child", str(tiny), str(model), str(case.rank), str(TOKENS[case.size])]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     peaks = [json.loads(line)["peak"] for line in done.stdout.splitlines() if line.startswith('{"peak"')]
@@ -147,7 +150,7 @@ def measure(case: Case, folder: Path) -> Measured:
 
 def main() -> None:
     if sys.argv[1:2] == ["child"]:
-        child(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        child(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
         return
     print("| model | training | processes | estimate | measured | estimate / measured |\n|---|---|---|---|---|---|")
     chosen = [case for case in CASES if not sys.argv[1:] or f"{case.size}/{case.rank}/{case.processes}" in sys.argv[1:]]

@@ -1,6 +1,6 @@
 """What 1B to 70B models take on 1 to 64 GPUs, computed: `python -m tests.bench.scale` prints docs/scale.md's table.
 
-Sizes come from the functions of `--dry-run`, for Llamas and a Qwen by their published shapes; those of deep models from
+Sizes come from the functions of `--dry-run`, for Llamas by their published shapes; those of deep models from
 their first layers. Nothing is measured here.
 """
 
@@ -20,13 +20,11 @@ from alignkit.runs.dry import _peak
 
 SHAPES = {
     "1B": (2048, 8192, 16, 32, 8, 128256),
-    "3B": (3072, 8192, 28, 24, 8, 128256),
     "8B": (4096, 14336, 32, 32, 8, 128256),
-    "32B": (5120, 27648, 64, 40, 8, 152064),
     "70B": (8192, 28672, 80, 64, 8, 128256),
 }
-"""Width, inner width, layers, heads, key heads, vocabulary: Llama 3.2 and 3.1, Qwen2.5."""
-TIED = ("1B", "3B")
+"""Width, inner width, layers, heads, key heads, vocabulary: Llama 3.2 and 3.1."""
+TIED = ("1B",)
 LOAD = Load(device="cuda", max_tokens=8192, prompt=512, response=512, responses=3)
 FLOPS, SHARE = 990e12, 0.4
 """Dense bfloat16 of an H100, and the share of it that trainings commonly reach."""
@@ -92,7 +90,7 @@ def weighed(folder: Path, name: str, rank: int, held: Held, rows: int) -> Footpr
         return int(first + (second - first) * (depth - 1))
 
     sizes = {field: deep(field) for field in vars(two) if field != "largest"}
-    return Footprint(**sizes, largest=two.largest)
+    return Footprint(**{**sizes, "casts": 0}, largest=two.largest)
 
 
 def main() -> None:

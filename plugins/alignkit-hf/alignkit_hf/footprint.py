@@ -99,7 +99,7 @@ def _sum(
         gradients=4 * count,
         adam=(moments + 4 * short) * count,
         activations=activations,
-        casts=_casts(model) if activations else 0,
+        casts=_casts(model) if activations and not options.gradient_checkpointing else 0,
         cache=_cache(model, load) if held.name == "policy" and load.rows else 0,
     )
 
@@ -166,7 +166,7 @@ def _branch(model: PackedModel, held: Held) -> list[nn.Parameter]:
 
 def _casts(model: PackedModel) -> int:
     """The copies of weights that autocast keeps until a pass ends: those of trained products, but for the vocabulary
-    head, which is cast by itself."""
+    head, which is cast by itself. With checkpoints they may be gone before the peak."""
     if model.autocast is None:
         return 0
     head = model.vocabulary_head if model.is_language_model else None

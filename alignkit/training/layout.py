@@ -1,0 +1,24 @@
+"""Whether the weights of a training are whole in every process or split over all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkit.ops.distributed import num_processes
+from alignkit.training.replicas import Replicas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignkit.companions import Companion
+    from alignkit.interfaces import Optimizer
+
+
+def layout_of(optimizer: Optimizer[Any], companions: Sequence[Companion], *, shard: bool) -> Replicas:
+    """Where the weights of a training are; a single process has them whole in any case."""
+    if not shard or num_processes() == 1:
+        return Replicas(optimizer)
+    from alignkit.training.shards import Shards, check_shardable
+
+    check_shardable(optimizer, companions)
+    return Shards(optimizer)
