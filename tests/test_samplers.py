@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from alignkit.recipe.recipe import recipe_of
 from alignkit.runs.plan import plan
 from alignkit.samplers import OwnSampler, Sampler
 from alignkit.testing import TinyPolicy, TinyReward
+from alignkit.testing.tiny_hf import write_tiny_llama
 from alignkit.training.checkpoint import batch_from_tensors, batch_to_tensors
 from alignkit.training.feeds import RolloutFeed
 
@@ -189,3 +192,59 @@ def test_algorithms_that_sample_nothing_or_by_themselves_take_no_sampler(with_ap
 def test_no_sampler_of_that_name(with_apart: Registry) -> None:
     with pytest.raises(InputError, match=r"no sampler plugin 'appart'[\s\S]*did you mean 'apart'"):
         resolve(recipe_of({}, flags={"sampler": "appart"}, options={}), with_apart)
+
+
+SPLIT = """
+import sys
+from pathlib import Path
+from alignkit import OwnSampler, Prompt, Sampling, build_component, make_context
+from alignkit.ops.distributed import process_index, start_processes
+from alignkit.testing import TinyReward
+from alignkit.training.engine import train
+from alignkit.training.feeds import RolloutFeed
+
+start_processes()
+folder, lora = Path(sys.argv[1]), {"lora": {"r": 2}} if sys.argv[2] == "lora" else {}
+policy, plain = (
+    build_component("policy", {"plugin": "hf", "model": str(folder / "m"), "dtype": "float32", **more}, make_context())
+    for more in (lora, {})
+)
+before = dict(plain.named_weights())
+
+
+class Watching(OwnSampler):
+    def sync(self, policy, version):
+        super().sync(policy, version)
+        given = dict(policy.named_weights())
+        assert given.keys() == before.keys() and {type(tensor).__name__ for tensor in given.values()} == {"Tensor"}
+        moved = max(float((given[name] - before[name]).abs().max()) for name in given)
+        (folder / f"{sys.argv[2]}-{version}-{process_index()}").write_text(str(moved))
+
+
+class Varied(TinyReward):
+    def score(self, groups):
+        return [[float(sum(map(ord, text)) % 7) for text in group.responses] for group in groups]
+
+
+options = {"iterations": 2, "batch_size": 4, "group_size": 2, "minibatch_size": 4, "learning_rate": 1e-2}
+optimizer = build_component("optimizer", {"plugin": "grpo", **options}, policy=policy, reward=Varied())
+feed = RolloutFeed(
+    [Prompt(text=text) for text in ("a", "bb", "c", "dd")], policy, Varied(),
+    sampling=Sampling(max_tokens=6), options=optimizer.config, seed=1, sampler=Watching(),
+)
+train(optimizer, feed, folder=folder / sys.argv[2], seed=1, shard=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_split_weights_are_handed_out_whole_in_every_process(kind: str, tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "m")
+    script = tmp_path / "split.py"
+    script.write_text(SPLIT)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), str(tmp_path), kind]
+    ran = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    moved = [[float((tmp_path / f"{kind}-{v}-{rank}").read_text()) for rank in range(2)] for v in range(2)]
+    assert moved[0] == [0.0, 0.0]
+    assert moved[1][0] == moved[1][1] > 1e-3

@@ -209,7 +209,7 @@ def _activations(model: PackedModel, load: Load, held: Held, mode: FakeTensorMod
     except Exception as error:  # whatever an unknown architecture raises
         logger.warning("%s: activations are not known: %s", type(model.lm).__name__, str(error).splitlines()[:1])
         return None
-    return live.peak
+    return int(live.peak)
 
 
 def _pass(model: PackedModel, batch: GroupBatch, layout: PackedLayout, kernel: Any, held: Held) -> None:
@@ -227,7 +227,7 @@ def _pass(model: PackedModel, batch: GroupBatch, layout: PackedLayout, kernel: A
     del states, predicting
     loss = torch.stack([value.float().sum() for value in outputs.values()]).sum()
     del outputs
-    loss.backward()
+    torch.autograd.backward(loss)
 
 
 def _batch(load: Load) -> GroupBatch:
@@ -272,7 +272,7 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that are made inside and still in use.
 
     Attributes:
@@ -280,7 +280,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._seen: Any = WeakIdKeyDictionary()
 

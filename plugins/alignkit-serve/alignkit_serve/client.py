@@ -110,7 +110,8 @@ class ScoreClient:
         """What a status other than 200 means; closes the gate for the time that the server asks to wait."""
         said = redacted(f"status {error.code}: {_error_in(body)}", self._secret)
         if error.code in _LATER or error.code >= 500:
-            self.gate.close_for(min(retry_after(error.headers, time.time()), self._options.patience))
+            headers = {name.lower(): value for name, value in error.headers.items()}
+            self.gate.close_for(min(retry_after(headers, time.time()), self._options.patience))
             return NoAnswer(said)
         if error.code in _REFUSED_KEY:
             variable = f"the variable {self._options.key_env}" if self._options.key_env else "key_env"
