@@ -1,4 +1,4 @@
-"""Split weights (FSDP2) take the steps of whole ones."""
+"""Split weights (FSDP2) take the steps of whole ones, and their checkpoints fit any number of processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from alignkit import InputError, build_component
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.training.shards import check_shardable, layers_of
-from alignkit.training.split import refuse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +32,20 @@ def test_split_weights_take_the_steps_of_one_process(tmp_path: Path) -> None:
         assert largest_difference(*saved) < BOUND, case
 
 
-def test_a_checkpoint_of_shards_is_refused(tmp_path: Path) -> None:
-    (tmp_path / ".metadata").touch()
-    with pytest.raises(InputError, match="can't be resumed yet"):
-        refuse(tmp_path)
+@pytest.mark.slow
+def test_a_checkpoint_of_shards_goes_on_anywhere(tmp_path: Path) -> None:
+    """Killed inside a batch of rollouts: bitwise with as many processes, else up to rounding, split or whole."""
+    case = "hf-ppo"
+    assert started(tmp_path / "whole", 2, [case], shard=True) == [0, 0]
+    whole = results(tmp_path / "whole", 2, case)[0]["weights"]
+    for processes, shard in ((2, True), (1, True), (2, False)):
+        folder = tmp_path / f"{processes}-{shard}"
+        assert started(folder, 2, [case], last=4, shard=True) == [-9, -9]
+        assert started(folder, processes, [case], resume=True, shard=shard) == [0] * processes
+        found = results(folder, processes, case)[0]["weights"]
+        assert float((found - whole).abs().max()) < 1e-6
+        if processes == 2 and shard:
+            assert torch.equal(found, whole)
 
 
 @pytest.mark.slow

@@ -92,12 +92,16 @@ class Replicas:
         in_first(write)
 
     def load_modules(self, checkpoint: Path) -> None:
-        """The weights of a checkpoint. Raises InputError if they are split."""
-        split.refuse(checkpoint)
-        checkpoints.tensors_to_modules(checkpoints.load_tensors(checkpoint, "modules"), self.bare)
+        """The weights of a checkpoint, also of one with shards."""
+        if split.is_split(checkpoint):
+            split.load_modules(checkpoint, self.bare)
+        else:
+            checkpoints.tensors_to_modules(checkpoints.load_tensors(checkpoint, "modules"), self.bare)
 
     def load_adam(self, checkpoint: Path) -> dict[str, Any]:
         """AdamW's state in a checkpoint, for this process."""
+        if split.is_split(checkpoint):
+            return split.load_adam(checkpoint, self.adam)
         state: dict[str, Any] = checkpoints.load_tensors(checkpoint, "adam")
         return state
 

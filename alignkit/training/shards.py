@@ -126,7 +126,10 @@ class Shards(Replicas):
         in_first(finish)
 
     def load_modules(self, checkpoint: Path) -> None:
-        raise InputError("a run with split weights can't be resumed yet", where=WHERE, fix=UNSHARDED)
+        if not split.is_split(checkpoint):
+            what = "the checkpoint holds whole weights, and this run splits them"
+            raise InputError(what, where=str(checkpoint), fix=UNSHARDED)
+        super().load_modules(checkpoint)
 
     def release(self) -> None:
         """After the training: whole modules on the CPU of the first process, gathered tensor by tensor; elsewhere they

@@ -1,15 +1,16 @@
 """Checkpoints to which every process writes its part of weights and moments (torch.distributed.checkpoint).
 
-alignkit does not read them yet.
+Any number of processes can read them, also a single one with whole weights.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
-from alignkit.ops.distributed import waiting_group
+import torch
+
+from alignkit.ops.distributed import num_processes, waiting_group
 from alignkit.training import checkpoint as checkpoints
 
 if TYPE_CHECKING:
@@ -36,10 +37,32 @@ def save(checkpoint: Path, modules: Mapping[str, nn.Module], moments: Mapping[in
         save_parts(state, checkpoint_id=checkpoint, process_group=waiting_group())
 
 
-def refuse(checkpoint: Path) -> None:
-    """Raises InputError for a checkpoint with parts: reading one is not proven to be exact."""
-    if is_split(checkpoint):
-        raise InputError("a checkpoint of split weights can't be resumed yet", where=str(checkpoint), fix="--overwrite")
+def load_modules(checkpoint: Path, modules: Mapping[str, nn.Module]) -> None:
+    """Loads weights, whole or split."""
+    _load(checkpoint, {name: tensor.detach() for name, tensor in checkpoints.trained_tensors(modules)})
+
+
+def load_adam(checkpoint: Path, adam: Any) -> dict[str, Any]:
+    """AdamW's state, for the parameters of `adam`, whole or split."""
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+    parameters = [parameter for group in adam.param_groups for parameter in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in FileSystemReader(checkpoint).read_metadata().state_dict_metadata:
+        if name.startswith(PREFIX):
+            place, key = name.removeprefix(PREFIX).split(".")
+            like = torch.zeros(()) if key == "step" else torch.zeros_like(parameters[int(place)])
+            moments.setdefault(int(place), {})[key] = like
+    _load(checkpoint, {f"{PREFIX}{place}.{key}": held for place, own in moments.items() for key, held in own.items()})
+    return {"state": moments, "param_groups": checkpoints.load_tensors(checkpoint, "adam_groups")}
+
+
+def _load(checkpoint: Path, into: dict[str, Tensor]) -> None:
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    group = waiting_group() if num_processes() > 1 else None
+    with _own_errors():
+        load(into, checkpoint_id=checkpoint, process_group=group, no_dist=group is None)
 
 
 @contextmanager

@@ -84,6 +84,8 @@ class HFScorer(Scorer):
         tokenizer = padding_tokenizer(tokenizer, encoder, raw.vocabulary_size)
         if tokenizer.pad_token_id >= raw.vocabulary_size:
             classifier.resize_token_embeddings(tokenizer.pad_token_id + 1, mean_resizing=False)
+            # Padding is never read: its row is the same in every run, not a random one.
+            nn.init.zeros_(classifier.get_input_embeddings().weight[raw.vocabulary_size :])
         classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         model: nn.Module = classifier
         if options.lora.r:
