@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alignkit.errors import StoppedByCheck
+from alignkit.ops import distributed
 from alignkit.options import RolloutOptions, Sampling
 from alignkit.plugins import Registration, Registry, registry
 from alignkit.recipe.reading import resolve
@@ -67,6 +68,19 @@ def test_processes_share_the_rollouts_of_one(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(feeds, "own_block", lambda _, block=block: block)
         shares += feed().batch(0).groups
     assert shares == list(whole)
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(4, [1, 1, 1, 1]), (11, [3, 3, 3, 2]), (5, [2, 1, 1, 1])])
+def test_blocks_follow_each_other_and_differ_by_one_at_most(
+    monkeypatch: pytest.MonkeyPatch, count: int, blocks: list[int]
+) -> None:
+    monkeypatch.setattr(distributed, "num_processes", lambda: 4)
+    places: list[int] = []
+    for rank, size in enumerate(blocks):
+        monkeypatch.setattr(distributed, "process_index", lambda rank=rank: rank)
+        assert len(distributed.own_block(count)) == size
+        places += distributed.own_block(count)
+    assert places == list(range(count))
 
 
 def test_a_prompt_that_is_asked_again_gets_other_responses() -> None:
