@@ -16,7 +16,7 @@ class HttpOptions(Config):
 
     matters: ClassVar[tuple[str, ...]] = ("url", "key_env", "batch_size", "concurrency", "patience")
 
-    url: str = EXAMPLE
+    url: str
     """Address of the server."""
     key_env: str = ""
     """Environment variable that holds the server's key (not the key itself). Empty: no key is sent."""

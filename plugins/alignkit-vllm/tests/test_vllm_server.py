@@ -183,7 +183,8 @@ def test_vllm_finds_the_workers_half_without_alignkit(tmp_path: Path) -> None:
     site = _worker_site(tmp_path)
     code = (
         "import sys; from importlib.metadata import entry_points\n"
-        "point, = [p for p in entry_points(group='vllm.general_plugins') if p.name == 'alignkit']\n"
+        "found = [p for p in entry_points(group='vllm.general_plugins') if p.name == 'alignkit']\n"
+        "point, = {p.value: p for p in found}.values()\n"
         "print(point.load().__module__, 'alignkit' in sys.modules)"
     )
     bare = {"PYTHONPATH": str(site), "PATH": os.environ["PATH"]}
