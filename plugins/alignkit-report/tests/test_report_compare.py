@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
 from alignkit_report.compare.table import answer
 
-from alignkit import InputError
+from alignkit import InputError, cli
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
@@ -211,17 +212,28 @@ def world(folder: Path) -> Path:
     return recipe
 
 
-def alignkit(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alignkit", *words]
-    return subprocess.run(command, cwd=folder, text=True, capture_output=True, check=False)
+Typed = Callable[..., tuple[int, str, str]]
 
 
-def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path) -> None:
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Types a command beside a small world; returns its exit code and what it printed."""
     world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def type_words(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.run(list(words))
+        return (code, *capsys.readouterr())
+
+    return type_words
+
+
+def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path, typed: Typed) -> None:
     words = ("compare", "recipe.toml", "--optimizers", "dpo,grpo", "--budget", "prompts=8", "--json")
-    done = alignkit(*words, "--jobs", "2", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    code, printed, said = typed(*words, "--jobs", "2")
+    assert code == 0, said
+    found = json.loads(printed)
     assert set(found["variants"]) == {"dpo", "grpo"}
     assert {name: row["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
     assert found["judge"] == "gold"
@@ -231,32 +243,29 @@ def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path) -> None
     assert [(pair["a"], pair["b"]) for pair in found["pairs"]] == [("dpo", "grpo")]
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison").rglob("run.json")}
     assert len(runs) == 3  # the preferences once, and two runs
-    again = alignkit(*words, folder=tmp_path)
-    assert json.loads(again.stdout) == found
+    assert json.loads(typed(*words)[1]) == found
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison").rglob("run.json")} == runs
-    other = alignkit(*words, "-o", "optimizer.learning_rate=1e-4", folder=tmp_path)
-    assert other.returncode == 2
-    assert "holds a run of another recipe" in other.stderr
+    code, _, said = typed(*words, "-o", "optimizer.learning_rate=1e-4")
+    assert code == 2
+    assert "holds a run of another recipe" in said
 
 
-def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path) -> None:
-    world(tmp_path)
+def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path, typed: Typed) -> None:
     wrong = {
         ("--sweep", "optimizer.beta=-1"): "beta",
         ("--optimizers", "dqo"): "did you mean",
         ("--judge", "silver"): "the recipe has no reward 'silver'",
         ("--budget", "5"): "is not prompts=N",
     }
-    for words, said in wrong.items():
-        refused = alignkit("compare", "recipe.toml", "--optimizers", "dpo", *words, folder=tmp_path)
-        assert refused.returncode == 2, refused.stderr
-        assert said in refused.stderr
+    for words, expected in wrong.items():
+        code, _, said = typed("compare", "recipe.toml", "--optimizers", "dpo", *words)
+        assert code == 2
+        assert expected in said
     assert not (tmp_path / "comparison").exists()
 
 
 @pytest.mark.slow
-def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path) -> None:
-    world(tmp_path)
+def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Path, typed: Typed) -> None:
     words = ["compare", "recipe.toml", "--optimizers", "dpo,grpo,rloo", "--seeds", "2", "--jobs", "2"]
     words += ["-o", "optimizer.n_epochs=2"]
     with subprocess.Popen([sys.executable, "-m", "alignkit", *words], cwd=tmp_path, stderr=subprocess.PIPE) as process:
@@ -265,9 +274,9 @@ def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Pa
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(120) == 130
     done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
-    ended = alignkit(*words, "--json", folder=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
+    code, printed, ended = typed(*words, "--json")
+    assert code == 0, ended
+    found = json.loads(printed)
     assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
     assert len(found["pairs"]) == 3
     assert {path: path.stat().st_mtime_ns for path in done} == done
