@@ -270,7 +270,7 @@ def test_options_hold_no_key_and_no_credentials(monkeypatch: pytest.MonkeyPatch)
         ({"key_env": "my key"}, "not the name of an environment variable"),
     ):
         with pytest.raises(OptionsError, match=what):
-            HttpOptions(**given)
+            HttpOptions(**{"url": "http://gpu2:8000", **given})
 
 
 def test_replies_are_read_strictly() -> None:
