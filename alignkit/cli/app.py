@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,10 +82,24 @@ def _names(app: typer.Typer) -> set[str | None]:
 
 
 def _help_unloaded(point: EntryPoint) -> str:
-    """The summary of the command's distribution."""
+    """What the command's own source says of it, read without importing it; else the summary of its distribution."""
+    with suppress(Exception):  # whatever a broken plugin raises: the command itself tells
+        source = Path(importlib.util.find_spec(point.module).origin)  # type: ignore[arg-type, union-attr]
+        if said := _help_in(ast.parse(source.read_text(encoding="utf-8")), point.attr):
+            return said
     if point.dist is None or "Summary" not in point.dist.metadata:
         return f"A command of {point.dist.name if point.dist else point.value}."
     return point.dist.metadata["Summary"]
+
+
+def _help_in(module: ast.Module, name: str) -> str:
+    """The first paragraph of a function's docstring, or the `help` of a Typer app; empty if there is none."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n\n")[0]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name and isinstance(node.value, ast.Call):
+            return next((str(ast.literal_eval(k.value)) for k in node.value.keywords if k.arg == "help"), "")
+    return ""
 
 
 def _load(point: EntryPoint) -> Any:
