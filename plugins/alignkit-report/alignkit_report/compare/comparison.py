@@ -171,7 +171,7 @@ class Comparison:
             folder = self.folder / "runs" / cell.folder
             if cell.name not in self.failed and is_done(folder, "eval"):
                 runs.setdefault(cell.variant.name, []).append(Measured.read(folder, cell.seed))
-        prompts = {cell.variant.name: spending.prompts for cell, spending in spent.items()}
+        prompts = {cell.variant.name: own.prompts for cell, own in spent.items()}
         seeds = sorted({cell.seed for cell in self.cells})
         whole = {name: of for name, of in runs.items() if [run.seed for run in of] == seeds}
         judge = self.judge
