@@ -42,6 +42,7 @@ def test_there_is_one_for_every_role() -> None:
     assert set(KINDS) == set(ROLES)
 
 
+@pytest.mark.slow
 def test_their_own_tests_pass(written: Path) -> None:
     tests = [str(written / f"alignkit-{name}" / "tests") for name in NAMES.values()]
     ran = python(written / "site", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={written}", *tests)

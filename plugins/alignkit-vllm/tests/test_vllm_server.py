@@ -71,6 +71,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 
 
 @needs_proc
+@pytest.mark.slow
 def test_a_server_that_dies_in_a_request_is_started_again_with_the_same_samples(sampler: Any, tmp_path: Path) -> None:
     policy = TinyPolicy()
     with ScriptedVLLM() as other:
