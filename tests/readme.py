@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,35 +45,22 @@ def hub_is_reachable() -> bool:
     return True
 
 
-def chains(typed: list[Typed]) -> list[list[Typed]]:
-    """The commands before the first script, and it with those after it: what a script makes is for these alone."""
-    first = next((place for place, one in enumerate(typed) if one.command.startswith("python ")), len(typed))
-    return [typed[:first], typed[first:]]
-
-
-def type_all(typed: list[Typed], *, online: bool) -> bool:
-    """Types commands one after the other; returns whether all succeeded."""
-    walk, well = Walk(ROOT), True
-    for one in typed:
-        if one.command.startswith(("make ", "source ")):
+def main() -> int:
+    """Types them; returns 1 if one failed."""
+    walk, online, failed = Walk(ROOT), hub_is_reachable(), 0
+    for typed in commands():
+        if typed.command.startswith(("make ", "source ")):
             continue
-        if one.network and not online:
-            print(f"skipped, {HUB} can't be reached: {one.command}", flush=True)
+        if typed.network and not online:
+            print(f"skipped, {HUB} can't be reached: {typed.command}", flush=True)
             continue
         start = time.perf_counter()
-        done = walk.type(one.command)
-        told = [f"exit code {done.code}, {time.perf_counter() - start:.0f} s: {one.command}"]
-        print("\n".join(told + [done.out, done.err] * bool(done.code)), flush=True)
-        well = well and not done.code
-    return well
-
-
-def main() -> int:
-    """Types them, two at a time on one core each; returns 1 if one failed."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    online = hub_is_reachable()
-    with ThreadPoolExecutor(2) as pool:
-        return int(not all(list(pool.map(lambda chain: type_all(chain, online=online), chains(commands())))))
+        done = walk.type(typed.command)
+        print(f"exit code {done.code}, {time.perf_counter() - start:.0f} s: {typed.command}", flush=True)
+        if done.code:
+            failed = 1
+            print(done.out, done.err, sep="\n", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
