@@ -139,11 +139,13 @@ def test_a_budget_is_a_number_of_prompts() -> None:
 
 def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
     notes: list[str] = []
-    jobs = [Job(name, words, tmp_path / f"{name}.log") for name, words in WORDS.items()]
+    jobs = [Job(name, words, tmp_path / f"{name}.log", tmp_path / f"{name}.json") for name, words in WORDS.items()]
     ended = Jobs(2, notes.append).run(jobs)
     assert [one.code for one in ended] == [0, 2, 0]
     assert "no such recipe" in ended[1].said
     assert ended[0].memory > 10
+    assert json.loads((tmp_path / "one.json").read_text())["memory"] == ended[0].memory
+    assert not (tmp_path / "two.json").exists()
     assert sum("failed with exit code 2" in note for note in notes) == 1
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from alignkit.commands import Reporter, Resolved
     from alignkit_report.compare.cells import Cell
-    from alignkit_report.compare.jobs import Ended
     from alignkit_report.compare.shared import SharedStage
 
 RESULTS = "comparison.json"
@@ -134,7 +133,8 @@ class Comparison:
             if not is_done(out, "eval"):
                 waiting.append((cell, self._job(cell, out, spent[cell])))
         for (cell, _), ended in zip(waiting, jobs.run([job for _, job in waiting]), strict=True):
-            self._note_end(cell, ended)
+            if ended.code:
+                self.failed[cell.name] = ended.said
         return spent
 
     def _prepare(self, own: Resolved, source: Path | None, out: Path, spent: Spending) -> None:
@@ -153,14 +153,7 @@ class Comparison:
         overrides = [*self.options, *cell.overrides(), *spent.overrides]
         optimizer = ("--optimizer", cell.variant.optimizer) if cell.variant.optimizer else ()
         words = (*self._words("run", out, overrides), *optimizer, "--resume")
-        return Job(cell.name, words, self._log(cell.folder.replace("/", "-")))
-
-    def _note_end(self, cell: Cell, ended: Ended) -> None:
-        if ended.code:
-            self.failed[cell.name] = ended.said
-            return
-        file = self.folder / "runs" / cell.folder / COST
-        file.write_text(json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}), encoding="utf-8")
+        return Job(cell.name, words, self._log(cell.folder.replace("/", "-")), out / COST)
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from alignkit import Interrupted, StopSignals
+from alignkit import Interrupted, StopSignals, write_synced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,11 +33,14 @@ class Job:
     Attributes:
         words: what follows `alignkit` on the command line.
         log: gets what it prints.
+        cost: gets the seconds and the memory, in MiB, that it took, at once when it has succeeded: whatever ends this
+            process next, a finished run is complete. None: nobody asks.
     """
 
     name: str
     words: tuple[str, ...]
     log: Path
+    cost: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class Jobs:
         code = process.returncode = os.waitstatus_to_exitcode(status)
         said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
         ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
+        if job.cost and not code:
+            write_synced(job.cost, json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}))
         if not self._signals.number:
             how = f"failed with exit code {code}: {said}" if code else f"done in {ended.seconds:.0f} s"
             self._note(f"{number} of {of}, {job.name}: {how}")

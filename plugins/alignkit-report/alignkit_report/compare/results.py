@@ -33,7 +33,7 @@ class Measured:
         values: policy (start, policy) -> figure -> [P, n], a value per prompt and response; NaN where a source
             abstained.
         prompts: of the evaluation.
-        seconds: of the alignment stage. memory: peak of the process, in MiB.
+        seconds: of the alignment stage. memory: peak of the process, in MiB; None if this process did not see it end.
     """
 
     seed: int
@@ -42,7 +42,7 @@ class Measured:
     values: Mapping[str, Mapping[str, Floats]]
     seconds: float
     tokens: int
-    memory: int
+    memory: int | None
     stopped: str
 
     @classmethod
@@ -50,7 +50,7 @@ class Measured:
         """Reads a run directory whose evaluation is done."""
         run = Run.open(folder)
         samples, summary = run.samples, run.summary
-        align, cost = summary["align"], json.loads((folder / COST).read_text(encoding="utf-8"))
+        align, cost = summary["align"], folder / COST
         by_source = {name: [group for group in samples if group.source == name] for name in (START, POLICY)}
         return cls(
             seed,
@@ -59,7 +59,7 @@ class Measured:
             {name: _figures(groups) for name, groups in by_source.items()},
             align["seconds"],
             align.get("tokens", 0),
-            cost["memory"],
+            json.loads(cost.read_text(encoding="utf-8"))["memory"] if cost.exists() else None,
             align.get("stopped", ""),
         )
 
@@ -84,7 +84,7 @@ def of_variant(runs: Sequence[Measured], judge: str) -> dict[str, Any]:
         "win_rate": mean_of(against_start).to_json(),
         "seconds": round(float(np.mean([run.seconds for run in runs])), 1),
         "tokens": round(float(np.mean([run.tokens for run in runs]))),
-        "memory": max(run.memory for run in runs),
+        "memory": max((run.memory for run in runs if run.memory is not None), default=None),
         "stopped": [run.stopped for run in runs if run.stopped],
     }
 

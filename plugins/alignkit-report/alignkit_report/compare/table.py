@@ -100,6 +100,6 @@ def _table(found: Mapping[str, Any]) -> Table:
             f"{row['words']['value']:.1f}",
             str(row["prompts"]),
             f"{row['seconds']:.0f}",
-            str(row["memory"]),
+            str(row["memory"] or ""),
         )
     return table
