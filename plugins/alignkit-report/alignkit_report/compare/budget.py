@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Feed, InputError, read_groups, write_groups
@@ -55,12 +56,15 @@ def spending(resolved: Resolved, budget: int | None, run: Path | None) -> Spendi
     options: Any = resolved.config("optimizer")
     name = resolved.names["optimizer"]
     online = resolved.load("optimizer").consumes is Feed.ROLLOUTS
-    unit, key = ("batch_size", "iterations") if online else ("", "n_epochs")
+    key = "iterations" if online else "n_epochs"
     if key not in {field.name for field in fields(options)} and budget is not None:
         raise InputError(f"{name} has no option {key} to keep it with", where="--budget", fix="leave it out")
     if not online and run is None and budget is not None:
         raise InputError(f"{name} samples its preferences in rounds", where="--budget", fix="leave it out")
-    once = getattr(options, unit) if online else len(_training_groups(resolved, run)) if run else 0
+    if online:
+        once = options.batch_size
+    else:
+        once = _training_count(run / "preferences.jsonl", resolved.run.holdout) if run else 0
     if budget is None:
         return Spending(once * getattr(options, key, 1))
     times = max(1, round(budget / once))
@@ -72,10 +76,11 @@ def spending(resolved: Resolved, budget: int | None, run: Path | None) -> Spendi
 def keep_groups(resolved: Resolved, run: Path, count: int) -> None:
     """Drops training preferences after the first `count`; held-out ones stay."""
     file = run / "preferences.jsonl"
-    groups = list(read_groups(file))
-    held_out = split_by_prompt(groups, resolved.run.holdout)[1]
-    write_groups(file, [*_training_groups(resolved, run)[:count], *held_out])
+    trained, held_out = split_by_prompt(list(read_groups(file)), resolved.run.holdout)
+    write_groups(file, [*trained[:count], *held_out])
 
 
-def _training_groups(resolved: Resolved, run: Path) -> list[Any]:
-    return split_by_prompt(list(read_groups(run / "preferences.jsonl")), resolved.run.holdout)[0]
+@cache
+def _training_count(preferences: Path, holdout: float) -> int:
+    """How many of the preferences are trained on; all cells that share them ask."""
+    return len(split_by_prompt(list(read_groups(preferences)), holdout)[0])

@@ -53,21 +53,24 @@ class Comparison:
         """Every cell's recipe, before anything runs.
 
         Raises:
-            InputError: a recipe is wrong, or a cell's folder holds a run of another one.
+            InputError: a recipe is wrong.
         """
         resolved = {cell: self._resolved(cell) for cell in self.cells}
         for one in resolved.values():
             if "optimizer" not in one.names:
                 raise InputError("no algorithm to compare", where="--optimizers", fix="name some, separated by commas")
-            shared_stages(one)
         self.judge = self._judge(next(iter(resolved.values())))
         return resolved
 
     def run(self, reporter: Reporter) -> dict[str, Any]:
-        """Runs what is not done, and returns what comparison.json says."""
+        """Runs what is not done, and returns what comparison.json says.
+
+        Raises:
+            InputError: a recipe is wrong, or a cell's folder holds a run of another one.
+        """
         resolved = self.check()
-        jobs = Jobs(self.jobs, reporter.note)
         chains = {cell: shared_stages(one) for cell, one in resolved.items()}
+        jobs = Jobs(self.jobs, reporter.note)
         for level in in_levels(list(chains.values())):
             self._run_shared(level, chains, jobs)
         spent = self._run_cells(resolved, chains, jobs)
@@ -129,7 +132,8 @@ class Comparison:
             source = self.folder / "shared" / last.folder if last else None
             spent[cell] = spending(resolved[cell], self.budget, source)
             out = self.folder / "runs" / cell.folder
-            self._prepare(self._resolved(cell, spent[cell].overrides), source, out, spent[cell])
+            own = self._resolved(cell, spent[cell].overrides) if spent[cell].overrides else resolved[cell]
+            self._prepare(own, source, out, spent[cell])
             if not is_done(out, "eval"):
                 waiting.append((cell, self._job(cell, out, spent[cell])))
         for (cell, _), ended in zip(waiting, jobs.run([job for _, job in waiting]), strict=True):
@@ -174,7 +178,7 @@ class Comparison:
         found["variants"] = {name: {"prompts": prompts[name], **of_variant(of, judge)} for name, of in whole.items()}
         if whole:
             first = next(iter(whole.values()))
-            found |= {"on": first[0].on, "start": of_start(first, judge), **duels(whole, judge)}
+            found |= {"on": first[0].on, "start": of_start(first), **duels(whole, judge)}
             for name, rating in found.pop("ratings").items():
                 found["variants"][name]["rating"] = rating
         return found

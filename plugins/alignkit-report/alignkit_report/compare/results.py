@@ -32,13 +32,11 @@ class Measured:
     Attributes:
         values: policy (start, policy) -> figure -> [P, n], a value per prompt and response; NaN where a source
             abstained.
-        prompts: of the evaluation.
         seconds: of the alignment stage. memory: peak of the process, in MiB; None if this process did not see it end.
     """
 
     seed: int
     on: str
-    prompts: tuple[str, ...]
     values: Mapping[str, Mapping[str, Floats]]
     seconds: float
     tokens: int
@@ -55,7 +53,6 @@ class Measured:
         return cls(
             seed,
             summary["eval"]["on"],
-            tuple(group.prompt.key for group in by_source[START]),
             {name: _figures(groups) for name, groups in by_source.items()},
             align["seconds"],
             align.get("tokens", 0),
@@ -76,11 +73,10 @@ def of_variant(runs: Sequence[Measured], judge: str) -> dict[str, Any]:
     Args:
         judge: the reward that decides duels.
     """
-    values = {name: _stacked(run.values[POLICY][name] for run in runs) for name in runs[0].values[POLICY]}
     against_start = np.stack([won(run.values[POLICY][judge], run.values[START][judge]) for run in runs])
     return {
         "seeds": [run.seed for run in runs],
-        **{name: mean_of(of_prompts).to_json() for name, of_prompts in values.items()},
+        **_means(runs, POLICY),
         "win_rate": mean_of(against_start).to_json(),
         "seconds": round(float(np.mean([run.seconds for run in runs])), 1),
         "tokens": round(float(np.mean([run.tokens for run in runs]))),
@@ -89,10 +85,14 @@ def of_variant(runs: Sequence[Measured], judge: str) -> dict[str, Any]:
     }
 
 
-def of_start(runs: Sequence[Measured], judge: str) -> dict[str, Any]:
+def of_start(runs: Sequence[Measured]) -> dict[str, Any]:
     """The figures of the policies that all variants started from, one for each seed."""
-    values = {name: _stacked(run.values[START][name] for run in runs) for name in runs[0].values[START]}
-    return {name: mean_of(of_prompts).to_json() for name, of_prompts in values.items()} | {"judge": judge}
+    return _means(runs, START)
+
+
+def _means(runs: Sequence[Measured], policy: str) -> dict[str, Any]:
+    values = {name: _stacked(run.values[policy][name] for run in runs) for name in runs[0].values[policy]}
+    return {name: mean_of(of_prompts).to_json() for name, of_prompts in values.items()}
 
 
 def duels(runs: Mapping[str, Sequence[Measured]], judge: str) -> dict[str, Any]:
