@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from alignkit.algorithms.passes import policy_logprobs
 from alignkit.ops.digests import digest_of_tensors
+from alignkit.ops.distributed import are_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,7 @@ def cached_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int, fol
         max_tokens: token budget of one pass.
         folder: the cache is its subfolder `logprobs`; None does not cache. Split weights have no digest and no cache.
     """
-    if folder is None or any(type(module).__name__.startswith("FSDP") for module in policy.modules().values()):
+    if folder is None or are_split(policy.modules()):
         return policy_logprobs(policy, batch, max_tokens)
     path = folder / "logprobs" / f"{_key(policy, batch, max_tokens)}.safetensors"
     found = _read(path)

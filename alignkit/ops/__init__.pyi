@@ -50,6 +50,9 @@ from .digests import (
     digest_of_tensors as digest_of_tensors,
 )
 from .distributed import (
+    are_split as are_split,
+)
+from .distributed import (
     barrier as barrier,
 )
 from .distributed import (

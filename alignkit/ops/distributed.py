@@ -15,7 +15,7 @@ from alignkit.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -53,6 +53,14 @@ def num_processes() -> int:
 def process_index() -> int:
     """The rank of this process, from 0."""
     return dist.get_rank() if num_processes() > 1 else 0
+
+
+def are_split(modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the weights of one of the modules are split over the processes (FSDP2).
+
+    Known by a method that only FSDP2's modules have, because importing their class takes a second.
+    """
+    return any(hasattr(module, "unshard") for module in modules.values())
 
 
 def own_block(count: int) -> range:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit import GroupBatch, InputError, PluginError, Prompt, Sampler, Sampling, Servable, StoppedByCheck
-from alignkit.ops import mismatch_weights, num_processes, process_index
+from alignkit.ops import are_split, mismatch_weights, num_processes, process_index
 from alignkit_vllm.client import Client, Sampled, Trouble
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.server import Server, wait_until_ready
@@ -246,7 +246,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         """What the server starts with: of the same architecture and tokens as the policy."""
         if self.config.model:
             return self.config.model
-        if any(hasattr(module, "unshard") for module in self._served_policy.modules().values()):
+        if are_split(self._served_policy.modules()):
             what = "a policy whose weights are split can't save a copy for the server to start with"
             raise InputError(what, where="sampler.model", fix="name the folder or hub id that the policy came from")
         if self._saved is None:
