@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 BEST = "best"
 """Folder, next to the checkpoints, of the weights with the best gold reward."""
+BATCH, AHEAD = "batch", "ahead"
+"""Files in a checkpoint: the rollouts that are trained, and those that were sampled meanwhile."""
 
 
 @dataclass
@@ -177,6 +179,7 @@ class Engine:
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
         self._require_finite_weights()
+        self.layout.settle()
         return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
 
     def _prepared(self, index: int) -> GroupBatch:
@@ -300,11 +303,13 @@ class Engine:
             self.on_notice(alarm)
         if why := " ".join(alarm for alarm in alarms if alarm.stops):
             self.save()
+            self.layout.settle()
             raise StoppedByCheck(f"step {self.position.step}: {why}")
 
     def _end_early(self) -> None:
         """Drops the current batch, and restores the best weights if a companion asks for them."""
         self.batch, self.position = None, Position(self.position.step, self.feed.num_batches, 0)
+        self.layout.settle()
         at_best = any(companion.ends_at_best for companion in self.companions)
         best = in_first(lambda: checkpoints.newest_checkpoint(self.folder / BEST)[0]) if at_best else None
         if best is not None:
@@ -321,10 +326,12 @@ class Engine:
         due = self.position.step % every == 0 if every else epoch_ends
         if due or self.signals.number:
             self.save()
+        if self.signals.number:
+            self.layout.settle()
         self.signals.raise_after(self.position.step)
 
     def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; the first process writes, the others wait.
+        """Writes a checkpoint of everything a resumed run needs.
 
         Raises:
             StoppedByCheck: the weights are not finite; nothing is written.
@@ -333,12 +340,14 @@ class Engine:
         # Out of memory in one process lowers its budget; all continue as a resumed run would.
         self.optimizer.max_tokens = min(from_all_processes(self.optimizer.max_tokens))
         if self.resumable:
-            self.layout.save(self.folder, self.position.step, self._parts, keep=self.options.keep_checkpoints)
+            parts = partial(self._parts, self.feed.sampled_ahead())
+            self.layout.save(self.folder, self.position.step, parts, keep=self.options.keep_checkpoints)
 
-    def _parts(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    def _parts(self, ahead: GroupBatch | None) -> tuple[dict[str, Any], Mapping[str, Any]]:
         tensors: dict[str, Any] = {c.name: held for c in self.companions if (held := c.tensors())}
-        if self.batch is not None and not self.feed.repeatable:
-            tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
+        for name, batch in ((BATCH, None if self.feed.repeatable else self.batch), (AHEAD, ahead)):
+            if batch is not None:
+                tensors[name] = checkpoints.batch_to_tensors(batch)
         return tensors, {
             "position": vars(self.position),
             "fingerprint": self.fingerprint,
@@ -373,9 +382,9 @@ class Engine:
             companion.load_state_dict(state["companions"].get(companion.name, {}))
             if (path / f"{companion.name}.pt").exists():
                 companion.load_tensors(checkpoints.load_tensors(path, companion.name))
-        if (path / "batch.pt").exists():
-            packed = checkpoints.load_tensors(path, "batch")
-            self.batch = checkpoints.batch_from_tensors(packed, self.layout.device)
+        self.batch = checkpoints.load_batch(path, BATCH, self.layout.device)
+        if (ahead := checkpoints.load_batch(path, AHEAD, self.layout.device)) is not None:
+            self.feed.go_on_with(ahead)
         self.on_notice(f"resumed after step {self.position.step}")
 
 

@@ -40,7 +40,14 @@ def in_first(act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _plain(error: Exception) -> AlignkitError:
+def shared_failure(error: BaseException | None) -> None:
+    """Raises in all processes what one of them has to tell; its own in each that has one."""
+    found = from_all_processes(error if error is None or isinstance(error, AlignkitError) else _plain(error))
+    if failure := error or next(filter(None, found), None):
+        raise failure
+
+
+def _plain(error: BaseException) -> AlignkitError:
     return AlignkitError(describe_error(error))
 
 
