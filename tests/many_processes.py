@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from threaded import Threaded
 
-from alignkit import build_component, make_context
+from alignkit import AheadOptions, build_component, make_context
 from alignkit.interfaces import Feed
 from alignkit.ops import process_index, start_processes
 from alignkit.options import Sampling
@@ -50,6 +51,9 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "grpo": ("grpo", REUSED),
     "dapo": ("dapo", REUSED),
     "online-dpo": ("online-dpo", REUSED),
+    "grpo-ahead": ("grpo", {**REUSED, "iterations": 3}),
+    "ppo-long": ("ppo", {**REUSED, "iterations": 8, "critic": "policy"}),
+    "grpo-ahead-long": ("grpo", {**REUSED, "iterations": 8}),
 }
 SECOND_STEP = threading.Event()
 SMALL = {**OFFLINE, "learning_rate": 1e-4}
@@ -71,6 +75,10 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "untied-dpo": ("dpo", SMALL),
     "untied-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
 }
+MIXED: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "bfloat16-sft": ("sft", SMALL),
+    "bfloat16-ppo": ("ppo", {**REUSED, "critic": "shared"}),
+}
 """With a transformers model: all weights or LoRA, the head tied to the embedding or not."""
 
 
@@ -80,7 +88,7 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
     Returns:
         loss, grad_norm: of each step. weights: all trained values on one axis.
     """
-    name, settings = (CASES | MODELS)[case]
+    name, settings = (CASES | MODELS | MIXED)[case]
     policy = TinyPolicy(context=make_context(seed=1)) if case in CASES else _policy(folder, case)
     spec = {"plugin": name, **settings, **({"save_every": 1} if last or resume else {})}
     optimizer = build_component("optimizer", spec, policy=policy, reward=TinyReward())
@@ -97,7 +105,7 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
         if record["step"] == 2:
             SECOND_STEP.set()
 
-    feed = _feed(optimizer, policy)
+    feed = _feed(optimizer, policy, Threaded(AheadOptions(ahead=1)) if "ahead" in case else None)
     train(optimizer, feed, folder=folder / case, seed=5, on_step=on_step, resume=resume, shard=shard)
     if process_index() == 0:
         optimizer.save(folder / f"{case}-saved")
@@ -111,6 +119,8 @@ def _policy(folder: Path, case: str) -> Policy[Any]:
     path = folder / "llama"
     in_first(lambda: None if path.exists() else write_tiny_llama(path))
     spec: dict[str, Any] = {"plugin": "hf", "model": str(path)}
+    if case.startswith("bfloat16"):
+        spec["dtype"] = "bfloat16"
     if case.startswith("lora"):
         spec["lora"] = {"r": 4}
     found: Any = build_component("policy", spec)
@@ -122,13 +132,15 @@ def _policy(folder: Path, case: str) -> Policy[Any]:
     return policy
 
 
-def _feed(optimizer: Optimizer[Any], policy: Policy[Any]) -> OfflineFeed | RolloutFeed:
+def _feed(optimizer: Optimizer[Any], policy: Policy[Any], sampler: Threaded | None = None) -> OfflineFeed | RolloutFeed:
     if optimizer.consumes is not Feed.ROLLOUTS:
         groups = groups_for(optimizer.consumes)
         return OfflineFeed(list(islice(groups * 3, 11)), policy)
     assert optimizer.reward is not None
     sampling = Sampling(max_tokens=8)
-    return RolloutFeed(prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5)
+    return RolloutFeed(
+        prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5, sampler=sampler
+    )
 
 
 def started(

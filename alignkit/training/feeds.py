@@ -100,13 +100,13 @@ class RolloutFeed(BatchFeed):
         self.groups_per_batch = options.batch_size
 
     def batch(self, index: int) -> GroupBatch:
-        batch = self._sampled(index)
+        batch = evenly(self._sampled(index))
         scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
         asked = self._options.batch_size * self._options.group_size
         share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
         self.figures = {"abstained": share} if share else {}
         check_abstentions(share, self._options.max_abstained)
-        return evenly(scored)
+        return evenly(scored) if share else scored
 
     def _sampled(self, index: int) -> GroupBatch:
         """This process's block of a batch. A sampler that works ahead then begins the next one."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from alignkit.errors import InputError
@@ -73,8 +73,9 @@ class Shards(Replicas):
         self._roots = list({id(module): module for module in (*modules.values(), *frozen.values())}.values())
         self._skeletons = [*map(_skeleton, self._roots)]
         for root in self._roots:
+            mixed = precision_of(root)
             for layer in layers_of(root):
-                fully_shard(layer)
+                fully_shard(layer, mp_policy=mixed)
             fully_shard(root)
             # Else the first layer that runs outside of the root's forward, as in sampling, becomes a root of its own.
             fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
@@ -162,6 +163,17 @@ class Shards(Replicas):
                         module._parameters[name] = filled[id(parameter)]
             skeleton.to("cpu" if process_index() == 0 else META)
             root.__class__, root.__dict__ = type(skeleton), skeleton.__dict__
+
+
+def precision_of(root: nn.Module) -> MixedPrecisionPolicy:
+    """Layers of a module with an `autocast` dtype are gathered in it; shards and the sums of gradients stay float32.
+
+    Inputs stay as they are: autocast casts those of products, which leaves rotary angles and sums exact.
+    """
+    autocast = getattr(root, "autocast", None)
+    if not isinstance(autocast, torch.dtype):
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=autocast, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def layers_of(root: nn.Module) -> Iterator[nn.Module]:
