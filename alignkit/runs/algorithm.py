@@ -53,8 +53,8 @@ def train_algorithm(
         data: prompts for algorithms on rollouts, groups for all others.
         name: label of its steps in reports.
         folder: for checkpoints.
-        write: receives the figures of each step, and the records of alarms with their `text`, in the first process
-            only.
+        write: receives, in the first process only, the figures of each step, and records of `alarm`s with their
+            `text`, of the `planned` steps, and of some `samples` that the step of a record starts to learn from.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
@@ -69,12 +69,19 @@ def train_algorithm(
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check(algorithm, groups, shard=shard)
     feed = _feed(algorithm, data, sampling, seed, sampler)
-    reporter.start(name, planned_steps(feed, algorithm.config))
+    planned = planned_steps(feed, algorithm.config)
+    reporter.start(name, planned)
     remember = cache(history.and_of([*groups, *texts]).write)
+    event: dict[str, Any] = {"planned": planned}
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
             remember(folder)
+            if feed.examples:
+                event["samples"], feed.examples = [group.to_json() for group in feed.examples], ()
+            if event:
+                write({"step": record["step"], **event})
+                event.clear()
             write(record)
             reporter.step(record)
 
