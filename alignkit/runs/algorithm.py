@@ -72,16 +72,13 @@ def train_algorithm(
     planned = planned_steps(feed, algorithm.config)
     reporter.start(name, planned)
     remember = cache(history.and_of([*groups, *texts]).write)
-    event: dict[str, Any] = {"planned": planned}
+    first = [{"planned": planned}]
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
             remember(folder)
-            if feed.examples:
-                event["samples"], feed.examples = [group.to_json() for group in feed.examples], ()
-            if event:
+            if event := {**(first.pop() if first else {}), **_new_samples(feed)}:
                 write({"step": record["step"], **event})
-                event.clear()
             write(record)
             reporter.step(record)
 
@@ -159,6 +156,12 @@ def _feed(
     return RolloutFeed(
         data, algorithm.policy, algorithm.reward, sampling=sampling, options=options, seed=seed, sampler=sampler
     )
+
+
+def _new_samples(feed: BatchFeed) -> dict[str, Any]:
+    """The examples of the feed's last batch, each once."""
+    examples, feed.examples = feed.examples, ()
+    return {"samples": [group.to_json() for group in examples]} if examples else {}
 
 
 def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:
