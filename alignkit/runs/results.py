@@ -68,7 +68,7 @@ class Run:
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
-        """The alarms so far (docs/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
+        """The alarms so far (docs/how-to/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
         return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" in record]
 
     @property
@@ -138,7 +138,7 @@ class Run:
 
 
 def _from_reports(function: str, run: Run) -> list[str]:
-    """What a function of each module in the group `alignkit.reports` (docs/plugins.md) returns for a run."""
+    """What a function of each module in the group `alignkit.reports` (docs/how-to/plugins.md) returns for a run."""
     found = []
     for point in sorted(entry_points(group="alignkit.reports"), key=lambda p: p.name):
         with blamed(f"report {point.name}"):
