@@ -187,7 +187,30 @@ class LoopOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LearningOptions, LoopOptions):
+class BudgetOptions(Config):
+    """What a training may spend. It ends, as a success, at the first step that has spent it, or with its last step. The
+    learning rate follows what is spent where that is ahead of the steps."""
+
+    response_tokens: Natural = 0
+    """Tokens of the responses that it learns from, counted as often as it does (offline algorithms), or that it samples
+    (online ones, which end with the batch); 0: no limit."""
+    seconds: NonNegative = 0.0
+    """Wall seconds of sampling, scoring and learning; 0: no limit."""
+    flops: NonNegative = 0.0
+    """FLOPs of all passes of policy, reference, critic and reward model: per token 2 forward for each parameter, 4 more
+    backward (2 if it is frozen); 0: no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetedOptions(Config):
+    """Budget."""
+
+    budget: BudgetOptions = field(default_factory=BudgetOptions)
+    """When to end the training because it has spent enough: `budget.seconds = 600`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(LearningOptions, LoopOptions, BudgetedOptions):
     """The options of every Optimizer."""
 
     matters: ClassVar[tuple[str, ...]] = ("learning_rate", "n_epochs", "minibatch_size")
