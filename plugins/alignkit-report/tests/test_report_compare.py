@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from alignkit_report.compare.budget import budget_of
+from alignkit_report.compare.budget import Budget, mean_spent
 from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
@@ -129,12 +129,20 @@ def test_a_wrong_comparison_is_refused(sweep: list[str], optimizers: list[str], 
         cells_of(optimizers, sweeps_of(sweep), range(1))
 
 
-def test_a_budget_is_a_number_of_prompts() -> None:
-    assert budget_of("prompts=20000") == 20000
-    assert budget_of("") is None
-    for wrong in ("20000", "prompts=", "prompts=0", "prompts=1e4", "hours=2"):
-        with pytest.raises(InputError, match="is not prompts=N"):
-            budget_of(wrong)
+def test_a_budget_is_a_unit_and_a_number() -> None:
+    assert Budget.of("prompts=20000") == Budget("prompts", 20000)
+    assert Budget.of("response_tokens=5000") == Budget("response_tokens", 5000)
+    assert Budget.of("flops=1e15") == Budget("flops", 1e15)
+    assert Budget.of("seconds=0.5") == Budget("seconds", 0.5)
+    assert Budget.of("") is None
+    for wrong in ("20000", "prompts=", "prompts=0", "prompts=1.5", "seconds=-1", "flops=nan", "flops=inf", "hours=2"):
+        with pytest.raises(InputError, match="is not prompts, response_tokens, seconds or flops"):
+            Budget.of(wrong)
+
+
+def test_what_is_spent_is_a_mean_and_unknown_where_a_run_does_not_say() -> None:
+    runs = [{"prompts": 8, "seconds": 2.0, "flops": 1e9}, {"prompts": 9, "seconds": 5.0}]
+    assert mean_spent(runs) == {"prompts": 8.5, "seconds": 3.5}
 
 
 def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -237,7 +245,10 @@ def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path, typed: 
     assert code == 0, said
     found = json.loads(printed)
     assert set(found["variants"]) == {"dpo", "grpo"}
-    assert {name: row["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
+    assert found["budget"] == "prompts=8"
+    assert {name: row["spent"]["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
+    spent = found["variants"]["dpo"]["spent"]
+    assert spent["response_tokens"] == 8 * (5 + 2)  # "abab" and "a", with their ends
     assert found["judge"] == "gold"
     for row in found["variants"].values():
         assert row["gold"]["n"] == 6
@@ -257,7 +268,11 @@ def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path, typed: T
         ("--sweep", "optimizer.beta=-1"): "beta",
         ("--optimizers", "dqo"): "did you mean",
         ("--judge", "silver"): "the recipe has no reward 'silver'",
-        ("--budget", "5"): "is not prompts=N",
+        ("--budget", "5"): "is not prompts",
+        ("--budget", "flops=1e9", "-o", "run.rounds=2"): "samples its preferences in rounds",
+        ("--budget", "seconds=60", "--optimizers", "dpo,trl-dpo"): "trl-dpo has a loop of its own",
+        ("--resources", "cpus=2"): "has no effect without --on ray",
+        ("--on", "ray", "--resources", "cpus=two"): "is not cpus=N,gpus=N",
     }
     for words, expected in wrong.items():
         code, _, said = typed("compare", "recipe.toml", "--optimizers", "dpo", *words)
