@@ -1,14 +1,17 @@
-"""`alignkit compare`: its cells, its statistics against known cases, its jobs, and runs of real recipes."""
+"""`alignkit compare`: its cells, its statistics against known cases, its jobs here and on a Ray cluster, and runs of
+real recipes."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -297,3 +300,99 @@ def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Pa
     assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
     assert len(found["pairs"]) == 3
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+NODES = """
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+print("address", cluster.address, flush=True)
+input()
+cluster.shutdown()
+"""
+TELLS_ITS_NODE = """
+import os
+from pathlib import Path
+
+Path(__file__).with_name(f"node-{os.environ['RAY_NODE_ID']}").touch()
+"""
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """The address of a cluster of two nodes with a CPU each."""
+    words = [sys.executable, "-c", NODES]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            lines = (line.decode() for line in process.stdout)
+            yield next(line.split()[1] for line in lines if line.startswith("address"))
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.mark.slow
+@needs_ray
+def test_runs_are_spread_over_the_nodes_and_go_on_after_a_stop(tmp_path: Path) -> None:
+    world(tmp_path)
+    with (tmp_path / "gold.py").open("a") as file:
+        file.write(TELLS_ITS_NODE)
+    words = [
+        sys.executable,
+        "-m",
+        "alignkit",
+        "compare",
+        "recipe.toml",
+        "--optimizers",
+        "dpo,grpo,rloo",
+        "--seeds",
+        "2",
+    ]
+    words += ["--jobs", "2", "--on", "ray", "--json", "-o", "optimizer.n_epochs=2"]
+    with two_nodes() as address:
+        environment = {**os.environ, "RAY_ADDRESS": address}
+
+        def started() -> subprocess.Popen[str]:
+            pipe: Any = subprocess.PIPE
+            return subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+        with started() as process:
+            while not list((tmp_path / "comparison").glob("runs/*/*/cost.json")):
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 130, said
+        done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
+        assert 0 < len(done) < 6
+        with started() as process:
+            printed, said = process.communicate(timeout=600)
+            assert process.returncode == 0, said
+    found = json.loads(printed)
+    assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert all(row["memory"] > 10 for row in found["variants"].values())
+    assert len(list(tmp_path.glob("node-*"))) == 2
+
+
+@pytest.mark.slow
+@needs_ray
+def test_more_than_any_node_has_is_refused(tmp_path: Path) -> None:
+    world(tmp_path)
+    words = [sys.executable, "-m", "alignkit", "compare", "recipe.toml", "--optimizers", "dpo", "--on", "ray"]
+    with two_nodes() as address:
+        ended = subprocess.run(
+            [*words, "--resources", "cpus=2"],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert "no machine of the cluster has 2 CPUs" in ended.stderr
