@@ -163,7 +163,7 @@ class LearningOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions(Config):
-    """Memory and checkpoints."""
+    """Memory, checkpoints and budget."""
 
     noise: ClassVar[frozenset[str]] = frozenset({"max_tokens", "save_every", "keep_checkpoints"})
 
@@ -177,6 +177,9 @@ class LoopOptions(Config):
     """Optimisation steps between checkpoints; 0 saves after each batch of rollouts or epoch."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints to keep."""
+    budget: Mapping[Literal["response_tokens", "seconds", "flops"], Positive] = field(default_factory=dict)
+    """End the training, as a success, at the first step that has spent so much: `budget.seconds = 600`. The learning
+    rate follows what is spent, where that is ahead of the steps. docs/comparing.md says what counts."""
 
     def check(self) -> None:
         super().check()
@@ -187,30 +190,7 @@ class LoopOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetOptions(Config):
-    """What a training may spend. It ends, as a success, at the first step that has spent it, or with its last step. The
-    learning rate follows what is spent where that is ahead of the steps."""
-
-    response_tokens: Natural = 0
-    """Tokens of the responses that it learns from, counted as often as it does (offline algorithms), or that it samples
-    (online ones, which end with the batch); 0: no limit."""
-    seconds: NonNegative = 0.0
-    """Wall seconds of sampling, scoring and learning; 0: no limit."""
-    flops: NonNegative = 0.0
-    """FLOPs of all passes of policy, reference, critic and reward model: per token 2 forward for each parameter, 4 more
-    backward (2 if it is frozen); 0: no limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetedOptions(Config):
-    """Budget."""
-
-    budget: BudgetOptions = field(default_factory=BudgetOptions)
-    """When to end the training because it has spent enough: `budget.seconds = 600`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions(LearningOptions, LoopOptions, BudgetedOptions):
+class TrainingOptions(LearningOptions, LoopOptions):
     """The options of every Optimizer."""
 
     matters: ClassVar[tuple[str, ...]] = ("learning_rate", "n_epochs", "minibatch_size")

@@ -32,7 +32,7 @@ class Spending(Companion):
     name = "spending"
 
     def __init__(self, optimizer: Optimizer[Any]) -> None:
-        self._limits = {unit: limit for unit, limit in vars(optimizer.config.budget).items() if limit}
+        self._limits = optimizer.config.budget
         if "flops" in self._limits and not optimizer.policy.counts_flops:
             what = f"{type(optimizer.policy).__name__} doesn't count its FLOPs"
             raise InputError(what, where="optimizer.budget.flops", fix="set budget.seconds or budget.response_tokens")
