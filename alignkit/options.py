@@ -179,7 +179,7 @@ class LoopOptions(Config):
     """How many of the newest checkpoints to keep."""
     budget: Mapping[Literal["response_tokens", "seconds", "flops"], Positive] = field(default_factory=dict)
     """End the training, as a success, at the first step that has spent so much: `budget.seconds = 600`. The learning
-    rate follows what is spent, where that is ahead of the steps. docs/comparing.md says what counts."""
+    rate follows what is spent, where that is ahead of the steps. docs/how-to/comparing.md says what counts."""
 
     def check(self) -> None:
         super().check()

@@ -138,7 +138,7 @@ def _check(algorithm: Algorithm[Any], groups: Sequence[Group], *, shard: bool) -
         raise InputError(
             f"{len(without)} of {len(groups)} records have no ranks; the first of them is number {without[0]}",
             where="the training data",
-            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
+            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/reference/data.md",
         )
     if groups and not any(group.weight for group in groups):
         raise InputError(

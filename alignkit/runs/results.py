@@ -77,7 +77,7 @@ class Run:
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
-        """The alarms so far (docs/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
+        """The alarms so far (docs/how-to/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
         return [event for event in self.events if "alarm" in event]
 
     @property
@@ -161,7 +161,7 @@ class Run:
 
 
 def _from_reports(function: str, run: Run) -> list[str]:
-    """What a function of each module in the group `alignkit.reports` (docs/plugins.md), where it has it, returns."""
+    """What a function returns, of each module in the group `alignkit.reports` (docs/how-to/plugins.md) with it."""
     found = []
     for point in sorted(entry_points(group="alignkit.reports"), key=lambda p: p.name):
         with blamed(f"report {point.name}"):
