@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 
@@ -64,7 +63,8 @@ def test_every_other_example_resolves(path: Path, tmp_path: Path, monkeypatch: p
         (tmp_path / f"{table}.jsonl").write_text(row, encoding="utf-8")
     overrides = [f"policy.model={write_config(tmp_path, REWARD_MODEL)}"]
     for table, options in tomllib.loads(path.read_text(encoding="utf-8")).items():
-        if isinstance(options, dict) and re.match("demo/data", options.get("path", "")):
-            overrides.append(f"{table}.path={tmp_path}/prompts.jsonl")
+        if table in ROWS and "path" in options:
+            overrides.append(f"{table}.path={tmp_path}/{table}.jsonl")
+        overrides += [f"{table}.split="] if "split" in options else []
     overrides.append(f'eval.prompts={{plugin="dataset", path="{tmp_path}/prompts.jsonl"}}')
     assert plan(read_recipe(path, flags={}, overrides=overrides))[0].name

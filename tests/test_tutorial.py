@@ -40,7 +40,7 @@ GUIDES = [
     "several-gpus", "vllm", "resume", "sweep-options", "evaluate", "from-trl", "from-openrlhf", "from-llama-factory",
 ]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NOT_RUN = re.compile(r"^<!-- not run: .+ -->\n```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
+NOT_RUN = re.compile(r"^<!-- not run: [^\n]+ -->\n```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
 FACTS = re.compile(r"arXiv:[\d.]+\d|`[^`\n]+`")
 """What a translation leaves as it is."""
 FEW = " ".join(f"-o {option}" for option in (*FEW_STEPS, *FEW_REWARD_STEPS))
