@@ -66,10 +66,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
-	$(if $(wildcard docs/generate.py),$(BIN)/python docs/generate.py --check)
+	$(if $(wildcard docs/generate),$(BIN)/python docs/generate --check)
 
 docs: install
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate
 
 # The tutorial as a notebook, executed in an empty folder (ten minutes).
 notebook: install
