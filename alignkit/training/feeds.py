@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,12 +33,14 @@ class BatchFeed(Protocol):
         groups_per_batch: groups of a full batch, over all processes.
         repeatable: whether a batch can be made again after the policy has changed (rollouts can't).
         figures: of the last batch, the same in every process.
+        examples: some scored groups of the last batch, to be shown.
     """
 
     num_batches: int
     groups_per_batch: int
     repeatable: bool
     figures: dict[str, float]
+    examples: Sequence[Group] = ()
 
     def batch(self, index: int) -> GroupBatch:
         """This process's block of batch `index`, encoded, and scored if the algorithm needs it."""
@@ -50,8 +53,8 @@ class BatchFeed(Protocol):
         """The next batch of all processes, for a checkpoint, if it has been begun; waits for it."""
         return None
 
-    def go_on_with(self, batch: GroupBatch) -> None:
-        """Takes the next batch from a checkpoint."""
+    def go_on_with(self, batch: GroupBatch | None) -> None:
+        """Takes the next batch from a checkpoint, if it was begun."""
 
 
 class OfflineFeed(BatchFeed):
@@ -105,6 +108,7 @@ class RolloutFeed(BatchFeed):
         asked = self._options.batch_size * self._options.group_size
         share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
         self.figures = {"abstained": share} if share else {}
+        self.examples = _examples(scored)
         check_abstentions(share, self._options.max_abstained)
         return evenly(scored) if share else scored
 
@@ -139,9 +143,10 @@ class RolloutFeed(BatchFeed):
         self._next = lambda: own
         return gathered(own)
 
-    def go_on_with(self, batch: GroupBatch) -> None:
-        own = batch.select(own_block(batch.num_groups))
-        self._next = lambda: own
+    def go_on_with(self, batch: GroupBatch | None) -> None:
+        if batch is not None:
+            own = batch.select(own_block(batch.num_groups))
+            self._next = lambda: own
 
     def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
         return self._sampler.corrected(batch)
@@ -149,6 +154,15 @@ class RolloutFeed(BatchFeed):
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))
         return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def _examples(batch: GroupBatch) -> list[Group]:
+    """The first group, scored by the rewards."""
+    if not batch.num_groups:
+        return []
+    first = batch.select([0])
+    assert first.rewards is not None
+    return [replace(first.groups[0], scores=tuple(first.rewards.tolist()))]
 
 
 def _check_enough(count: int, what: str) -> None:

@@ -139,6 +139,8 @@ class Shards(Replicas):
         pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving = pool.submit(finish)
         pool.shutdown(wait=False)
+        if not with_adam:  # the best weights, which may be read at any time
+            self.settle()
 
     def settle(self) -> None:
         if (saving := self._saving) is not None:
@@ -154,6 +156,7 @@ class Shards(Replicas):
     def release(self) -> None:
         """After the training: whole modules on the CPU of the first process, gathered tensor by tensor; elsewhere they
         are empty."""
+        self.settle()
         for root, skeleton in zip(self._roots, self._skeletons, strict=True):
             live = dict(root.named_parameters())
             filled = {id(empty): _gathered(live[name]) for name, empty in skeleton.named_parameters()}
