@@ -102,7 +102,7 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
         log.append(record)
         if record["step"] == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        if record["step"] == 2:
+        if record["step"] >= 2:
             SECOND_STEP.set()
 
     feed = _feed(optimizer, policy, Threaded(AheadOptions(ahead=1)) if "ahead" in case else None)
