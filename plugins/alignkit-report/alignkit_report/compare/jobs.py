@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from signal import SIGINT
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit import Interrupted, StopSignals, write_synced
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 1200
 """Characters of a failed command's log that are shown."""
+SECONDS_BETWEEN_LOOKS = 0.1
 MIB = 2**20 if sys.platform == "darwin" else 2**10
 """Units of a MiB in the operating system's peak memory."""
 
@@ -86,18 +87,25 @@ def execute(job: Job, threads: int, started: Callable[[int], None]) -> Ended:
             words, stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
         )
         started(process.pid)
-        while True:
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-                break
-            except KeyboardInterrupt:
-                os.kill(process.pid, SIGINT)
+        status, usage = _end_of(process.pid)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
     ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
     if job.cost and not code:
         write_synced(job.cost, json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}))
     return ended
+
+
+def _end_of(number: int) -> tuple[int, Any]:
+    """Waits for a child; returns its status and what it has used. Ray's interruption needs the interpreter to turn."""
+    while True:
+        try:
+            ended, status, usage = os.wait4(number, os.WNOHANG)
+            if ended:
+                return status, usage
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        except KeyboardInterrupt:
+            os.kill(number, SIGINT)
 
 
 class ThisMachine:
