@@ -27,7 +27,7 @@ class OnRay:
     """Runs jobs on a Ray cluster: the one of RAY_ADDRESS or of this machine, else a new one here.
 
     A task that is lost with its machine runs again elsewhere, where it goes on from its checkpoint. A file beside the
-    logs tells tasks to stop: Ray's own way takes a task for ended before its checkpoint is saved.
+    logs tells tasks to stop, so that their runs save one.
 
     Args:
         cpus, gpus: of each job; None: 1, of GPUs as many as the cluster has for it, 0 or 1.
