@@ -36,6 +36,15 @@ Judge = Annotated[
         "--judge", metavar="NAME", help="The reward that decides duels. [default: gold, else the first of eval.rewards]"
     ),
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        min=0,
+        metavar="N",
+        help="Also measure best of n of the start, for n up to N. Needs gold.",
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at the same time; they share the cores.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the comparison.")]
 
@@ -48,6 +57,7 @@ def compare(
     budget: Budget = "",
     gold: Gold = "",
     judge: Judge = "",
+    best_of: BestOf = 0,
     jobs: AtOnce = 1,
     options: Overrides = None,
     out: Out = Path("comparison"),
@@ -66,7 +76,7 @@ def compare(
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
         raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
     given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
-    comparison = Comparison(recipe, cells, out, given, judge, budget_of(budget), jobs)
+    comparison = Comparison(recipe, cells, out, given, judge, budget_of(budget), jobs, best_of)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
     if as_json:
