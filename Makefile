@@ -66,10 +66,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
-	$(if $(wildcard docs/generate.py),$(BIN)/python docs/generate.py --check)
+	$(if $(wildcard docs/generate),$(BIN)/python docs/generate --check)
 
 docs: install
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate
 
 models: install
 	$(BIN)/python -m tests.architectures $(ARGS)

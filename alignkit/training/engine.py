@@ -197,7 +197,7 @@ class Engine:
             raise InputError(
                 f"none of the {self.feed.groups_per_batch} records has anything to learn",
                 where="the training data",
-                fix=f"give {self.optimizer.consumes.value} that tell good responses from bad ones; see docs/data.md",
+                fix=f"give {self.optimizer.consumes.value} that tell good from bad; see docs/reference/data.md",
             )
         return prepared
 
