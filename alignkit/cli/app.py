@@ -15,12 +15,10 @@ import typer
 from alignkit.cli import plugins, preferences, samples, stages
 from alignkit.commands import AsJson, show
 from alignkit.plugins import COMMANDS_GROUP, blamed, registry
+from alignkit.versions import CORE, main_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-
-PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "pydantic", "typer")
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
@@ -48,14 +46,14 @@ def _root(
 ) -> None:
     """Options of `alignkit` itself."""
     if show_version:
-        print(version("alignkit"))
+        print(version(CORE))
         raise typer.Exit
 
 
 def _versions(as_json: AsJson = False) -> None:
     """Show the versions of alignkit, its main dependencies and the installed plugins."""
     distributions = sorted({r.distribution for r in registry().registrations})
-    show({name: version(name) for name in dict.fromkeys((*PACKAGES, *distributions))}, as_json)
+    show({**main_versions(), **{name: version(name) for name in distributions}}, as_json)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.commands import AsJson, show
+from alignkit.commands import AsJson, PluginFiles, show
 from alignkit.errors import AlignkitError, InputError, closest
 from alignkit.plugins import COMMANDS_GROUP, ROLES, Registration, registry
 from alignkit.testing import commands as authors
@@ -24,7 +24,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribu
 
 
 @app.command("list")
-def list_plugins(as_json: AsJson = False) -> None:
+def list_plugins(_plugin: PluginFiles = None, as_json: AsJson = False) -> None:
     """List the installed plugins by role, and broken ones with the reason."""
     from alignkit.recipe.describe import first_line
 
@@ -43,7 +43,7 @@ def list_plugins(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_plugin(name: Name, as_json: AsJson = False) -> None:
+def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False) -> None:
     """Show the options of a plugin: those that matter first, then the others by group."""
     from alignkit.recipe.describe import describe
 

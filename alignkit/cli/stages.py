@@ -38,6 +38,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "preferences": (flags.PreferencesName, ""),
     "reward": (flags.RewardName, ""),
     "optimizer": (flags.OptimizerName, ""),
+    "plugin": (flags.PluginFiles, None),
     "options": (flags.Overrides, None),
     "columns": (flags.Columns, None),
     "rounds": _number("--rounds", "Rounds of sampling, ranking and aligning (run.rounds).", "N"),
@@ -61,7 +62,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
-COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
+COMMON = {"recipe", "policy", "plugin", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
 DRY = {"dry_run", "on"}
 LAUNCH = set(launch.FLAGS)

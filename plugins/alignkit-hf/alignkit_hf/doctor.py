@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.commands import AsJson, Overrides, PolicyName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, PolicyName, read_recipe, show
 from alignkit_hf.machine import devices, disk, guarded, plugins, versions
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs will
 def doctor(
     target: Target = "",
     policy: PolicyName = "",
+    _plugin: PluginFiles = None,
     options: Overrides = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit import InputError, check_key_variable
-from alignkit.commands import AsJson, Overrides, Recipe, RewardName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Recipe, RewardName, read_recipe, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ KeyEnv = Annotated[
 def serve_reward(
     recipe: Recipe = None,
     reward: RewardName = "",
+    _plugin: PluginFiles = None,
     options: Overrides = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alignkit import InputError
-from alignkit.commands import AsJson, Overrides, Quiet, Recipe, make_reporter, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Quiet, Recipe, make_reporter, show
 from alignkit_report.compare.budget import budget_of
 from alignkit_report.compare.cells import cells_of, sweeps_of
 
@@ -49,6 +50,7 @@ def compare(
     gold: Gold = "",
     judge: Judge = "",
     jobs: AtOnce = 1,
+    plugin: PluginFiles = None,
     options: Overrides = None,
     out: Out = Path("comparison"),
     as_json: AsJson = False,
@@ -65,7 +67,8 @@ def compare(
     cells = cells_of(names, sweeps_of(sweep or ()), range(seeds))
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
         raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
-    given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
+    files = [f"run.plugins={json.dumps(list(map(str, plugin)))}"] if plugin else []
+    given = [*files, *(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
     comparison = Comparison(recipe, cells, out, given, judge, budget_of(budget), jobs)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
