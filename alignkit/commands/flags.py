@@ -17,7 +17,6 @@ from alignkit.plugins import registry
 from alignkit.recipe.plugin_files import with_files
 from alignkit.runs.reporting import is_first_process
 
-
 _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 

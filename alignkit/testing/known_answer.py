@@ -7,7 +7,6 @@ factor (Rafailov et al., arXiv:2305.18290, eq. 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from alignkit.testing.material import backward, trained_parameters
 from alignkit.testing.tiny import TinyOptions, TinyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
