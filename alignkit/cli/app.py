@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli import plugins, preferences, samples, stages
+from alignkit.cli.help import arrange_help, epilog
 from alignkit.commands import AsJson, show
 from alignkit.plugins import COMMANDS_GROUP, blamed, registry
 from alignkit.versions import CORE, main_versions
@@ -20,12 +21,18 @@ from alignkit.versions import CORE, main_versions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+EXAMPLES = """\
+alignkit demo                                             # a small model, aligned in two minutes
+alignkit run recipe.toml --optimizer dpo --out runs/dpo
+alignkit plugins show ppo                                 # the options of a plugin"""
+
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
     """All commands. A plugin's command is loaded only if the arguments name it, and else only listed."""
     app = typer.Typer(
         name="alignkit",
         help="Align language models with preferences: SFT, reward models, PPO, DPO, every part a plugin.",
+        epilog=epilog(EXAMPLES),
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -38,6 +45,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app.add_typer(plugins.app, name="plugins")
     app.command("version")(_versions)
     _add_plugin_commands(app, groups, _words(arguments))
+    arrange_help(app)
     return app
 
 
@@ -51,7 +59,11 @@ def _root(
 
 
 def _versions(as_json: AsJson = False) -> None:
-    """Show the versions of alignkit, its main dependencies and the installed plugins."""
+    """Show the versions of alignkit, its main dependencies and the installed plugins.
+
+    Examples:
+        alignkit version --json
+    """
     distributions = sorted({r.distribution for r in registry().registrations})
     show({**main_versions(), **{name: version(name) for name in distributions}}, as_json)
 

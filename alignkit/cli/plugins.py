@@ -25,7 +25,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribu
 
 @app.command("list")
 def list_plugins(_plugin: PluginFiles = None, as_json: AsJson = False) -> None:
-    """List the installed plugins by role, and broken ones with the reason."""
+    """List the installed plugins by role, and broken ones with the reason.
+
+    Examples:
+        alignkit plugins list
+    """
     from alignkit.recipe.describe import first_line
 
     found = registry()
@@ -44,7 +48,12 @@ def list_plugins(_plugin: PluginFiles = None, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False) -> None:
-    """Show the options of a plugin: those that matter first, then the others by group."""
+    """Show the options of a plugin: those that matter first, then the others by group.
+
+    Examples:
+        alignkit plugins show ppo
+        alignkit plugins show short --plugin short.py
+    """
     from alignkit.recipe.describe import describe
 
     found = registry()

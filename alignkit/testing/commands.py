@@ -31,7 +31,12 @@ def add_commands(app: typer.Typer) -> None:
 
 def check(name: NameOrAll = None, plugin: PluginFiles = None, options: CheckOptions = None) -> None:
     """Run the contract tests of one plugin, or of all. Exits with 1 if one fails, with 2 if options are missing for
-    what NAME asks for."""
+    what NAME asks for.
+
+    Examples:
+        alignkit plugins check ppo
+        alignkit plugins check --plugin short.py
+    """
     try:
         import pytest  # noqa: F401
     except ImportError as error:
@@ -42,7 +47,12 @@ def check(name: NameOrAll = None, plugin: PluginFiles = None, options: CheckOpti
 
 
 def new(name: NewName, kind: Kind = "reward", out: Parent = Path()) -> None:
-    """Create a plugin: a distribution with a short working component and its contract test."""
+    """Create a plugin: a distribution with a short working component and its contract test.
+
+    Examples:
+        alignkit plugins new brevity
+        alignkit plugins new my-ppo --kind optimizer
+    """
     folder = write_distribution(name, out, kind)
     print(
         f"{folder} is a working plugin. Try it:\n"

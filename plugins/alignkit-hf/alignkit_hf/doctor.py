@@ -38,6 +38,10 @@ def doctor(
 
     Exit code 0: nothing is wrong, or there are only warnings; 2: the recipe or the model can't be read; 3: a check
     failed.
+
+    Examples:
+        alignkit doctor
+        alignkit doctor recipe.toml
     """
     resolved = _resolved(target, policy, options or ()) if target or options else None
     findings = list(findings_of(resolved, out))

@@ -43,7 +43,11 @@ def serve_reward(
     key_env: KeyEnv = "",
     as_json: AsJson = False,
 ) -> None:
-    """Serve a reward over HTTP, for `--reward http -o reward.url=URL` in runs on other machines."""
+    """Serve a reward over HTTP, for `--reward http -o reward.url=URL` in runs on other machines.
+
+    Examples:
+        alignkit serve-reward --reward model -o reward.model=runs/first/reward --port 8000
+    """
     from alignkit_serve.protocol import Served
     from alignkit_serve.server import Scorer, listen, make_app, make_server
 

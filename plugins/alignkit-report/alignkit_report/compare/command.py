@@ -78,6 +78,10 @@ def compare(
     """Compare algorithms, or values of any option, on one recipe, under one budget, over several seeds.
 
     Stages before alignment run once and are shared. The same command again continues: what is done is not repeated.
+
+    Examples:
+        alignkit compare recipe.toml --optimizers dpo,ipo,kto --seeds 3
+        alignkit compare recipe.toml --sweep optimizer.beta=0.05,0.1,0.5
     """
     from alignkit_report.compare.cluster import OnRay, resources_of
     from alignkit_report.compare.comparison import Comparison
