@@ -21,11 +21,11 @@ from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
-from alignkit.runs.results import Run, load_reward
+from alignkit.runs.results import Run, from_reports, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
-from alignkit.training.scores import checked_scores
+from alignkit.training.scores import checked_scores, score_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from alignkit.recipe.resolved import Resolved
     from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
+
+MEASURED_ON = "measured_on.jsonl"
+"""File in a reward model's folder: the pairs that it was measured on, with its scores."""
 
 
 class Stages:
@@ -95,7 +98,7 @@ class Stages:
     def _measured_reward(self, train_groups: list[Group], others: list[Group]) -> dict[str, Any]:
         source = self._reward_source()
         source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
-        return ranking_report(source, others, history_of(self._path / "reward"))
+        return ranking_report(source, others, history_of(self._path / "reward"), self._path / "reward" / MEASURED_ON)
 
     def align(self, number: int = 0) -> dict[str, Any]:
         """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
@@ -148,18 +151,24 @@ class Stages:
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
         report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
-        write_groups(
-            self._path / "samples.jsonl",
-            (
-                replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
-                for place in range(len(prompts))
-                for name, batch in batches.items()
-                for group, figures in [
-                    (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
-                ]
-            ),
-        )
+        samples = [evaluation.with_figures(batch.groups, values[name], name) for name, batch in batches.items()]
+        groups = [group for of_prompt in zip(*samples, strict=True) for group in of_prompt]
+        write_groups(self._path / "samples.jsonl", groups)
+        if options.texts:
+            self._measure_texts(options.texts, {name: policies[name] for name in ("start", "policy")}, report)
+        for found in from_reports(evaluation.MEASURES, groups, policies, options.tasks):
+            for name, measures in found.items():
+                report[name][evaluation.MEASURES] |= measures
         return {**measured_on, **report}
+
+    def _measure_texts(self, spec: ComponentSpec, policies: Mapping[str, Policy[Any]], report: dict[str, Any]) -> None:
+        """The perplexity of texts -> the report and texts.jsonl."""
+        texts, measured = self._groups_from(self._build_spec("preferences", spec)), []
+        for name, policy in policies.items():
+            found, rows = evaluation.perplexity(policy, texts)
+            report[name][evaluation.MEASURES]["perplexity"] = found.to_json()
+            measured += evaluation.with_figures(texts, rows, name)
+        write_groups(self._path / "texts.jsonl", measured)
 
     def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
         self._sampler.sync(policy, 0)
@@ -362,13 +371,15 @@ def described(groups: Sequence[Group]) -> str:
     return f"{len(groups)} groups; first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
-def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
+def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History, file: Path) -> dict[str, Any]:
     """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), and the baseline
-    that prefers the shorter response."""
+    that prefers the shorter response; the groups with their scores -> the file."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}
-    accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
+    scored = score_groups(source, ranked)
+    write_groups(file, scored)
+    accuracy = evaluation.ranking_accuracy([group.scores or () for group in scored], ranked)
     return {
         **history.of_measuring_on(list({group.prompt.key: group.prompt for group in ranked}.values())),
         "agreement_with_ai" if all(map(ranked_by_ai, ranked)) else "accuracy": accuracy.to_json(),

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from alignkit.commands import FIGURES
+from alignkit_report.measures.run import measures
 from alignkit_report.page import TEMPLATES, render, write_page
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit import Group, Run
+
+__all__ = ["measures", "notebook_html", "write_report"]
 
 SHOWN_SAMPLES = 5
 

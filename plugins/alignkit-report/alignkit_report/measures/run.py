@@ -1,0 +1,34 @@
+"""What the evaluation of a run says beside rewards, KL and length: the hook `measures` (docs/plugins.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignkit_report.measures.samples import START, of_samples, told
+from alignkit_report.measures.tasks import run_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alignkit import Group, Policy
+
+
+def measures(
+    samples: Sequence[Group], policies: Mapping[str, Policy[Any]], tasks: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Policy -> measure -> figure with its interval.
+
+    Args:
+        samples: of all policies, with their figures.
+        tasks: of lm-eval, for the policies before and after.
+    """
+    by_source: dict[str, list[Group]] = {}
+    for group in samples:
+        by_source.setdefault(group.source, []).append(group)
+    found: dict[str, dict[str, Any]] = {name: {} for name in by_source}
+    if len(by_source[START]) > 1:
+        for name, table in of_samples(by_source).items():
+            found[name] = told({measure: values[None] for measure, values in table.items()})
+    for name in (START, "policy") if tasks else ():
+        found[name] |= run_tasks(policies[name], tasks)
+    return found
