@@ -17,7 +17,7 @@ DEMO ?= demo
 REAL_MODEL ?= build/real-model
 VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs notebook models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -66,10 +66,14 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
-	$(if $(wildcard docs/generate.py),$(BIN)/python docs/generate.py --check)
+	$(if $(wildcard docs/generate),$(BIN)/python docs/generate --check)
 
 docs: install
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate
+
+# The tutorial as a notebook, executed in an empty folder (ten minutes).
+notebook: install
+	$(BIN)/python docs/generate/notebook.py $(ARGS)
 
 models: install
 	$(BIN)/python -m tests.architectures $(ARGS)

@@ -252,7 +252,9 @@ def read_groups(path: Path | str) -> Iterator[Group]:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(
-                    reason, where=f"{path}:{number}", fix="a group has 'prompt' and 'responses' (docs/data.md)"
+                    reason,
+                    where=f"{path}:{number}",
+                    fix="give 'prompt' and 'responses' (docs/reference/data.md)",
                 ) from error
 
 

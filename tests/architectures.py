@@ -1,4 +1,4 @@
-"""`make models`: writes docs/models.md, the table of what each architecture runs in, why, and how exact it is.
+"""`make models`: writes docs/reference/models.md: what each architecture runs in, why, and how exact it is.
 
     python -m tests.architectures                 all of them, and the model in $ALIGNKIT_REAL_MODEL
     python -m tests.architectures --only gemma    print the rows of these, and write nothing
@@ -27,7 +27,7 @@ from alignkit_hf.modeling import PackedModel
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+PAGE = Path(__file__).parent.parent / "docs/reference/models.md"
 REAL_MODEL = "ALIGNKIT_REAL_MODEL"
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -161,7 +161,7 @@ def probed(model: Any, name: str, special: str) -> Row:
 
 
 def page(rows: list[Row]) -> str:
-    """docs/models.md."""
+    """docs/reference/models.md."""
     return TEXT.format(
         rows="\n".join(map(str, rows)), torch=torch.__version__.split("+")[0], transformers=transformers.__version__
     )

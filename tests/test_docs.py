@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 GENERATED = {"algorithms.md", "cli.md", "options.md", "reliability.md"}
 PAGES = [
     path
-    for pattern in ("*.md", "docs/*.md", "examples/*.md", "plugins/*/README.md")
+    for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "plugins/*/README.md")
     for path in ROOT.glob(pattern)
     if path.name not in GENERATED
 ]
@@ -91,7 +91,7 @@ def test_a_plugin_says_what_it_is(plugin: Registration) -> None:
     assert all(0 < len(title) < 80 for title in titles)
     if plugin.role == "optimizer":
         missing = [name for name in SECTIONS if not text.sections.get(name)]
-        assert not missing, f"{plugin.config.__name__} has no section {missing} (docs/plugins.md)"
+        assert not missing, f"{plugin.config.__name__} has no section {missing} (docs/how-to/plugins.md)"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -138,22 +138,21 @@ def test_commands_can_be_typed(page: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (*PAGES, *(ROOT / "docs" / name for name in GENERATED)):
-        if page.exists():
-            text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-            for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in (*PAGES, *ROOT.glob("docs/**/*.md")):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_what_is_said_of_trl_stands_in_its_source() -> None:
     found = importlib.util.find_spec("trl")
     if found is None or not version("trl").startswith("1.16."):
-        pytest.skip("docs/peers.toml is about TRL 1.16")
+        pytest.skip("docs/generate/peers.toml is about TRL 1.16")
     beside: dict[Path, str] = {}
     for path in Path(str(found.origin)).parent.rglob("*_*.py"):
         stem = path.with_name(path.name.removesuffix("_trainer.py").removesuffix("_config.py"))
         beside[stem] = beside.get(stem, "") + path.read_text(encoding="utf-8")
-    peers = tomllib.loads((ROOT / "docs" / "peers.toml").read_text(encoding="utf-8"))
+    peers = tomllib.loads((ROOT / "docs/generate/peers.toml").read_text(encoding="utf-8"))
     for name, said in peers["trl"]["has"].items():
         trainer = re.findall(r"\w+Trainer", said)[0]
         texts = [text for text in beside.values() if f"class {trainer}(" in text]

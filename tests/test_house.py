@@ -1,4 +1,4 @@
-"""The house as docs/design.md draws it: no circles, arrows that point downwards, and a public face that suffices."""
+"""The house as docs/explanation/design.md draws it: no circles, arrows that point down, a public face that suffices."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def floor_of(module: str) -> int:
     for number, names in enumerate(FLOORS):
         if any(module == name or module.startswith(f"{name}.") for name in names):
             return number
-    raise AssertionError(f"{module} stands on no floor: add it to FLOORS and to docs/design.md")
+    raise AssertionError(f"{module} stands on no floor: add it to FLOORS and to docs/explanation/design.md")
 
 
 def test_nothing_imports_in_a_circle() -> None:

@@ -223,8 +223,8 @@ def test_every_hook_is_documented_with_its_signature_and_has_a_role() -> None:
     hooks = {name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("register_")}
     assert set(HOOKS) == hooks
     assert set(HOOKS.values()) == set(ROLES)
-    documented = (Path(__file__).parent.parent / "docs/plugins.md").read_text()
+    documented = (Path(__file__).parent.parent / "docs/how-to/plugins.md").read_text()
     for name in hooks:
         hook = getattr(hookspecs, name)
         assert f"{name}(register)" in documented
-        assert inspect.getdoc(hook) in documented, f"docs/plugins.md lacks the example call of {name}"
+        assert inspect.getdoc(hook) in documented, f"docs/how-to/plugins.md lacks the example call of {name}"

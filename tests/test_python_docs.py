@@ -1,4 +1,4 @@
-"""docs/python.md does what it says: its snippets run in their order, in a folder as it describes."""
+"""docs/how-to/python.md does what it says: its snippets run in their order, in a folder as it describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alignkit import read_groups
 if TYPE_CHECKING:
     import pytest
 
-PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/python.md"
 
 
 def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

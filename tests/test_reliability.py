@@ -1,4 +1,4 @@
-"""docs/reliability.toml lists every fault with tests that exist and run."""
+"""docs/generate/reliability.toml lists every fault with tests that exist and run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FAULTS: list[dict[str, Any]] = tomllib.loads((ROOT / "docs/reliability.toml").read_text(encoding="utf-8"))["fault"]
+LISTING = ROOT / "docs/generate/reliability.toml"
+FAULTS: list[dict[str, Any]] = tomllib.loads(LISTING.read_text(encoding="utf-8"))["fault"]
 LISTED = ROOT.parent / "shared/FAULTS.md"
 
 

@@ -88,10 +88,10 @@ class Longer(RewardSource[Any]):
 
 def test_a_reward_model_that_only_an_ai_taught_has_no_accuracy(tmp_path: Path) -> None:
     by_ai = [judged(name, ("a", 1)) for name in "abcd"]
-    alone = ranking_report(Longer(), by_ai, History(), tmp_path / "a.jsonl")
+    alone = ranking_report(Longer(), by_ai, History())
     assert alone["agreement_with_ai"]["value"] == 1.0
     assert "accuracy" not in alone
-    mixed = ranking_report(Longer(), [*by_ai, judged("e", ("h1", 1))], History(), tmp_path / "b.jsonl")
+    mixed = ranking_report(Longer(), [*by_ai, judged("e", ("h1", 1))], History())
     assert mixed["accuracy"]["value"] == 1.0
     assert "agreement_with_ai" not in mixed
     (tmp_path / "recipe.toml").write_text("")

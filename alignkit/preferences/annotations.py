@@ -2,7 +2,7 @@
 
 Training uses a group's ranks. If they come from several annotators, from both orders of a judge or from AI and people,
 the record keeps each verdict, so that agreement and bias can be measured later (`alignkit preferences report`).
-docs/data.md describes the field.
+docs/reference/data.md describes the field.
 """
 
 from __future__ import annotations

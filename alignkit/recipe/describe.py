@@ -53,7 +53,7 @@ class PluginText:
 
 
 SECTIONS = ("Formula", "Paper", "Use it when")
-"""The sections of an Optimizer's docstring, each `Name: text` up to the next one or an empty line (docs/plugins.md)."""
+"""Sections of an Optimizer's docstring (docs/how-to/plugins.md), each `Name: text` up to the next or an empty line."""
 
 
 def _docstring(config: type[Any]) -> str:

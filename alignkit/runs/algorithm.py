@@ -53,8 +53,8 @@ def train_algorithm(
         data: prompts for algorithms on rollouts, groups for all others.
         name: label of its steps in reports.
         folder: for checkpoints.
-        write: receives the figures of each step, and the records of alarms with their `text`, in the first process
-            only.
+        write: receives, in the first process only, the figures of each step, and records of `alarm`s with their
+            `text`, of the `planned` steps, and of some `samples` that the step of a record starts to learn from.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
@@ -69,27 +69,29 @@ def train_algorithm(
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check(algorithm, groups, shard=shard)
     feed = _feed(algorithm, data, sampling, seed, sampler)
-    reporter.start(name, planned_steps(feed, algorithm.config))
+    first = [{"planned": planned_steps(feed, algorithm.config)}]
+    reporter.start(name, first[0]["planned"])
     remember = cache(history.and_of([*groups, *texts]).write)
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
             remember(folder)
+            if event := {**(first.pop() if first else {}), **_new_samples(feed)}:
+                write({"step": record["step"], **event})
             write(record)
             reporter.step(record)
 
     def on_notice(text: str) -> None:
-        if not isinstance(text, Alarm):
-            reporter.note(text)
-            return
-        if process_index() == 0:
-            write({**text.record, "text": str(text)})
-        if not text.stops:  # else the error says it
-            reporter.note(f"alarm: {text}")
+        alarm = text if isinstance(text, Alarm) else None
+        if alarm and process_index() == 0:
+            write({**alarm.record, "text": text})
+        if not (alarm and alarm.stops):  # else the error says it
+            reporter.note(f"alarm: {text}" if alarm else text)
 
     if isinstance(algorithm, ForeignTrainer):
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
     assert isinstance(algorithm, Optimizer)
+    whole = f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}" if resumable else ""
     return train(
         algorithm,
         feed,
@@ -101,9 +103,7 @@ def train_algorithm(
         force=force,
         resumable=resumable,
         shard=shard,
-        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}"
-        if resumable
-        else "",
+        fingerprint=whole,
         texts=texts,
     )
 
@@ -134,7 +134,7 @@ def _check(algorithm: Algorithm[Any], groups: Sequence[Group], *, shard: bool) -
         raise InputError(
             f"{len(without)} of {len(groups)} records have no ranks; the first of them is number {without[0]}",
             where="the training data",
-            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/data.md",
+            fix=f"give {type(algorithm).__name__} rankings or pairs; see docs/reference/data.md",
         )
     if groups and not any(group.weight for group in groups):
         raise InputError(
@@ -152,6 +152,12 @@ def _feed(
     return RolloutFeed(
         data, algorithm.policy, algorithm.reward, sampling=sampling, options=options, seed=seed, sampler=sampler
     )
+
+
+def _new_samples(feed: BatchFeed) -> dict[str, Any]:
+    """The examples of the feed's last batch, each once."""
+    examples, feed.examples = feed.examples, ()
+    return {"samples": [group.to_json() for group in examples]} if examples else {}
 
 
 def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:

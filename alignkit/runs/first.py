@@ -112,5 +112,5 @@ def _check_fed(resolved: Resolved, records: Records, stages: set[str]) -> None:
             raise InputError(
                 f"no {feed.value}, which {resolved.part(table).registration.name} learns from",
                 where=without[0][0],
-                fix="give such data; docs/data.md lists its forms",
+                fix="give such data; docs/reference/data.md lists its forms",
             )

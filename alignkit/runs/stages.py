@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
 
-MEASURED_ON = "measured_on.jsonl"
-"""File in a reward model's folder: the pairs that it was measured on, with its scores."""
+SHOWN_PROMPTS = 8
+"""Of the evaluation, whose responses go to the metric sinks."""
 
 
 class Stages:
@@ -98,7 +98,7 @@ class Stages:
     def _measured_reward(self, train_groups: list[Group], others: list[Group]) -> dict[str, Any]:
         source = self._reward_source()
         source.calibrate(list(islice(self._demonstrations or train_groups, 512)))
-        return ranking_report(source, others, history_of(self._path / "reward"), self._path / "reward" / MEASURED_ON)
+        return ranking_report(source, others, history_of(self._path / "reward"))
 
     def align(self, number: int = 0) -> dict[str, Any]:
         """Preferences, or prompts and a reward -> policy/; in rounds -> rounds/N/policy, and the last one -> policy/
@@ -154,6 +154,8 @@ class Stages:
         samples = [evaluation.with_figures(batch.groups, values[name], name) for name, batch in batches.items()]
         groups = [group for of_prompt in zip(*samples, strict=True) for group in of_prompt]
         write_groups(self._path / "samples.jsonl", groups)
+        shown = [group.to_json() for group in groups[: SHOWN_PROMPTS * len(batches)]]
+        self._write_to_sinks({"stage": "eval", "step": 0, "samples": shown})
         if options.texts:
             self._measure_texts(options.texts, {name: policies[name] for name in ("start", "policy")}, report)
         for found in from_reports(evaluation.MEASURES, groups, policies, options.tasks):
@@ -332,8 +334,7 @@ class Stages:
 
         def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            if "alarm" not in record:
-                self._write_to_sinks({"stage": folder, **record})
+            self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,
@@ -355,10 +356,13 @@ class Stages:
         in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
+        spent = {unit: round(amount, 2) for unit, amount in result.spent.items()}
         worth = optimizer.reward.worth() if optimizer.reward else ""
         alarms = [said["text"] for said in Run(self._path).alarms if said["stage"] == folder]
         told = {
-            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+            name: said
+            for name, said in (("spent", spent), ("stopped", result.stopped), ("alarms", alarms), ("worth", worth))
+            if said
         }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 
@@ -371,17 +375,19 @@ def described(groups: Sequence[Group]) -> str:
     return f"{len(groups)} groups; first: {sample.prompt.plain[-80:]!r} -> {shown!r}{ranks}"
 
 
-def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History, file: Path) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), and the baseline
-    that prefers the shorter response; the groups with their scores -> the file."""
+def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
+    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), the baseline that
+    prefers the shorter response, and what else the installed reports measure."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}
     scored = score_groups(source, ranked)
-    write_groups(file, scored)
     accuracy = evaluation.ranking_accuracy([group.scores or () for group in scored], ranked)
-    return {
+    found = {
         **history.of_measuring_on(list({group.prompt.key: group.prompt for group in ranked}.values())),
         "agreement_with_ai" if all(map(ranked_by_ai, ranked)) else "accuracy": accuracy.to_json(),
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
     }
+    for more in from_reports("calibration", scored):
+        found |= more
+    return found

@@ -1,8 +1,8 @@
 """Alarms: figures of the rollouts that tell of a run that goes wrong.
 
-docs/training.md says what each means and where its default comes from. An alarm is given once its figure has been
-beyond the threshold for `alarm_batches` batches in a row, and again only after as many within it. All processes see the
-same figures, so they decide alike.
+docs/how-to/training.md says what each means and where its default comes from. An alarm is given once its figure has
+been beyond the threshold for `alarm_batches` batches in a row, and again only after as many within it. All processes
+see the same figures, so they decide alike.
 """
 
 from __future__ import annotations

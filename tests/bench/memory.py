@@ -1,4 +1,4 @@
-"""`--dry-run` beside the memory that training takes: `python -m tests.bench.memory` prints the table of docs/scale.md.
+"""`--dry-run` beside the memory that is taken: `python -m tests.bench.memory` prints docs/how-to/scale.md's table.
 
 Each case trains a random Llama for two steps of two micro-batches in processes of its own. Measured is the highest
 resident memory while it trains, above that before the model is loaded. The process has trained a tiny one before, so

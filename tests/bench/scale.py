@@ -1,4 +1,4 @@
-"""What 1B to 70B models take on 1 to 64 GPUs, computed: `python -m tests.bench.scale` prints docs/scale.md's table.
+"""1B to 70B models on 1 to 64 GPUs, computed: `python -m tests.bench.scale` prints the table of docs/how-to/scale.md.
 
 Sizes come from the functions of `--dry-run`, for Llamas by their published shapes; those of deep models from
 their first layers. Nothing is measured here.

@@ -17,7 +17,7 @@ class ClicksOptions(Config):
     """A log of what people saw and what they picked, corrected for position bias."""
 
     path: str
-    """Local file or folder (.csv, .tsv, .jsonl, .json, .parquet, .arrow) with the columns listed in docs/data.md."""
+    """Local file or folder (.csv, .tsv, .jsonl, .json, .parquet, .arrow) with the columns of docs/reference/data.md."""
     split: str = ""
     """Split of a folder; empty: the only one, or `train`."""
     columns: Mapping[str, str] = field(default_factory=dict)

@@ -169,7 +169,7 @@ class _Located:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, ValueError):
-            fix = "fix the row; docs/data.md shows the forms of logs"
+            fix = "fix the row; docs/reference/data.md shows the forms of logs"
             raise InputError(str(error), where=self._row.where, fix=fix) from error
 
 

@@ -250,11 +250,11 @@ class GroupMaker:
         raise InputError(
             f"missing columns: found {_listed(values)}; {needed}",
             where=where,
-            fix=f"rename columns: {hint}; docs/data.md lists the forms",
+            fix=f"rename columns: {hint}; docs/reference/data.md lists the forms",
         )
 
 
-_MEND = 'fix the row, or drop such rows with malformed = "drop"; docs/data.md shows the forms'
+_MEND = 'fix the row, or drop such rows with malformed = "drop"; docs/reference/data.md shows the forms'
 
 
 def _listed(names: Iterable[str]) -> str:

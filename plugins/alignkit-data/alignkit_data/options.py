@@ -50,7 +50,7 @@ class RowOptions(Config):
     """How rows become groups."""
 
     form: FormName = "auto"
-    """Form of the rows (docs/data.md); `auto` detects it from the first row's columns."""
+    """Form of the rows (docs/reference/data.md); `auto` detects it from the first row's columns."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Renames columns, old name to new: `{question = "prompt"}`, or `--columns question=prompt`."""
     template: str = ""

@@ -1,4 +1,4 @@
-"""Each form has example rows in docs/data.md, and they are detected as that form."""
+"""Each form has example rows in docs/reference/data.md, and they are detected as that form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alignkit_data.forms import FORMS, detected_form
 from alignkit_data.loading import GroupMaker
 from alignkit_data.readers import Row
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/data.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 EXAMPLES = [
     (form, line)
@@ -32,7 +32,7 @@ def test_the_example_is_of_its_form(form: str, line: str) -> None:
     found = detected_form(row)
     assert found is not None
     assert found.name == form
-    (group,) = GroupMaker().groups([Row("docs/data.md", row)])
+    (group,) = GroupMaker().groups([Row("docs/reference/data.md", row)])
     assert "prime" in group.prompt.plain or "Add" in group.prompt.plain
     answers = {text.strip() for text in group.responses}
     assert answers <= {"5", "7", "9", ""}

@@ -93,7 +93,7 @@ def memory(resolved: Resolved, out: Path) -> Iterator[Finding]:
         if place == "cuda":
             free = torch.cuda.mem_get_info()[0]
         peak, said = stage["peak"], f"{name} takes about {size_text(stage['peak'])}"
-        fix = "set policy.lora.r, a smaller max_tokens or policy.weights = 'bfloat16'; see docs/scale.md"
+        fix = "set policy.lora.r, a smaller max_tokens or policy.weights = 'bfloat16'; see docs/how-to/scale.md"
         if stage["unknown"]:
             said += f" without {', '.join(stage['unknown'])}, whose size is not known"
         fits = peak <= free

@@ -2,8 +2,8 @@
 
 The model is made of fake tensors, which have a shape and no numbers. A forward and a backward pass of a micro-batch run
 on them in the code that training uses, while every tensor that comes and goes is counted. So all that autograd keeps is
-in the figure, for any architecture, LoRA, frozen layers and gradient checkpointing. docs/scale.md says what that is for
-a Llama.
+in the figure, for any architecture, LoRA, frozen layers and gradient checkpointing. docs/how-to/scale.md says what that
+is for a Llama.
 
 A model for CUDA is counted on fake CPU tensors with CUDA's precision and the inputs and outputs of its fused attention,
 so no GPU is needed. What the kernels use inside is in no figure.

@@ -1,4 +1,4 @@
-"""The memory of a model from its config: weights by hand, activations by the formula of docs/scale.md."""
+"""The memory of a model from its config: weights by hand, activations by the formula of docs/how-to/scale.md."""
 
 from __future__ import annotations
 

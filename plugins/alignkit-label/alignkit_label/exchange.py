@@ -53,7 +53,7 @@ def read_records(path: Path, columns: Mapping[str, str], left_out: dict[str, int
             found.append(convert(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise InputError(what, where=f"{path}, record {number}", fix="docs/data.md shows the form") from error
+            raise InputError(what, where=f"{path}, record {number}", fix="see docs/reference/data.md") from error
     return found
 
 

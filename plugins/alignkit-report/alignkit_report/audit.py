@@ -1,7 +1,7 @@
 """What AIs' labels are worth: how often a judge agrees with people, a verdict on it, and what the labels cost.
 
 An audit is a random sample of the pairs that AIs judged, drawn by `alignkit label audit` and judged by people. The
-rules of the verdict stand in docs/data.md. Imports no torch.
+rules of the verdict stand in docs/reference/data.md. Imports no torch.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def audit_figures(verdicts: Verdicts) -> Figures | None:
 
 
 def verdict_on(agree: Share, decided: Share, people: Share, people_decided: Share) -> tuple[str, str]:
-    """(verdict, why) by the rules of docs/data.md.
+    """(verdict, why) by the rules of docs/reference/data.md.
 
     Args:
         agree: the judge with a random person, on all audited pairs.

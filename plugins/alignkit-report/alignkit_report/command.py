@@ -21,7 +21,7 @@ File = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
-        help="Preferences in any form that `dataset` reads, or a run directory. Its audit is read too (docs/data.md).",
+        help="Preferences in any form of `dataset`, or a run directory. Reads its audit too (docs/reference/data.md).",
     ),
 ]
 HeldOut = Annotated[

@@ -6,7 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from alignkit.commands import FIGURES
-from alignkit_report.measures.run import measures
+from alignkit_report.measures import flat
+from alignkit_report.measures.run import calibration, measures
 from alignkit_report.page import TEMPLATES, render, write_page
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from alignkit import Group, Run
 
-__all__ = ["measures", "notebook_html", "write_report"]
+__all__ = ["calibration", "measures", "notebook_html", "write_report"]
 
 SHOWN_SAMPLES = 5
 
@@ -56,7 +57,7 @@ def _tables(stages: Mapping[str, Any]) -> dict[str, Any]:
 def _policies(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The policies before and after, and best of n of each, as columns; then the win rates."""
     columns = {
-        name.replace("start", "before").replace("policy", "after"): said
+        name.replace("start", "before").replace("policy", "after"): flat(said)
         for name, said in figures.items()
         if name.partition(",")[0] in ("start", "policy")
     }

@@ -21,7 +21,7 @@ POSITION = (
     "How often the response shown first wins, if the order is known (0.5 without bias, if both orders are equally"
     " frequent), and how often a pair gets the same verdict in both orders."
 )
-AUDIT = "The judge against people on pairs drawn at random; docs/data.md has the rules of the verdict."
+AUDIT = "The judge against people on pairs drawn at random; docs/reference/data.md has the rules of the verdict."
 AGAINST = (
     "An AI against people. The majority drops pairs on which people disagree, and so flatters the AI: a random person"
     " says more."

@@ -111,7 +111,7 @@ def collect(groups: Iterable[Group]) -> Verdicts:
             annotations = annotations_of(group)
         except ValueError as error:
             raise InputError(
-                str(error), where=f"record {number}", fix="docs/data.md describes meta.annotations"
+                str(error), where=f"record {number}", fix="docs/reference/data.md describes meta.annotations"
             ) from error
         for annotation in annotations:
             found.kinds[annotation.annotator] = found.kinds.get(annotation.annotator) or annotation.kind

@@ -44,10 +44,12 @@ def test_the_jackknife_of_a_mean_is_the_values_themselves() -> None:
 def test_diversity_by_hand() -> None:
     found = of_texts([["a b a"], ["b c"], ["b c"]])
     # words: a b a b c b c; without each prompt: b c b c, a b a b c, a b a b c.
-    assert found["distinct_1"].mean() == pytest.approx(3 / 7)
-    assert jackknifed(3 / 7, np.array([2 / 4, 3 / 5, 3 / 5])).tolist() == pytest.approx(found["distinct_1"].tolist())
-    assert found["distinct_2"].mean() == pytest.approx(3 / 4)  # a b, b a, b c, b c
-    assert found["distinct_replies"].mean() == pytest.approx(2 / 3)
+    assert found["distinct_words"].mean() == pytest.approx(3 / 7)
+    assert jackknifed(3 / 7, np.array([2 / 4, 3 / 5, 3 / 5])).tolist() == pytest.approx(
+        found["distinct_words"].tolist()
+    )
+    assert found["distinct_bigrams"].mean() == pytest.approx(3 / 4)  # a b, b a, b c, b c
+    assert found["distinct_responses"].mean() == pytest.approx(2 / 3)
     assert "repetition" not in found  # nobody has four words
 
 
@@ -98,7 +100,7 @@ def test_self_bleu_is_nltk_s() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["distinct_1", "distinct_2", "self_bleu"])
+@pytest.mark.parametrize("name", ["distinct_words", "distinct_bigrams", "self_bleu"])
 def test_intervals_of_diversity_hold_its_mean(name: str) -> None:
     estimates = [mean_of(of_texts(random_texts(random.Random(seed), 48, 2))[name][None]) for seed in range(200)]
     truth = np.mean([one.value for one in estimates])
@@ -177,11 +179,11 @@ def test_the_measures_of_a_run() -> None:
     start = sampled("start", ["aa", "bb", "cc"], [0.0, 1.0, 0.0])
     policy = sampled("policy", ["aa", "aa", "a"], [1.0, 1.0, 0.0])
     found = measures([*start, *policy], {}, ())
-    names = {"distinct_replies", "distinct_1", "self_bleu", "pass@1/gold"}
+    names = {"distinct_responses", "distinct_words", "self_bleu", "pass@1/gold"}
     assert found["start"].keys() == names
     assert found["policy"].keys() == names | {"win_rate_same_length/gold"}
-    assert found["policy"]["pass@1/gold"]["value"] == found["policy"]["distinct_1"]["value"] == 0.6667
-    assert found["policy"]["distinct_1"]["n"] == 3
+    assert found["policy"]["pass@1/gold"]["value"] == found["policy"]["distinct_words"]["value"] == 0.6667
+    assert found["policy"]["distinct_words"]["n"] == 3
     rate = found["policy"]["win_rate_same_length/gold"]
     assert 0.5 < rate["value"] < 0.9  # one win and two ties, of which the shorter one draws
     assert 0 < rate["low"] < rate["value"] < rate["high"] < 1
@@ -272,4 +274,4 @@ def test_replies_of_all_policies_are_measured_against_the_start() -> None:
     found = of_samples({"start": start, "policy, best of 4": best})
     assert "win_rate_same_length/gold" in found["policy, best of 4"]
     assert not any(name.startswith("pass@") for name in found["policy, best of 4"])
-    assert found["start"].keys() >= {"distinct_1", "distinct_2", "pass@1/gold"}
+    assert found["start"].keys() >= {"distinct_words", "distinct_bigrams", "pass@1/gold"}

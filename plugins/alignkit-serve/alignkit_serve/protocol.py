@@ -1,7 +1,7 @@
 """What client and server say to each other: JSON over HTTP, in version 1.
 
 - `GET /health` -> `{"protocol": 1, "reward": "rules", "digest": "9f.."}`. The digest changes with the scores.
-- `POST /score` with `{"protocol": 1, "groups": [GROUP, ...]}`, each GROUP as in a groups file (docs/data.md)
+- `POST /score` with `{"protocol": 1, "groups": [GROUP, ...]}`, each GROUP as in a groups file (docs/reference/data.md)
   -> `{"protocol": 1, "digest": "9f..", "scores": [[1.5, null], ...], "figures": {"reward/0": 1.5}}`: a list for each
   group with a number for each response, null where the reward abstains. Numbers are float64 and lose nothing.
 - An error is `{"error": "what"}` with status 400 or 413 (the request), 401 (the key), 422 (the reward failed; the same

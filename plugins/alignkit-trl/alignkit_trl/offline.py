@@ -67,7 +67,7 @@ class OfflineTrainer(ForeignTrainer[OptionsT]):
         by_group = [self.rows(*of_group) for of_group in zip(batch.groups, *_tokens(batch), strict=True)]
         by_group = [rows for rows in by_group if rows]
         if not by_group:
-            raise InputError(f"the data gives {self.trainer} nothing to learn from", fix="see docs/data.md")
+            raise InputError(f"the data gives {self.trainer} nothing to learn from", fix="see docs/reference/data.md")
         rows = [row for own in by_group for row in own]
         rows_per_step = round(len(rows) / len(by_group) * min(options.minibatch_size, len(by_group)))
         steps = math.ceil(len(rows) / rows_per_step) * options.n_epochs

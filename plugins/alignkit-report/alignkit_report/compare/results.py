@@ -11,7 +11,6 @@ import numpy as np
 
 from alignkit import Run, read_groups
 from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, share_of, wins_between, won
-from alignkit_report.measures.calibration import Pairs, of_reward
 from alignkit_report.measures.samples import (
     OF_MODELS,
     START,
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 POLICY = "policy"
 COST = "cost.json"
 """Next to a run's recipe: what its own process needed."""
-PAIRS, TEXTS = "reward/measured_on.jsonl", "texts.jsonl"
-"""In a run directory: pairs with the scores of its reward model; held-out texts with their surprise."""
+TEXTS = "texts.jsonl"
+"""In a run directory: held-out texts with their surprise."""
+OF_REWARD_MODEL = ("accuracy", "agreement_with_ai", "shorter_wins", "brier", "calibration_error", "reliability")
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Measured:
         align, cost = summary["align"], folder / COST
         by_source = {name: [group for group in samples if group.source == name] for name in (START, POLICY)}
         values = {name: figures_of(groups) for name, groups in by_source.items()}
-        pairs = folder / PAIRS
+        reward = summary.get("reward", {})
         return cls(
             seed,
             summary["eval"]["on"],
             values,
             _measures(folder, by_source, values),
-            of_reward(Pairs.of(list(read_groups(pairs)))) if pairs.exists() else {},
+            {name: reward[name] for name in OF_REWARD_MODEL if name in reward},
             align["seconds"],
             align.get("tokens", 0),
             json.loads(cost.read_text(encoding="utf-8"))["memory"] if cost.exists() else None,

@@ -1,9 +1,10 @@
-"""What the evaluation of a run says beside rewards, KL and length: the hook `measures` (docs/plugins.md)."""
+"""What a run says beside rewards, KL and length: the functions `measures` and `calibration` of docs/how-to/plugins.md."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alignkit_report.measures.calibration import Pairs, of_reward
 from alignkit_report.measures.samples import START, of_samples, told
 from alignkit_report.measures.tasks import run_tasks
 
@@ -32,3 +33,9 @@ def measures(
     for name in (START, "policy") if tasks else ():
         found[name] |= run_tasks(policies[name], tasks)
     return found
+
+
+def calibration(groups: Sequence[Group]) -> dict[str, Any]:
+    """The calibration of a reward model on ranked groups with its scores."""
+    found = of_reward(Pairs.of(groups))
+    return {name: value for name, value in found.items() if name not in ("pairs", "accuracy")}

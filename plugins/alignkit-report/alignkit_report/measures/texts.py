@@ -36,8 +36,9 @@ SMOOTHED = 0.1
 def of_texts(texts: Texts) -> dict[str, Floats]:
     """The figures of replies to P >= 2 prompts, each [P]; without those that the texts are too short for."""
     found = {
-        "distinct_replies": distinct([Counter((text,) for text in replies) for replies in texts]),
-        **{f"distinct_{n}": distinct([_pooled(replies, n) for replies in texts]) for n in (1, 2)},
+        "distinct_responses": distinct([Counter((text,) for text in replies) for replies in texts]),
+        "distinct_words": distinct([_pooled(replies, 1) for replies in texts]),
+        "distinct_bigrams": distinct([_pooled(replies, 2) for replies in texts]),
         "repetition": repetition(texts),
         "self_bleu": self_bleu(texts),
     }

@@ -3,8 +3,8 @@
 - cli.md: the help of every command.
 - algorithms.md, options.md: from the installed plugins of this project (plugins.md, "How a plugin is documented").
 - reliability.md: from reliability.toml, where every fault stands with its tests.
-- in the README and docs/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or the
-  class or function in it.
+- in the README and docs/**/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or
+  the class or function in it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit_demo.table import comparison_cells
-
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.plugins import FIRST_PARTY, Registration, registry
 from alignkit.recipe.describe import OptionHelp, describe, groups_of, heading, plugin_text, sections
@@ -31,10 +29,11 @@ from alignkit.recipe.tables import OPTION_TABLES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-DOCS = Path(__file__).resolve().parent
+INPUTS = Path(__file__).resolve().parent
+DOCS = INPUTS.parent
 ROOT = DOCS.parent
 WIDTH = 80
-NOTE = "<!-- Written by docs/generate.py (`make docs`); don't edit. -->\n"
+NOTE = "<!-- Written by docs/generate (`make docs`); don't edit. -->\n"
 FEEDS = {
     Feed.DEMONSTRATIONS: "Demonstrations",
     Feed.RANKINGS: "Rankings and pairs",
@@ -147,7 +146,7 @@ def algorithms_page() -> str:
 
 def _index(algorithms: Mapping[Registration, type[Optimizer[Any]]]) -> list[str]:
     """One line an algorithm: what it learns from, and which peers have it."""
-    peers = tomllib.loads((DOCS / "peers.toml").read_text(encoding="utf-8"))
+    peers = tomllib.loads((INPUTS / "peers.toml").read_text(encoding="utf-8"))
     anchors = _anchors(list(algorithms))
     head = ["algorithm", "learns from", "reference", *(peer["title"] for peer in peers.values())]
     rows = []
@@ -163,8 +162,8 @@ def _index(algorithms: Mapping[Registration, type[Optimizer[Any]]]) -> list[str]
 
 
 def _comparison() -> list[str]:
-    """What `alignkit demo --compare all` measured: the file that it wrote as a table, the best by gold reward first."""
-    found = json.loads((DOCS / "comparison.json").read_text(encoding="utf-8"))
+    """What a first `alignkit demo --compare all` measured: its file as a table, the best by gold reward first."""
+    found = json.loads((INPUTS / "comparison.json").read_text(encoding="utf-8"))
     head = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "seconds", "peak memory, MiB"]
     rows = sorted(found["rows"].values(), key=lambda row: -row["gold"])
     machine = f"{found['cores']} cores, PyTorch threads: {found['threads']}, torch {found['torch']}"
@@ -172,13 +171,21 @@ def _comparison() -> list[str]:
         "## Side by side on the demo's world\n",
         f"`alignkit demo --compare all` on {found['date']} ({machine}{found.get('note', '')}).\n",
         COMPARISON,
-        *_table(head, [[row["algorithm"], *comparison_cells(row)] for row in rows]),
+        *_table(head, [[row["algorithm"], *_measured(row)] for row in rows]),
     ]
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm."""
+    figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
+    if row["algorithm"] == "sft":
+        return (*figures, "", "", "")
+    return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
 
 
 def _optima() -> list[str]:
     """How near the algorithms come to optima that are known."""
-    found = tomllib.loads((DOCS / "optima.toml").read_text(encoding="utf-8"))
+    found = tomllib.loads((INPUTS / "optima.toml").read_text(encoding="utf-8"))
     rows = [
         [name, problem["target"], f"{problem['start']:g}", f"{distance:g}"]
         for problem in found["problem"]
@@ -195,14 +202,14 @@ def _optima() -> list[str]:
 
 def reliability_page() -> str:
     """Every fault with its tests, and what long runs of kills and of mutated inputs have found."""
-    said = tomllib.loads((DOCS / "reliability.toml").read_text(encoding="utf-8"))
+    said = tomllib.loads((INPUTS / "reliability.toml").read_text(encoding="utf-8"))
     rows = [
         [str(fault["number"]), _cell(fault["fault"]), _cell(fault["must"]), "; ".join(map(_test_link, fault["tests"]))]
         for fault in said["fault"]
     ]
     parts = [NOTE, "# Reliability\n", RELIABILITY, *_table(["#", "fault or input", "what happens", "tests"], rows)]
     for name, table in (("soak", _kills), ("fuzz", _inputs)):
-        measured, file = said[name], DOCS / f"{name}.json"
+        measured, file = said[name], INPUTS / f"{name}.json"
         counts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         parts += [f"## {measured['title']}\n", measured["text"]]
         parts += [f"On {measured['date']}, {measured['machine']}:\n", *table(counts)] if counts else []
@@ -235,7 +242,7 @@ def _inputs(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def _test_link(test: str) -> str:
     path, name = test.split("::")
-    return f"[{name.removeprefix('test_').replace('_', ' ')}](../{path})"
+    return f"[{name.removeprefix('test_').replace('_', ' ')}](../../{path})"
 
 
 def _reference(plugin: Registration, target: type[Optimizer[Any]]) -> str:
@@ -332,12 +339,12 @@ def pages() -> dict[Path, str]:
     """Every generated page, and every page with snippets, as it should be."""
     os.environ["COLUMNS"] = str(WIDTH)
     made = {
-        DOCS / "cli.md": cli_page(),
-        DOCS / "options.md": options_page(),
-        DOCS / "algorithms.md": algorithms_page(),
-        DOCS / "reliability.md": reliability_page(),
+        DOCS / "reference/cli.md": cli_page(),
+        DOCS / "reference/options.md": options_page(),
+        DOCS / "reference/algorithms.md": algorithms_page(),
+        DOCS / "explanation/reliability.md": reliability_page(),
     }
-    written = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in made and path.exists()]
+    written = [path for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))) if path not in made and path.exists()]
     return made | {path: with_snippets(path.read_text(encoding="utf-8")) for path in written}
 
 
