@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.commands import FIGURES
 from alignkit_report.measures import flat
-from alignkit_report.measures.run import calibration, measures
 from alignkit_report.page import TEMPLATES, render, write_page
 
 if TYPE_CHECKING:
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignkit import Group, Run
-
-__all__ = ["calibration", "measures", "notebook_html", "write_report"]
 
 SHOWN_SAMPLES = 5
 

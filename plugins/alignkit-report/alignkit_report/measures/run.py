@@ -1,4 +1,5 @@
-"""What a run says beside rewards, KL and length: the functions `measures` and `calibration` of docs/how-to/plugins.md."""
+"""What a run says beside rewards, KL and length: the functions `measures` and `calibration` of an entry point in the
+group `alignkit.reports`."""
 
 from __future__ import annotations
 
