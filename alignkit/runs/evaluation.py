@@ -196,7 +196,8 @@ def compare_samples(
     Returns:
         The figures, and for each name those of `figures_of_responses` and the rewards, one row per group.
     """
-    report: dict[str, Any] = {name: {MEASURES: {}} for name in batches}
+    report: dict[str, Any] = {name: {} for name in batches}
+    measures: dict[str, dict[str, Any]] = {name: {} for name in batches}
     values: dict[str, dict[str, Rows]] = {}
     first, second, *choosing = batches
     keys = [group.prompt.key for group in batches[first].groups]
@@ -204,8 +205,8 @@ def compare_samples(
         chosen_from = best_of if name in choosing else 1
         values[name] = figures_of_responses(batch, policies[name], policies[first], best_of=chosen_from)
         for figure, rows in values[name].items():
-            place = report[name] if figure in ("tokens", "kl", "kl_bound") else report[name][MEASURES]
-            place[figure] = mean_score(rows, keys).to_json()
+            place = report if figure in ("tokens", "kl", "kl_bound") else measures
+            place[name][figure] = mean_score(rows, keys).to_json()
     for reward_name, reward in rewards.items():
         for name, batch in batches.items():
             rows = values[name][reward_name] = checked_scores(reward, batch.groups)
@@ -219,4 +220,6 @@ def compare_samples(
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
             if found := verdicts(values[name][reward_name], values[first][reward_name], keys):
                 report[key] = clustered_mean(found).to_json()
+    for name in batches:
+        report[name][MEASURES] = measures[name]
     return report, values

@@ -376,8 +376,8 @@ def described(groups: Sequence[Group]) -> str:
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), that of preferring
-    the shorter response, and what else the installed reports measure."""
+    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), that of the
+    shorter response, and what else the installed reports measure."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}

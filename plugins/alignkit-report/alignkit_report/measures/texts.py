@@ -95,8 +95,8 @@ def self_bleu(texts: Texts) -> Floats | None:
     scores = np.array([_bleu(len(own), closest[text], matches[text]) for text, own in enumerate(words)])
     sums, counts = np.bincount(prompts, scores), np.bincount(prompts)
     change = np.zeros(len(texts))
-    for (left_out, text), less in lost.items():
-        fewer = [count - lacking for count, lacking in zip(matches[text], less, strict=True)]
+    for (left_out, text), lacking in lost.items():
+        fewer = [count - less for count, less in zip(matches[text], lacking, strict=True)]
         change[left_out] += _bleu(len(words[text]), closest[text], fewer) - scores[text]
     return jackknifed(float(scores.mean()), (scores.sum() - sums + change) / (len(words) - counts))
 
