@@ -79,9 +79,7 @@ def of_run(
         learns_from: whether the policy was trained on the rewards of its own replies.
     """
     measured = stages.get("eval", {})
-    judge = judge_of(
-        name.partition("/")[2] for name in measured if name.startswith("win_rate/") and name.count("/") == 1
-    )
+    judge = judge_of(name.partition("/")[2] for name in measured if name.startswith("win_rate/") and name.count("/") == 1)
     warned = _warned(len(alarms))
     if not judge:
         return [*_unmeasured(stages), *warned]

@@ -116,9 +116,7 @@ def _labels(rows: Rows, ends: tuple[tuple[float, float], tuple[float, float]], s
         length = LABEL_LETTER * len(row["policy"]) + 12
         turned = x + length > size[0]
         start = x - length if turned else x
-        while any(
-            abs(y - other) < LABEL_HEIGHT and start < end and begin < start + length for begin, end, other in placed
-        ):
+        while any(abs(y - other) < LABEL_HEIGHT and start < end and begin < start + length for begin, end, other in placed):
             y += 1
         placed.append((start, start + length, y))
         labels[turned].append({"policy": row["policy"], "px": x, "py": y})
@@ -164,9 +162,7 @@ def shapes_of_gold(rows: Rows, titles: tuple[str, str], width: int, peak: Row | 
     base = alt.Chart(data(rows)).encode(x=x, color=alt.Color("kind:N", legend=None, scale=colours))
     layers = [
         base.mark_area(opacity=0.16).encode(y=y("low"), y2="high:Q"),
-        base.mark_line(strokeWidth=1.8).encode(
-            y=y("y"), strokeDash=alt.StrokeDash("kind:N", legend=None, scale=dashes)
-        ),
+        base.mark_line(strokeWidth=1.8).encode(y=y("y"), strokeDash=alt.StrokeDash("kind:N", legend=None, scale=dashes)),
     ]
     if peak:
         at = alt.Chart(data([peak]))
@@ -241,9 +237,9 @@ def scatter(rows: Rows, policies: Policies, titles: tuple[str, str], width: int)
 
     x, y = (_axis(*one, zero=False) for one in ((alt.X, titles[0]), (alt.Y, titles[1])))
     points = alt.Chart(data(rows)).mark_point(size=14, filled=True, opacity=0.5)
-    return points.encode(x=x("x"), y=y("y"), color=colour(policies), shape=shape(policies)).properties(
-        width=width - AXES, height=200
-    )
+    return points.encode(
+        x=x("x"), y=y("y"), color=colour(policies), shape=shape(policies)
+    ).properties(width=width - AXES, height=200)
 
 
 def calibration(rows: Rows, titles: tuple[str, str], width: int) -> Any:

@@ -77,6 +77,6 @@ def _mark(style: int) -> str:
     colour = f"var(--c{style})"
     dashes = " ".join(map(str, DASHES[style])) if DASHES[style][1] else "none"
     line = f'<path d="M0 5.5h28" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dashes}"/>'
-    return (
-        f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
-    )
+    return f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
+
+

@@ -33,12 +33,7 @@ if TYPE_CHECKING:
     Runs = Mapping[str, Mapping[int, Run]]
 
 START_NAME = "start"
-COSTS = {
-    "seconds": "seconds of training",
-    "tokens": "tokens trained on",
-    "memory": "peak memory, in MiB",
-    "flops": "FLOPs",
-}
+COSTS = {"seconds": "seconds of training", "tokens": "tokens trained on", "memory": "peak memory, in MiB", "flops": "FLOPs"}
 NO_FIGURES = ("prompts", *COSTS, "rating", "win_rate", "kl", "words")
 
 
@@ -217,18 +212,11 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         costs = costs or {name: said[unit] for name, said in variants.items() if is_number(said.get(unit))}
         if len(costs) == len(variants) and any(costs.values()) and len(variants) > 1:
             rows = [
-                {
-                    "policy": name,
-                    "x": costs[name],
-                    **_ends(variants[name]["win_rate"]),
-                    "y": variants[name]["win_rate"]["value"],
-                }
+                {"policy": name, "x": costs[name], **_ends(variants[name]["win_rate"]), "y": variants[name]["win_rate"]["value"]}
                 for name in ranked
             ]
             titles = (title, "share preferred to the start")
-            plots.append(
-                _tradeoff(f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, "")
-            )
+            plots.append(_tradeoff(f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, ""))
     return plots
 
 
@@ -244,23 +232,13 @@ def _tradeoff(
     marked = [{**row, "pareto": not any(_beats(other, row) for other in rows)} for row in rows]
     policies = {row["policy"]: numbers[row["policy"]] for row in rows}
     shown = [
-        [
-            row["policy"],
-            row["x"],
-            {"value": row["y"], "low": row["low"], "high": row["high"]},
-            "yes" if row["pareto"] else "",
-        ]
+        [row["policy"], row["x"], {"value": row["y"], "low": row["low"], "high": row["high"]}, "yes" if row["pareto"] else ""]
         for row in marked
     ]
     columns = [Column("policy"), Column(titles[0], NUMBER), Column(titles[1], NUMBER), Column("best at its price")]
     table = Table(name, columns, shown, numbers)
     return Plot(
-        name,
-        heading,
-        caption,
-        table,
-        lambda width: charts.tradeoff(marked, policies, titles, width, runs),
-        wide=name == "frontier",
+        name, heading, caption, table, lambda width: charts.tradeoff(marked, policies, titles, width, runs), wide=name == "frontier"
     )
 
 
@@ -296,9 +274,7 @@ def _figures(found: Mapping[str, Any], ranked: Sequence[str]) -> list[KeyFigure]
 
 
 def _budget(found: Mapping[str, Any], ranked: Sequence[str]) -> Table:
-    rows = [
-        [name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked
-    ]
+    rows = [[name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked]
     return Table("budget", [Column("policy"), Column("prompts learned from", NUMBER), Column("seeds", NUMBER)], rows)
 
 

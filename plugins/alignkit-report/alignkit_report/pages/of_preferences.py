@@ -41,8 +41,9 @@ def document_of(path: Path) -> Document:
 def answer(found: Mapping[str, Any], path: Path) -> list[str]:
     """What the file holds, and what its labels are worth."""
     counts = found["counts"]
-    said = f"{plural(counts['ordered_pairs'], 'ordered pair')} of replies to {plural(counts['prompts'], 'prompt')}" + (
-        f", and {plural(counts['tied_pairs'], 'tie')}" if counts["tied_pairs"] else ""
+    said = (
+        f"{plural(counts['ordered_pairs'], 'ordered pair')} of replies to {plural(counts['prompts'], 'prompt')}"
+        + (f", and {plural(counts['tied_pairs'], 'tie')}" if counts["tied_pairs"] else "")
     )
     longer = (found["length"].get("ranks") or {}).get("longer_wins")
     if longer and (longer["low"] > 0.5 or longer["high"] < 0.5):
@@ -54,9 +55,7 @@ def answer(found: Mapping[str, Any], path: Path) -> list[str]:
 
 def _position(found: Mapping[str, Any]) -> list[Plot]:
     rows = [
-        {"policy": name, **said["first_wins"]}
-        for name, said in found["position"].items()
-        if said and said["first_wins"]
+        {"policy": name, **said["first_wins"]} for name, said in found["position"].items() if said and said["first_wins"]
     ]
     return _plot("position-of-winners", "How often the reply shown first wins", rows)
 
@@ -83,9 +82,7 @@ def _kappas(found: Mapping[str, Any]) -> list[Plot]:
     return _plot("kappa", "Cohen\u2019s kappa of every two annotators", rows, "kappa", 0.0)
 
 
-def _plot(
-    name: str, title: str, rows: list[dict[str, Any]], unit: str = "share of wins", at: float = 0.5
-) -> list[Plot]:
+def _plot(name: str, title: str, rows: list[dict[str, Any]], unit: str = "share of wins", at: float = 0.5) -> list[Plot]:
     if not rows:
         return []
     policies = {row["policy"]: 1 for row in rows}

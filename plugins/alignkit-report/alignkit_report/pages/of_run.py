@@ -151,7 +151,9 @@ def _figures(measured: Mapping[str, Any], judge: str, theirs: str) -> list[KeyFi
         return []
     share, before, after = measured[f"win_rate/{judge}"], measured.get("start", {}), measured.get("policy", {})
     found = [
-        KeyFigure("Preferred", percent(share["value"]), interval(share, 0, as_percent=True), f"to {theirs}, by {judge}")
+        KeyFigure(
+            "Preferred", percent(share["value"]), interval(share, 0, as_percent=True), f"to {theirs}, by {judge}"
+        )
     ]
     for name, title, note in (
         *((reward, reward.capitalize(), "") for reward in rewards_of(measured)),

@@ -78,7 +78,9 @@ def _changes(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return [point for place, point in enumerate(points) if place in ends or point[1] != points[place - 1][1]]
 
 
-def _plot(name: str, title: str, unit: str, lines: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]) -> Plot:
+def _plot(
+    name: str, title: str, unit: str, lines: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]
+) -> Plot:
     rows = [
         {"policy": policy, "x": x, "y": y, "low": low, "high": high}
         for policy, points in lines.items()
