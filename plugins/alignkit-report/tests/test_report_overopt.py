@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from alignkit_report.overopt import best_of, fit
-from alignkit_report.overopt.curves import Course, as_toml, means_of, rows_of, tracking
+from alignkit_report.overopt.curves import Course, as_toml, lost_by_alarm, means_of, rows_of, tracking
 from alignkit_report.overopt.findings import of_comparison, of_run
 from alignkit_report.overopt.frontier import cost_frontier, frontier, optimal
 
@@ -209,6 +209,14 @@ def test_batches_are_averaged() -> None:
     ]
 
 
+def test_what_is_lost_by_the_alarm() -> None:
+    golds = [1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.5, 2.0, 1.5, 0.0]
+    rows = [{"step": 4.0 * place, "kl": 1.0, "gold": gold} for place, gold in enumerate(golds)]
+    # The best five batches score 3; around the alarm they score 2.5, 2 and 1.5; the start scored 1.
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44, alarm=32), 1.0) == pytest.approx(0.5)
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44), 1.0) is None
+
+
 def test_the_frontier_holds_evaluations_and_means_of_batches() -> None:
     rows = [{"step": 2 * place, "kl": float(place), "gold": 1.0, "reward": 0.0} for place in range(5)]
     courses = {
@@ -271,7 +279,8 @@ def write_run(folder: Path, seed: int) -> Path:
         for place, row in enumerate(rows)
         for step in (1, 2)
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    alarm = {"stage": "policy", "step": 1.0, "alarm": "alarm_kl", "value": 99.0, "threshold": 30.0, "text": "far"}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*records, alarm]))
     said = {name: {"kl": {"value": kl}, "reward": {"value": kl}, "gold": {"value": gold}}
             for name, kl, gold in (("start", 0.0, 1.0), ("policy", 61.0, 3.9))}  # fmt: skip
     stages = {"align": {"steps": 120, "seconds": 1.0}, "eval": {"on": "4 unseen prompts", **said}}
@@ -296,11 +305,20 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     assert one["verdict"].startswith("past the peak: KL 58.0 of ")
     gain = 58**0.5 * (ALPHA - BETA * 0.5 * np.log(58)) / PEAK_GAIN
     assert int(one["verdict"].split(", ")[1].split("%")[0]) == pytest.approx(100 * gain, abs=3)
-    assert one["runs"] == [{"seed": 3, "verdict": one["verdict"]}]
+    assert one["runs"] == [{"seed": 3, "verdict": one["verdict"], "lost_by_alarm": None}]
     assert found["frontier"][-1] == {
         "variant": "ppo", "seed": 3, "step": 120, "kl": 61.0, "gold": 3.9, "pareto": False
     }  # fmt: skip
     assert len(found["frontier"]) == 13
+
+
+def test_a_run_knows_its_first_alarm_on_gold(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 3)
+    with (folder / "metrics.jsonl").open("a") as lines:
+        for step in (71.0, 91.0):
+            lines.write(json.dumps({"stage": "policy", "step": step, "alarm": "alarm_gold", "text": ""}) + "\n")
+    assert Course.read(folder, 3).alarm == 70
+    assert of_run(Run.open(folder))["fits"]["ppo"]["runs"][0]["lost_by_alarm"] == pytest.approx(0.04, abs=0.04)
 
 
 def test_what_a_comparison_says(tmp_path: Path) -> None:
