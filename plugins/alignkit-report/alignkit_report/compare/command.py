@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from alignkit import InputError
-from alignkit.commands import AsJson, Overrides, Quiet, Recipe, make_reporter, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Quiet, Recipe, make_reporter, show
 from alignkit_report.compare.budget import Budget
 from alignkit_report.compare.cells import cells_of, sweeps_of
 
@@ -78,6 +79,7 @@ def compare(
     jobs: AtOnce = 1,
     on: On = "here",
     resources: Resources = "",
+    plugin: PluginFiles = None,
     options: Overrides = None,
     out: Out = Path("comparison"),
     as_json: AsJson = False,
@@ -86,6 +88,10 @@ def compare(
     """Compare algorithms, or values of any option, on one recipe, under one budget, over several seeds.
 
     Stages before alignment run once and are shared. The same command again continues: what is done is not repeated.
+
+    Examples:
+        alignkit compare recipe.toml --optimizers dpo,ipo,kto --seeds 3
+        alignkit compare recipe.toml --sweep optimizer.beta=0.05,0.1,0.5
     """
     from alignkit_report.compare.cluster import OnRay, resources_of
     from alignkit_report.compare.comparison import Comparison
@@ -95,7 +101,8 @@ def compare(
     cells = cells_of(names, sweeps_of(sweep or ()), range(seeds))
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
         raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
-    given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
+    files = [f"run.plugins={json.dumps(list(map(str, plugin)))}"] if plugin else []
+    given = [*files, *(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
     if resources and on != "ray":
         raise InputError("has no effect without --on ray", where="--resources", fix="leave it out")
     place = partial(OnRay, *resources_of(resources)) if on == "ray" else None
