@@ -15,8 +15,9 @@ from alignkit_report.overopt.curves import Course, as_toml, lost_by_alarm, means
 from alignkit_report.overopt.findings import of_comparison, of_run
 from alignkit_report.overopt.frontier import cost_frontier, frontier, optimal
 
-from alignkit import Run
+from alignkit import Run, cli, read_groups
 from alignkit.commands import read_recipe
+from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -338,3 +339,72 @@ def test_what_a_comparison_says(tmp_path: Path) -> None:
     assert one["verdict"].startswith("past the peak")
     assert [run["seed"] for run in found["fits"]["ppo"]["runs"]] == [0, 1]
     json.dumps(found, allow_nan=False)
+
+
+LENGTHS = """
+def long(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+def short(prompts, completions):
+    return [-float(len(text)) for text in completions]
+"""
+RECIPE = """
+[policy]
+model = "model"
+[run]
+holdout = 0.5
+[preferences]
+path = "pairs.jsonl"
+[reward]
+plugin = "function"
+function = "lengths:long"
+[eval]
+count = 3
+rewards = { gold = { plugin = "function", function = "lengths:short" } }
+[optimizer]
+plugin = "rloo"
+iterations = 6
+batch_size = 2
+group_size = 2
+minibatch_size = 2
+n_epochs = 1
+[sampling]
+max_tokens = 5
+"""
+
+
+@pytest.mark.slow
+def test_a_real_comparison_measures_gold_along_training_and_along_best_of_n(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_llama(tmp_path / "model")
+    pairs = [{"prompt": f"{a}{b}", "chosen": "abab", "rejected": "a"} for a in "abcdef" for b in "ab"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "lengths.py").write_text(LENGTHS)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = ["compare", "recipe.toml", "--seeds", "2", "--best-of", "8", "--json"]
+    assert cli.run(words) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed)
+    curve = found["curves"]["recipe"]
+    assert [(row["seed"], row["step"]) for row in curve] == [(seed, step) for seed in (0, 1) for step in range(6)]
+    assert all(row["gold"] == pytest.approx(-row["reward"], abs=1e-3) for row in curve)
+    assert curve[0]["kl"] == 0
+    rows = found["best_of_n"]["best of n"]
+    assert [row["n"] for row in rows] == [1, 2, 4, 8]
+    assert all(row["gold"] == -row["reward"] for row in rows)
+    # By hand: the mean and the largest of all the lengths in each pool.
+    pools = [list(read_groups(path)) for path in sorted((tmp_path / "comparison/shared").glob("best-of-8-*.jsonl"))]
+    assert [len(pool) for pool in pools] == [3, 3]
+    lengths = np.array([[[len(text) for text in group.responses] for group in pool] for pool in pools])
+    assert rows[0]["reward"] == pytest.approx(lengths.mean(), abs=1e-4)
+    assert rows[3]["reward"] == pytest.approx(lengths.max(axis=2).mean(), abs=1e-4)
+    assert {row["unit"] for row in found["cost_frontier"]} == {"seconds", "tokens", "MiB"}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison/shared").glob("*.jsonl")}
+    assert len(kept) == 4
+    assert cli.run(words) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert cli.run([*words, "--sweep", "reward.function=lengths:short", "--out", "other", "-o", "eval.rewards={}"]) == 2
+    assert "needs a learned reward that chooses and gold that judges the choice" in capsys.readouterr().err
