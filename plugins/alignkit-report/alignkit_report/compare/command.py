@@ -43,6 +43,15 @@ Judge = Annotated[
         "--judge", metavar="NAME", help="The reward that decides duels. [default: gold, else the first of eval.rewards]"
     ),
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        min=0,
+        metavar="N",
+        help="Also measure best of n of the start, for n up to N. Needs gold.",
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at the same time; they share the cores.")]
 On = Annotated[
     Literal["here", "ray"], typer.Option("--on", help="Where runs run: on this machine, or on a Ray cluster.")
@@ -66,6 +75,7 @@ def compare(
     budget: BudgetText = "",
     gold: Gold = "",
     judge: Judge = "",
+    best_of: BestOf = 0,
     jobs: AtOnce = 1,
     on: On = "here",
     resources: Resources = "",
@@ -96,7 +106,7 @@ def compare(
     if resources and on != "ray":
         raise InputError("has no effect without --on ray", where="--resources", fix="leave it out")
     place = partial(OnRay, *resources_of(resources)) if on == "ray" else None
-    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place)
+    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place, best_of)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
     if as_json:
