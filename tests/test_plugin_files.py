@@ -113,8 +113,8 @@ def test_the_flag_adds_to_the_recipes_files(resolve: Resolve, capsys: pytest.Cap
         ("x = 1", "can't be loaded: short.py registers nothing", ""),
         ("ALIGNKIT_INTERFACE = 99", "can't be loaded: short.py needs plugin interface 99", ""),
         (
-            SEVEN_LINES.replace('"short"', '"length"'),
-            "the reward plugin 'length', which alignkit-reward has",
+            SEVEN_LINES.replace('"short"', '"rules"'),
+            "the reward plugin 'rules', which alignkit-reward has",
             "another",
         ),
     ],

@@ -22,7 +22,7 @@ RUNS = {
     "optimizer": ["--optimizer", "my-optimizer", "-o", "optimizer.iterations=2"],
     "reward": ["--reward", "my-reward", "--optimizer", "grpo", "-o", "optimizer.iterations=2"],
     "preferences": ["--preferences", "my-preferences", "--optimizer", "dpo"],
-    "policy": ["--policy", "my-policy", "--reward", "length", "--optimizer", "grpo", "-o", "optimizer.iterations=2"],
+    "policy": ["--policy", "my-policy", "--reward", "my-reward", "--optimizer", "grpo", "-o", "optimizer.iterations=2"],
     "sampler": ["--sampler", "my-sampler", "-o", "optimizer.iterations=2"],
     "metrics": ["-o", 'run.metrics=[{plugin = "my-metrics"}]', "--optimizer", "dpo"],
 }
