@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,14 +137,28 @@ def test_the_processes_of_a_launch_get_it() -> None:
     assert stages._words(given) == ["recipe.toml", "--plugin", "a.py", "--plugin", "b.py"]
 
 
-def test_a_run_keeps_its_digest_and_resumes_with_the_same_text_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """A run of one iteration with the file's reward."""
     tables = online_tables(write_material(tmp_path), "grpo")
     tables["optimizer"]["iterations"] = 1
     tables.pop("reward", None)
     Path("recipe.toml").write_text(tomli_w.dumps(tables))
-    command = ["run", "recipe.toml", "--reward", "short", "--out", "run", "--quiet"]
+    return ["run", "recipe.toml", "--reward", "short", "--out", "run", "--quiet"]
+
+
+@pytest.mark.slow
+def test_several_processes_load_it(command: list[str]) -> None:
+    launch = ["--plugin", "short.py", "--launch", "torchrun", "--processes", "2", "--json"]
+    words = [sys.executable, "-m", "alignkit", *command, *launch]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert json.loads(ran.stdout)["eval"]["policy"]["reward"]["value"] < 0
+
+
+def test_a_run_keeps_its_digest_and_resumes_with_the_same_text_only(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run([*command, "--plugin", "short.py"]) == 0
     state = json.loads(Path("run/run.json").read_text())
     assert state["plugins"] == {"short.py": hashlib.sha256(SEVEN_LINES.encode()).hexdigest()}

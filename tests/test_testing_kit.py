@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,9 @@ from alignkit_dpo.dpo import DPO
 from alignkit_dpo.kto import KTO
 from alignkit_grpo.members import RLOO
 
+from alignkit import testing
 from alignkit.testing import KnownAnswer
+from alignkit.testing import fixtures as fixtures_module
 from alignkit.testing.known_answer import policy_of_four_tokens, token_distribution
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +38,15 @@ def test_fresh(tiny_policy):
 def test_pytest_finds_the_fixtures_by_the_entry_point() -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     assert points["pytest11"] == {"alignkit": "alignkit.testing.fixtures"}
+
+
+def test_the_page_on_publishing_names_all_that_authors_get() -> None:
+    page = (ROOT / "docs/how-to/publishing.md").read_text(encoding="utf-8")
+    contracts = [name for name in testing.__all__ if name.endswith("Contract") and name != "ComponentContract"]
+    fixtures = re.findall(r"^@pytest.fixture\ndef (\w+)", Path(fixtures_module.__file__).read_text(), re.MULTILINE)
+    assert len(contracts) == 7
+    assert len(fixtures) == 4
+    assert [name for name in (*contracts, *fixtures) if f"{name}" not in page] == []
 
 
 def test_unused_they_load_nothing() -> None:
