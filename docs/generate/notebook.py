@@ -18,6 +18,8 @@ TUTORIAL = Path(__file__).resolve().parents[1] / "tutorial"
 PAGE, NOTEBOOK = TUTORIAL / "first-hour.md", TUTORIAL / "first-hour.ipynb"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"# (\w+\.py)\n")
+TYPED = "%%bash -e\n"
+"""The first line of a cell with commands: the first that fails ends it."""
 LONGEST = 40
 """Lines of an output that are kept, from its end."""
 
@@ -28,21 +30,21 @@ def cells_of(page: str) -> list[tuple[str, str]]:
     for block in BLOCK.finditer(page):
         text += page[position : block.start()]
         position = block.end()
-        sources = _sources(block[1], block[2])
-        if not sources or text.rstrip().endswith("-->"):
+        source = _source(block[1], block[2])
+        if not source or text.rstrip().endswith("-->"):
             text += block[0]
             continue
-        found += [("markdown", text.strip()), *(("code", source) for source in sources)]
+        found += [("markdown", text.strip()), ("code", source)]
         text = ""
     found.append(("markdown", (text + page[position:]).strip()))
     return [(kind, source) for kind, source in found if source]
 
 
-def _sources(language: str, code: str) -> list[str]:
+def _source(language: str, code: str) -> str:
     if language == "console":
-        return [f"!{line}" for line in code.splitlines()]
+        return f"{TYPED}{code.rstrip()}"
     named = NAMED.match(code) if language == "python" else None
-    return [f"%%writefile {named[1]}\n{code[named.end() :].rstrip()}"] if named else []
+    return f"%%writefile {named[1]}\n{code[named.end() :].rstrip()}" if named else ""
 
 
 def notebook_of(cells: list[tuple[str, str]]) -> Any:
@@ -64,21 +66,14 @@ def executed(notebook: Any, folder: Path) -> Any:
     from nbclient import NotebookClient
 
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=3600, coalesce_streams=True, resources=resources).execute()
     for cell in notebook.cells:
+        cell.metadata = {}
         if cell.cell_type == "code":
-            cell.source += CHECK if cell.source.startswith("!") else ""
-    NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.source = cell.source.removesuffix(CHECK)
-            cell.metadata = {}
             cell.outputs = [_short(output) for output in cell.outputs]
     notebook.metadata.pop("language_info", None)
     return notebook
-
-
-CHECK = "\nassert not _exit_code"
-"""Makes a cell fail where its command does."""
 
 
 def _short(output: Any) -> Any:
@@ -105,7 +100,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if given.demo:
             (Path(folder) / "demo").symlink_to(given.demo.resolve())
-            cells = [cell for cell in cells if not cell[1].startswith("!alignkit demo")]
+            cells = [cell for cell in cells if not cell[1].startswith(f"{TYPED}alignkit demo")]
         nbformat.write(executed(notebook_of(cells), Path(folder)), given.out)
 
 
