@@ -76,6 +76,21 @@ def executed(notebook: Any, folder: Path) -> Any:
     return notebook
 
 
+def with_outputs(notebook: Any, executed: Any) -> Any:
+    """The notebook with the outputs of an executed one.
+
+    Raises:
+        SystemExit: another cell would have to be executed.
+    """
+    outputs = {cell.source: cell for cell in executed.cells if cell.cell_type == "code"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            if cell.source not in outputs:
+                sys.exit(f"has not been executed:\n{cell.source}")
+            cell.outputs, cell.execution_count = outputs[cell.source].outputs, outputs[cell.source].execution_count
+    return notebook
+
+
 def _short(output: Any) -> Any:
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.get("text", "")).replace("\r", "").splitlines()
     if len(lines) > LONGEST:
@@ -92,8 +107,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=NOTEBOOK, help="where to write it")
     parser.add_argument("--demo", type=Path, help="folder of a finished demo, instead of making one")
     parser.add_argument("--replace", action="append", default=[], metavar="OLD=>NEW", help="change commands")
+    parser.add_argument("--text", action="store_true", help="take new text, and keep the outputs of the same cells")
     given = parser.parse_args()
     cells = cells_of(PAGE.read_text(encoding="utf-8"))
+    if given.text:
+        nbformat.write(with_outputs(notebook_of(cells), nbformat.read(NOTEBOOK, 4)), given.out)
+        return
     for change in given.replace:
         old, new = change.split("=>")
         cells = [(kind, source.replace(old, new) if kind == "code" else source) for kind, source in cells]
