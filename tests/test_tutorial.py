@@ -88,8 +88,7 @@ def test_cells_are_blocks_that_are_run() -> None:
     page += "<!-- not run: no -->\n```console\nc\n```\n"
     assert notebook.cells_of(page) == [
         ("markdown", "# A"),
-        ("code", "!one"),
-        ("code", "!two"),
+        ("code", "%%bash -e\none\ntwo"),
         ("markdown", "B"),
         ("code", "%%writefile a.py\nx = 1"),
         ("markdown", "<!-- not run: no -->\n```console\nc\n```"),
