@@ -21,7 +21,7 @@ from alignkit_report.pages.document import (
     Section,
     Table,
 )
-from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent
+from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent, within_0_and_1
 from alignkit_report.pages.of_run import column_of, settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     Runs = Mapping[str, Mapping[int, Run]]
 
 START_NAME = "start"
-COSTS = {"seconds": "seconds of training", "tokens": "tokens trained on", "memory": "peak memory, in MiB", "flops": "FLOPs"}
+PRICE_LEAD = "Joined: the best at their price; every other policy is beaten by one that costs no more."
+SEEDS_LEAD = "Lines: means over seeds. Bands: lowest to highest seed. A step is one update of the weights."
+COSTS = {
+    "seconds": "seconds of training",
+    "tokens": "tokens trained on",
+    "memory": "peak memory, in MiB",
+    "flops": "FLOPs",
+}
 NO_FIGURES = ("prompts", *COSTS, "rating", "win_rate", "kl", "words")
 
 
@@ -58,19 +65,19 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
     samples = _samples(runs)
     first = next((run for of_seeds in runs.values() for run in of_seeds.values()), None)
     judge = found.get("judge", "")
-    lead = f"The first seed\u2019s first reply to each prompt, first where the policies are furthest apart by {judge}."
+    lead = f"The first seed's first reply to each prompt, first where the policies are furthest apart by {judge}."
     sections = (
         Section("Leaderboard", _legend(found), [leaderboard(found, ranked, numbers)] if ranked else ()),
         Section("Who beats whom", _pairs_lead(found), *_pairs(found, ranked, numbers)),
-        Section("What the gain costs", _price_lead(found), plots=_prices(found, ranked, numbers), legend=True),
+        Section("What the gain costs", PRICE_LEAD, plots=_prices(found, ranked, numbers)),
         overopt.section(found, numbers),
-        Section("Learning curves", "", plots=series.curves(metrics, numbers, "policy"), legend=True),
-        Section("Single replies", "", plots=replies.distributions(samples, numbers, _rewards(found)), legend=True),
+        Section("Learning curves", SEEDS_LEAD, plots=series.curves(metrics, numbers, "policy"), legend=list(metrics)),
+        _single(samples, numbers, _rewards(found)),
         Section("Samples", lead, samples=replies.side_by_side(samples, judge)),
         reward_model.of_comparison(found.get("reward_models", {}), _agreement(samples, numbers, ranked, judge)),
         Section("Runs that failed", "", [_failed(found)] if found.get("failed") else ()),
         Section("Settings", "", [_budget(found, ranked)] if ranked else (), listings=settings(first) if first else ()),
-        Section("How to reproduce", "", listings=_reproduce(folder, found, first)),
+        Section("How to reproduce", "", listings=_reproduce(found, first)),
     )
     answer = answers.of_comparison(found, alarms)
     title = folder.resolve().name
@@ -97,6 +104,14 @@ def _samples(runs: Runs) -> dict[str, Sequence[Group]]:
             found[START_NAME] = [group for group in groups if group.source == "start"]
         found[name] = [group for group in groups if group.source == "policy"]
     return {name: groups for name, groups in found.items() if groups}
+
+
+def _single(samples: Mapping[str, Sequence[Group]], numbers: Mapping[str, int], rewards: Sequence[str]) -> Section:
+    """How figures of single replies are distributed; strips name their policies themselves."""
+    overlaid = len(samples) <= replies.OVERLAID
+    lead = "" if overlaid else "Thin line: 90% of replies. Bar: half of them. Tick: the median. Of the first seed."
+    plots = replies.distributions(samples, numbers, rewards)
+    return Section("Single replies", lead, plots=plots, legend=list(samples) if overlaid else ())
 
 
 def _agreement(
@@ -142,12 +157,12 @@ def _legend(found: Mapping[str, Any]) -> str:
     one = len(found.get("seeds", ())) == 1
     tail = " One seed: the intervals say nothing about other seeds." if one else ""
     rating = f"Rating: Elo points above the start, by {found.get('judge')}."
-    return f"{rating} KL: to the start, in nats per reply. In brackets: 95% intervals.{tail}"
+    return f"{rating} In brackets: 95% intervals.{tail}"
 
 
 def _pairs_lead(found: Mapping[str, Any]) -> str:
     return (
-        f"How often the row\u2019s replies are preferred to the column\u2019s, by {found.get('judge')}. A star: they "
+        f"How often the row's replies are preferred to the column's, by {found.get('judge')}. A star: they "
         f"differ (p \u2264 {SURE} after correction for the number of pairs)."
     )
 
@@ -158,13 +173,13 @@ def _pairs(
     """Every two variants against each other, and each against the start."""
     if not ranked:
         return [], []
-    rows = [{"policy": name, **_ends(found["variants"][name]["win_rate"])} for name in ranked]
+    rows = [{"policy": name, **_share(found["variants"][name]["win_rate"])} for name in ranked]
     policies = {name: numbers[name] for name in ranked}
-    title = "share of replies preferred to the start\u2019s"
+    title = "share of replies preferred to the start's"
     table = Table("wins", [Column("policy"), Column(title, PERCENT)], [[r["policy"], r] for r in rows], numbers)
 
     def draw(width: int) -> Any:
-        return charts.intervals(rows, policies, title, width, at=0.5)
+        return charts.intervals(rows, policies, title, width, at=0.5, form="%")
 
     plots = [Plot("wins", "Wins over the start", "Lines: 95% intervals. Dashed: no difference.", table, draw)]
     if not found.get("pairs"):
@@ -179,12 +194,9 @@ def _pairs(
     return [Table("pairs", [Column(""), *map(Column, ranked)], matrix, numbers)], plots
 
 
-def _ends(estimate: Mapping[str, Any]) -> dict[str, float]:
-    return {end: estimate[end] for end in ("value", "low", "high")}
-
-
-def _price_lead(found: Mapping[str, Any]) -> str:
-    return "Joined: the best at their price; every other policy is beaten by one that costs no more."
+def _share(estimate: Mapping[str, Any]) -> dict[str, float]:
+    low, high = within_0_and_1(estimate)
+    return {"value": estimate["value"], "low": low, "high": high}
 
 
 def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> list[Plot]:
@@ -197,7 +209,8 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         rows = [
             {"policy": name, "x": said["kl"]["value"], "x_low": said["kl"]["low"], "x_high": said["kl"]["high"]}
             | {"y": said[judge]["value"], "low": said[judge]["low"], "high": said[judge]["high"]}
-            for name, said in ((name, variants[name]) for name in ranked)
+            for name, said in [(START_NAME, found.get("start", {})), *((name, variants[name]) for name in ranked)]
+            if judge in said and "kl" in said
         ]
         runs = [
             {"policy": one["variant"], "x": one["kl"], "y": one[judge]}
@@ -212,11 +225,20 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         costs = costs or {name: said[unit] for name, said in variants.items() if is_number(said.get(unit))}
         if len(costs) == len(variants) and any(costs.values()) and len(variants) > 1:
             rows = [
-                {"policy": name, "x": costs[name], **_ends(variants[name]["win_rate"]), "y": variants[name]["win_rate"]["value"]}
+                {
+                    "policy": name,
+                    "x": costs[name],
+                    **_share(variants[name]["win_rate"]),
+                    "y": variants[name]["win_rate"]["value"],
+                }
                 for name in ranked
             ]
             titles = (title, "share preferred to the start")
-            plots.append(_tradeoff(f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, ""))
+            plots.append(
+                _tradeoff(
+                    f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, "", form="%"
+                )
+            )
     return plots
 
 
@@ -228,17 +250,28 @@ def _tradeoff(
     titles: tuple[str, str],
     caption: str,
     runs: Sequence[Mapping[str, Any]] = (),
+    form: str = "",
 ) -> Plot:
     marked = [{**row, "pareto": not any(_beats(other, row) for other in rows)} for row in rows]
     policies = {row["policy"]: numbers[row["policy"]] for row in rows}
     shown = [
-        [row["policy"], row["x"], {"value": row["y"], "low": row["low"], "high": row["high"]}, "yes" if row["pareto"] else ""]
+        [
+            row["policy"],
+            row["x"],
+            {"value": row["y"], "low": row["low"], "high": row["high"]},
+            "yes" if row["pareto"] else "",
+        ]
         for row in marked
     ]
     columns = [Column("policy"), Column(titles[0], NUMBER), Column(titles[1], NUMBER), Column("best at its price")]
     table = Table(name, columns, shown, numbers)
     return Plot(
-        name, heading, caption, table, lambda width: charts.tradeoff(marked, policies, titles, width, runs), wide=name == "frontier"
+        name,
+        heading,
+        caption,
+        table,
+        lambda width: charts.tradeoff(marked, policies, titles, width, runs, form),
+        wide=name == "frontier",
     )
 
 
@@ -274,11 +307,13 @@ def _figures(found: Mapping[str, Any], ranked: Sequence[str]) -> list[KeyFigure]
 
 
 def _budget(found: Mapping[str, Any], ranked: Sequence[str]) -> Table:
-    rows = [[name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked]
+    rows = [
+        [name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked
+    ]
     return Table("budget", [Column("policy"), Column("prompts learned from", NUMBER), Column("seeds", NUMBER)], rows)
 
 
-def _reproduce(folder: Path, found: Mapping[str, Any], first: Run | None) -> list[Listing]:
+def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
     if not found.get("variants"):
         return []
     optimizers = dict.fromkeys(name.partition(" ")[0] for name in found["variants"])

@@ -105,11 +105,8 @@ def distribution(figure: str, values: Mapping[str, Sequence[float]], numbers: Ma
     heading = {KL: "KL", WORDS: "Length"}.get(figure, figure.capitalize())
     if len(values) <= OVERLAID:
         bins = _bins(values)
-        return Plot(
-            name, heading, "", table, lambda width: charts.histogram(bins, policies, title, width)
-        )
-    caption = "Thin line: 90% of replies. Bar: half of them. Tick: the median."
-    return Plot(name, heading, caption, table, lambda width: charts.strips(quantiles, policies, title, width))
+        return Plot(name, heading, "", table, lambda width: charts.histogram(bins, policies, title, width))
+    return Plot(name, heading, "", table, lambda width: charts.strips(quantiles, policies, title, width))
 
 
 def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judge: str) -> list[Plot]:
@@ -133,7 +130,9 @@ def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judg
     titles = (f"{learned} of a reply", f"{judge} of a reply")
     columns = [Column("policy"), Column("rank correlation", NUMBER), Column("replies", NUMBER)]
     table = Table("agreement", columns, shown, known)
-    caption = "A point is a reply. Where replies of high reward have low gold, the policy has found a fault of the model."
+    caption = (
+        "A point is a reply. Where replies of high reward have low gold, the policy has found a fault of the model."
+    )
     heading = f"{judge.capitalize()} against the learned reward"
     return [Plot("agreement", heading, caption, table, lambda width: charts.scatter(rows, known, titles, width))]
 
@@ -149,5 +148,3 @@ def _bins(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         ends = zip(edges.tolist(), [*shares.tolist(), 0.0], strict=True)
         rows += [{"policy": name, "x": x, "share": share} for x, share in ends]
     return rows
-
-
