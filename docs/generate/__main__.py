@@ -21,8 +21,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit_demo.table import comparison_cells
-
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.plugins import FIRST_PARTY, Registration, registry
 from alignkit.recipe.describe import OptionHelp, describe, groups_of, heading, plugin_text, sections
@@ -164,7 +162,7 @@ def _index(algorithms: Mapping[Registration, type[Optimizer[Any]]]) -> list[str]
 
 
 def _comparison() -> list[str]:
-    """What `alignkit demo --compare all` measured: the file that it wrote as a table, the best by gold reward first."""
+    """What a first `alignkit demo --compare all` measured: its file as a table, the best by gold reward first."""
     found = json.loads((INPUTS / "comparison.json").read_text(encoding="utf-8"))
     head = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "seconds", "peak memory, MiB"]
     rows = sorted(found["rows"].values(), key=lambda row: -row["gold"])
@@ -173,8 +171,16 @@ def _comparison() -> list[str]:
         "## Side by side on the demo's world\n",
         f"`alignkit demo --compare all` on {found['date']} ({machine}{found.get('note', '')}).\n",
         COMPARISON,
-        *_table(head, [[row["algorithm"], *comparison_cells(row)] for row in rows]),
+        *_table(head, [[row["algorithm"], *_measured(row)] for row in rows]),
     ]
+
+
+def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm."""
+    figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
+    if row["algorithm"] == "sft":
+        return (*figures, "", "", "")
+    return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
 
 
 def _optima() -> list[str]:
