@@ -44,10 +44,8 @@ def found() -> dict[str, Any]:
             "kl": estimate(kl, 0.2),
             "words": estimate(20 + kl, 1),
             "measures": {"self_bleu": estimate(0.4, 0.1)},
-            "prompts": 1440,
-            "seconds": 90 * kl,
-            "tokens": 9000 * kl,
             "memory": 700,
+            "spent": {"prompts": 1440, "seconds": 90 * kl, "response_tokens": 9000 * kl, "flops": None},
         }
         for name, (win, kl) in VARIANTS.items()
     }
@@ -62,7 +60,7 @@ def found() -> dict[str, Any]:
         "judge": "gold",
         "on": "60 unseen prompts",
         "seeds": [0, 1],
-        "budget": 1440,
+        "budget": "prompts=1440",
         "rewards": ["reward", "gold"],
         "failed": {"orpo, seed 1": "out of memory"},
         "start": {"gold": estimate(0.5, 0.1), "reward": estimate(0.1, 0.1), "kl": estimate(0.0, 0.0)},

@@ -37,7 +37,7 @@ def variant(win: dict[str, float], rating: float, kl: float = 3.6, gold: float =
         "gold": estimate(gold, gold - 0.1, gold + 0.1),
         "reward": estimate(1.0, 0.9, 1.1),
         "words": estimate(20.0, 19.0, 21.0),
-        "prompts": 1440,
+        "spent": {"prompts": 1440, "flops": 2.5e14, "response_tokens": None},
         "seconds": 90.0,
         "memory": 700,
     }
@@ -48,7 +48,7 @@ def comparison(**changes: Any) -> dict[str, Any]:
         "judge": "gold",
         "on": "256 unseen prompts",
         "seeds": [0, 1, 2],
-        "budget": 1440,
+        "budget": "prompts=1440",
         "failed": {},
         "rewards": ["reward", "gold"],
         "start": {
@@ -200,7 +200,7 @@ def titles(found: dict[str, Any], folder: Path) -> list[str]:
 def test_what_is_not_known_has_no_heading(tmp_path: Path) -> None:
     assert titles(comparison(variants={}), tmp_path) == []
     always = ["Leaderboard", "Who beats whom", "What the gain costs"]
-    assert titles(comparison(), tmp_path) == [*always, "Settings", "How to reproduce"]
+    assert titles(comparison(), tmp_path) == [*always, "How to reproduce"]
     gold = [{"seed": 0, "step": step, "kl": step, "reward": 0.1 * step, "gold": 1.0} for step in (1.0, 2.0)]
     assert "Over-optimisation" in titles(comparison(curves={"ppo": gold}), tmp_path)
     learned = [{key: value for key, value in point.items() if key != "gold"} for point in gold]
@@ -231,6 +231,17 @@ def test_the_frontier_is_what_nothing_cheaper_beats(tmp_path: Path) -> None:
     section = next(one for one in document(found, tmp_path).parts if one.title == "What the gain costs")
     rows = {row[0]: row[-1] for row in section.plots[0].table.rows}
     assert rows == {"start": "yes", "ppo": "yes", "dpo": "yes", "kto": ""}
+
+
+def test_costs_and_the_command_are_said(tmp_path: Path) -> None:
+    sections = {section.title: section for section in document(comparison(), tmp_path).parts}
+    costs = sections["What the gain costs"].tables[0]
+    assert [column.title for column in costs.columns] == [
+        *("policy", "prompts learned from", "seconds of training", "TFLOPs", "peak memory, in MiB"),
+    ]
+    assert [cell.text for cell in costs.cells()[0]] == ["ppo", "1,440", "90", "250", "700"]
+    typed = sections["How to reproduce"].listings[0].text
+    assert typed == "alignkit compare RECIPE --optimizers dpo,ppo --seeds 3 --budget prompts=1440"
 
 
 def test_the_laws_of_gao() -> None:

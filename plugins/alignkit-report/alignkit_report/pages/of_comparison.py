@@ -36,12 +36,15 @@ START_NAME = "start"
 PRICE_LEAD = "Joined: the best at their price; every other policy is beaten by one that costs no more."
 SEEDS_LEAD = "Lines: means over seeds. Bands: lowest to highest seed. A step is one update of the weights."
 COSTS = {
+    "prompts": "prompts learned from",
+    "response_tokens": "tokens of responses",
     "seconds": "seconds of training",
-    "tokens": "tokens trained on",
+    "flops": "TFLOPs",
     "memory": "peak memory, in MiB",
-    "flops": "FLOPs",
 }
-NO_FIGURES = ("prompts", *COSTS, "rating", "win_rate", "kl", "words")
+PLOTTED = ("response_tokens", "seconds", "flops", "memory")
+TERA = 1e12
+NO_FIGURES = ("prompts", "tokens", "seconds", "memory", "rating", "win_rate", "kl", "words")
 
 
 def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
@@ -69,14 +72,14 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
     sections = (
         Section("Leaderboard", _legend(found), [leaderboard(found, ranked, numbers)] if ranked else ()),
         Section("Who beats whom", _pairs_lead(found), *_pairs(found, ranked, numbers)),
-        Section("What the gain costs", PRICE_LEAD, plots=_prices(found, ranked, numbers)),
+        Section("What the gain costs", PRICE_LEAD, _costs(found, ranked, numbers), _prices(found, ranked, numbers)),
         overopt.section(found, numbers),
         Section("Learning curves", SEEDS_LEAD, plots=series.curves(metrics, numbers, "policy"), legend=list(metrics)),
         _single(samples, numbers, _rewards(found)),
         Section("Samples", lead, samples=replies.side_by_side(samples, judge)),
         reward_model.of_comparison(found.get("reward_models", {}), _agreement(samples, numbers, ranked, judge)),
         Section("Runs that failed", "", [_failed(found)] if found.get("failed") else ()),
-        Section("Settings", "", [_budget(found, ranked)] if ranked else (), listings=settings(first) if first else ()),
+        Section("Settings", _budget(found), listings=settings(first) if first else ()),
         Section("How to reproduce", "", listings=_reproduce(found, first)),
     )
     answer = answers.of_comparison(found, alarms)
@@ -137,9 +140,8 @@ def leaderboard(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mappin
         for name, value in {**said, **said.get("measures", {})}.items()
         if is_number(value) and name not in (*NO_FIGURES, *rewards)
     )
-    costs = [name for name in COSTS if any(said.get(name) for said in variants.values())]
-    names = ["rating", "win_rate", *rewards, "kl", "words", *rest, "prompts", *costs]
-    titles = {"win_rate": Column("wins over the start", PERCENT), "memory": Column("MiB", NUMBER)}
+    names = ["rating", "win_rate", *rewards, "kl", "words", *rest]
+    titles = {"win_rate": Column("wins over the start", PERCENT)}
     columns = [Column("policy"), *(titles.get(name, column_of(name)) for name in names)]
 
     def row(said: Mapping[str, Any]) -> list[Any]:
@@ -220,25 +222,16 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         titles = ("KL to the start, in nats per reply", judge)
         caption = "Lines: 95% intervals." + (" Small: single runs and checkpoints." if runs else "")
         plots.append(_tradeoff(f"{judge.capitalize()} against KL", "frontier", rows, numbers, titles, caption, runs))
-    for unit, title in COSTS.items():
-        costs = {one["variant"]: one["cost"] for one in found.get("cost_frontier", ()) if one.get("unit") == unit}
-        costs = costs or {name: said[unit] for name, said in variants.items() if is_number(said.get(unit))}
-        if len(costs) == len(variants) and any(costs.values()) and len(variants) > 1:
+    for unit in PLOTTED:
+        costs = {name: costs_of(variants[name]).get(unit) for name in ranked}
+        if len(ranked) > 1 and all(costs.values()):
             rows = [
-                {
-                    "policy": name,
-                    "x": costs[name],
-                    **_share(variants[name]["win_rate"]),
-                    "y": variants[name]["win_rate"]["value"],
-                }
-                for name in ranked
+                {"policy": name, "x": costs[name], **share, "y": share["value"]}
+                for name, share in ((name, _share(variants[name]["win_rate"])) for name in ranked)
             ]
-            titles = (title, "share preferred to the start")
-            plots.append(
-                _tradeoff(
-                    f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, "", form="%"
-                )
-            )
+            titles = (COSTS[unit], "share preferred to the start's")
+            heading = f"Wins against {COSTS[unit].partition(',')[0]}"
+            plots.append(_tradeoff(heading, f"cost-{unit}", rows, numbers, titles, "", form="%"))
     return plots
 
 
@@ -301,16 +294,29 @@ def _figures(found: Mapping[str, Any], ranked: Sequence[str]) -> list[KeyFigure]
         if name in best:
             digits = digits_of([best[name]])
             figures.append(KeyFigure(title, number(best[name]["value"], digits), interval(best[name], digits), note))
-    if "seconds" in best:
-        figures.append(KeyFigure("Training", duration(best["seconds"]), "", "per run"))
+    if seconds := costs_of(best).get("seconds"):
+        figures.append(KeyFigure("Training", duration(seconds), "", "per run"))
     return figures
 
 
-def _budget(found: Mapping[str, Any], ranked: Sequence[str]) -> Table:
-    rows = [
-        [name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked
-    ]
-    return Table("budget", [Column("policy"), Column("prompts learned from", NUMBER), Column("seeds", NUMBER)], rows)
+def costs_of(said: Mapping[str, Any]) -> dict[str, float]:
+    """What a variant's alignment has spent, the mean over seeds."""
+    every = {**said, **said.get("spent", {})}
+    costs = {unit: float(every[unit]) for unit in COSTS if is_number(every.get(unit))}
+    return {unit: cost / TERA if unit == "flops" else cost for unit, cost in costs.items()}
+
+
+def _costs(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> list[Table]:
+    costs = {name: costs_of(found["variants"][name]) for name in ranked}
+    units = [unit for unit in COSTS if any(unit in of for of in costs.values())]
+    columns = [Column("policy"), *(Column(COSTS[unit], NUMBER) for unit in units)]
+    rows = [[name, *(of.get(unit) for unit in units)] for name, of in costs.items()]
+    return [Table("costs", columns, rows, numbers, sortable=True)] if units else []
+
+
+def _budget(found: Mapping[str, Any]) -> str:
+    seeds = f"Each ran with {answers.plural(len(found.get('seeds', ())), 'seed')}"
+    return f"{seeds}, under a budget of {found['budget']}." if found.get("budget") else f"{seeds}, as its recipe says."
 
 
 def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
@@ -319,7 +325,7 @@ def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
     optimizers = dict.fromkeys(name.partition(" ")[0] for name in found["variants"])
     words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(optimizers)]
     words += ["--seeds", str(len(found["seeds"]))]
-    words += ["--budget", f"prompts={found['budget']}"] if found.get("budget") else []
+    words += ["--budget", str(found["budget"])] if found.get("budget") else []
     listings = [Listing("All of it", shlex.join(found["argv"]) if found.get("argv") else " ".join(words))]
     if first:
         recipe = first.path / "recipe.toml"

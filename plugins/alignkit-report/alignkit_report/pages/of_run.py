@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.pages import answers, reward_model, series
+from alignkit_report.overopt.findings import of_run
+from alignkit_report.pages import answers, overopt, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
     NUMBER,
@@ -60,6 +61,7 @@ def document_of(run: Run) -> Document:
     worth = run.summary.get("worth", "")
     sections = (
         Section("Before and after", lead, [_policies(measured, policies, numbers)] if policies else ()),
+        _over_optimisation(run, ours),
         Section("Learning curves", "", plots=_curves(metrics, ours)),
         Section("Single replies", "", plots=distributions(replies, numbers, rewards), legend=list(replies)),
         Section(
@@ -80,6 +82,14 @@ def document_of(run: Run) -> Document:
         sections,
         numbers if policies else {},
     )
+
+
+def _over_optimisation(run: Run, ours: str) -> Section:
+    """Gold along training, where it was measured."""
+    if not any("gold_reward" in record for record in run.metrics):
+        return Section("Over-optimisation")
+    found = {key: {ours: next(iter(of.values()))} for key, of in of_run(run).items() if of and isinstance(of, dict)}
+    return overopt.section(found, {ours: 1})
 
 
 def names_of(stages: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, str]:
