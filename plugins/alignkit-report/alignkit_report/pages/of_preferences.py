@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-PLOTTED = ("Annotators", "Agreement", "Position", "Length")
+WORTH_SAYING = 0.05
+"""By how much length must move the share of wins for the answer to name it."""
 
 
 def document_of(path: Path) -> Document:
@@ -46,9 +47,8 @@ def answer(found: Mapping[str, Any]) -> list[str]:
         f", and {plural(counts['tied_pairs'], 'tie')}" if counts["tied_pairs"] else ""
     )
     longer = (found["length"].get("ranks") or {}).get("longer_wins")
-    if longer and (longer["low"] > 0.5 or longer["high"] < 0.5):
-        which = "longer" if longer["low"] > 0.5 else "shorter"
-        share = longer["value"] if longer["low"] > 0.5 else 1 - longer["value"]
+    if longer and (longer["low"] > 0.5 + WORTH_SAYING or longer["high"] < 0.5 - WORTH_SAYING):
+        which, share = ("longer", longer["value"]) if longer["value"] > 0.5 else ("shorter", 1 - longer["value"])
         said += f"; the {which} reply wins in {share:.0%} of them"
     return [f"{said}.", *found["opening"]]
 
