@@ -44,7 +44,11 @@ def report(
     document = read_document(source)
     written = WRITERS[form](out or _beside(source, form, folder=form in FOLDERS), document)
     if as_json:
-        found: dict[str, Any] = {"kind": document.kind, "answer": list(document.answer), "written": [*map(str, written)]}
+        found: dict[str, Any] = {
+            "kind": document.kind,
+            "answer": list(document.answer),
+            "written": [*map(str, written)],
+        }
         show(found, as_json=True)
         return
     if not quiet:
