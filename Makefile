@@ -66,10 +66,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
-	$(if $(wildcard docs/generate),$(BIN)/python docs/generate --check)
+	$(if $(wildcard docs/generate),$(BIN)/python -m docs.generate --check)
 
+# The generated pages, and the site in build/site: nothing of it needs a network or a server.
 docs: install
-	$(BIN)/python docs/generate
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generate.site
 
 models: install
 	$(BIN)/python -m tests.architectures $(ARGS)
