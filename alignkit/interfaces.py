@@ -87,11 +87,8 @@ class Policy(Component[ConfigT], Model):
     def forward(
         self, batch: GroupBatch, *, entropy: bool = False, hidden: bool = False, kl_to: Policy[Any] | None = None
     ) -> PolicyOutput:
-        """Log-probabilities of the response tokens, and whatever else is requested, in one pass.
-
-        Args:
-            kl_to: a policy of the same plugin to measure the exact KL to; this costs a pass of that policy too.
-        """
+        """Log-probabilities of the response tokens, and whatever else is requested, in one pass. `kl_to`, a policy of
+        the same plugin, asks for the exact KL to it, at the cost of a pass of that policy."""
 
     @abstractmethod
     def reference(self) -> Policy[Any]:
@@ -384,8 +381,7 @@ class ForeignTrainer(Algorithm[LearningT]):
             groups: all records; for rollouts, one group with an empty response per prompt.
             sampling: how rollouts are sampled.
             folder: for its own files.
-            on_step: call it after each optimisation step with `step`, counted from 1, and figures named as the
-                engine's.
+            on_step: call it after each optimisation step with `step`, from 1, and figures named as the engine's.
         """
 
 
@@ -395,6 +391,9 @@ class MetricSink(Component[ConfigT]):
     @abstractmethod
     def write(self, record: Mapping[str, Any]) -> None:
         """One record: `stage`, `step` and the figures."""
+
+    def write_samples(self, groups: Sequence[Group], stage: str, step: int) -> None:
+        """Sampled responses: a scored group that a step starts to learn from; last, those of `eval`."""
 
     def close(self) -> None:
         """Called once when the run ends, also after an error."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from alignkit.interfaces import Feed, Optimizer
@@ -75,6 +76,7 @@ torch.save(told_in(Path({folder!r}), minibatch_size=2).told, Path({folder!r}) / 
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_run_out_does_not_count(tmp_path: Path) -> None:
     """Eleven groups on two processes, one group a step each: in the sixth step the second process has none."""
     from test_processes import launch

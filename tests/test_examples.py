@@ -96,7 +96,7 @@ def test_openings_are_distinct_and_those_of_the_evaluation_are_unseen(stories: M
     assert not seen & unseen
 
 
-@pytest.mark.parametrize("optimizer", ["ppo", "dpo"])
+@pytest.mark.parametrize("optimizer", ["ppo", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_stories_run_with_a_few_steps(tmp_path: Path, optimizer: str) -> None:
     stages = run("stories-ppo", tmp_path / "out", *FEW_STORIES, optimizer=optimizer)
     assert list(stages) == ["sft", "preferences", "reward", "align", "eval"]
@@ -113,7 +113,7 @@ def test_a_reward_model_of_real_chats_with_a_few_steps(tmp_path: Path) -> None:
     assert stages["reward"]["accuracy"]["n"] == stages["reward"]["shorter_wins"]["n"] == stages["reward"]["prompts"] > 0
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["infonce", *(pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES[::2])])
 def test_human_rankings_with_ties_with_a_few_steps(tmp_path: Path, loss: str) -> None:
     stages = run("qa-rankings", tmp_path / "out", *FEW_PAIRS, f"reward.loss={loss}")
     groups = list(read_groups(tmp_path / "out" / "preferences.jsonl"))

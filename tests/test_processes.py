@@ -57,7 +57,7 @@ def launch(code: str, processes: int) -> None:
         assert process.returncode == 0, errors.decode()[-3000:]
 
 
-@pytest.mark.parametrize("max_tokens", [100_000, 40])
+@pytest.mark.parametrize("max_tokens", [pytest.param(100_000, marks=pytest.mark.slow), 40])
 def test_two_processes_with_unequal_shares_take_the_steps_of_one(tmp_path: Path, max_tokens: int) -> None:
     """Eleven groups on two processes, six and five, in one or several micro-batches: the gradient is that of all."""
     tests = str(Path(__file__).parent)

@@ -16,13 +16,16 @@ from alignkit.errors import Interrupted, PluginError
 from alignkit.interfaces import MetricSink
 from alignkit.options import Config
 from alignkit.plugins import Registration, Registry
+from alignkit.records import Group, read_groups
 from alignkit.runs import sinks as sinks_module
+from alignkit.runs.results import Run
 from alignkit.runs.run import run_recipe
 from alignkit.runs.sinks import open_sinks
+from alignkit.runs.stages import SHOWN_PROMPTS
 from alignkit.testing import TinyReward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from alignkit.recipe.resolved import Resolved
@@ -51,6 +54,9 @@ class Noted(MetricSink[NotedOptions]):
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._do("write", dict(record))
+
+    def write_samples(self, groups: Sequence[Group], stage: str, step: int) -> None:
+        self._do("samples", (stage, step, groups))
 
     def close(self) -> None:
         self._do("close", None)
@@ -88,7 +94,27 @@ def test_each_is_given_every_step_and_closed_once(tmp_path: Path) -> None:
     written = [(value["stage"], value["step"]) for name, value in CALLS if name == "b write"]
     assert written == [("sft", step) for step in (1, 2, 3)] + [("policy", step) for step in (1, 2, 3)]
     assert all("loss" in value for name, value in CALLS if name == "a write")
-    assert len(CALLS) == 2 + 2 * 6 + 2
+    assert len(CALLS) == 2 + 2 * (6 + 4) + 2
+
+
+def test_each_is_given_a_group_of_every_batch_and_those_of_the_evaluation(tmp_path: Path) -> None:
+    run_recipe(with_sinks(resolved(tmp_path), {}), tmp_path / "out", reporter=Recorder())
+    given = [value for name, value in CALLS if name == "a samples"]
+    assert [(stage, step, len(groups)) for stage, step, groups in given] == [
+        ("policy", 1, 1),
+        ("policy", 2, 1),
+        ("policy", 3, 1),
+        ("eval", 0, 2 * min(SHOWN_PROMPTS, len(list(read_groups(tmp_path / "out" / "samples.jsonl"))) // 2)),
+    ]
+    reward = TinyReward()
+    for _, _, (group,) in given[:3]:
+        assert len(group.responses) == 2
+        assert group.scores == pytest.approx(reward.score([group])[0], rel=1e-6)
+    assert {group.source for group in given[3][2]} == {"start", "policy"}
+    events = Run.open(tmp_path / "out").events
+    assert [event["planned"] for event in events if "planned" in event] == [3, 3]  # sft, policy
+    assert [event["step"] for event in events if "samples" in event] == [1, 2, 3]
+    assert all("loss" in record for record in Run.open(tmp_path / "out").metrics)
 
 
 def test_a_sink_that_cannot_write_ends_the_run_under_its_name(tmp_path: Path) -> None:

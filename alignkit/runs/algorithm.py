@@ -53,8 +53,8 @@ def train_algorithm(
         data: prompts for algorithms on rollouts, groups for all others.
         name: label of its steps in reports.
         folder: for checkpoints.
-        write: receives the figures of each step, and the records of alarms with their `text`, in the first process
-            only.
+        write: receives, in the first process only, the figures of each step, and records of `alarm`s with their
+            `text`, of the `planned` steps, and of some `samples` that the step of a record starts to learn from.
         fingerprint: of everything except the data; a checkpoint with another one is refused unless `force` is set.
         history: of the policy so far; the folder gets it, with the data, at the first step.
         texts: for ptx.
@@ -69,12 +69,16 @@ def train_algorithm(
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check(algorithm, groups, shard=shard)
     feed = _feed(algorithm, data, sampling, seed, sampler)
-    reporter.start(name, planned_steps(feed, algorithm.config))
+    planned = planned_steps(feed, algorithm.config)
+    reporter.start(name, planned)
     remember = cache(history.and_of([*groups, *texts]).write)
+    first = [{"planned": planned}]
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
             remember(folder)
+            if event := {**(first.pop() if first else {}), **_new_samples(feed)}:
+                write({"step": record["step"], **event})
             write(record)
             reporter.step(record)
 
@@ -152,6 +156,12 @@ def _feed(
     return RolloutFeed(
         data, algorithm.policy, algorithm.reward, sampling=sampling, options=options, seed=seed, sampler=sampler
     )
+
+
+def _new_samples(feed: BatchFeed) -> dict[str, Any]:
+    """The examples of the feed's last batch, each once."""
+    examples, feed.examples = feed.examples, ()
+    return {"samples": [group.to_json() for group in examples]} if examples else {}
 
 
 def digest_of_models(algorithm: Optimizer[Any], groups: Sequence[Group]) -> str:

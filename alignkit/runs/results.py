@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from alignkit.recipe.resolved import Resolved
 
 
+EVENTS = frozenset({"alarm", "planned", "samples"})
+"""Keys of records in metrics.jsonl that hold no figures of a step."""
+
+
 class Run:
     """A run directory. `alignkit.run` returns one, `Run.open` opens an existing one.
 
@@ -57,6 +61,11 @@ class Run:
         return {**measured, "out": str(self.path), **stages, **({"worth": worth} if worth else {})}
 
     @property
+    def state(self) -> dict[str, Any]:
+        """What run.json says: `stages`, `argv`, `versions`, `notes`."""
+        return read_state(self.path)
+
+    @property
     def stages(self) -> dict[str, Any]:
         """The summary of each stage that is done."""
         return dict(read_state(self.path)["stages"] if self._stages is None else self._stages)
@@ -64,12 +73,18 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl, one per optimisation step: `stage`, `step`, `time` and the figures."""
-        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" not in record]
+        return [record for record in read_records(self.path / "metrics.jsonl") if not EVENTS & record.keys()]
 
     @property
     def alarms(self) -> list[dict[str, Any]]:
         """The alarms so far (docs/how-to/training.md): `stage`, `step`, `alarm`, `value`, `threshold` and `text`."""
-        return [record for record in read_records(self.path / "metrics.jsonl") if "alarm" in record]
+        return [event for event in self.events if "alarm" in event]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What else metrics.jsonl says of a `stage` and `step`: alarms, the number of `planned` steps, and `samples`
+        that a step starts to learn from, as groups in JSON."""
+        return [record for record in read_records(self.path / "metrics.jsonl") if EVENTS & record.keys()]
 
     @property
     def samples(self) -> list[Group]:
@@ -80,8 +95,9 @@ class Run:
         path = self.path / "samples.jsonl"
         return list(read_groups(path)) if path.exists() else []
 
-    def policy(self) -> Policy[Any]:
-        """Loads the newest trained policy: the aligned one, else the SFT one.
+    @property
+    def trained(self) -> Path:
+        """The folder of the newest trained policy: the aligned one, else the SFT one.
 
         Raises:
             InputError: no stage has trained a policy yet.
@@ -89,8 +105,15 @@ class Run:
         aligned = [stage for stage in self.stages if stage.endswith("align")]
         if not aligned and "sft" not in self.stages:
             raise InputError("this run has not trained a policy yet", where=str(self.path), fix="run sft or align")
-        saved = self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
-        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=saved)
+        return self.path / (aligned[-1].removesuffix("align") + "policy" if aligned else "sft")
+
+    def policy(self) -> Policy[Any]:
+        """Loads the policy in `trained`.
+
+        Raises:
+            InputError: no stage has trained a policy yet.
+        """
+        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=self.trained)
         return policy
 
     def reward(self) -> RewardSource[Any]:
@@ -138,12 +161,13 @@ class Run:
 
 
 def _from_reports(function: str, run: Run) -> list[str]:
-    """What a function of each module in the group `alignkit.reports` (docs/how-to/plugins.md) returns for a run."""
+    """What a function returns, of each module in the group `alignkit.reports` (docs/how-to/plugins.md) with it."""
     found = []
     for point in sorted(entry_points(group="alignkit.reports"), key=lambda p: p.name):
         with blamed(f"report {point.name}"):
-            found.append(str(getattr(point.load(), function)(run)))
-    return found
+            if write := getattr(point.load(), function, None):
+                found.append(str(write(run)))
+    return [said for said in found if said]
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -229,7 +229,7 @@ class MetricsFile:
 
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, str) else float(f"{value:.6g}") for name, value in record.items()}
+    return {name: value if isinstance(value, str | list) else float(f"{value:.6g}") for name, value in record.items()}
 
 
 def _versions() -> dict[str, str]:

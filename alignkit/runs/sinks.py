@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from alignkit.errors import AlignkitError
 from alignkit.ops.distributed import process_index
 from alignkit.plugins import blamed
+from alignkit.records import Group
+from alignkit.runs.results import EVENTS
 from alignkit.training.signals import terminated_cleanly
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None]) -> Iterator[Write]:
-    """Yields a function that writes a record to each sink of `run.metrics`. Closes each sink once, however the run
-    ends.
+    """Yields a function that gives a record of metrics.jsonl to each sink of `run.metrics`. Closes each sink once,
+    however the run ends.
 
     Args:
         folder: the run directory.
@@ -36,9 +38,14 @@ def open_sinks(resolved: Resolved, folder: Path, on_notice: Callable[[str], None
     sinks: dict[str, MetricSink[Any]] = {}
 
     def write(record: Mapping[str, Any]) -> None:
+        groups = [Group.from_json(said) for said in record.get("samples", ())]
         for key, sink in sinks.items():
-            with blamed(f"{key}:", "write() failed"):
-                sink.write(record)
+            if groups:
+                with blamed(f"{key}:", "write_samples() failed"):
+                    sink.write_samples(groups, record["stage"], int(record["step"]))
+            elif not EVENTS & record.keys():
+                with blamed(f"{key}:", "write() failed"):
+                    sink.write(record)
 
     with terminated_cleanly() if specs else nullcontext():
         try:

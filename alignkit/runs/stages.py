@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from alignkit.runs.reporting import Reporter
     from alignkit.samplers import Sampler
 
+SHOWN_PROMPTS = 8
+"""Of the evaluation, whose responses go to the metric sinks."""
+
 
 class Stages:
     """The stages of a run. Each public method is a stage and returns its summary as JSON types."""
@@ -148,17 +151,17 @@ class Stages:
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
         report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
-        write_groups(
-            self._path / "samples.jsonl",
-            (
-                replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
-                for place in range(len(prompts))
-                for name, batch in batches.items()
-                for group, figures in [
-                    (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
-                ]
-            ),
-        )
+        samples = [
+            replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
+            for place in range(len(prompts))
+            for name, batch in batches.items()
+            for group, figures in [
+                (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
+            ]
+        ]
+        write_groups(self._path / "samples.jsonl", samples)
+        shown = [group.to_json() for group in samples[: SHOWN_PROMPTS * len(batches)]]
+        self._write_to_sinks({"stage": "eval", "step": 0, "samples": shown})
         return {**measured_on, **report}
 
     def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
@@ -323,8 +326,7 @@ class Stages:
 
         def write(record: Mapping[str, Any]) -> None:
             self._metrics.write(folder, record)
-            if "alarm" not in record:
-                self._write_to_sinks({"stage": folder, **record})
+            self._write_to_sinks({"stage": folder, **record})
 
         result = train_algorithm(
             optimizer,

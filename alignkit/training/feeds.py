@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,12 +32,14 @@ class BatchFeed(Protocol):
         groups_per_batch: groups of a full batch, over all processes.
         repeatable: whether a batch can be made again after the policy has changed (rollouts can't).
         figures: of the last batch, the same in every process.
+        examples: some scored groups of the last batch, to be shown.
     """
 
     num_batches: int
     groups_per_batch: int
     repeatable: bool
     figures: dict[str, float]
+    examples: Sequence[Group] = ()
 
     def batch(self, index: int) -> GroupBatch:
         """This process's block of batch `index`, encoded, and scored if the algorithm needs it."""
@@ -106,6 +109,7 @@ class RolloutFeed(BatchFeed):
         asked = size * self._options.group_size
         share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
         self.figures = {"abstained": share} if share else {}
+        self.examples = _examples(scored)
         check_abstentions(share, self._options.max_abstained)
         return evenly(scored)
 
@@ -115,6 +119,15 @@ class RolloutFeed(BatchFeed):
     def _prompt_at(self, position: int) -> Prompt:
         round_number, offset = divmod(position, len(self._prompts))
         return self._prompts[prompt_order(len(self._prompts), seed=self._seed, round_number=round_number)[offset]]
+
+
+def _examples(batch: GroupBatch) -> list[Group]:
+    """The first group, scored by the rewards."""
+    if not batch.num_groups:
+        return []
+    first = batch.select([0])
+    assert first.rewards is not None
+    return [replace(first.groups[0], scores=tuple(first.rewards.tolist()))]
 
 
 def _check_enough(count: int, what: str) -> None:

@@ -167,6 +167,7 @@ class Counted(TRPO):
         return logged
 
 
+@pytest.mark.slow
 def test_with_many_tokens_the_exact_kl_is_held_too() -> None:
     """For one token after one prompt, the exact KL is the sum of p * (r - 1 - log r) over the vocabulary, r = q/p, and
     the sampled one the same sum with the tokens' shares in the batch for p. No term is negative. So they differ by at

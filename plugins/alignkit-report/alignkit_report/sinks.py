@@ -1,10 +1,11 @@
-"""Sinks for a run's metrics, through accelerate's experiment trackers."""
+"""Sinks for a run's metrics and samples, through accelerate's experiment trackers."""
 
 from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from itertools import repeat
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,11 +22,21 @@ from alignkit_report.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from alignkit import Context
+    from alignkit import Context, Group
 
 OptionsT = TypeVar("OptionsT", bound=TrackerOptions)
+
+
+COLUMNS = ("prompt", "from", "response", "score")
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Samples for tools without tables."""
+    return "\n\n".join(
+        "\n".join(f"{name}: {said}" for name, said in zip(COLUMNS, row, strict=True) if said) for row in rows
+    )
 
 
 class TrackerSink(MetricSink[OptionsT]):
@@ -55,6 +66,10 @@ class TrackerSink(MetricSink[OptionsT]):
         """Passes figures to the started tracker."""
         self._tracker.log(values, step=step)
 
+    @abstractmethod
+    def log_table(self, rows: Sequence[Sequence[str]], stage: str, step: int) -> None:
+        """Passes samples to the started tracker, in rows of COLUMNS."""
+
     def finish(self) -> None:
         """Ends the started tracker."""
         self._tracker.finish()
@@ -62,11 +77,25 @@ class TrackerSink(MetricSink[OptionsT]):
     def write(self, record: Mapping[str, Any]) -> None:
         stage, step = record["stage"], record["step"]
         figures = {name: value for name, value in record.items() if isinstance(value, Real) and name != "step"}
+        with self._started():
+            self.log({f"{stage}/{name}": float(value) for name, value in figures.items()}, stage, step)
+
+    def write_samples(self, groups: Sequence[Group], stage: str, step: int) -> None:
+        rows = [
+            [group.prompt.plain, group.source, response, "" if score is None else f"{score:.4g}"]
+            for group in groups
+            for response, score in zip(group.responses, group.scores or repeat(None), strict=False)
+        ]
+        with self._started():
+            self.log_table(rows, stage, step)
+
+    @contextmanager
+    def _started(self) -> Iterator[None]:
         PartialState()  # accelerate's trackers ask it for this process's rank, and trl may have reset it
         with redirect_stdout(sys.stderr):
             if self._tracker is None:
                 self._start()
-            self.log({f"{stage}/{name}": float(value) for name, value in figures.items()}, stage, step)
+            yield
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
@@ -92,6 +121,9 @@ class TensorBoard(TrackerSink[TensorBoardOptions]):
             return tracking.TensorBoardTracker("tensorboard", self._folder)
         return tracking.TensorBoardTracker(self._name, Path(folder).expanduser())
 
+    def log_table(self, rows: Sequence[Sequence[str]], stage: str, step: int) -> None:
+        self._tracker.log({f"{stage}/samples": as_text(rows)}, step=step)
+
 
 class Wandb(TrackerSink[WandbOptions]):
     """Weights & Biases. It drops figures whose step is lower than an earlier one, so each stage gets its own axis,
@@ -109,12 +141,17 @@ class Wandb(TrackerSink[WandbOptions]):
             settings={"console": "off", "x_disable_meta": True},
         )
 
-    def log(self, values: Mapping[str, float], stage: str, step: int) -> None:
+    def log(self, values: Mapping[str, Any], stage: str, step: int) -> None:
         axis = f"{stage}/step"
         if stage not in self._stages:
             self._stages.add(stage)
             self._tracker.tracker.define_metric(f"{stage}/*", step_metric=axis)
         self._tracker.log({**values, axis: step})
+
+    def log_table(self, rows: Sequence[Sequence[str]], stage: str, step: int) -> None:
+        import wandb
+
+        self.log({f"{stage}/samples": wandb.Table(list(COLUMNS), rows)}, stage, step)
 
 
 class Mlflow(TrackerSink[MlflowOptions]):
@@ -135,6 +172,11 @@ class Mlflow(TrackerSink[MlflowOptions]):
             mlflow.set_tracking_uri(uri)
         return tracking.MLflowTracker(self.config.project, logging_dir=artifacts, run_name=self._name)
 
+    def log_table(self, rows: Sequence[Sequence[str]], stage: str, step: int) -> None:
+        import mlflow
+
+        mlflow.log_text(as_text(rows), f"samples/{stage}/step-{step}.txt")
+
 
 class Trackio(TrackerSink[TrackioOptions]):
     """trackio. After accelerate's own end a run stays trackio's current one and would end again at exit."""
@@ -143,6 +185,11 @@ class Trackio(TrackerSink[TrackioOptions]):
 
     def make(self, ends: ExitStack) -> Any:
         return tracking.TrackioTracker(self.config.project, name=self._name, space_id=self.config.space or None)
+
+    def log_table(self, rows: Sequence[Sequence[str]], stage: str, step: int) -> None:
+        import trackio
+
+        self._tracker.log({f"{stage}/samples": trackio.Table(list(COLUMNS), rows)}, step=step)
 
     def finish(self) -> None:
         import trackio
