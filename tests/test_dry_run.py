@@ -94,6 +94,14 @@ def test_the_peak_is_what_is_kept_and_the_larger_of_training_and_sampling(tmp_pa
     assert large["peak_per_process"]["fsdp2"]["4"] == 340 // 4 + 20 // 4 + 2000 + 32
 
 
+def test_another_sampler_keeps_keys_and_values_elsewhere(tmp_path: Path) -> None:
+    vllm = {"plugin": "vllm", "urls": ["http://127.0.0.1:9"]}
+    stage = result(recipe(tmp_path, optimizer=PPO, sampler=vllm))["memory"]["align"]
+    assert stage["assumed"]["rows"] == stage["models"]["policy"]["cache"] == 0
+    # Half of all weights and AdamW's state, half of the gradients, activations, two parts of two trained models.
+    assert stage["peak_per_process"]["fsdp2"]["2"] == 170 + 10 + 128 + 2 * 16
+
+
 def test_only_the_stages_that_train_are_weighed(tmp_path: Path) -> None:
     data = recipe(tmp_path)["prompts"]
     tables = {**recipe(tmp_path), "demonstrations": data, "preferences": data, "reward": {"plugin": "model"},

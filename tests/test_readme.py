@@ -12,14 +12,17 @@ import pytest
 from alignkit_data.hub import is_hub_id
 from demo_files import FEW_REWARD_STEPS, FEW_STEPS
 from public_data import FEW, LOCAL, ROOT, SHARED
-from readme import commands
+from readme import OWN_MODEL, commands
 from test_docs import PAGES
 from test_docs import commands as commands_of
 
 from alignkit import cli
 
 TYPED = {typed.command: typed for typed in commands()}
-OFFLINE = [command for command, typed in TYPED.items() if command.startswith("alignkit ") and not typed.network]
+OFFLINE = [
+    command for command, typed in TYPED.items() if command.startswith("alignkit ") and not (typed.network or typed.own)
+]
+FEW_OWN = ["preferences.limit=24", "policy.max_length=128", "sampling.max_tokens=16"]
 
 
 OWN = "no such file: labels.db|no model folder path/or/owner/name|-o sampler.python: no such file"
@@ -43,6 +46,21 @@ def test_a_command_works_after_make_demo(command: str) -> None:
     few = list(FEW_STEPS) if command.startswith("alignkit run ") else []
     few += FEW_REWARD_STEPS if "demo/recipe.toml" in command else []
     assert cli.run(words_of(command, few)) == 0
+
+
+def test_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder with real pairs and a real model, and nothing else."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the real data in ../shared/data")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").symlink_to(SHARED / "hh_harmless_200_conv.jsonl")
+    own = [typed.command.replace(OWN_MODEL, str(SHARED / "stories260K-hf")) for typed in TYPED.values() if typed.own]
+    assert len(own) == 4
+    for command in own:
+        few = [*FEW_OWN, "optimizer.max_tokens=512", "reward.train.max_tokens=512"] if " run " in command else []
+        assert cli.run(words_of(command, few)) == 0
+    assert (tmp_path / "runs/dpo/policy/model.safetensors").exists()
+    assert (tmp_path / "runs/dpo/report.html").exists()
 
 
 @pytest.mark.usefixtures("_beside_a_demo")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from conftest import InstallPlugin
 
 SOURCE = Path(__file__).parents[1] / "examples" / "brevity.py"
+SHORTEST = SOURCE.with_name("short_answers.py")
 GROUP = Group(Prompt(text="Say hello."), ("good day to you", "good day"))
 
 
@@ -27,6 +28,13 @@ def site(install_plugin: InstallPlugin) -> Path:
 
 def test_it_is_as_short_as_it_says() -> None:
     assert sum(1 for line in SOURCE.read_text(encoding="utf-8").splitlines() if line.strip()) <= 20
+
+
+def test_the_shortest_one_has_seven_lines_and_counts_words(install_plugin: InstallPlugin, tmp_path: Path) -> None:
+    text = SHORTEST.read_text(encoding="utf-8")
+    assert sum(1 for line in text.splitlines() if line.strip()) == 7
+    install_plugin("short_answers", text)
+    assert build_component("reward", "short-answers").score([GROUP]) == [[-4, -2]]
 
 
 @pytest.mark.usefixtures("site")

@@ -82,7 +82,8 @@ def _load(feed: Feed, resolved: Resolved, options: Any, device: str) -> Load:
     asked = options.max_tokens if isinstance(options, LoopOptions) else SCORING_TOKENS
     responses, rows = RESPONSES.get(feed, 1), 0
     if feed is Feed.ROLLOUTS and isinstance(options, IterationOptions):
-        responses, rows = options.group_size, options.group_size * options.batch_size
+        responses = options.group_size
+        rows = options.group_size * options.batch_size if resolved.names.get("sampler", "policy") == "policy" else 0
     return Load(
         device=device,
         max_tokens=HIGHEST.get(device, HIGHEST["cpu"]) if asked == "auto" else asked,

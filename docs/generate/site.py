@@ -1,8 +1,8 @@
 """Builds the site of the docs in build/site, its Chinese part in build/site/zh: `python -m docs.generate.site`.
 
 The pages are copied to build/pages first, with the plugins' READMEs and the examples' walk-throughs. Links there lead
-to pages of the site; of a link to any other file of the repository only the text stays. The order of the pages is that
-of the links in index.md.
+to pages of the site; of a link to any other file of the repository only the text stays. The order of a chapter's
+pages is that of the links in index.md.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ BUILD = ROOT / "build"
 SITE = BUILD / "site"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
-BESIDE = {"examples/*.md": "examples/{0.name}", "plugins/*/README.md": "packages/{0.parent.name}.md"}
+BESIDE = {
+    "README.md": "readme/readme.md",
+    "examples/*.md": "examples/{0.name}",
+    "examples/*/README.md": "examples/{0.parent.name}.md",
+    "plugins/*/README.md": "packages/{0.parent.name}.md",
+}
 """Pages outside of docs/ -> where they stand in the English part."""
-PACKAGES, EXAMPLES = "Packages", "Walk-throughs"
 
 
 def build() -> None:
@@ -42,7 +46,9 @@ def build() -> None:
     places = {name: staged(found[name], name) for name in languages}
     for name in languages:
         _write(name, places)
-        config = project(name, settings, nav(places[name]), several=len(languages) > 1)
+        config = project(
+            name, settings, nav(places[name], settings["languages"][name]["chapters"]), several=len(languages) > 1
+        )
         path = BUILD / f"{name}.toml"
         path.write_text(tomli_w.dumps({"project": config}), encoding="utf-8")
         zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(path)]
@@ -96,21 +102,22 @@ def _url(language: str, place: str) -> str:
     return path if language == "en" else f"{language}/{path}"
 
 
-def nav(places: Mapping[Path, str]) -> list[Any]:
-    """The pages below the headings of index.md, in the order of its links; of a folder with an index, all pages."""
-    by_place = {place: source for source, place in places.items()}
-    index = by_place["index.md"]
-    text = index.read_text(encoding="utf-8")
-    found: list[Any] = [{_title(index): "index.md"}]
-    for chapter in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        heading = chapter.partition("\n")[0]
-        linked = dict.fromkeys(os.path.normpath(link[3]) for link in LINK.finditer(chapter) if link[3].endswith(".md"))
-        pages = [_entry(place, by_place) for place in linked if place in by_place]
-        found += [{heading: pages}] if pages else []
-    for title, folder in ((EXAMPLES, "examples/"), (PACKAGES, "packages/")):
-        pages = [_entry(place, by_place) for place in sorted(by_place) if place.startswith(folder)]
+def nav(places: Mapping[Path, str], chapters: Mapping[str, str]) -> list[Any]:
+    """The chapters, each the pages of a folder in the order in which docs/index.md names them."""
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    order = {os.path.normpath(link[3]): number for number, link in enumerate(LINK.finditer(text))}
+    by_place = {place: source for source, place in places.items() if source.suffix == ".md"}
+    ordered = sorted(by_place, key=lambda place: (order.get(place, len(order)), place))
+    found: list[Any] = [{_title(by_place["index.md"]): "index.md"}]
+    for folder, title in chapters.items():
+        pages = [_entry(place, by_place) for place in ordered if folder in (str(Path(place).parent), _folder(place))]
         found += [{title: pages}] if pages else []
     return found
+
+
+def _folder(place: str) -> str:
+    """For the index of a folder, the one above."""
+    return str(Path(place).parent.parent) if place.endswith("/index.md") else ""
 
 
 def _entry(place: str, by_place: Mapping[str, Path]) -> dict[str, Any]:
@@ -129,13 +136,12 @@ def _title(page: Path) -> str:
 
 def project(language: str, settings: Mapping[str, Any], pages: Sequence[Any], *, several: bool) -> dict[str, Any]:
     """zensical's settings for a language."""
-    common, own = settings["project"], dict(settings["languages"][language])
-    del own["folder"]
+    common, own = settings["project"], settings["languages"][language]
     up = "" if language == "en" else "../"
     switch = [{**one, "link": up + one["link"]} for one in common["extra"]["alternate"]] if several else []
     return {
         **common,
-        **own,
+        "site_description": own["description"],
         "docs_dir": f"pages/{language}",
         "site_dir": "site" if language == "en" else f"site/{language}",
         "nav": list(pages),
