@@ -24,8 +24,6 @@ from docs.generate.text import DOCS, INPUTS, ROOT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-BUILD = ROOT / "build"
-SITE = BUILD / "site"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 BESIDE = {
@@ -37,39 +35,40 @@ BESIDE = {
 """Pages outside of docs/ -> where they stand in the English part."""
 
 
-def build() -> None:
-    """Writes the pages of each language and has zensical build them."""
+def build(folder: Path) -> None:
+    """Writes the pages of each language to a folder, and has zensical build them in `site` there."""
     settings = tomllib.loads((INPUTS / "zensical.toml").read_text(encoding="utf-8"))
-    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.rmtree(folder / "site", ignore_errors=True)
     found = {name: ROOT / language["folder"] for name, language in settings["languages"].items()}
     languages = [name for name, folder in found.items() if (folder / "index.md").exists()]
     places = {name: staged(found[name], name) for name in languages}
     for name in languages:
-        _write(name, places)
+        _write(folder / "pages" / name, name, places)
         config = project(
             name, settings, nav(places[name], settings["languages"][name]["chapters"]), several=len(languages) > 1
         )
-        path = BUILD / f"{name}.toml"
+        path = folder / f"{name}.toml"
         path.write_text(tomli_w.dumps({"project": config}), encoding="utf-8")
         zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(path)]
-        subprocess.run(zensical, check=True, cwd=BUILD)
+        subprocess.run(zensical, check=True, cwd=folder)
 
 
 def staged(folder: Path, language: str) -> dict[Path, str]:
     """Every file of a language's part -> its place there."""
     left_out = [INPUTS, *([DOCS / "zh"] if language == "en" else [])]
-    files = [path for path in folder.rglob("*") if path.suffix in (".md", ".png", ".svg")]
+    files = [path for path in folder.rglob("*") if path.suffix in (".md", ".png", ".svg", ".ipynb")]
     found = {path: str(path.relative_to(folder)) for path in files if not any(map(path.is_relative_to, left_out))}
+    found |= {INPUTS / name: name for name in ("site.css", "site.js")}
     if language == "en":
         found |= {path: to.format(path) for pattern, to in BESIDE.items() for path in ROOT.glob(pattern)}
     return found
 
 
-def _write(language: str, places: Mapping[str, Mapping[Path, str]]) -> None:
+def _write(folder: Path, language: str, places: Mapping[str, Mapping[Path, str]]) -> None:
     """Copies a language's files, with the links of its pages led to where they stand."""
-    shutil.rmtree(BUILD / "pages" / language, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
     for source, place in places[language].items():
-        target = BUILD / "pages" / language / place
+        target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix != ".md":
             shutil.copyfile(source, target)
@@ -111,7 +110,8 @@ def nav(places: Mapping[Path, str], chapters: Mapping[str, str]) -> list[Any]:
     found: list[Any] = [{_title(by_place["index.md"]): "index.md"}]
     for folder, title in chapters.items():
         pages = [_entry(place, by_place) for place in ordered if folder in (str(Path(place).parent), _folder(place))]
-        found += [{title: pages}] if pages else []
+        found += [{title: place} for page in pages[:1] for place in page.values()] if len(pages) == 1 else []
+        found += [{title: pages}] if len(pages) > 1 else []
     return found
 
 
@@ -151,4 +151,4 @@ def project(language: str, settings: Mapping[str, Any], pages: Sequence[Any], *,
 
 
 if __name__ == "__main__":
-    build()
+    build(ROOT / "build")
