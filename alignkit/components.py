@@ -51,9 +51,12 @@ class Component(ABC, Generic[ConfigT]):
     Attributes:
         Config: the options class: the generic argument (`RewardSource[BrevityOptions]`), else inherited from the base
             class, else `alignkit.Config`, which has no options.
+        counts_flops: for policies: whether they and their scorers count their passes (`alignkit.ops.count_pass`), as
+            `optimizer.budget.flops` needs.
     """
 
     Config: ClassVar[type[Config]] = Config
+    counts_flops: ClassVar[bool] = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

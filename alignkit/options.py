@@ -163,7 +163,7 @@ class LearningOptions(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions(Config):
-    """Memory and checkpoints."""
+    """Memory, checkpoints and budget."""
 
     noise: ClassVar[frozenset[str]] = frozenset({"max_tokens", "save_every", "keep_checkpoints"})
 
@@ -177,6 +177,9 @@ class LoopOptions(Config):
     """Optimisation steps between checkpoints; 0 saves after each batch of rollouts or epoch."""
     keep_checkpoints: Count = 2
     """How many of the newest checkpoints to keep."""
+    budget: Mapping[Literal["response_tokens", "seconds", "flops"], Positive] = field(default_factory=dict)
+    """End the training, as a success, at the first step that has spent so much: `budget.seconds = 600`. The learning
+    rate follows what is spent, where that is ahead of the steps. docs/how-to/comparing.md says what counts."""
 
     def check(self) -> None:
         super().check()

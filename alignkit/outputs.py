@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class TrainResult:
         tokens: response tokens of this process.
         metrics: of the last step.
         stopped: why the run ended before its last iteration; empty if it did not.
+        spent: prompts, response_tokens, seconds and flops of all processes, earlier runs included; empty: not known.
     """
 
     steps: int
@@ -57,3 +58,4 @@ class TrainResult:
     tokens: int
     metrics: Mapping[str, float]
     stopped: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict)

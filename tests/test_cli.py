@@ -353,7 +353,7 @@ def test_list_and_show(fake_plugin: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "optimizer push (from fake-plugin)" in shown
     assert "  kl_coef: float >= 0 = 0.05\n      Weight of the KL, at least 0.\n" in shown
     headings = [line for line in shown.splitlines()[1:] if line and line[0].isupper()]
-    assert headings == ["What matters first", "Its own", "Learning", "Memory and checkpoints"]
+    assert headings == ["What matters first", "Its own", "Learning", "Memory, checkpoints and budget"]
     assert shown.count("  learning_rate:") == 1
     assert cli.run(["plugins", "show", "push", "--json"]) == 0
     options = json.loads(capsys.readouterr().out)["plugins"][0]["options"]

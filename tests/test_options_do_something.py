@@ -47,6 +47,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "max_tokens": (1,), "save_every": (3,), "keep_checkpoints": (1,), "line_search_steps": (1,),
     "ptx_batch_size": (1,), "stop.gold": ({"plugin": "gold"},), "stop.plateau": (1,), "stop.plateau_delta": (10.0,),
     "stop.gold_fall": (0.1,), "stop.gold_window": (1,),
+    "budget": ({"response_tokens": 1}, {"seconds": 1e-9}, {"flops": 1.0}),
     "alarm_kl": (1e-9,), "alarm_entropy": (1.0,), "alarm_length": (1.000001,),
     "alarm_cut_off": (1e-9,), "alarm_gold": (1.0,),
 }  # fmt: skip

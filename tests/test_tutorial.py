@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
@@ -19,6 +18,7 @@ from walkthrough import Walk
 
 from alignkit.algorithms import ResponseLogprobs
 from alignkit.testing import TinyPolicy
+from docs.generate import notebook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,12 +55,6 @@ def blocks(path: Path) -> list[tuple[str, str]]:
     return FENCED.findall(NOT_RUN.sub("", read(path)))
 
 
-@pytest.fixture
-def notebook_maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(DOCS / "generate"))
-    return importlib.import_module("notebook")
-
-
 @pytest.mark.parametrize(("page", "translation"), TRANSLATED, ids=lambda path: path.stem)
 def test_a_translation_has_the_same_blocks_and_facts(page: Path, translation: Path) -> None:
     assert FENCED.findall(read(translation)) == FENCED.findall(read(page))
@@ -75,21 +69,21 @@ def test_a_translation_has_the_same_blocks_and_facts(page: Path, translation: Pa
             assert re.findall(r"\d+(?:\.\d+)?(?:e-\d)?", one) == re.findall(r"\d+(?:\.\d+)?(?:e-\d)?", other)
 
 
-def test_the_notebook_is_the_page_and_was_executed(notebook_maker: ModuleType) -> None:
-    notebook = json.loads(read(notebook_maker.NOTEBOOK))
-    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
-    assert cells == notebook_maker.cells_of(read(TUTORIAL)), "make notebook"
-    for cell in notebook["cells"]:
+def test_the_notebook_is_the_page_and_was_executed() -> None:
+    made = json.loads(read(notebook.NOTEBOOK))
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in made["cells"]]
+    assert cells == notebook.cells_of(read(TUTORIAL)), "make notebook"
+    for cell in made["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"], cell["source"]
             assert all(output["output_type"] == "stream" for output in cell["outputs"])
-    assert notebook_maker.NOTEBOOK.stat().st_size < 100_000
+    assert notebook.NOTEBOOK.stat().st_size < 100_000
 
 
-def test_cells_are_blocks_that_are_run(notebook_maker: ModuleType) -> None:
+def test_cells_are_blocks_that_are_run() -> None:
     page = "# A\n\n```console\none\ntwo\n```\n\nB\n\n```python\n# a.py\nx = 1\n```\n"
     page += "<!-- not run: no -->\n```console\nc\n```\n"
-    assert notebook_maker.cells_of(page) == [
+    assert notebook.cells_of(page) == [
         ("markdown", "# A"),
         ("code", "!one"),
         ("code", "!two"),

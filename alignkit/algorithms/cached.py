@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from alignkit.algorithms.passes import policy_logprobs
 from alignkit.ops.digests import digest_of_tensors
 from alignkit.ops.distributed import are_split
+from alignkit.ops.flops import count_pass
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,7 @@ def cached_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int, fol
     path = folder / "logprobs" / f"{_key(policy, batch, max_tokens)}.safetensors"
     found = _read(path)
     if found is not None and found.shape == batch.response_ids.shape:
+        count_pass(policy.modules(), batch, learns=False)  # what a run spends must not depend on runs before
         return found.to(batch.device)
     logprobs = policy_logprobs(policy, batch, max_tokens)
     _write(path, logprobs)

@@ -76,6 +76,9 @@ from .distributed import (
 from .divergences import (
     derivative as derivative,
 )
+from .flops import (
+    count_pass as count_pass,
+)
 from .kl import (
     AdaptiveKL as AdaptiveKL,
 )

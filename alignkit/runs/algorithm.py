@@ -69,10 +69,9 @@ def train_algorithm(
     groups = [Group(item, ("",)) if isinstance(item, Prompt) else item for item in data]
     _check(algorithm, groups, shard=shard)
     feed = _feed(algorithm, data, sampling, seed, sampler)
-    planned = planned_steps(feed, algorithm.config)
-    reporter.start(name, planned)
+    first = [{"planned": planned_steps(feed, algorithm.config)}]
+    reporter.start(name, first[0]["planned"])
     remember = cache(history.and_of([*groups, *texts]).write)
-    first = [{"planned": planned}]
 
     def on_step(record: dict[str, float]) -> None:
         if process_index() == 0:
@@ -83,17 +82,16 @@ def train_algorithm(
             reporter.step(record)
 
     def on_notice(text: str) -> None:
-        if not isinstance(text, Alarm):
-            reporter.note(text)
-            return
-        if process_index() == 0:
-            write({**text.record, "text": str(text)})
-        if not text.stops:  # else the error says it
-            reporter.note(f"alarm: {text}")
+        alarm = text if isinstance(text, Alarm) else None
+        if alarm and process_index() == 0:
+            write({**alarm.record, "text": text})
+        if not (alarm and alarm.stops):  # else the error says it
+            reporter.note(f"alarm: {text}" if alarm else text)
 
     if isinstance(algorithm, ForeignTrainer):
         return algorithm.run(groups, sampling=sampling, folder=folder, seed=seed, on_step=on_step)
     assert isinstance(algorithm, Optimizer)
+    whole = f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}" if resumable else ""
     return train(
         algorithm,
         feed,
@@ -105,9 +103,7 @@ def train_algorithm(
         force=force,
         resumable=resumable,
         shard=shard,
-        fingerprint=f"{fingerprint}/{digest_of([*groups, *texts])}/{digest_of_models(algorithm, groups)}"
-        if resumable
-        else "",
+        fingerprint=whole,
         texts=texts,
     )
 

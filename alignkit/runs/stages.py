@@ -348,10 +348,13 @@ class Stages:
         in_first(lambda: save_trained(optimizer, path))
         summary = {"steps": result.steps, "train_seconds": round(result.seconds, 2), "tokens": result.tokens}
         self._reporter.finish(summary)
+        spent = {unit: round(amount, 2) for unit, amount in result.spent.items()}
         worth = optimizer.reward.worth() if optimizer.reward else ""
         alarms = [said["text"] for said in Run(self._path).alarms if said["stage"] == folder]
         told = {
-            name: said for name, said in (("stopped", result.stopped), ("alarms", alarms), ("worth", worth)) if said
+            name: said
+            for name, said in (("spent", spent), ("stopped", result.stopped), ("alarms", alarms), ("worth", worth))
+            if said
         }
         return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
 

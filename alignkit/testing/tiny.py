@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from alignkit.batch import GroupBatch
 from alignkit.errors import InputError
 from alignkit.interfaces import HasValues, Policy, RewardSource, Scorer
+from alignkit.ops.flops import count_pass
 from alignkit.options import Config, Count, Fraction
 from alignkit.outputs import PolicyOutput, ScorerOutput
 from alignkit.records import Group
@@ -121,6 +122,7 @@ class TinyScorer(Scorer):
         return self._text.encode(groups, _device(self._network))
 
     def forward(self, batch: GroupBatch) -> ScorerOutput:
+        count_pass(self.modules(), batch)
         scalars: Tensor = self._wrapped(self._text.contexts(batch, after_last=True))
         lasts = (batch.lengths + 1).cumsum(0) - 1
         predicting = torch.ones_like(scalars, dtype=torch.bool)
@@ -150,6 +152,8 @@ class TinyPolicy(Policy[TinyOptions], HasValues, Servable):
     `min_tokens` restrict the choice of tokens; log-probabilities stay those of the whole distribution.
     `repetition_penalty` and `stop` are refused.
     """
+
+    counts_flops = True
 
     def __init__(
         self,
@@ -217,6 +221,7 @@ class TinyPolicy(Policy[TinyOptions], HasValues, Servable):
             alive = [row for row in alive if tokens[row][-1]]
         responses = [tokens[p * n : (p + 1) * n] for p in range(len(prompts))]
         batch = self.batch_of(prompts, ids, responses, [row[-1] == 0 for row in tokens], sampling)
+        count_pass(self.modules(), batch, learns=False)
         return batch.replace(logprobs=torch.tensor([x for row in logprobs for x in row], device=self._device))
 
     @property
@@ -256,6 +261,7 @@ class TinyPolicy(Policy[TinyOptions], HasValues, Servable):
         values: bool = False,
         kl_to: Policy[Any] | None = None,
     ) -> PolicyOutput:
+        count_pass(self.modules(), batch)
         contexts = self._text.contexts(batch, after_last=False)
         output = self._wrapped(contexts, batch.response_ids, batch.temperature, values=values)
         distribution: Tensor = output["log_distribution"]
@@ -270,6 +276,7 @@ class TinyPolicy(Policy[TinyOptions], HasValues, Servable):
     def _kl(self, distribution: Tensor, other: Policy[Any], batch: GroupBatch) -> Tensor:
         assert isinstance(other, TinyPolicy)
         with torch.no_grad():
+            count_pass(other.modules(), batch)
             contexts = self._text.contexts(batch, after_last=False)
             theirs: Tensor = other._wrapped(contexts, batch.response_ids, batch.temperature)["log_distribution"]
         return (distribution.exp() * (distribution - theirs)).sum(-1)

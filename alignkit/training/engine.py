@@ -13,6 +13,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from alignkit.ops.memory import until_it_fits
 from alignkit.outputs import TrainResult
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training.adam import restore_adam
+from alignkit.training.budget import Spending
 from alignkit.training.feeds import BatchFeed, epoch_order, planned_steps
 from alignkit.training.layout import layout_of
 from alignkit.training.memory import token_budget
@@ -128,6 +130,8 @@ class Engine:
     def __post_init__(self) -> None:
         self.options: TrainingOptions = self.optimizer.config
         self.position, self.step_tokens = Position(), 0
+        self.spending = Spending(self.optimizer)
+        self.companions = [*self.companions, self.spending]
         self.batch: GroupBatch | None = None
         alone = num_processes() == 1
         said = "saving after this step" + ("; repeat to stop at once" if alone else "")
@@ -140,7 +144,7 @@ class Engine:
         self.first_max_tokens = self.optimizer.max_tokens
 
     def _scheduler(self) -> Any:
-        total = planned_steps(self.feed, self.options)
+        self.planned = total = planned_steps(self.feed, self.options)
         name = "constant_with_warmup" if self.options.lr_schedule == "constant" else self.options.lr_schedule
         warmup = round(self.options.warmup * total)
         return get_scheduler(name, self.layout.adam.optimizer, num_warmup_steps=warmup, num_training_steps=total)
@@ -149,19 +153,14 @@ class Engine:
         """Runs the loop from the current position to the end of the feed."""
         start, tokens = time.perf_counter(), 0
         metrics: dict[str, float] = {}
+        self.spending.begin()
         for index in range(self.position.batch, self.feed.num_batches):
-            if self.batch is None:
-                with self.layout.whole():
-                    self.batch = self._prepared(index)
-                if any(companion.is_best(self.position.step) for companion in self.companions):
-                    self._save_best()
-            batch = self.batch
-            if self._reason:
+            batch = None if self._reason else self._current(index)
+            if batch is None or self._reason:
                 self._end_early()
                 break
             self._check_companions()
-            schedule = list(self._schedule(index, batch.num_groups))
-            for epoch_ends, chosen in schedule[self.position.minibatch :]:
+            for epoch_ends, chosen in islice(self._schedule(index, batch.num_groups), self.position.minibatch, None):
                 step_start = time.perf_counter()
                 part = batch.select(chosen or [0])
                 metrics = self._step(part, empty=not chosen)
@@ -169,15 +168,28 @@ class Engine:
                 self.position.minibatch += 1
                 metrics["tokens_per_s"] = self.step_tokens / (time.perf_counter() - step_start)
                 self.on_step({"step": self.position.step, **metrics, **self.optimizer.batch_metrics})
-                if not self.optimizer.keep_going(metrics):
+                if self.spending.reason or not self.optimizer.keep_going(metrics):
                     break
                 self._save_if_due(epoch_ends=epoch_ends and self.feed.repeatable)
             self.position = Position(self.position.step, index + 1, 0)
             self.batch = None
+            self.spending.learned()
             if not self.feed.repeatable or index + 1 == self.feed.num_batches:
                 self._save_if_due(epoch_ends=True)
         self._require_finite_weights()
-        return TrainResult(self.position.step, time.perf_counter() - start, tokens, metrics, self._reason)
+        seconds, spent = time.perf_counter() - start, self.spending.spent
+        return TrainResult(self.position.step, seconds, tokens, metrics, self._reason, spent)
+
+    def _current(self, index: int) -> GroupBatch:
+        """The batch that is learned from, prepared; after a checkpoint between two of its steps it is there already."""
+        if self.batch is None:
+            with self.layout.whole():
+                self.batch = self._prepared(index)
+            if self.feed.repeatable and self.position.step:
+                self.spending.begin()  # the run before has spent this
+            if any(companion.is_best(self.position.step) for companion in self.companions):
+                self._save_best()
+        return self.batch
 
     def _prepared(self, index: int) -> GroupBatch:
         torch.manual_seed(_mixed(self.seed, index, -1))
@@ -238,6 +250,8 @@ class Engine:
         self._require_finite(metrics)
         metrics |= self.optimizer.take_step(part)
         self.layout.adam.step()
+        self.spending.update(part.device)
+        self.scheduler.last_epoch = max(self.scheduler.last_epoch, int(self.spending.share * self.planned) - 1)
         self.scheduler.step()
         self.layout.adam.zero_grad()
         self.position.step += 1
@@ -275,6 +289,8 @@ class Engine:
         counts = torch.tensor([own.tokens, own.responses, own.groups], dtype=torch.float64, device=part.device)
         shared = mean_over_processes(counts * (not empty))
         self.step_tokens = round(float(shared[0]) * num_processes())
+        if self.feed.repeatable:
+            self.spending.add(round(float(shared[2] * num_processes())), self.step_tokens)
         # A process without groups left joins with a group that must not count: its means are 0.
         return Totals(math.inf, math.inf, math.inf) if empty else Totals(*shared.tolist())
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from alignkit_demo.table import comparison_cells
-
 from alignkit.interfaces import Algorithm, Feed
 from alignkit.recipe.describe import OptionHelp, PluginText, describe, groups_of, heading, plugin_text
 from docs.generate.options import option_table, own_plugins
@@ -107,11 +105,19 @@ def _index(found: Sequence[Described]) -> str:
 
 
 def _comparison(found: Sequence[Described]) -> list[str]:
-    """What `alignkit demo --compare all` measured, the best by gold reward first."""
+    """What a first `alignkit demo --compare all` measured, the best by gold reward first."""
     measured = sorted(_measured()["rows"].values(), key=lambda row: -row["gold"])
     links = {one.name: one.link for one in found}
-    rows = [[links.get(row["algorithm"], row["algorithm"]), *comparison_cells(row)] for row in measured]
+    rows = [[links.get(row["algorithm"], row["algorithm"]), *_cells(row)] for row in measured]
     return ["## Side by side on the demo's world\n", _when(), COMPARISON, *table(FIGURES, rows)]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm."""
+    figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
+    if row["algorithm"] == "sft":
+        return (*figures, "", "", "")
+    return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
 
 
 @cache
@@ -205,7 +211,7 @@ def _figures(one: Described) -> list[str]:
     parts = []
     if one.name in rows and one.name != "sft":
         names = dict.fromkeys((one.name, *BESIDE, "sft"))
-        cells = [[f"**{name}**" if name == one.name else name, *comparison_cells(rows[name])] for name in names]
+        cells = [[f"**{name}**" if name == one.name else name, *_cells(rows[name])] for name in names]
         rank = sorted((row["gold"] for row in rows.values()), reverse=True).index(rows[one.name]["gold"]) + 1
         place = f"By gold reward it is number {rank} of {len(rows)}. [How it was measured](index.md#{slug(_SIDE)}).\n"
         parts += ["## Measured on the demo's world\n", _when(), *table(FIGURES, cells), place]

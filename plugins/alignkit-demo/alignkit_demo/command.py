@@ -17,8 +17,8 @@ def demo(
         str,
         typer.Option(
             metavar="NAMES",
-            help="Then compare these algorithms on the same rankings and prompts: `all`, or names separated by commas. "
-            "Continues the demo in this folder, if there is one.",
+            help="Then compare these algorithms, as `alignkit compare` does on the folder's comparison.toml: `all`, or "
+            "names separated by commas. Continues the demo in this folder, if there is one.",
         ),
     ] = "",
     overwrite: Overwrite = False,
@@ -29,10 +29,12 @@ def demo(
 
     In its world, a support desk, the true reward of every reply is known, so you can check the learned reward.
     """
+    from alignkit_report.compare.table import show_comparison
+
     from alignkit.commands import make_reporter
     from alignkit_demo.comparison import compare as run_comparison
     from alignkit_demo.demo import SUMMARY, run_demo
-    from alignkit_demo.table import show_comparison, show_table
+    from alignkit_demo.table import show_table
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     summary = comparison = None

@@ -87,8 +87,8 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     """Writes the packaged recipes with the folder's path and the seed filled in, from-sft.toml and comparison.toml.
 
     from-sft.toml is recipe.toml without its first stages: it starts from the SFT policy, rankings and reward model of
-    the run ppo/, so that another algorithm on the same preferences takes seconds. comparison.toml also has settings of
-    every algorithm for an equal number of prompts.
+    the run ppo/, so that another algorithm on the same preferences takes seconds. comparison.toml is recipe.toml with
+    settings of every algorithm for an equal number of prompts.
     """
     path = json.dumps(folder.as_posix()).strip('"')
     packaged = {entry.name: entry for entry in (package_files("alignkit_demo") / "recipes").iterdir()}
@@ -98,6 +98,8 @@ def write_recipes(folder: Path, *, seed: int) -> None:
         text = text.replace("[policy]", f"[run]\nseed = {seed}\nholdout = {HOLDOUT}\n\n[policy]", 1)
         (folder / entry.name).write_text(text, encoding="utf-8")
     tables = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+    side_by_side = {**tables, "optimizer": {"plugin": "ppo", **settings["optimizer"]}}
+    (folder / COMPARISON).write_text(tomli_w.dumps(side_by_side), encoding="utf-8")
     done = (folder / "ppo").as_posix()
     del tables["demonstrations"], tables["sft"]
     tables["policy"]["model"] = f"{done}/sft"
@@ -105,8 +107,6 @@ def write_recipes(folder: Path, *, seed: int) -> None:
     tables["reward"]["model"] = f"{done}/reward"
     tables["reward"].pop("train", None)
     (folder / "from-sft.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
-    tables["optimizer"] = {"plugin": "ppo", **settings["optimizer"]}
-    (folder / COMPARISON).write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
 def resolve(folder: Path, run: str, overrides: Sequence[str] = ()) -> Resolved:

@@ -28,25 +28,6 @@ def show_table(summary: Mapping[str, Any], folder: Path) -> None:
         console.print(f"  {shlex.join(command)}", markup=False, soft_wrap=True)
 
 
-def show_comparison(comparison: Mapping[str, Any]) -> None:
-    """Prints a row per algorithm, highest gold reward first."""
-    table = Table(title="The same prompts for each", title_justify="left")
-    table.add_column("")
-    for heading in ("gold", "reward", "KL", "wins against SFT", "seconds", "MiB"):
-        table.add_column(heading, justify="right")
-    for row in sorted(comparison["rows"].values(), key=lambda row: -row["gold"]):
-        table.add_row(row["algorithm"], *comparison_cells(row))
-    Console(highlight=False).print(table)
-
-
-def comparison_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm, formatted."""
-    figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
-    if row["algorithm"] == "sft":
-        return (*figures, "", "", "")
-    return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
-
-
 def next_commands(folder: Path) -> list[list[str]]:
     """Commands to try next, as words of the command line."""
     return [

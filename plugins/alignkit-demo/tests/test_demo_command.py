@@ -159,14 +159,19 @@ def test_the_comparison_goes_on_from_the_demo(folder: Path, capsys: pytest.Captu
     assert cli.run(["demo", "--out", str(folder), "--compare", "kto", "--json"]) == 0
     assert (folder / "summary.json").read_bytes() == summary
     found = json.loads(capsys.readouterr().out)["comparison"]
-    assert found == json.loads((folder / "comparison.json").read_text())
-    assert list(found["rows"]) == ["sft", "kto"]
-    row = found["rows"]["kto"]
-    stages = json.loads((folder / "comparison" / "kto" / "run.json").read_text())["stages"]
-    assert row["gold"] == stages["eval"]["policy"]["gold"]["value"]
-    assert row["win_rate"] == stages["eval"]["win_rate/gold"]["value"]
-    assert row["seconds"] == pytest.approx(stages["align"]["seconds"], abs=0.05)
+    written = folder / "comparison" / "comparison.json"
+    assert found == json.loads(written.read_text())
+    assert list(found["variants"]) == ["kto"]
+    assert (found["judge"], found["seeds"]) == ("gold", [3])
+    row = found["variants"]["kto"]
+    run = folder / "comparison" / "runs" / "kto" / "seed-3" / "run.json"
+    stages = json.loads(run.read_text())["stages"]
+    assert row["gold"]["value"] == pytest.approx(stages["eval"]["policy"]["gold"]["value"], abs=1e-3)
+    assert row["win_rate"]["value"] == pytest.approx(stages["eval"]["win_rate/gold"]["value"], abs=1e-3)
+    assert row["spent"].keys() == {"prompts", "response_tokens", "seconds", "flops"}
     assert 200 < row["memory"] < 4000
-    assert cli.run(["demo", "--out", str(folder), "--compare", "orpo", "--quiet"]) == 0
-    assert {"sft", "kto", "orpo"} <= json.loads((folder / "comparison.json").read_text())["rows"].keys()
+    written_at = run.stat().st_mtime_ns
+    assert cli.run(["demo", "--out", str(folder), "--compare", "orpo,kto", "--quiet"]) == 0
+    assert json.loads(written.read_text())["variants"].keys() == {"orpo", "kto"}
+    assert run.stat().st_mtime_ns == written_at
     assert "orpo" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from alignkit import Group, GroupBatch, HasValues, Policy, PolicyOutput, Servable
-from alignkit.ops import digest_of_tensors, until_it_fits
+from alignkit.ops import count_pass, digest_of_tensors, until_it_fits
 from alignkit_hf import footprint, loading, probe
 from alignkit_hf.adapters import add_adapter, low_rank, merge_adapters
 from alignkit_hf.by_side import sample_by_side
@@ -56,6 +56,8 @@ class HFPolicy(Policy[HFOptions], HasValues, Servable):
     Args:
         parts: the module, encoder and tokenizer of a loaded policy; None loads them as the options say.
     """
+
+    counts_flops = True
 
     def __init__(
         self,
@@ -147,6 +149,7 @@ class HFPolicy(Policy[HFOptions], HasValues, Servable):
 
     def _run(self, batch: GroupBatch, request: Request) -> dict[str, Tensor]:
         module = self._owner._bound if self._owner is not None else self._bound
+        count_pass({"policy": module}, batch)
         output: dict[str, Tensor] = module(batch, replace(request, adapter=self._adapter_on))
         return output
 
@@ -180,6 +183,7 @@ class HFPolicy(Policy[HFOptions], HasValues, Servable):
         sampled = until_it_fits(compute, min(most, self._most_rows or most), self._sample_fewer)
         responses = [sampled.ids[i * n : (i + 1) * n] for i in range(len(prompts))]
         batch = self.batch_of(prompts, ids, responses, sampled.finished, sampling)
+        count_pass(self.modules(), batch, learns=False)
         return batch.replace(logprobs=sampled.logprobs.to(self.raw.device))
 
     @property

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from alignkit import InputError, Scorer, ScorerOutput, may_be_model
-from alignkit.ops import num_processes
+from alignkit.ops import count_pass, num_processes
 from alignkit_hf import loading, probe
 from alignkit_hf.adapters import add_adapter, merge_adapters, tensors_of_adapter
 from alignkit_hf.chat import Chat
@@ -147,6 +147,7 @@ class HFScorer(Scorer):
 
     def forward(self, batch: GroupBatch) -> ScorerOutput:
         """Values [R] and scores [S] of all responses in one pass."""
+        count_pass(self.modules(), batch)
         return ScorerOutput(**self._bound(batch, Request(values=True, scores=True)))
 
     def rescale(self, mean: float, std: float) -> None:

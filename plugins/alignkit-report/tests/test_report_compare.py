@@ -1,20 +1,23 @@
-"""`alignkit compare`: its cells, its statistics against known cases, its jobs, and runs of real recipes."""
+"""`alignkit compare`: its cells, its statistics against known cases, its jobs here and on a Ray cluster, and runs of
+real recipes."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from alignkit_report.compare.budget import budget_of
+from alignkit_report.compare.budget import Budget, mean_spent
 from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
@@ -129,12 +132,20 @@ def test_a_wrong_comparison_is_refused(sweep: list[str], optimizers: list[str], 
         cells_of(optimizers, sweeps_of(sweep), range(1))
 
 
-def test_a_budget_is_a_number_of_prompts() -> None:
-    assert budget_of("prompts=20000") == 20000
-    assert budget_of("") is None
-    for wrong in ("20000", "prompts=", "prompts=0", "prompts=1e4", "hours=2"):
-        with pytest.raises(InputError, match="is not prompts=N"):
-            budget_of(wrong)
+def test_a_budget_is_a_unit_and_a_number() -> None:
+    assert Budget.of("prompts=20000") == Budget("prompts", 20000)
+    assert Budget.of("response_tokens=5000") == Budget("response_tokens", 5000)
+    assert Budget.of("flops=1e15") == Budget("flops", 1e15)
+    assert Budget.of("seconds=0.5") == Budget("seconds", 0.5)
+    assert Budget.of("") is None
+    for wrong in ("20000", "prompts=", "prompts=0", "prompts=1.5", "seconds=-1", "flops=nan", "flops=inf", "hours=2"):
+        with pytest.raises(InputError, match="is not prompts, response_tokens, seconds or flops"):
+            Budget.of(wrong)
+
+
+def test_what_is_spent_is_a_mean_and_unknown_where_a_run_does_not_say() -> None:
+    runs = [{"prompts": 8, "seconds": 2.0, "flops": 1e9}, {"prompts": 9, "seconds": 5.0}]
+    assert mean_spent(runs) == {"prompts": 8.5, "seconds": 3.5}
 
 
 def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -237,7 +248,10 @@ def test_algorithms_are_compared_and_nothing_is_repeated(tmp_path: Path, typed: 
     assert code == 0, said
     found = json.loads(printed)
     assert set(found["variants"]) == {"dpo", "grpo"}
-    assert {name: row["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
+    assert found["budget"] == "prompts=8"
+    assert {name: row["spent"]["prompts"] for name, row in found["variants"].items()} == {"dpo": 8, "grpo": 8}
+    spent = found["variants"]["dpo"]["spent"]
+    assert spent["response_tokens"] == 8 * (5 + 2)  # "abab" and "a", with their ends
     assert found["judge"] == "gold"
     for row in found["variants"].values():
         assert row["gold"]["n"] == 6
@@ -257,7 +271,11 @@ def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path, typed: T
         ("--sweep", "optimizer.beta=-1"): "beta",
         ("--optimizers", "dqo"): "did you mean",
         ("--judge", "silver"): "the recipe has no reward 'silver'",
-        ("--budget", "5"): "is not prompts=N",
+        ("--budget", "5"): "is not prompts",
+        ("--budget", "flops=1e9", "-o", "run.rounds=2"): "samples its preferences in rounds",
+        ("--budget", "seconds=60", "--optimizers", "dpo,trl-dpo"): "trl-dpo has a loop of its own",
+        ("--resources", "cpus=2"): "has no effect without --on ray",
+        ("--on", "ray", "--resources", "cpus=two"): "is not cpus=N,gpus=N",
     }
     for words, expected in wrong.items():
         code, _, said = typed("compare", "recipe.toml", "--optimizers", "dpo", *words)
@@ -282,3 +300,99 @@ def test_a_comparison_that_is_stopped_goes_on_with_the_same_command(tmp_path: Pa
     assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
     assert len(found["pairs"]) == 3
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+NODES = """
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+print("address", cluster.address, flush=True)
+input()
+cluster.shutdown()
+"""
+TELLS_ITS_NODE = """
+import os
+from pathlib import Path
+
+Path(__file__).with_name(f"node-{os.environ['RAY_NODE_ID']}").touch()
+"""
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """The address of a cluster of two nodes with a CPU each."""
+    words = [sys.executable, "-c", NODES]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            lines = (line.decode() for line in process.stdout)
+            yield next(line.split()[1] for line in lines if line.startswith("address"))
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+@pytest.mark.slow
+@needs_ray
+def test_runs_are_spread_over_the_nodes_and_go_on_after_a_stop(tmp_path: Path) -> None:
+    world(tmp_path)
+    with (tmp_path / "gold.py").open("a") as file:
+        file.write(TELLS_ITS_NODE)
+    words = [
+        sys.executable,
+        "-m",
+        "alignkit",
+        "compare",
+        "recipe.toml",
+        "--optimizers",
+        "dpo,grpo,rloo",
+        "--seeds",
+        "2",
+    ]
+    words += ["--jobs", "2", "--on", "ray", "--json", "-o", "optimizer.n_epochs=2"]
+    with two_nodes() as address:
+        environment = {**os.environ, "RAY_ADDRESS": address}
+
+        def started() -> subprocess.Popen[str]:
+            pipe: Any = subprocess.PIPE
+            return subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+        with started() as process:
+            while not list((tmp_path / "comparison").glob("runs/*/*/cost.json")):
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 130, said
+        done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
+        assert 0 < len(done) < 6
+        with started() as process:
+            printed, said = process.communicate(timeout=600)
+            assert process.returncode == 0, said
+    found = json.loads(printed)
+    assert [row["seeds"] for row in found["variants"].values()] == [[0, 1]] * 3
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert all(row["memory"] > 10 for row in found["variants"].values())
+    assert len(list(tmp_path.glob("node-*"))) == 2
+
+
+@pytest.mark.slow
+@needs_ray
+def test_more_than_any_node_has_is_refused(tmp_path: Path) -> None:
+    world(tmp_path)
+    words = [sys.executable, "-m", "alignkit", "compare", "recipe.toml", "--optimizers", "dpo", "--on", "ray"]
+    with two_nodes() as address:
+        ended = subprocess.run(
+            [*words, "--resources", "cpus=2"],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert "no machine of the cluster has 2 CPUs" in ended.stderr

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignkit import GroupBatch, InputError, PluginError, Prompt, Sampler, Sampling, Servable, StoppedByCheck
-from alignkit.ops import are_split, mismatch_weights, num_processes, process_index
+from alignkit.ops import are_split, count_pass, mismatch_weights, num_processes, process_index
 from alignkit_vllm.client import Client, Sampled, Trouble
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.server import Server, wait_until_ready
@@ -97,6 +97,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
             [one.finished for row in rows for one in row],
             sampling,
         )
+        count_pass(policy.modules(), batch, learns=False)
         logprobs = torch.tensor([x for row in rows for one in row for x in one.logprobs], device=batch.device)
         return batch.replace(sampler_logprobs=logprobs, version=self._version)
 

@@ -176,7 +176,7 @@ class ScriptedVLLM:
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     """The figures of each step of a training; alarms are left out."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [record for record in records if "alarm" not in record]
+    return [record for record in records if "loss" in record]
 
 
 def main() -> None:

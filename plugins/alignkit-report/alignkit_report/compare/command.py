@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from alignkit import InputError
 from alignkit.commands import AsJson, Overrides, Quiet, Recipe, make_reporter, show
-from alignkit_report.compare.budget import budget_of
+from alignkit_report.compare.budget import Budget
 from alignkit_report.compare.cells import cells_of, sweeps_of
 
 Names = Annotated[
@@ -21,8 +22,13 @@ Sweeps = Annotated[
     typer.Option("--sweep", metavar="KEY=A,B", help="Also compare these values of any option. Repeatable."),
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Runs of each, with the seeds 0 to N-1.")]
-Budget = Annotated[
-    str, typer.Option("--budget", metavar="prompts=N", help="Prompts that each run learns from, repeats included.")
+BudgetText = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        metavar="UNIT=N",
+        help="What each run may spend in its alignment: prompts=N, response_tokens=N, seconds=N or flops=N.",
+    ),
 ]
 Gold = Annotated[
     str,
@@ -37,6 +43,17 @@ Judge = Annotated[
     ),
 ]
 AtOnce = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at the same time; they share the cores.")]
+On = Annotated[
+    Literal["here", "ray"], typer.Option("--on", help="Where runs run: on this machine, or on a Ray cluster.")
+]
+Resources = Annotated[
+    str,
+    typer.Option(
+        "--resources",
+        metavar="cpus=N,gpus=N",
+        help="What Ray reserves for each run. [default: 1 CPU, 1 GPU if there are any]",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the comparison.")]
 
 
@@ -45,10 +62,12 @@ def compare(
     optimizers: Names = "",
     sweep: Sweeps = None,
     seeds: Seeds = 1,
-    budget: Budget = "",
+    budget: BudgetText = "",
     gold: Gold = "",
     judge: Judge = "",
     jobs: AtOnce = 1,
+    on: On = "here",
+    resources: Resources = "",
     options: Overrides = None,
     out: Out = Path("comparison"),
     as_json: AsJson = False,
@@ -58,6 +77,7 @@ def compare(
 
     Stages before alignment run once and are shared. The same command again continues: what is done is not repeated.
     """
+    from alignkit_report.compare.cluster import OnRay, resources_of
     from alignkit_report.compare.comparison import Comparison
     from alignkit_report.compare.table import show_comparison
 
@@ -66,7 +86,10 @@ def compare(
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
         raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
     given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
-    comparison = Comparison(recipe, cells, out, given, judge, budget_of(budget), jobs)
+    if resources and on != "ray":
+        raise InputError("has no effect without --on ray", where="--resources", fix="leave it out")
+    place = partial(OnRay, *resources_of(resources)) if on == "ray" else None
+    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
     if as_json:

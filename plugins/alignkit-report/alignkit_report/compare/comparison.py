@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import InputError, write_synced
 from alignkit.commands import read_recipe
-from alignkit_report.compare.budget import Spending, keep_groups, spending
+from alignkit_report.compare.budget import Spending, check_budget, keep_groups, mean_spent, spending, spent_in
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.results import COST, Measured, duels, of_start, of_variant
 from alignkit_report.compare.shared import in_levels, is_done, shared_stages, start_from
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from alignkit.commands import Reporter, Resolved
+    from alignkit_report.compare.budget import Budget
     from alignkit_report.compare.cells import Cell
+    from alignkit_report.compare.jobs import Place
     from alignkit_report.compare.shared import SharedStage
 
 RESULTS = "comparison.json"
@@ -37,7 +39,8 @@ class Comparison:
     Attributes:
         options: `-o` of every run.
         judge: the reward that decides duels; empty for `gold`, or the only other one, or the learned one.
-        budget: prompts that each run learns from; None for what the recipe says.
+        budget: what each run may spend; None for what the recipe says.
+        place: makes the place where jobs run, once all recipes are checked; None: this machine.
     """
 
     recipe: Path | None
@@ -45,20 +48,22 @@ class Comparison:
     folder: Path
     options: Sequence[str] = ()
     judge: str = ""
-    budget: int | None = None
+    budget: Budget | None = None
     jobs: int = 1
+    place: Callable[[], Place] | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> dict[Cell, Resolved]:
         """Every cell's recipe, before anything runs.
 
         Raises:
-            InputError: a recipe is wrong.
+            InputError: a recipe is wrong, or an algorithm can't be held to the budget.
         """
         resolved = {cell: self._resolved(cell) for cell in self.cells}
         for one in resolved.values():
             if "optimizer" not in one.names:
                 raise InputError("no algorithm to compare", where="--optimizers", fix="name some, separated by commas")
+            check_budget(one, self.budget)
         self.judge = self._judge(next(iter(resolved.values())))
         return resolved
 
@@ -70,7 +75,7 @@ class Comparison:
         """
         resolved = self.check()
         chains = {cell: shared_stages(one) for cell, one in resolved.items()}
-        jobs = Jobs(self.jobs, reporter.note)
+        jobs = Jobs(self.jobs, reporter.note, self.place() if self.place else None)
         for level in in_levels(list(chains.values())):
             self._run_shared(level, chains, jobs)
         spent = self._run_cells(resolved, chains, jobs)
@@ -164,18 +169,21 @@ class Comparison:
 
     def _results(self, resolved: dict[Cell, Resolved], spent: dict[Cell, Spending]) -> dict[str, Any]:
         runs: dict[str, list[Measured]] = {}
+        costs: dict[str, list[dict[str, float]]] = {}
         for cell in self.cells:
             folder = self.folder / "runs" / cell.folder
             if cell.name not in self.failed and is_done(folder, "eval"):
                 runs.setdefault(cell.variant.name, []).append(Measured.read(folder, cell.seed))
-        prompts = {cell.variant.name: own.prompts for cell, own in spent.items()}
+                costs.setdefault(cell.variant.name, []).append(spent_in(folder, spent[cell]))
         seeds = sorted({cell.seed for cell in self.cells})
         whole = {name: of for name, of in runs.items() if [run.seed for run in of] == seeds}
-        judge = self.judge
-        found: dict[str, Any] = {"judge": judge, "seeds": seeds, "budget": self.budget, "failed": self.failed}
+        judge, budget = self.judge, self.budget.text if self.budget else None
+        found: dict[str, Any] = {"judge": judge, "seeds": seeds, "budget": budget, "failed": self.failed}
         one = next(iter(resolved.values()))
         found["rewards"] = [*(["reward"] if "reward" in one.names else []), *one.eval.rewards]
-        found["variants"] = {name: {"prompts": prompts[name], **of_variant(of, judge)} for name, of in whole.items()}
+        found["variants"] = {
+            name: {"spent": mean_spent(costs[name]), **of_variant(of, judge)} for name, of in whole.items()
+        }
         if whole:
             first = next(iter(whole.values()))
             found |= {"on": first[0].on, "start": of_start(first), **duels(whole, judge)}

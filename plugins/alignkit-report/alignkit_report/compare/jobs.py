@@ -1,4 +1,4 @@
-"""Commands as child processes, several at a time."""
+"""Commands as child processes, several at a time, on this machine or wherever a `Place` runs them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from signal import SIGINT
+from typing import TYPE_CHECKING, Protocol
 
 from alignkit import Interrupted, StopSignals, write_synced
 
@@ -54,21 +55,88 @@ class Ended:
     """
 
     code: int
-    seconds: float
-    memory: int
+    seconds: float = 0.0
+    memory: int = 0
     said: str = ""
 
 
-class Jobs:
-    """Runs jobs, at most `at_once` at a time; each gets its share of the cores.
+class Place(Protocol):
+    """Where jobs run."""
 
-    A signal to stop is passed on to those that run, which save a checkpoint.
+    def run(self, job: Job) -> Ended:
+        """Runs a job to its end. Called from several threads at once."""
+
+    def stop(self, number: int) -> int:
+        """Passes a signal on to the jobs that run; returns how many these are."""
+
+
+def execute(job: Job, threads: int, started: Callable[[int], None]) -> Ended:
+    """Runs a job as a child of this process; a KeyboardInterrupt, by which Ray stops a task, is passed on to it.
+
+    Args:
+        threads: of torch, unless the environment says how many.
+        started: is told its process id.
     """
+    start = time.monotonic()
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    words = [sys.executable, "-m", "alignkit", *job.words]
+    with job.log.open("wb") as log:
+        process = subprocess.Popen(
+            words, stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
+        )
+        started(process.pid)
+        while True:
+            try:
+                _, status, usage = os.wait4(process.pid, 0)
+                break
+            except KeyboardInterrupt:
+                os.kill(process.pid, SIGINT)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
+    ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
+    if job.cost and not code:
+        write_synced(job.cost, json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}))
+    return ended
 
-    def __init__(self, at_once: int, note: Callable[[str], None]) -> None:
-        self._at_once, self._note = at_once, note
+
+class ThisMachine:
+    """Runs jobs here; each of `at_once` gets its share of the cores."""
+
+    def __init__(self, at_once: int) -> None:
+        self._threads = max(1, (os.cpu_count() or 1) // at_once)
         self._running: set[int] = set()
         self._lock = threading.Lock()
+
+    def run(self, job: Job) -> Ended:
+        own: list[int] = []
+
+        def started(number: int) -> None:
+            own.append(number)
+            with self._lock:
+                self._running.add(number)
+
+        try:
+            return execute(job, self._threads, started)
+        finally:
+            with self._lock:
+                self._running.difference_update(own)
+
+    def stop(self, number: int) -> int:
+        with self._lock:
+            running = set(self._running)
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+        return len(running)
+
+
+class Jobs:
+    """Runs jobs, at most `at_once` at a time. A signal to stop is passed on: those that run save a checkpoint."""
+
+    def __init__(self, at_once: int, note: Callable[[str], None], place: Place | None = None) -> None:
+        self._at_once, self._note = at_once, note
+        self._place: Place = place or ThisMachine(at_once)
         self._signals = StopSignals(self._stop)
 
     def run(self, jobs: Sequence[Job]) -> list[Ended]:
@@ -87,40 +155,13 @@ class Jobs:
 
     def _one(self, number: int, job: Job, of: int) -> Ended:
         if self._signals.number:
-            return Ended(128 + self._signals.number, 0.0, 0)
-        start = time.monotonic()
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "alignkit", *job.words],
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=self._environment(),
-                start_new_session=True,
-            )
-            with self._lock:
-                self._running.add(process.pid)
-            _, status, usage = os.wait4(process.pid, 0)
-            with self._lock:
-                self._running.remove(process.pid)
-        code = process.returncode = os.waitstatus_to_exitcode(status)
-        said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
-        ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
-        if job.cost and not code:
-            write_synced(job.cost, json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}))
+            return Ended(128 + self._signals.number)
+        ended = self._place.run(job)
         if not self._signals.number:
-            how = f"failed with exit code {code}: {said}" if code else f"done in {ended.seconds:.0f} s"
-            self._note(f"{number} of {of}, {job.name}: {how}")
+            failed = f"failed with exit code {ended.code}: {ended.said}"
+            self._note(f"{number} of {of}, {job.name}: {failed if ended.code else f'done in {ended.seconds:.0f} s'}")
         return ended
 
-    def _environment(self) -> dict[str, str]:
-        threads = max(1, (os.cpu_count() or 1) // self._at_once)
-        return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false", **os.environ}
-
     def _stop(self, name: str) -> None:
-        with self._lock:
-            running = set(self._running)
-        self._note(f"{name}: {len(running)} runs save a checkpoint; repeat to stop at once")
-        for pid in running:
-            with suppress(ProcessLookupError):
-                os.kill(pid, self._signals.number)
+        running = self._place.stop(self._signals.number)
+        self._note(f"{name}: {running} runs save a checkpoint; repeat to stop at once")

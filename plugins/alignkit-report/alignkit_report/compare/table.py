@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignkit import visible
+from alignkit_report.compare.budget import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,7 @@ def show_comparison(found: Mapping[str, Any]) -> None:
     if found["variants"]:
         console.print(_table(found))
         console.print(visible(legend(found)), markup=False)
+        console.print(_costs(found))
     for name, why in found["failed"].items():
         console.print(visible(f"failed: {name}: {why}"), markup=False)
 
@@ -57,8 +59,8 @@ def legend(found: Mapping[str, Any]) -> str:
     """What the columns mean."""
     one = " One seed: the intervals say nothing about other seeds." if len(found["seeds"]) == 1 else ""
     return (
-        f"rating: Elo points above the start, by {found['judge']}. KL: to the start, in nats per reply. prompts: that "
-        f"it learned from. seconds and MiB: of its own process. In brackets: 95% intervals.{one}"
+        f"rating: Elo points above the start, by {found['judge']}. KL: to the start, in nats per reply. In brackets: "
+        f"95% intervals.{one}"
     )
 
 
@@ -87,7 +89,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     rewards = found["rewards"]
-    for heading in ("rating", "wins", *rewards, "KL", "words", "prompts", "seconds", "MiB"):
+    for heading in ("rating", "wins", *rewards, "KL", "words"):
         table.add_column(heading, justify="right")
     for name in by_rating(found):
         row = found["variants"][name]
@@ -98,8 +100,23 @@ def _table(found: Mapping[str, Any]) -> Table:
             *(interval(row[reward]) for reward in rewards),
             interval(row["kl"], 1),
             f"{row['words']['value']:.1f}",
-            str(row["prompts"]),
-            f"{row['seconds']:.0f}",
-            str(row["memory"] or ""),
         )
+    return table
+
+
+def _costs(found: Mapping[str, Any]) -> Table:
+    """What the alignment of a run has spent, the mean over seeds, and the peak memory of its process."""
+    title = "Spent by the alignment of a run" + (f"; budget: {found['budget']}" if found["budget"] else "")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for heading in ("prompts", "response tokens", "seconds", "FLOPs", "MiB"):
+        table.add_column(heading, justify="right")
+    for name in by_rating(found):
+        row = found["variants"][name]
+        spent = [row["spent"].get(unit) for unit in UNITS]
+        shown = [
+            "" if amount is None else f"{amount:.2e}" if unit == "flops" else f"{amount:,.0f}"
+            for unit, amount in zip(UNITS, spent, strict=True)
+        ]
+        table.add_row(name, *shown, str(row["memory"] or ""))
     return table
