@@ -17,7 +17,7 @@ DEMO ?= demo
 REAL_MODEL ?= build/real-model
 VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs notebook models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs counts notebook models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -72,6 +72,10 @@ lint: install
 docs: install
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.generate.site
+
+# How large and how repetitive the code is, beside its peers.
+counts: install
+	$(BIN)/python -m tests.counts $(ARGS)
 
 # The tutorial as a notebook, executed in an empty folder (ten minutes).
 notebook: install
