@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.counts import HEAD, Counts, code_lines, count, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ONE = '''"""A module
 of two lines."""
