@@ -24,6 +24,9 @@ PACKAGES = {
 }
 ROLES_ARE_IN = ("interfaces", "samplers", "components", "batch", "outputs", "companions", "footprint", "hookspecs")
 """Modules of `alignkit` whose names stand on the page of the interfaces."""
+FIRST = ("runs.api", "runs.results", "records", "options", "plugins")
+"""Modules of `alignkit` whose names come first on its page."""
+TITLES = {"alignkit.runs.api": "Running", "alignkit.hookspecs": "Registration"}
 WIDTH = 100
 HIDDEN = ("overload", "override")
 
@@ -42,7 +45,9 @@ def api_pages() -> dict[str, str]:
     """Path under docs/ -> page: the interfaces, and one page a package."""
     found = {package: public_names(package) for package in PACKAGES}
     roles = [name for home in ROLES_ARE_IN for name in found["alignkit"] if _home(name) == home]
-    rest = {**found, "alignkit": [name for name in found["alignkit"] if name not in roles]}
+    others = [name for name in found["alignkit"] if name not in roles]
+    others.sort(key=lambda name: FIRST.index(_home(name)) if _home(name) in FIRST else len(FIRST))
+    rest = {**found, "alignkit": others}
     pages = {f"reference/api/{package.rpartition('.')[2]}.md": _package(package, rest[package]) for package in PACKAGES}
     return {"reference/interfaces.md": _interfaces(roles), "reference/api/index.md": _index(), **pages}
 
@@ -143,7 +148,7 @@ def _by_module(names: list[Found]) -> Iterator[str]:
     """The names below a heading for each module, which says what they have in common."""
     for module in dict.fromkeys(found.module for found in names):
         tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
-        yield f"## {module.rpartition('.')[2].replace('_', ' ').capitalize()}\n"
+        yield f"## {TITLES.get(module, module.rpartition('.')[2].replace('_', ' ').capitalize())}\n"
         yield docstring(ast.get_docstring(tree) or "")
         for found in names:
             if found.module == module:
