@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING
 
 import pytest
+from alignkit_report.compare import cluster
 from alignkit_report.compare.budget import MANY, Budget, Spending, check_budget, spending, spent_in
 from alignkit_report.compare.cells import cells_of, sweeps_of
 from alignkit_report.compare.cluster import OnRay, check_resources, resources_of
 from alignkit_report.compare.comparison import Comparison
+from alignkit_report.compare.jobs import Ended, Job
 from alignkit_report.compare.shared import shared_stages
 
 from alignkit import InputError
@@ -18,8 +24,6 @@ from alignkit.commands import read_recipe
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignkit.commands import Resolved
 
 RECIPE = """
@@ -139,3 +143,25 @@ def test_ray_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"pip install 'alignkit-report\[ray\]'"):
         OnRay()
+
+
+def test_a_task_stops_its_run_once_the_file_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.01)
+    (tmp_path / "stop").touch()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        status, used = cluster._wait(tmp_path / "stop", child.pid)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == -SIGINT
+    assert used.ru_maxrss > 0
+
+
+def test_a_task_starts_nothing_where_it_can_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("dpo", ("--version",), Path("logs") / "dpo.log")
+    ended = cluster._execute(job, tmp_path, tmp_path / "stop", 1)
+    assert ended.code == 1
+    assert f"doesn't see {tmp_path / 'logs'}: use a folder that all machines share" in ended.said
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "stop").touch()
+    monkeypatch.chdir(tmp_path)
+    assert cluster._execute(job, tmp_path, tmp_path / "stop", 1) == Ended(128 + SIGINT)
+    assert not (tmp_path / "logs" / "dpo.log").exists()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+import uuid
+from functools import partial
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from alignkit import InputError
@@ -15,13 +20,14 @@ if TYPE_CHECKING:
     from alignkit_report.compare.jobs import Job
 
 CPU, GPU = "CPU", "GPU"
-CANCELLED = 130
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class OnRay:
     """Runs jobs on a Ray cluster: the one of RAY_ADDRESS or of this machine, else a new one here.
 
-    A task that is lost with its machine runs again elsewhere, where it goes on from its checkpoint.
+    A task that is lost with its machine runs again elsewhere, where it goes on from its checkpoint. A file beside the
+    logs tells tasks to stop, so that their runs save one.
 
     Args:
         cpus, gpus: of each job; None: 1, of GPUs as many as the cluster has for it, 0 or 1.
@@ -37,33 +43,34 @@ class OnRay:
             what = "needs Ray, which is not installed"
             raise InputError(what, where="--on ray", fix="pip install 'alignkit-report[ray]'") from error
         self._ray: Any = ray
-        ray.init(ignore_reinit_error=True, log_to_driver=False)
+        ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         has_gpus = any(machine.get(GPU) for machine in machines)
         needed = {CPU: 1.0 if cpus is None else cpus, GPU: float(has_gpus) if gpus is None else gpus}
         check_resources(needed, machines)
         self._task = ray.remote(_execute).options(num_cpus=needed[CPU], num_gpus=needed[GPU], max_retries=2)
         self._threads = max(1, int(needed[CPU]))
-        self._running: set[Any] = set()
+        self._running: set[Path] = set()
+        self._name = f".stop-{uuid.uuid4().hex[:12]}"
 
     def run(self, job: Job) -> Ended:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        task = self._task.remote(job, Path.cwd(), self._threads)
-        self._running.add(task)
+        stop = job.log.parent / self._name
+        self._running.add(job.log)
         try:
-            ended: Ended = self._ray.get(task)
-        except self._ray.exceptions.TaskCancelledError:
-            return Ended(CANCELLED)
+            ended: Ended = self._ray.get(self._task.remote(job, Path.cwd(), stop, self._threads))
         except self._ray.exceptions.RayError as error:
             return Ended(1, said=str(error)[-LAST_WORDS:])
         finally:
-            self._running.discard(task)
+            self._running.remove(job.log)
+            if not self._running:
+                stop.unlink(missing_ok=True)
         return ended
 
     def stop(self, number: int) -> int:
         running = set(self._running)
-        for task in running:
-            self._ray.cancel(task, force=False)
+        for folder in {log.parent for log in running}:
+            (folder / self._name).touch()
         return len(running)
 
 
@@ -90,10 +97,22 @@ def resources_of(text: str) -> tuple[float | None, float | None]:
     return found.get("cpus"), found.get("gpus")
 
 
-def _execute(job: Job, folder: Path, threads: int) -> Ended:
-    """A job on a machine of the cluster, from the folder where the comparison was started."""
+def _execute(job: Job, folder: Path, stop: Path, threads: int) -> Ended:
+    """A job on a machine of the cluster, from the folder where the comparison was started, until `stop` exists."""
     if not folder.is_dir() or not (folder / job.log).parent.is_dir():
         said = f"{os.uname().nodename} doesn't see {(folder / job.log).parent}: use a folder that all machines share"
         return Ended(1, said=said)
     os.chdir(folder)
-    return execute(job, threads, lambda _: None)
+    return Ended(128 + SIGINT) if stop.exists() else execute(job, threads, partial(_wait, stop))
+
+
+def _wait(stop: Path, number: int) -> tuple[int, Any]:
+    told = False
+    while True:
+        ended, status, usage = os.wait4(number, os.WNOHANG)
+        if ended:
+            return status, usage
+        if not told and stop.exists():
+            os.kill(number, SIGINT)
+            told = True
+        time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from signal import SIGINT
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from alignkit import Interrupted, StopSignals, write_synced
 
@@ -70,12 +69,12 @@ class Place(Protocol):
         """Passes a signal on to the jobs that run; returns how many these are."""
 
 
-def execute(job: Job, threads: int, started: Callable[[int], None]) -> Ended:
-    """Runs a job as a child of this process; a KeyboardInterrupt, by which Ray stops a task, is passed on to it.
+def execute(job: Job, threads: int, wait: Callable[[int], tuple[int, Any]]) -> Ended:
+    """Runs a job as a child of this process.
 
     Args:
         threads: of torch, unless the environment says how many.
-        started: is told its process id.
+        wait: process id -> its exit status and what it has used, once it has ended.
     """
     start = time.monotonic()
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -85,13 +84,7 @@ def execute(job: Job, threads: int, started: Callable[[int], None]) -> Ended:
         process = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
         )
-        started(process.pid)
-        while True:
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-                break
-            except KeyboardInterrupt:
-                os.kill(process.pid, SIGINT)
+        status, usage = wait(process.pid)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
     ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
@@ -109,18 +102,15 @@ class ThisMachine:
         self._lock = threading.Lock()
 
     def run(self, job: Job) -> Ended:
-        own: list[int] = []
+        return execute(job, self._threads, self._wait)
 
-        def started(number: int) -> None:
-            own.append(number)
-            with self._lock:
-                self._running.add(number)
-
-        try:
-            return execute(job, self._threads, started)
-        finally:
-            with self._lock:
-                self._running.difference_update(own)
+    def _wait(self, number: int) -> tuple[int, Any]:
+        with self._lock:
+            self._running.add(number)
+        _, status, usage = os.wait4(number, 0)
+        with self._lock:
+            self._running.remove(number)
+        return status, usage
 
     def stop(self, number: int) -> int:
         with self._lock:
