@@ -30,6 +30,10 @@ HOW_TO_CHOOSE = """\
 Every algorithm is one plugin: `alignkit run recipe.toml --optimizer NAME`, its options by `-o optimizer.KEY=VALUE`.
 Which stages a run has follows from what the algorithm learns from. Those that learn from demonstrations are named in
 the recipe's `[sft]` table (`-o sft.plugin=NAME`); those that train reward models are chosen by `-o reward.loss=...`.
+
+A reference policy costs a second model in memory, unless LoRA is trained. The gold reward is what each reached
+[on the demo's world](#side-by-side-on-the-demos-world). [Choose an algorithm](../../how-to/choose-an-algorithm.md) asks
+the questions that come before these tables.
 """
 SYMBOLS = """\
 In the formula, pi is the policy, pi_ref the reference, x a prompt, y a response of |y| tokens, y_w the better and y_l
@@ -45,6 +49,7 @@ there is one seed on one machine, so small differences say little: another machi
 2026-11-29 a third of the evaluation's prompts stood in the demo's other files; now none does.
 """
 FIGURES = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "seconds", "peak memory, MiB"]
+CHOICE = ["algorithm", "what it is", "use it when", "reference policy", "gold reward"]
 BESIDE = ("dpo", "ppo")
 """Algorithms whose figures stand beside those of every other one."""
 
@@ -99,8 +104,11 @@ def _index(found: Sequence[Described]) -> str:
     own = [one for one in found if one.plugin.distribution != "alignkit-trl"]
     chapters = [(title, [one for one in own if one.target.consumes is feed]) for feed, title in FEEDS.items()]
     for title, chosen in (*chapters, ("TRL's own trainers", [one for one in found if one not in own])):
-        rows = [[one.link, cell(one.text.summary), cell(one.text.sections["Use it when"])] for one in chosen]
-        parts += [f"## {title}\n", *table(["algorithm", "what it is", "use it when"], rows)] if rows else []
+        rows = [
+            [one.link, cell(one.text.summary), cell(one.text.sections["Use it when"]), one.reference, _gold(one)]
+            for one in chosen
+        ]
+        parts += [f"## {title}\n", *table(CHOICE, rows)] if rows else []
     return "\n".join([*parts, *_comparison(found), *_optima(found), *_peers(own)])
 
 
@@ -118,6 +126,12 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if row["algorithm"] == "sft":
         return (*figures, "", "", "")
     return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
+
+
+def _gold(one: Described) -> str:
+    """The gold reward that an algorithm reached on the demo's world; empty where it was not measured."""
+    rows = _measured()["rows"]
+    return f"{rows[one.name]['gold']:.2f}" if one.name in rows else ""
 
 
 @cache
