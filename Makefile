@@ -7,6 +7,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 
 DISTRIBUTIONS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PACKAGES := alignkit $(notdir $(patsubst %/__init__.py,%,$(wildcard plugins/*/alignkit_*/__init__.py)))
+PROJECTS := pyproject.toml $(DISTRIBUTIONS:%=%/pyproject.toml)
 empty :=
 space := $(empty) $(empty)
 
@@ -17,7 +18,7 @@ DEMO ?= demo
 REAL_MODEL ?= build/real-model
 VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers test-vllm readme fuzz fuzz-long soak mutants install lint docs counts notebook models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme dist version fuzz fuzz-long soak mutants install lint docs counts notebook models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -32,6 +33,16 @@ test-slow: install
 readme: install
 	clone=$$(mktemp -d) && trap 'rm -rf "$$clone"' EXIT && git clone --quiet . "$$clone/alignkit" \
 		&& export PATH="$(CURDIR)/$(BIN):$$PATH" && cd "$$clone/alignkit" && alignkit demo --quiet && python tests/readme.py
+
+# Wheels and sdists of every distribution, tried in an environment of their own.
+dist: install
+	$(BIN)/python tests/dist.py $(ARGS)
+
+# All distributions have one version: make version VERSION=0.2.0
+version:
+	sed -i.old -E 's/^version = ".*"/version = "$(VERSION)"/; s/"(alignkit-[a-z]+)==[^"]*"/"\1==$(VERSION)"/' $(PROJECTS)
+	sed -i.old -E 's/^version: .*/version: $(VERSION)/' CITATION.cff
+	rm -f $(PROJECTS:=.old) CITATION.cff.old
 
 test-trackers: install
 	$(PIP) --no-build-isolation -e "plugins/alignkit-report[mlflow,tensorboard,trackio,wandb]"
@@ -50,7 +61,7 @@ $(VLLM)/.installed:
 
 install: $(STAMP)
 
-$(STAMP): constraints.txt requirements-dev.txt pyproject.toml $(DISTRIBUTIONS:%=%/pyproject.toml)
+$(STAMP): constraints.txt requirements-dev.txt $(PROJECTS)
 	@$(MAKE) --no-print-directory python
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "setuptools>=77" wheel

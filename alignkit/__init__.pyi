@@ -263,6 +263,9 @@ from .runs.results import (
     Run as Run,
 )
 from .samplers import (
+    AheadOptions as AheadOptions,
+)
+from .samplers import (
     OwnSampler as OwnSampler,
 )
 from .samplers import (

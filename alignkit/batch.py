@@ -172,7 +172,7 @@ class GroupBatch:
         return self.group_sizes.cumsum(0) - self.group_sizes
 
     @property
-    def _costs(self) -> list[int]:
+    def costs(self) -> list[int]:
         """Tokens of each group, the prompt once."""
         costs: list[int] = (self.prompt_lengths + self.sum_by_group(self.lengths)).tolist()
         return costs
@@ -248,7 +248,7 @@ class GroupBatch:
 
     def pieces(self, max_tokens: int) -> Iterator[GroupBatch]:
         """Batches of consecutive groups, at most `max_tokens` tokens each; a group over the budget is alone."""
-        return map(self.select, _packed(range(self.num_groups), self._costs, max_tokens))
+        return map(self.select, _packed(range(self.num_groups), self.costs, max_tokens))
 
     def split(self, max_tokens: int, *, divisible: bool = False) -> list[GroupBatch]:
         """Micro-batches of at most `max_tokens` tokens (prompts once), longest groups first.
@@ -259,7 +259,7 @@ class GroupBatch:
         totals = self.totals or self.counts()
         parts: list[GroupBatch] = []
         for piece in self._divide(max_tokens) if divisible else [self]:
-            costs = piece._costs
+            costs = piece.costs
             order = sorted(range(piece.num_groups), key=lambda group: -costs[group])
             parts += [piece.select(chosen) for chosen in _packed(order, costs, max_tokens) if chosen]
         return [part.replace(totals=totals) for part in parts]

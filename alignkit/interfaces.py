@@ -79,8 +79,7 @@ class Policy(Component[ConfigT], Model):
     ) -> GroupBatch:
         """Samples `n` responses per prompt, with the sampling `logprobs` [R] and `finished` [S].
 
-        A response follows from its prompt, and from the seed, its index and its prompt's place (default: 0, 1, 2, ...).
-        Nothing beside it changes it.
+        A response follows from its prompt, the seed, its index and its prompt's place (default: 0, 1, 2, ...) alone.
         """
 
     @abstractmethod
@@ -277,6 +276,7 @@ class Optimizer(Algorithm[TrainingT]):
 
     Attributes:
         couples_responses: whether the loss compares the responses of a group, so that groups must stay whole.
+        weighs_rollouts: whether importance weights on its advantages make up for rollouts of older weights.
         reference: the frozen copy, if `uses_reference`.
         max_tokens: token budget that memory allows, for the algorithm's own passes; the engine updates it.
         batch_metrics: figures of the last batch passed to `prepare`, logged with each of its steps.
@@ -284,6 +284,7 @@ class Optimizer(Algorithm[TrainingT]):
 
     Config: ClassVar[type[Config]] = TrainingOptions
     couples_responses: ClassVar[bool] = True
+    weighs_rollouts: ClassVar[bool] = False
     moves_weights: ClassVar[bool] = False
 
     def __init__(
@@ -332,8 +333,7 @@ class Optimizer(Algorithm[TrainingT]):
         gradients to None (AdamW skips them), alike in every process. The learning rate does not apply to them.
 
         Args:
-            batch: this process's whole minibatch, with the step's totals; `max_tokens` tokens of it fit in memory at
-                once.
+            batch: this process's whole minibatch, with the step's totals; memory holds `max_tokens` tokens of it.
 
         Returns:
             figures to log, the same in every process.

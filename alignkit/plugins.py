@@ -35,6 +35,7 @@ from alignkit.errors import (
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 from alignkit.samplers import OwnSampler, Sampler
+from alignkit.versions import CORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -136,10 +137,11 @@ class Broken:
 
 @dataclass
 class Registry:
-    """All components of the installed plugins, by role and name."""
+    """All components of the installed plugins and of plugin files (path -> sha256), by role and name."""
 
     registrations: list[Registration] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
     def names(self, role: str) -> list[str]:
         """The sorted names of a role's components; clashing ones as `distribution:name`."""
@@ -156,7 +158,7 @@ class Registry:
             raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
         if ":" in name:
             distribution, _, plugin = name.partition(":")
-            found = [r for r in self._of(role) if str(r) == f"{normalized(distribution)}:{plugin}"]
+            found = [r for r in self._of(role) if str(r) in (name, f"{normalized(distribution)}:{plugin}")]
         else:
             found = self._winners(role, name)
         if not found:
@@ -183,7 +185,7 @@ class Registry:
     def _winners(self, role: str, name: str) -> list[Registration]:
         """The registrations that a bare name may mean: the project's own, else all."""
         found = [r for r in self._of(role) if r.name == name]
-        return [r for r in found if r.distribution in ("alignkit", *FIRST_PARTY)] or found
+        return [r for r in found if r.distribution in (CORE, *FIRST_PARTY)] or found
 
     def _suggestion(self, role: str, name: str) -> str:
         hint = closest(name, self.names(role))
@@ -198,7 +200,7 @@ class Registry:
 def registry() -> Registry:
     """The registry of the installed plugins, built once per process. `registry.cache_clear()` rebuilds it."""
     found = discover(entry_points(group=GROUP))
-    found.registrations.append(Registration("sampler", "policy", OwnSampler, OwnSampler.Config, "alignkit"))
+    found.registrations.append(Registration("sampler", "policy", OwnSampler, OwnSampler.Config, CORE))
     return found
 
 
@@ -208,7 +210,7 @@ def discover(points: Iterable[EntryPoint]) -> Registry:
     for point in sorted(points, key=lambda p: p.name):
         distribution = normalized(point.dist.name) if point.dist else point.value
         try:
-            found.registrations += _ask(point.load(), distribution)
+            found.registrations += registrations_of(point.load(), distribution)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -219,8 +221,12 @@ def discover(points: Iterable[EntryPoint]) -> Registry:
     return found
 
 
-def _ask(module: object, distribution: str) -> list[Registration]:
-    """What one plugin registers, through its own plugin manager."""
+def registrations_of(module: object, distribution: str) -> list[Registration]:
+    """What one plugin registers, through its own plugin manager.
+
+    Raises:
+        PluginError: it registers nothing or something invalid, or needs another interface version.
+    """
     version = getattr(module, "ALIGNKIT_INTERFACE", 1)
     if version != INTERFACE_VERSION:
         raise PluginError(f"{distribution} needs plugin interface {version}, but this alignkit has {INTERFACE_VERSION}")

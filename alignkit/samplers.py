@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Interval
 
 from alignkit.components import Component, ConfigT
+from alignkit.errors import InputError
 from alignkit.options import Config, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -19,8 +22,22 @@ if TYPE_CHECKING:
     from alignkit.records import Prompt
 
 
+@dataclass(frozen=True, kw_only=True)
+class AheadOptions(Config):
+    """Sampling ahead."""
+
+    ahead: Annotated[int, Interval(ge=0, le=1)] = 0
+    """1: sample the next batch of rollouts while this one is trained. Its weights are then one batch older, which
+    importance weights make up for; an algorithm that can't be weighed refuses it. 0: first train, then sample."""
+
+
 class Sampler(Component[ConfigT]):
     """Samples responses with the weights that `sync` last gave it."""
+
+    @property
+    def ahead(self) -> int:
+        """How many batches of a training it begins before the one that is trained has ended."""
+        return self.config.ahead if isinstance(self.config, AheadOptions) else 0
 
     @abstractmethod
     def sync(self, policy: Policy[Any], version: int) -> None:
@@ -40,6 +57,17 @@ class Sampler(Component[ConfigT]):
         computes the policy's in `prepare`.
         """
 
+    def begin(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> Callable[[], GroupBatch]:
+        """Begins what `generate` does, with the present weights; the result waits for the batch.
+
+        By default the batch is there at once. A sampler that offers `AheadOptions` works on it while the policy is
+        trained: what it needs of the policy it takes before this returns, or when the result is called.
+        """
+        batch = self.generate(prompts, n=n, sampling=sampling, seed=seed, places=places)
+        return lambda: batch
+
     def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
         """A prepared batch, corrected for what lies between `sampler_logprobs` and `logprobs`, and figures of it."""
         return batch, {}
@@ -49,8 +77,14 @@ class Sampler(Component[ConfigT]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnOptions(Config):
+class OwnOptions(AheadOptions):
     """The policy samples itself: exact, and nothing more to install."""
+
+    def check(self) -> None:
+        super().check()
+        if self.ahead:
+            what = "the policy can't sample while it is trained: both take the same processes"
+            raise InputError(what, where="ahead", fix="leave it out, or let another engine sample: --sampler vllm")
 
 
 class OwnSampler(Sampler[OwnOptions]):

@@ -14,13 +14,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from threaded import Threaded
 
-from alignkit import build_component, make_context
+from alignkit import AheadOptions, build_component, make_context
 from alignkit.interfaces import Feed
 from alignkit.ops import process_index, start_processes
 from alignkit.options import Sampling
@@ -49,20 +51,35 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "grpo": ("grpo", REUSED),
     "dapo": ("dapo", REUSED),
     "online-dpo": ("online-dpo", REUSED),
+    "grpo-ahead": ("grpo", {**REUSED, "iterations": 3}),
+    "ppo-long": ("ppo", {**REUSED, "iterations": 8, "critic": "policy"}),
+    "grpo-ahead-long": ("grpo", {**REUSED, "iterations": 8}),
 }
+SECOND_STEP = threading.Event()
+SMALL = {**OFFLINE, "learning_rate": 1e-4}
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "hf-sft": ("sft", {**OFFLINE, "learning_rate": 1e-4}),
+    "hf-sft": ("sft", SMALL),
+    "hf-bradley-terry": ("bradley-terry", SMALL),
+    "hf-dpo": ("dpo", SMALL),
+    "hf-kto": ("kto", SMALL),
     "hf-ppo": ("ppo", {**REUSED, "critic": "policy"}),
     "hf-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
     "hf-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
+    "hf-grpo": ("grpo", REUSED),
+    "hf-online-dpo": ("online-dpo", REUSED),
+    "lora-sft": ("sft", SMALL),
+    "lora-dpo": ("dpo", SMALL),
+    "lora-ppo": ("ppo", {**REUSED, "critic": "policy"}),
+    "lora-untied-grpo": ("grpo", REUSED),
+    "untied-sft": ("sft", SMALL),
+    "untied-dpo": ("dpo", SMALL),
+    "untied-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
 }
-"""With a transformers model."""
-SHARDED = (*MODELS, "lora-dpo", "untied-dpo", "hf-kto")
-MORE: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "lora-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
-    "untied-dpo": ("dpo", {**OFFLINE, "learning_rate": 1e-4}),
-    "hf-kto": ("kto", {**OFFLINE, "learning_rate": 1e-4}),
+MIXED: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "bfloat16-sft": ("sft", SMALL),
+    "bfloat16-ppo": ("ppo", {**REUSED, "critic": "shared"}),
 }
+"""With a transformers model: all weights or LoRA, the head tied to the embedding or not."""
 
 
 def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, shard: bool = False) -> dict[str, Any]:
@@ -71,7 +88,7 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
     Returns:
         loss, grad_norm: of each step. weights: all trained values on one axis.
     """
-    name, settings = (CASES | MODELS | MORE)[case]
+    name, settings = (CASES | MODELS | MIXED)[case]
     policy = TinyPolicy(context=make_context(seed=1)) if case in CASES else _policy(folder, case)
     spec = {"plugin": name, **settings, **({"save_every": 1} if last or resume else {})}
     optimizer = build_component("optimizer", spec, policy=policy, reward=TinyReward())
@@ -85,8 +102,10 @@ def trained(case: str, folder: Path, *, last: int = 0, resume: bool = False, sha
         log.append(record)
         if record["step"] == last:
             os.kill(os.getpid(), signal.SIGKILL)
+        if record["step"] >= 2:
+            SECOND_STEP.set()
 
-    feed = _feed(optimizer, policy)
+    feed = _feed(optimizer, policy, Threaded(AheadOptions(ahead=1)) if "ahead" in case else None)
     train(optimizer, feed, folder=folder / case, seed=5, on_step=on_step, resume=resume, shard=shard)
     if process_index() == 0:
         optimizer.save(folder / f"{case}-saved")
@@ -100,10 +119,12 @@ def _policy(folder: Path, case: str) -> Policy[Any]:
     path = folder / "llama"
     in_first(lambda: None if path.exists() else write_tiny_llama(path))
     spec: dict[str, Any] = {"plugin": "hf", "model": str(path)}
+    if case.startswith("bfloat16"):
+        spec["dtype"] = "bfloat16"
     if case.startswith("lora"):
         spec["lora"] = {"r": 4}
     found: Any = build_component("policy", spec)
-    if case.startswith("untied"):
+    if "untied" in case:
         lm = found.raw.lm
         lm.config.tie_word_embeddings = False
         lm.lm_head.weight = torch.nn.Parameter(lm.lm_head.weight.detach().clone())
@@ -111,13 +132,15 @@ def _policy(folder: Path, case: str) -> Policy[Any]:
     return policy
 
 
-def _feed(optimizer: Optimizer[Any], policy: Policy[Any]) -> OfflineFeed | RolloutFeed:
+def _feed(optimizer: Optimizer[Any], policy: Policy[Any], sampler: Threaded | None = None) -> OfflineFeed | RolloutFeed:
     if optimizer.consumes is not Feed.ROLLOUTS:
         groups = groups_for(optimizer.consumes)
         return OfflineFeed(list(islice(groups * 3, 11)), policy)
     assert optimizer.reward is not None
     sampling = Sampling(max_tokens=8)
-    return RolloutFeed(prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5)
+    return RolloutFeed(
+        prompts(), policy, optimizer.reward, sampling=sampling, options=optimizer.config, seed=5, sampler=sampler
+    )
 
 
 def started(
@@ -163,11 +186,27 @@ def fill_the_disk() -> None:
     filesystem._write_item = refuse  # type: ignore[assignment]
 
 
+def hold_the_disk() -> None:
+    """From now on nothing is written to a checkpoint before the second step is done."""
+    from torch.distributed.checkpoint import filesystem
+
+    write = filesystem._write_item
+
+    def later(*given: Any, **named: Any) -> Any:
+        if not SECOND_STEP.wait(60):
+            raise RuntimeError("the training waits for the checkpoint")
+        return write(*given, **named)
+
+    filesystem._write_item = later  # type: ignore[assignment]
+
+
 def main(folder: str, last: str, resume: str, shard: str, *cases: str) -> None:
     start_processes()
     torch.set_num_threads(1)
     if os.environ.get("FULL_DISK") == os.environ["RANK"]:
         fill_the_disk()
+    if os.environ.get("HELD_DISK"):
+        hold_the_disk()
     for case in cases:
         found = trained(case, Path(folder), last=int(last), resume=resume == "1", shard=shard == "1")
         torch.save(found, Path(folder) / f"{case}-{process_index()}.pt")

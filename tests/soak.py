@@ -138,7 +138,7 @@ def left(out: Path) -> Models:
     """The weights of every stage, and (stage, step) of every record of the metrics."""
     records = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     weights = {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("*/model.safetensors"))}
-    return weights, [(record["stage"], record["step"]) for record in records]
+    return weights, [(record["stage"], record["step"]) for record in records if "loss" in record]
 
 
 def uninterrupted(folder: Path, material: Path) -> tuple[dict[str, Models], dict[str, float]]:

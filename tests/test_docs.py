@@ -18,7 +18,7 @@ from alignkit.cli.app import build_app
 from alignkit.options import Config
 from alignkit.plugins import FIRST_PARTY, ROLES, Registration, registry
 from alignkit.recipe.describe import SECTIONS, describe, groups_of, heading, plugin_text
-from alignkit.recipe.tables import OPTION_TABLES, ROLE_OF_TABLE
+from alignkit.recipe.tables import DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = "<!-- Written by docs/generate"
@@ -26,6 +26,8 @@ PATTERNS = ("*.md", "docs/**/*.md", "examples/*.md", "plugins/*/README.md")
 ALL_PAGES = [path for pattern in PATTERNS for path in ROOT.glob(pattern)]
 PAGES = [path for path in ALL_PAGES if not path.read_text(encoding="utf-8").startswith(WRITTEN)]
 OWN = [plugin for plugin in registry().registrations if plugin.distribution in FIRST_PARTY]
+PLUGIN_FILE = re.compile(r" --plugin \w+\.py\b")
+"""A file that the reader has written."""
 HOLDS_TABLES = re.compile(r"^\[(\w+)\]", re.MULTILINE)
 
 
@@ -108,15 +110,16 @@ def test_snippets_are_well_formed(page: Path) -> None:
 
 
 def check_options(table: str, given: dict[str, Any]) -> None:
-    plugin = registry().get(ROLE_OF_TABLE[table], given.get("plugin", "dataset"))
+    plugin = registry().get(ROLE_OF_TABLE[table], given.get("plugin") or DEFAULT_PLUGIN[table])
     assert given.keys() - {"plugin", "for"} <= {row.key for row in describe(plugin.config)}, table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_can_be_typed(page: Path) -> None:
     names = {name for role in ROLES for name in registry().names(role)} | {"brevity", "NAME"}
+    names |= {*re.findall(r'register\("([\w-]+)"', page.read_text(encoding="utf-8"))}
     for line in commands(page):
-        program, *words = shlex.split(line, comments=True)
+        program, *words = shlex.split(PLUGIN_FILE.sub("", line), comments=True)
         if program == "make":
             targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert words[0] in targets, line

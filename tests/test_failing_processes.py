@@ -143,10 +143,10 @@ def test_both_ways_to_start(work: Path, whole: torch.Tensor, tmp_path: Path, lau
 
 @pytest.mark.slow
 def test_two_nodes(work: Path, whole: torch.Tensor, tmp_path: Path) -> None:
-    """Two nodes of one process each, on this machine."""
+    """Two nodes of two processes each, on this machine."""
     out = str(tmp_path / "run")
     words = [sys.executable, "-m", "alignkit", "align", "recipe.toml", "--out", out, "--launch", "torchrun"]
-    words += ["--processes", "1", "--nodes", "2", "--rendezvous", "127.0.0.1:29671"]
+    words += ["--processes", "2", "--nodes", "2", "--rendezvous", "127.0.0.1:29671"]
     known = {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     known |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     nodes = [subprocess.Popen(words, cwd=work, env={**os.environ, **known}) for _ in range(2)]

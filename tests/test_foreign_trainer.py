@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.records import Group, Prompt, write_groups
 from alignkit.runs.reporting import Reporter
+from alignkit.runs.results import Run
 from alignkit.runs.run import run_recipe
 from alignkit.testing import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, contracts_for
 
@@ -88,7 +88,7 @@ def test_the_pipeline_runs_it_like_any_other(tmp_path: Path, everything: Registr
         (g.prompt.content, g.responses, g.ranks) for g in expected
     ]
     assert {"steps": 2, "train_seconds": 0.5, "tokens": 7}.items() <= summary["align"].items()
-    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    lines = Run.open(tmp_path / "out").metrics
     assert [(line["stage"], line["step"], line["loss"]) for line in lines] == [("policy", 1, 1.0), ("policy", 2, 0.5)]
     start = TinyPolicy(context=Context(seed=5))
     end = TinyPolicy(TinyOptions(model=str(tmp_path / "out" / "policy")))

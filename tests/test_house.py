@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC = ("alignkit", *(f"alignkit.{name}" for name in ("algorithms", "commands", "ops", "preferences", "testing")))
 
 FLOORS = (
-    ("alignkit.lazy", "alignkit.errors", "alignkit.files"),
+    ("alignkit.lazy", "alignkit.errors", "alignkit.files", "alignkit.versions"),
     ("alignkit.checking", "alignkit.remote"),
     ("alignkit.options", "alignkit.records"),
     ("alignkit.components", "alignkit.footprint", "alignkit.batch", "alignkit.outputs", "alignkit.preferences"),

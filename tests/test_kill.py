@@ -51,7 +51,8 @@ def run_until_step(words: list[str], metrics: Path, step: int, stage: str = "pol
     deadline = time.monotonic() + 180
     said = f'"stage": "{stage}"'.encode()
     while process.poll() is None and time.monotonic() < deadline:
-        if metrics.exists() and metrics.read_bytes().count(said) >= step:
+        lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+        if sum(said in line and b'"loss"' in line for line in lines) >= step:
             process.kill()
         time.sleep(0.002)
     _, errors = process.communicate()

@@ -148,7 +148,7 @@ def test_everything_that_is_wrong_is_told_at_once(recipe_file: Path, refusal: Re
     error = refusal(recipe_file, ["optimizer.kl_coef=-1", "run.seed=-1", "reward.plugin=given", "reward.value=x"])
     lines = str(error).splitlines()
     assert lines[0] == "3 things are wrong:"
-    assert [line.split(":")[0] for line in lines[1:]] == ["-o reward.value", "-o optimizer.kl_coef", "-o run.seed"]
+    assert [line.split(":")[0] for line in lines[1:]] == ["-o run.seed", "-o reward.value", "-o optimizer.kl_coef"]
 
 
 def test_a_plugins_own_check_is_attributed(recipe_file: Path, refusal: Refusal) -> None:

@@ -53,6 +53,7 @@ class PolicyGradient(HeldAlgorithm[OptionsT]):
 
     Config: ClassVar[type[Config]] = PolicyGradientOptions
     couples_responses = False
+    weighs_rollouts = True
 
     def __init__(self, config: OptionsT | None = None, context: Context | None = None, **parts: Any) -> None:
         config = config if config is not None else cast("OptionsT", self.Config())

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli import plugins, preferences, samples, stages
+from alignkit.cli.help import arrange_help, epilog
 from alignkit.commands import AsJson, show
 from alignkit.plugins import COMMANDS_GROUP, blamed, registry
+from alignkit.versions import CORE, main_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-
-PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "pydantic", "typer")
+EXAMPLES = """\
+alignkit demo                                             # a small model, aligned in two minutes
+alignkit run recipe.toml --optimizer dpo --out runs/dpo
+alignkit plugins show ppo                                 # the options of a plugin"""
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
@@ -28,6 +32,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         name="alignkit",
         help="Align language models with preferences: SFT, reward models, PPO, DPO, every part a plugin.",
+        epilog=epilog(EXAMPLES),
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -40,6 +45,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     app.add_typer(plugins.app, name="plugins")
     app.command("version")(_versions)
     _add_plugin_commands(app, groups, _words(arguments))
+    arrange_help(app)
     return app
 
 
@@ -48,14 +54,18 @@ def _root(
 ) -> None:
     """Options of `alignkit` itself."""
     if show_version:
-        print(version("alignkit"))
+        print(version(CORE))
         raise typer.Exit
 
 
 def _versions(as_json: AsJson = False) -> None:
-    """Show the versions of alignkit, its main dependencies and the installed plugins."""
+    """Show the versions of alignkit, its main dependencies and the installed plugins.
+
+    Examples:
+        alignkit version --json
+    """
     distributions = sorted({r.distribution for r in registry().registrations})
-    show({name: version(name) for name in dict.fromkeys((*PACKAGES, *distributions))}, as_json)
+    show({**main_versions(), **{name: version(name) for name in distributions}}, as_json)
 
 
 def _words(arguments: Sequence[str]) -> list[str]:

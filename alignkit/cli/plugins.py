@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.commands import AsJson, show
+from alignkit.commands import AsJson, PluginFiles, show
 from alignkit.errors import AlignkitError, InputError, closest
 from alignkit.plugins import COMMANDS_GROUP, ROLES, Registration, registry
 from alignkit.testing import commands as authors
@@ -24,8 +24,12 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A plugin, or distribu
 
 
 @app.command("list")
-def list_plugins(as_json: AsJson = False) -> None:
-    """List the installed plugins by role, and broken ones with the reason."""
+def list_plugins(_plugin: PluginFiles = None, as_json: AsJson = False) -> None:
+    """List the installed plugins by role, and broken ones with the reason.
+
+    Examples:
+        alignkit plugins list
+    """
     from alignkit.recipe.describe import first_line
 
     found = registry()
@@ -43,8 +47,13 @@ def list_plugins(as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_plugin(name: Name, as_json: AsJson = False) -> None:
-    """Show the options of a plugin: those that matter first, then the others by group."""
+def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False) -> None:
+    """Show the options of a plugin: those that matter first, then the others by group.
+
+    Examples:
+        alignkit plugins show ppo
+        alignkit plugins show short --plugin short.py
+    """
     from alignkit.recipe.describe import describe
 
     found = registry()

@@ -22,9 +22,10 @@ def add_group(app: typer.Typer) -> typer.Typer:
     """Turns the stage's command into a group: `preferences ...` still works, and commands can be added."""
     stage = next(command for command in app.registered_commands if command.name == NAME)
     app.registered_commands.remove(stage)
+    summary = str(stage.help).partition("\n\n")[0]
     group = typer.Typer(
         cls=_WithDefault,
-        help=f"{stage.help} `alignkit {NAME} ...` is short for `alignkit {NAME} {DEFAULT} ...`.",
+        help=f"{summary} `alignkit {NAME} ...` is short for `alignkit {NAME} {DEFAULT} ...`.",
         rich_markup_mode=None,
     )
     stage.name = DEFAULT

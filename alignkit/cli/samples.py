@@ -38,6 +38,7 @@ def sample(
     recipe: flags.RecipeOption = None,
     policy: flags.PolicyName = "",
     sampler: flags.SamplerName = "",
+    _plugin: flags.PluginFiles = None,
     options: flags.Overrides = None,
     columns: flags.Columns = None,
     resume: flags.Resume = False,
@@ -45,7 +46,11 @@ def sample(
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Sample responses from a policy."""
+    """Sample responses from a policy.
+
+    Examples:
+        alignkit sample prompts.jsonl -n 4 -o policy.model=runs/first/policy --out samples.jsonl
+    """
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = flags.column_names(columns)
     parts = {"policy": policy, "sampler": sampler}
@@ -60,13 +65,19 @@ def score(
     out: Out,
     recipe: flags.RecipeOption = None,
     reward: flags.RewardName = "",
+    _plugin: flags.PluginFiles = None,
     options: flags.Overrides = None,
     resume: flags.Resume = False,
     overwrite: flags.Overwrite = False,
     as_json: flags.AsJson = False,
     quiet: flags.Quiet = False,
 ) -> None:
-    """Score the responses of groups with a reward."""
+    """Score the responses of groups with a reward.
+
+    Examples:
+        alignkit score samples.jsonl --reward length --out scored.jsonl
+        alignkit score samples.jsonl --reward my_rewards:politeness --out scored.jsonl
+    """
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     resolved = read_recipe(recipe, flags={"reward": reward}, overrides=options or (), note=reporter.note)
     resolved.part("reward")

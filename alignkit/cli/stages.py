@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli import launch
+from alignkit.cli.help import ADVANCED
 from alignkit.commands import flags, show
 from alignkit.errors import InputError
 from alignkit.recipe.reading import read_recipe
@@ -20,11 +21,15 @@ from alignkit.runs.api import default_folder, run_resolved
 from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set
+    from collections.abc import Mapping, Sequence, Set
 
 
 def _option(kind: Any, default: Any, name: str, text: str, metavar: str | None = None, **more: Any) -> tuple[Any, Any]:
     return Annotated[kind, typer.Option(name, metavar=metavar, help=text, **more)], default
+
+
+def _rare(kind: Any, default: Any, name: str, text: str, metavar: str | None = None) -> tuple[Any, Any]:
+    return _option(kind, default, name, text, metavar, rich_help_panel=ADVANCED)
 
 
 def _number(name: str, text: str, metavar: str, **more: Any) -> tuple[Any, Any]:
@@ -38,6 +43,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "preferences": (flags.PreferencesName, ""),
     "reward": (flags.RewardName, ""),
     "optimizer": (flags.OptimizerName, ""),
+    "plugin": (flags.PluginFiles, None),
     "options": (flags.Overrides, None),
     "columns": (flags.Columns, None),
     "rounds": _number("--rounds", "Rounds of sampling, ranking and aligning (run.rounds).", "N"),
@@ -46,22 +52,22 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "out": _option(Path | None, None, "--out", "Run directory. [default: runs/ and the recipe's name]", "DIR"),
     "resume": (flags.Resume, False),
     "overwrite": (flags.Overwrite, False),
-    "force": _option(bool, False, "--force", "Let --resume continue although the recipe has changed."),
+    "force": _rare(bool, False, "--force", "Let --resume continue although the recipe has changed."),
     "dry_run": _option(
         bool, False, "--dry-run", "Show the plan and the memory it would take; load no weights and no data."
     ),
-    "on": _option(str, "", "--on", "Type of device for --dry-run: cpu, cuda. [default: this machine's]", "DEVICE"),
-    "launch": _option(
+    "on": _rare(str, "", "--on", "Type of device for --dry-run: cpu, cuda. [default: this machine's]", "DEVICE"),
+    "launch": _rare(
         str, "", "--launch", "Start several processes: torchrun; slurm or sky write the job file that does.", "HOW"
     ),
-    "processes": _number("--processes", "Processes on a node, one per GPU.", "N", min=1),
-    "nodes": _number("--nodes", "Nodes. [default: 1]", "M", min=1),
-    "rendezvous": _option(str, "", "--rendezvous", "Where the nodes meet; the same command runs on each.", "HOST:PORT"),
+    "processes": _number("--processes", "Processes on a node, one per GPU.", "N", min=1, rich_help_panel=ADVANCED),
+    "nodes": _number("--nodes", "Nodes. [default: 1]", "M", min=1, rich_help_panel=ADVANCED),
+    "rendezvous": _rare(str, "", "--rendezvous", "Where the nodes meet; the same command runs on each.", "HOST:PORT"),
     "as_json": (flags.AsJson, False),
     "quiet": (flags.Quiet, False),
 }
 """Flag -> its type and default, in the order of --help."""
-COMMON = {"recipe", "policy", "options", "out", "as_json", "quiet"}
+COMMON = {"recipe", "policy", "plugin", "options", "out", "as_json", "quiet"}
 AGAIN = {"resume", "overwrite"}
 DRY = {"dry_run", "on"}
 LAUNCH = set(launch.FLAGS)
@@ -74,34 +80,56 @@ class Command:
     """A command that runs stages.
 
     Attributes:
+        examples: of its use, one a line.
         flags: those that it takes beside the common ones; what would mean nothing to it, it doesn't know.
         data: the table that --columns is about.
     """
 
     help: str
+    examples: Sequence[str]
     flags: Set[str]
     data: str = "preferences"
 
 
 COMMANDS = {
-    "run": Command("Run the stages a recipe needs: sft, preferences, reward, align, eval.", FLAGS.keys()),
+    "run": Command(
+        "Run the stages a recipe needs: sft, preferences, reward, align, eval.",
+        (
+            "alignkit run recipe.toml --optimizer dpo --out runs/dpo",
+            "alignkit run --policy hf -o policy.model=MODEL -o preferences.path=pairs.jsonl --optimizer dpo",
+            "alignkit run recipe.toml --resume --out runs/dpo",
+        ),
+        FLAGS.keys(),
+    ),
     "sft": Command(
         "Fine-tune the policy on demonstrations, into DIR/sft.",
+        ("alignkit sft recipe.toml -o demonstrations.path=chats.jsonl --out runs/first",),
         {"columns", "force", *AGAIN, *LAUNCH, *DRY},
         "demonstrations",
     ),
     "preferences": Command(
         "Read or make preferences, into DIR/preferences.jsonl or --out FILE.jsonl.",
+        (
+            "alignkit preferences recipe.toml --preferences judge --sample 4 --out ranked.jsonl",
+            "alignkit preferences recipe.toml --preferences candidates --sample 4 --out unranked.jsonl",
+        ),
         {"sampler", "preferences", "columns", "sample", *AGAIN},
     ),
     "reward": Command(
-        "Train the reward model on the preferences, into DIR/reward.", {"reward", "force", *AGAIN, *LAUNCH, *DRY}
+        "Train the reward model on the preferences, into DIR/reward.",
+        ("alignkit reward recipe.toml -o reward.loss=infonce --out runs/first",),
+        {"reward", "force", *AGAIN, *LAUNCH, *DRY},
     ),
     "align": Command(
         "Align the policy, into DIR/policy.",
+        ("alignkit align recipe.toml --optimizer ppo --out runs/first",),
         {"sampler", "preferences", "reward", "optimizer", "rounds", "force", *AGAIN, *LAUNCH, *DRY},
     ),
-    "eval": Command("Measure the aligned policy against the initial one.", {"sampler", "reward", "best_of"}),
+    "eval": Command(
+        "Measure the aligned policy against the initial one.",
+        ("alignkit eval recipe.toml --best-of 4 --out runs/first",),
+        {"sampler", "reward", "best_of"},
+    ),
 }
 
 
@@ -122,7 +150,8 @@ def _add(app: typer.Typer, name: str) -> None:
     taken = [(flag, *FLAGS[flag]) for flag in FLAGS if flag in COMMON | COMMANDS[name].flags]
     parameters = [Parameter(flag, Parameter.KEYWORD_ONLY, annotation=a, default=d) for flag, a, d in taken]
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    app.command(name, help=COMMANDS[name].help)(command)
+    examples = "".join(f"  {line}\n" for line in COMMANDS[name].examples)
+    app.command(name, help=f"{COMMANDS[name].help}\n\nExamples:\n{examples}")(command)
 
 
 def _launch(name: str, given: Mapping[str, Any]) -> None:

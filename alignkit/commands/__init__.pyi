@@ -43,6 +43,9 @@ from ..runs.reporting import (
 from ..runs.run import (
     run_recipe as run_recipe,
 )
+from ..versions import (
+    main_versions as main_versions,
+)
 from .flags import (
     AsJson as AsJson,
 )
@@ -57,6 +60,9 @@ from .flags import (
 )
 from .flags import (
     Overwrite as Overwrite,
+)
+from .flags import (
+    PluginFiles as PluginFiles,
 )
 from .flags import (
     PolicyName as PolicyName,

@@ -13,9 +13,22 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from alignkit.errors import InputError, visible
+from alignkit.plugins import registry
+from alignkit.recipe.plugin_files import with_files
 from alignkit.runs.reporting import is_first_process
 
 _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+def _use_plugin_files(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    """Registers what these files register, until the command ends."""
+    if files:
+        found = registry()
+        more = with_files(found, map(str, files))
+        found.registrations, found.files = more.registrations, more.files
+        context.call_on_close(registry.cache_clear)
+    return files
+
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A TOML recipe. Flags can set everything in it.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", metavar="FILE", help="A TOML recipe.")]
@@ -30,6 +43,16 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", metavar="KEY=VALUE", help="Set any option: -o optimizer.kl_coef=0.05. Repeatable."),
 ]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        callback=_use_plugin_files,
+        help="Python file with a plugin that is not installed. Repeatable.",
+    ),
+]
+"""Its callback does the work, so a command that needs nothing else of it calls its parameter `_plugin`."""
 Columns = Annotated[
     list[str] | None,
     typer.Option("--columns", metavar="OLD=NEW", help="Rename the data's column OLD to NEW. Repeatable."),

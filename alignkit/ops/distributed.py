@@ -97,13 +97,13 @@ def barrier() -> None:
         dist.barrier(group=waiting_group())
 
 
-def waiting_group() -> dist.ProcessGroup:
+def waiting_group(use: str = "") -> dist.ProcessGroup:
     """A group of all processes whose waiting has no limit: one may write a model for hours. It notices at once if one
-    ends. The first call is a common one."""
-    return _waiting_group(dist.group.WORLD)
+    ends. The first call for a use is a common one; threads that communicate at a time need a use each."""
+    return _waiting_group(dist.group.WORLD, use)
 
 
 @cache
-def _waiting_group(_: dist.ProcessGroup | None) -> dist.ProcessGroup:
+def _waiting_group(_: dist.ProcessGroup | None, __: str) -> dist.ProcessGroup:
     group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(days=365))
     return group

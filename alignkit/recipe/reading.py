@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import Problem, option_names
 from alignkit.errors import InputError, all_of, closest
 from alignkit.options import Config, PtxOptions
 from alignkit.plugins import Part, Registration, Registry, read_component, read_options, registry, select
+from alignkit.recipe.plugin_files import with_files
 from alignkit.recipe.recipe import Recipe, load_recipe
 from alignkit.recipe.resolved import Resolved
 from alignkit.recipe.tables import ALTERNATIVES, DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE, merged
@@ -94,14 +96,16 @@ def resolve(recipe: Recipe, registry: Registry) -> Resolved:
     """
     recipe.extend_import_path()
     reader = TableReader(recipe, registry)
-    parts = {table: part for table in recipe.component_tables() if (part := reader.component(table))}
     options: dict[str, Any] = {table: reader.options(table) for table in OPTION_TABLES}
+    reader.registry = with_files(registry, options["run"].plugins)
+    options["run"] = replace(options["run"], plugins=tuple(reader.registry.files))
+    parts = {table: part for table in recipe.component_tables() if (part := reader.component(table))}
     if reader.errors:
         raise all_of(reader.errors)
     options_of_optimizer = parts["optimizer"].config if "optimizer" in parts else None
     if "ptx" in parts and not (isinstance(options_of_optimizer, PtxOptions) and options_of_optimizer.ptx_coef):
         reader.notices.append("[ptx] is ignored: optimizer.ptx_coef is 0, or the algorithm has no such option")
-    return Resolved(registry, parts, **options, notices=tuple(reader.notices), by_flag=recipe.by_flag)
+    return Resolved(reader.registry, parts, **options, notices=tuple(reader.notices), by_flag=recipe.by_flag)
 
 
 def read_recipe(

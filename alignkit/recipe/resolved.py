@@ -114,12 +114,13 @@ class Resolved:
         return self.digest_of("run", "sampling", "candidates", *self.parts)
 
     def digest_of(self, *tables: str) -> str:
-        """sha256 of the options in these tables that influence results; missing tables are skipped."""
+        """sha256 of the options in these tables that influence results, and of plugin files; missing tables are
+        skipped."""
         said = self._tables([table for table in tables if table in self or table in OPTION_TABLES])
         for table, options in said.items():
             for key in self.config(table).noise:
                 options.pop(key, None)
-        return _sha256(said)
+        return _sha256([said, sorted(self.registry.files.values())] if self.registry.files else said)
 
     def _tables(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
         result = {}

@@ -32,7 +32,7 @@ from alignkit.options import (
 class RunOptions(Config):
     """The table `run`: the run as a whole."""
 
-    noise: ClassVar[frozenset[str]] = frozenset({"device", "threads", "shard", "metrics", "cache"})
+    noise: ClassVar[frozenset[str]] = frozenset({"device", "threads", "shard", "metrics", "cache", "plugins"})
 
     seed: Natural = 0
     """Seed of everything random."""
@@ -57,6 +57,8 @@ class RunOptions(Config):
     in $XDG_CACHE_HOME or ~/.cache."""
     metrics: tuple[MetricsSpec, ...] = ()
     """Metric sinks, in addition to metrics.jsonl: `[{plugin = "name", option = value}]`."""
+    plugins: tuple[str, ...] = ()
+    """Python files with plugins that are not installed (`--plugin FILE`); a changed file counts as a changed recipe."""
 
     def check(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", self.device):

@@ -139,7 +139,7 @@ def train(
         InputError: the data, options or `out` don't fit; nothing has started.
         StoppedByCheck, Interrupted: as in `run`. Without `out` the weights stay as they are at that moment.
     """
-    _check_algorithm(optimizer)
+    _check_algorithm(optimizer, sampler)
     given, kept = _data(optimizer, data), _records(texts, Group, "texts")
     _check_use(optimizer, {"sampling": sampling, "sampler": sampler}, kept)
     folder = None if out is None else Path(out).expanduser()
@@ -188,8 +188,8 @@ def train(
     return result
 
 
-def _check_algorithm(optimizer: object) -> None:
-    from alignkit.runs.plan import check_figures
+def _check_algorithm(optimizer: object, sampler: Sampler[Any] | None) -> None:
+    from alignkit.runs.plan import check_ahead, check_figures
 
     if not isinstance(optimizer, Algorithm):
         made = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
@@ -202,6 +202,8 @@ def _check_algorithm(optimizer: object) -> None:
     if optimizer.consumes is Feed.ROLLOUTS and optimizer.reward is None:
         raise InputError(f"{name} needs a reward to score rollouts", where="reward", fix=f"{name}(..., reward=reward)")
     check_figures(type(optimizer), optimizer.config, name=name, table="optimizer")
+    if sampler is not None:
+        check_ahead(type(optimizer), sampler.config, name=name)
 
 
 def _data(optimizer: Algorithm[Any], data: object) -> list[Any]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import differing
 from alignkit.errors import InputError, closest
-from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, HasValues
+from alignkit.interfaces import Algorithm, Feed, ForeignTrainer, HasValues, Optimizer
 from alignkit.options import AlarmOptions, Config, PtxOptions
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.runs.rounds import check_rounds, ranker_text, round_folder, samples_at_the_start
+from alignkit.samplers import AheadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -167,6 +168,16 @@ def _check_algorithms(resolved: Resolved) -> None:
         if own_loop and resolved.names.get("sampler", "policy") != "policy":
             raise InputError(f"{name} samples in a loop of its own", where="sampler", fix="leave it out")
         check_figures(algorithm, resolved.config(table), name=name, table=table)
+        if table == "optimizer" and "sampler" in resolved.names:
+            check_ahead(algorithm, resolved.config("sampler"), name=name)
+
+
+def check_ahead(algorithm: type[Algorithm[Any]], sampler: Config, *, name: str) -> None:
+    """Refuses a sampler that works ahead where importance weights can't make up for it."""
+    ahead = isinstance(sampler, AheadOptions) and sampler.ahead
+    if ahead and not (issubclass(algorithm, Optimizer) and algorithm.weighs_rollouts):
+        what = f"{name} can't weigh the rollouts of older weights"
+        raise InputError(what, where="sampler.ahead", fix="set it to 0, or choose a policy gradient (ppo, grpo)")
 
 
 def check_figures(algorithm: type[Algorithm[Any]], options: Config, *, name: str, table: str) -> None:

@@ -113,7 +113,8 @@ class Run:
         Raises:
             InputError: no stage has trained a policy yet.
         """
-        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=self.trained)
+        saved = self.trained
+        policy: Policy[Any] = self._read("policy").build("policy", folder=self.path, saved=saved)
         return policy
 
     def reward(self) -> RewardSource[Any]:

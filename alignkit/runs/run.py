@@ -57,6 +57,7 @@ def run_recipe(
         out,
         recipe=resolved.to_toml(),
         digest=resolved.digest,
+        plugins=resolved.registry.files,
         resume=resume,
         overwrite=overwrite,
         force=force,

@@ -14,8 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from dataclasses import KW_ONLY, dataclass
-from importlib import metadata
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignkit.checking import secret_arguments
@@ -24,6 +23,7 @@ from alignkit.files import telling_when_full, write_synced
 from alignkit.ops.distributed import process_index
 from alignkit.runs.results import read_records, read_state
 from alignkit.training.processes import in_first
+from alignkit.versions import main_versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,6 @@ STAGE_FILES = {
     "eval": ("samples.jsonl", "report.html"),
 }
 """The files of each stage; those of a round's stage (`rounds/2/align`) are in the round's folder."""
-PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 
 
 @dataclass(eq=False)
@@ -45,6 +44,7 @@ class RunDir:
     """A locked run directory, used as a context manager. Only the first process writes.
 
     Args:
+        plugins: plugin file -> sha256.
         alone: stages that are run by themselves, in a directory that may hold a run: its recipe stays, and theirs is
             written to STAGE.toml if it is another one. Otherwise all stages of the recipe belong to the run.
 
@@ -61,6 +61,7 @@ class RunDir:
     resume: bool
     overwrite: bool
     force: bool
+    plugins: Mapping[str, str] = field(default_factory=dict)
     alone: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -90,7 +91,9 @@ class RunDir:
             raise
         secret = secret_arguments(sys.argv[1:])
         argv = ["..." if place in secret else argument for place, argument in enumerate(sys.argv[1:])]
-        self.state.update(argv=argv, versions=_versions(), python=platform.python_version())
+        self.state.update(
+            argv=argv, versions=main_versions(), python=platform.python_version(), plugins={**self.plugins}
+        )
         if not (self.alone and found):
             self.state["digest"] = self.digest
         # run.json first: without it, a folder with a recipe is somebody else's.
@@ -230,13 +233,3 @@ class MetricsFile:
 
 def _rounded(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value if isinstance(value, str | list) else float(f"{value:.6g}") for name, value in record.items()}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

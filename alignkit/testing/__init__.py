@@ -1,5 +1,7 @@
 """For plugin authors: contract tests to inherit from, and a tiny policy, scorer and reward to run them with.
 
+pytest finds the fixtures `tiny_policy`, `tiny_reward`, `tiny_groups` and `known_answer` by itself.
+
     class TestMine(RewardSourceContract):
         component = Mine
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         ValuesContract,
     )
     from alignkit.testing.installed import contracts_for
+    from alignkit.testing.known_answer import KnownAnswer
     from alignkit.testing.runner import run_contracts
     from alignkit.testing.tiny import TinyOptions, TinyPolicy, TinyReward, TinyRewardOptions, TinyScorer
     from alignkit.testing.tolerance import ELEMENTARY, adam_rounding, assert_near, near, rounding, terms_of_network
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ELEMENTARY",
     "ComponentContract",
+    "KnownAnswer",
     "MetricSinkContract",
     "OptimizerContract",
     "PolicyContract",
@@ -64,5 +68,6 @@ def __getattr__(name: str) -> Any:
     import pytest
 
     pytest.register_assert_rewrite("alignkit.testing.contracts")
-    module = {"run_contracts": "runner", "contracts_for": "installed"}.get(name, "contracts")
+    homes = {"run_contracts": "runner", "contracts_for": "installed", "KnownAnswer": "known_answer"}
+    module = homes.get(name, "contracts")
     return getattr(import_module(f"alignkit.testing.{module}"), name)

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from alignkit.commands import PluginFiles  # noqa: TC001 (Typer reads it)
 from alignkit.errors import InputError
 from alignkit.testing.scaffold import KINDS, write_distribution
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the new plugin, in lower case.")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: all]")]
+NameOrAll = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A plugin or distribution. [default: that of --plugin, or all]")
+]
 CheckOptions = Annotated[
     list[str] | None,
     typer.Option("-o", "--option", metavar="KEY=VALUE", help="An option that it needs: -o reward.path=x. Repeatable."),
@@ -26,20 +29,30 @@ def add_commands(app: typer.Typer) -> None:
     app.command("new")(new)
 
 
-def check(name: NameOrAll = None, options: CheckOptions = None) -> None:
+def check(name: NameOrAll = None, plugin: PluginFiles = None, options: CheckOptions = None) -> None:
     """Run the contract tests of one plugin, or of all. Exits with 1 if one fails, with 2 if options are missing for
-    what NAME asks for."""
+    what NAME asks for.
+
+    Examples:
+        alignkit plugins check ppo
+        alignkit plugins check --plugin short.py
+    """
     try:
         import pytest  # noqa: F401
     except ImportError as error:
         raise InputError("the contracts need pytest", fix="pip install pytest") from error
     from alignkit.testing import run_contracts
 
-    raise typer.Exit(run_contracts(name, options or ()))
+    raise typer.Exit(run_contracts(name or (plugin[0].name if plugin else None), options or ()))
 
 
 def new(name: NewName, kind: Kind = "reward", out: Parent = Path()) -> None:
-    """Create a plugin: a distribution with a short working component and its contract test."""
+    """Create a plugin: a distribution with a short working component and its contract test.
+
+    Examples:
+        alignkit plugins new brevity
+        alignkit plugins new my-ppo --kind optimizer
+    """
     folder = write_distribution(name, out, kind)
     print(
         f"{folder} is a working plugin. Try it:\n"

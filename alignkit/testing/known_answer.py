@@ -7,20 +7,21 @@ factor (Rafailov et al., arXiv:2305.18290, eq. 4).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from alignkit.batch import GroupBatch
 from alignkit.components import Context
-from alignkit.interfaces import RewardSource
+from alignkit.interfaces import Feed, RewardSource
 from alignkit.options import Sampling
 from alignkit.records import Group, Prompt
 from alignkit.testing.material import backward, trained_parameters
 from alignkit.testing.tiny import TinyOptions, TinyPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -72,22 +73,80 @@ def _batch(policy: Policy[Any], tokens: Sequence[int], group: Group) -> GroupBat
     return GroupBatch.from_ids([prompt], [[[token] for token in tokens]], [group])
 
 
+@dataclass(frozen=True)
+class KnownAnswer:
+    """The problem as a test of one algorithm, with rollouts or rankings:
+
+        algorithm = known_answer.train(Mine, kl_coef=0.5)
+        assert known_answer.distance(algorithm.policy, beta=0.5) < 0.02
+
+    Attributes:
+        rewards: response -> its reward.
+    """
+
+    rewards: Mapping[str, float] = field(default_factory=lambda: dict(REWARD_OF_TOKEN))
+
+    def train(
+        self, component: type[Optimizer[Any]], *, steps: int = 120, n: int = 512, rate: float = 0.03, **options: Any
+    ) -> Optimizer[Any]:
+        """A new algorithm, trained for so many steps on `n` rollouts each, or on `n` pairs that Bradley-Terry ranks by
+        these rewards."""
+        made: Any = component
+        algorithm: Optimizer[Any] = made(
+            component.Config(**options), policy=policy_of_four_tokens(), reward=ScoreOf(self.rewards.__getitem__)
+        )
+        if algorithm.consumes not in (Feed.ROLLOUTS, Feed.RANKINGS):
+            raise ValueError(f"this problem has rollouts and rankings, no {algorithm.consumes.value}")
+        pairs = self._pairs(algorithm.policy, n) if algorithm.consumes is Feed.RANKINGS else None
+        learn(algorithm, iterations=steps, n=n, max_tokens=1, rate=rate, batch=pairs)
+        return algorithm
+
+    def distance(self, policy: Policy[Any], *, beta: float) -> float:
+        """The total variation distance (0 to 1) of a policy from the best one for this strength of the KL."""
+        return distance(token_distribution(policy), optimum(token_distribution(policy_of_four_tokens()), beta))
+
+    def _pairs(self, policy: Policy[Any], n: int) -> GroupBatch:
+        """Pairs of sampled responses; the better one wins with the probability sigmoid(difference of rewards)."""
+        random, texts = torch.Generator().manual_seed(0), list(self.rewards)
+        tokens = torch.multinomial(token_distribution(policy), 2 * n, replacement=True, generator=random).view(n, 2)
+        rewards = torch.tensor([self.rewards[text] for text in texts])[tokens]
+        wins = torch.rand(n, generator=random) < (rewards[:, 0] - rewards[:, 1]).sigmoid()
+        prompt = policy.encode([Group(PROMPT, ("",))]).prompt_ids.tolist()
+        groups = [
+            Group(PROMPT, tuple(texts[token] for token in pair), ranks=(0, 1) if first else (1, 0))
+            for pair, first in zip(tokens.tolist(), wins.tolist(), strict=True)
+        ]
+        return GroupBatch.from_ids([prompt] * n, [[[token] for token in pair] for pair in tokens.tolist()], groups)
+
+
 def learn(
-    optimizer: Optimizer[Any], *, iterations: int, n: int, max_tokens: int, rate: float
+    optimizer: Optimizer[Any],
+    *,
+    iterations: int,
+    n: int,
+    max_tokens: int,
+    rate: float,
+    batch: GroupBatch | None = None,
 ) -> list[dict[str, float]]:
-    """The engine's loop with one prompt, one minibatch and a learning rate falling to zero; the steps' figures."""
+    """The engine's loop with one prompt, one minibatch and a learning rate falling to zero; the steps' figures.
+
+    Args:
+        batch: learnt from in every iteration, instead of `n` new rollouts.
+    """
     adam = torch.optim.Adam(trained_parameters(optimizer.modules()).values(), lr=rate)
     log = []
     for iteration in range(iterations):
-        batch = optimizer.prepare(rollouts(optimizer, n=n, max_tokens=max_tokens, seed=iteration))
-        batch = batch.replace(totals=batch.counts())
+        given = batch or rollouts(optimizer, n=n, max_tokens=max_tokens, seed=iteration)
+        with torch.no_grad():
+            prepared = optimizer.prepare(given)
+        prepared = prepared.replace(totals=prepared.counts())
         for group in adam.param_groups:
             group["lr"] = rate * (1 - iteration / iterations)
         for _ in range(optimizer.config.n_epochs):
             adam.zero_grad()
-            loss, metrics = optimizer.loss(batch)
+            loss, metrics = optimizer.loss(prepared)
             backward(loss)
-            figures = optimizer.take_step(batch)
+            figures = optimizer.take_step(prepared)
             adam.step()
             log.append({**{name: float(value) for name, value in metrics.items()}, **figures})
             if not optimizer.keep_going(log[-1]):

@@ -32,7 +32,8 @@ class LacksOptions(Exception):  # noqa: N818
 
 def matches(registration: Registration, name: str) -> bool:
     """Whether a name means this component or its distribution."""
-    return name in (registration.name, str(registration)) or normalized(name) == registration.distribution
+    distribution = registration.distribution
+    return name in (registration.name, str(registration), distribution) or normalized(name) == distribution
 
 
 def run_contracts(name: str | None = None, options: Sequence[str] = ()) -> int:

@@ -8,6 +8,7 @@ from string import Template
 
 from alignkit.errors import InputError, closest
 from alignkit.plugins import FIRST_PARTY
+from alignkit.versions import CORE
 
 TEMPLATES = Path(__file__).parent / "plugin_template"
 KINDS = {
@@ -55,7 +56,7 @@ def write_distribution(name: str, parent: Path, kind: str = "reward") -> Path:
         raise InputError(f"no kind {kind!r} of plugins", where="--kind", fix=closest(kind, KINDS))
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise InputError(f"{name!r} is not a plugin name", where="NAME", fix="use lower-case words joined by '-'")
-    if f"alignkit-{name}" in FIRST_PARTY:
+    if f"alignkit-{name}" in (CORE, *FIRST_PARTY):
         raise InputError(
             f"alignkit-{name} is one of alignkit's own distributions", where="NAME", fix="choose another name"
         )

@@ -187,6 +187,18 @@ def batch_to_tensors(batch: GroupBatch) -> dict[str, Any]:
     return packed
 
 
+def packed(**batches: GroupBatch | None) -> dict[str, Any]:
+    """Prepared batches, those that are there, by the names of their files, for `save_checkpoint`."""
+    return {name: batch_to_tensors(batch) for name, batch in batches.items() if batch is not None}
+
+
+def load_batch(checkpoint: Path, name: str, device: torch.device) -> GroupBatch | None:
+    """The batch in one file of a checkpoint, if it is there."""
+    if not (checkpoint / f"{name}.pt").exists():
+        return None
+    return batch_from_tensors(load_tensors(checkpoint, name), device)
+
+
 def batch_from_tensors(packed: Mapping[str, Any], device: torch.device) -> GroupBatch:
     """The batch that `batch_to_tensors` packed."""
     from alignkit.batch import GroupBatch

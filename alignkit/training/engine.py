@@ -336,11 +336,11 @@ class Engine:
         every = self.options.save_every
         due = self.position.step % every == 0 if every else epoch_ends
         if due or self.signals.number:
-            self.save()
+            self.save(wait=self.signals.number > 0)
         self.signals.raise_after(self.position.step)
 
-    def save(self) -> None:
-        """Writes a checkpoint of everything a resumed run needs; the first process writes, the others wait.
+    def save(self, *, wait: bool = True) -> None:
+        """Writes a checkpoint of everything a resumed run needs, before it returns if asked to `wait`.
 
         Raises:
             StoppedByCheck: the weights are not finite; nothing is written.
@@ -349,12 +349,14 @@ class Engine:
         # Out of memory in one process lowers its budget; all continue as a resumed run would.
         self.optimizer.max_tokens = min(from_all_processes(self.optimizer.max_tokens))
         if self.resumable:
-            self.layout.save(self.folder, self.position.step, self._parts, keep=self.options.keep_checkpoints)
+            parts = partial(self._parts, self.feed.sampled_ahead())
+            self.layout.save(self.folder, self.position.step, parts, keep=self.options.keep_checkpoints)
+        if wait:
+            self.layout.settle()
 
-    def _parts(self) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    def _parts(self, ahead: GroupBatch | None) -> tuple[dict[str, Any], Mapping[str, Any]]:
         tensors: dict[str, Any] = {c.name: held for c in self.companions if (held := c.tensors())}
-        if self.batch is not None and not self.feed.repeatable:
-            tensors["batch"] = checkpoints.batch_to_tensors(self.batch)
+        tensors |= checkpoints.packed(batch=None if self.feed.repeatable else self.batch, ahead=ahead)
         return tensors, {
             "position": vars(self.position),
             "fingerprint": self.fingerprint,
@@ -389,9 +391,8 @@ class Engine:
             companion.load_state_dict(state["companions"].get(companion.name, {}))
             if (path / f"{companion.name}.pt").exists():
                 companion.load_tensors(checkpoints.load_tensors(path, companion.name))
-        if (path / "batch.pt").exists():
-            packed = checkpoints.load_tensors(path, "batch")
-            self.batch = checkpoints.batch_from_tensors(packed, self.layout.device)
+        self.batch = checkpoints.load_batch(path, "batch", self.layout.device)
+        self.feed.go_on_with(checkpoints.load_batch(path, "ahead", self.layout.device))
         self.on_notice(f"resumed after step {self.position.step}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -12,11 +13,11 @@ import torch
 from alignkit.errors import InputError
 from alignkit.ops.distributed import barrier, num_processes, own_block, sum_over_processes
 from alignkit.samplers import OwnSampler, Sampler
-from alignkit.training.processes import evenly
+from alignkit.training.processes import evenly, gathered
 from alignkit.training.scores import check_abstentions, score_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from alignkit.batch import GroupBatch
     from alignkit.interfaces import Model, Policy, RewardSource
@@ -47,6 +48,13 @@ class BatchFeed(Protocol):
     def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
         """A prepared batch, corrected for how it was sampled, and figures of it."""
         return batch, {}
+
+    def sampled_ahead(self) -> GroupBatch | None:
+        """The next batch of all processes, for a checkpoint, if it has been begun; waits for it."""
+        return None
+
+    def go_on_with(self, batch: GroupBatch | None) -> None:
+        """Takes the next batch from a checkpoint, if it was begun."""
 
 
 class OfflineFeed(BatchFeed):
@@ -89,29 +97,56 @@ class RolloutFeed(BatchFeed):
         self._prompts, self._policy, self._reward = list(prompts), policy, reward
         self._sampling, self._options, self._seed = sampling, options, seed
         self._sampler = sampler or OwnSampler()
+        self._next: Callable[[], GroupBatch] | None = None
         self.figures: dict[str, float] = {}
         self.num_batches = options.iterations
         self.groups_per_batch = options.batch_size
 
     def batch(self, index: int) -> GroupBatch:
+        batch = evenly(self._sampled(index))
+        scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
+        asked = self._options.batch_size * self._options.group_size
+        share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
+        self.figures = {"abstained": share} if share else {}
+        self.examples = _examples(scored)
+        check_abstentions(share, self._options.max_abstained)
+        return evenly(scored) if share else scored
+
+    def _sampled(self, index: int) -> GroupBatch:
+        """This process's block of a batch. A sampler that works ahead then begins the next one."""
+        batch = (self._next or self._begun(index, version=index))()
+        self._next = None
+        if self._sampler.ahead and index + 1 < self.num_batches:
+            barrier()  # no process samples any more with the weights that are now replaced
+            self._next = self._begun(index + 1, version=index)
+        return batch
+
+    def _begun(self, index: int, *, version: int) -> Callable[[], GroupBatch]:
+        """What gives this process's block of a batch, sampled with the present weights."""
         size = self._options.batch_size
         places = own_block(size)
-        self._sampler.sync(self._policy, index)
+        self._sampler.sync(self._policy, version)
         barrier()
-        batch = self._sampler.generate(
+        sample = self._sampler.begin if self._sampler.ahead else partial(partial, self._sampler.generate)
+        return sample(
             [self._prompt_at(index * size + place) for place in places],
             n=self._options.group_size,
             sampling=self._sampling,
             seed=self._seed * 1_000_003 + index,
             places=places,
         )
-        scored = score_batch(batch.replace(response_limit=self._sampling.max_tokens), self._reward)
-        asked = size * self._options.group_size
-        share = 1 - int(sum_over_processes(torch.tensor(scored.num_responses, device=batch.device))) / asked
-        self.figures = {"abstained": share} if share else {}
-        self.examples = _examples(scored)
-        check_abstentions(share, self._options.max_abstained)
-        return evenly(scored)
+
+    def sampled_ahead(self) -> GroupBatch | None:
+        if self._next is None:
+            return None
+        own = self._next()
+        self._next = lambda: own
+        return gathered(own)
+
+    def go_on_with(self, batch: GroupBatch | None) -> None:
+        if batch is not None:
+            own = batch.select(own_block(batch.num_groups))
+            self._next = lambda: own
 
     def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
         return self._sampler.corrected(batch)

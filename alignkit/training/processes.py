@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 
 from alignkit.batch import GroupBatch
 from alignkit.errors import AlignkitError, StoppedByCheck, describe_error
-from alignkit.ops.distributed import from_all_processes, num_processes, own_block, process_index
+from alignkit.ops.distributed import from_all_processes, num_processes, process_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
 
@@ -40,7 +41,14 @@ def in_first(act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _plain(error: Exception) -> AlignkitError:
+def shared_failure(error: BaseException | None) -> None:
+    """Raises in all processes what one of them has to tell; its own in each that has one."""
+    found = from_all_processes(error if error is None or isinstance(error, AlignkitError) else _plain(error))
+    if failure := error or next(filter(None, found), None):
+        raise failure
+
+
+def _plain(error: BaseException) -> AlignkitError:
     return AlignkitError(describe_error(error))
 
 
@@ -53,17 +61,27 @@ def gathered(batch: GroupBatch) -> GroupBatch:
 
 
 def evenly(batch: GroupBatch) -> GroupBatch:
-    """This process's block of all processes' groups, if one of them has none of its own left; else its batch.
+    """This process's share of all processes' groups: some in a row, with about as many tokens as any other's.
 
     Raises:
         StoppedByCheck: there are fewer groups than processes.
     """
-    if num_processes() == 1 or all(from_all_processes(batch.num_groups)):
+    if num_processes() == 1:
         return batch
     whole = gathered(batch)
     if whole.num_groups < num_processes():
         raise StoppedByCheck(f"only {whole.num_groups} prompts have scores, for {num_processes()} processes")
-    return whole.select(own_block(whole.num_groups))
+    return whole.select(runs_of_equal_cost(whole.costs, num_processes())[process_index()])
+
+
+def runs_of_equal_cost(costs: Sequence[int], count: int) -> list[range]:
+    """`count` runs of things, none empty, that each cost about the same; there are at least as many things."""
+    upto = [0, *accumulate(costs)]
+    ends = [0]
+    for number in range(1, count):
+        possible = range(ends[-1] + 1, len(costs) - count + number + 1)
+        ends.append(min(possible, key=lambda end: abs(upto[end] - upto[-1] * number / count)))
+    return [range(*pair) for pair in pairwise([*ends, len(costs)])]
 
 
 def failure_to_show(error: AlignkitError, cause: BaseException) -> AlignkitError | None:

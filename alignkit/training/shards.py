@@ -9,13 +9,15 @@ process, and each pass of shards is a common one. So the weights are gathered on
 from __future__ import annotations
 
 import copy
+import json
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from alignkit.errors import InputError
@@ -24,7 +26,7 @@ from alignkit.ops.distributed import from_all_processes, process_index
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training import split
 from alignkit.training.adam import make_adam
-from alignkit.training.processes import in_first
+from alignkit.training.processes import in_first, shared_failure
 from alignkit.training.replicas import Replicas
 
 if TYPE_CHECKING:
@@ -64,14 +66,16 @@ class Shards(Replicas):
     """The modules of an algorithm and of its reference, split, and AdamW on the parts."""
 
     retries = False
+    _saving: Future[None] | None = None
 
     def _wrapped(self, modules: Mapping[str, nn.Module], optimizer: Optimizer[Any]) -> tuple[dict[str, nn.Module], Any]:
         frozen = {} if optimizer.reference is None else optimizer.reference.modules()
         self._roots = list({id(module): module for module in (*modules.values(), *frozen.values())}.values())
         self._skeletons = [*map(_skeleton, self._roots)]
         for root in self._roots:
+            mixed = precision_of(root)
             for layer in layers_of(root):
-                fully_shard(layer)
+                fully_shard(layer, mp_policy=mixed)
             fully_shard(root)
             # Else the first layer that runs outside of the root's forward, as in sampling, becomes a root of its own.
             fully_shard.state(root)._lazy_init()  # type: ignore[attr-defined]
@@ -109,21 +113,39 @@ class Shards(Replicas):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def are_finite(self) -> bool:
-        return all(from_all_processes(all(bool(_local(p).isfinite().all()) for p in self.trained)))
+        return all(from_all_processes(all(bool(split.local_part(p).isfinite().all()) for p in self.trained)))
 
     def save(self, folder: Path, step: int, parts: Parts, *, keep: int, with_adam: bool = True) -> None:
+        """Every process writes its part, if it can while the training goes on; then the first one writes the manifest.
+        An error shows when that is settled: before the next save at the latest."""
+        self.settle()
         target = folder / checkpoints.name_of(step)
         in_first(lambda: shutil.rmtree(target, ignore_errors=True))
         adam = self.adam.state_dict() if with_adam else {}
         with telling_when_full(folder.parent, "a checkpoint"):
-            split.save(target, self.modules, adam.get("state", {}))
+            written = split.save(target, self.modules, adam.get("state", {}))
+        tensors, state = parts() if process_index() == 0 else ({}, {})
+        tensors |= {"adam_groups": adam["param_groups"]} if with_adam else {}
+        said = json.dumps(state)  # now: what it refers to changes in the next step
 
         def finish() -> None:
-            tensors, state = parts()
-            tensors |= {"adam_groups": adam["param_groups"]} if with_adam else {}
-            checkpoints.save_checkpoint(folder, step, tensors=tensors, state=state, keep=keep, begun=True)
+            with telling_when_full(folder.parent, "a checkpoint"):
+                written()
+            if process_index() == 0:
+                checkpoints.save_checkpoint(
+                    folder, step, tensors=tensors, state=json.loads(said), keep=keep, begun=True
+                )
 
-        in_first(finish)
+        pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving = pool.submit(finish)
+        pool.shutdown(wait=False)
+        if not with_adam:  # the best weights, which may be read at any time
+            self.settle()
+
+    def settle(self) -> None:
+        if (saving := self._saving) is not None:
+            self._saving = None
+            shared_failure(saving.exception())
 
     def load_modules(self, checkpoint: Path) -> None:
         if not split.is_split(checkpoint):
@@ -134,6 +156,7 @@ class Shards(Replicas):
     def release(self) -> None:
         """After the training: whole modules on the CPU of the first process, gathered tensor by tensor; elsewhere they
         are empty."""
+        self.settle()
         for root, skeleton in zip(self._roots, self._skeletons, strict=True):
             live = dict(root.named_parameters())
             filled = {id(empty): _gathered(live[name]) for name, empty in skeleton.named_parameters()}
@@ -143,6 +166,17 @@ class Shards(Replicas):
                         module._parameters[name] = filled[id(parameter)]
             skeleton.to("cpu" if process_index() == 0 else META)
             root.__class__, root.__dict__ = type(skeleton), skeleton.__dict__
+
+
+def precision_of(root: nn.Module) -> MixedPrecisionPolicy:
+    """Layers of a module with an `autocast` dtype are gathered in it; shards and the sums of gradients stay float32.
+
+    Inputs stay as they are: autocast casts those of products, which leaves rotary angles and sums exact.
+    """
+    autocast = getattr(root, "autocast", None)
+    if not isinstance(autocast, torch.dtype):
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=autocast, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def layers_of(root: nn.Module) -> Iterator[nn.Module]:
@@ -158,10 +192,6 @@ def _skeleton(root: nn.Module) -> nn.Module:
         like = torch.empty_like(parameter, device=META)
         empty[id(parameter)] = nn.Parameter(like, requires_grad=parameter.requires_grad)
     return copy.deepcopy(root, empty)
-
-
-def _local(parameter: torch.Tensor) -> torch.Tensor:
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
 def _gathered(parameter: nn.Parameter) -> nn.Parameter:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+import torch
 
 from alignkit.algorithms.passes import policy_logprobs
 from alignkit.options import Sampling
@@ -95,6 +96,16 @@ class SamplerContract(ComponentContract):
         assert alone.groups[0].responses[0] == whole.groups[2].responses[0]
         same = sampler.generate(prompts()[:1] * 4, n=2, sampling=replace(SAMPLING, max_tokens=20), seed=0)
         assert len({response for group in same.groups for response in group.responses}) > 4, "equal prompts got copies"
+
+    def test_what_was_begun_is_of_the_weights_it_began_with(self, sampler: Sampler[Any]) -> None:
+        policy = self.policy()
+        sampler.sync(policy, 3)
+        expected = _sampled(sampler)
+        finish = sampler.begin(prompts(), n=3, sampling=SAMPLING, seed=0)
+        nudge(policy.modules(), size=0.5)
+        batch = finish()
+        assert (batch.groups, batch.version) == (expected.groups, 3), "it used weights that came after begin"
+        assert torch.equal(_logprobs(batch), _logprobs(expected))
 
     def test_temperature_zero_takes_the_likeliest_token(self, sampler: Sampler[Any]) -> None:
         sampler.sync(self.policy(), 0)

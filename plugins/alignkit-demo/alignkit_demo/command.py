@@ -28,6 +28,10 @@ def demo(
     """Take a tiny model from raw text through SFT and a reward model to PPO and DPO, in two minutes without a download.
 
     In its world, a support desk, the true reward of every reply is known, so you can check the learned reward.
+
+    Examples:
+        alignkit demo
+        alignkit demo --compare dpo,kto,grpo
     """
     from alignkit_report.compare.table import show_comparison
 

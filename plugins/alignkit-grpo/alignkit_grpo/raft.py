@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class RAFT(PolicyGradient[RAFTOptions]):
-    """Imitates the best of n."""
+    """Imitates the best of n. The weight of a winner can't tell whether it would have won among other responses."""
+
+    weighs_rollouts = False
 
     def with_advantages(self, batch: GroupBatch) -> GroupBatch:
         """The winners, each token with an advantage of 1."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.commands import AsJson, Overrides, PolicyName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, PolicyName, read_recipe, show
 from alignkit_hf.machine import devices, disk, guarded, plugins, versions
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs will
 def doctor(
     target: Target = "",
     policy: PolicyName = "",
+    _plugin: PluginFiles = None,
     options: Overrides = None,
     out: Out = Path("runs"),
     as_json: AsJson = False,
@@ -37,6 +38,10 @@ def doctor(
 
     Exit code 0: nothing is wrong, or there are only warnings; 2: the recipe or the model can't be read; 3: a check
     failed.
+
+    Examples:
+        alignkit doctor
+        alignkit doctor recipe.toml
     """
     resolved = _resolved(target, policy, options or ()) if target or options else None
     findings = list(findings_of(resolved, out))

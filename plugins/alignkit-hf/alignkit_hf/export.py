@@ -45,7 +45,8 @@ def export(
 ) -> None:
     """Write a trained model, merged, as a folder for transformers, vLLM and llama.cpp's converter; push it if asked.
 
-    Example: alignkit export runs/dpo --out my-model --dtype bfloat16
+    Examples:
+        alignkit export runs/dpo --out my-model --dtype bfloat16
     """
     if dtype and (adapter or dtype not in DTYPES):
         fix = "leave --dtype out: peft casts adapters" if adapter else f"one of {', '.join(DTYPES)}"

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alignkit import AlignkitError, InputError, has_nvidia_driver, registry, visible
-from alignkit.commands import default_cache
+from alignkit.commands import default_cache, main_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 State = Literal["ok", "warn", "fail"]
-PACKAGES = ("alignkit", "torch", "transformers", "accelerate", "peft")
 LEAST_DISK = 2**30
 """Bytes below which no run ends well."""
 
@@ -56,7 +55,7 @@ def guarded(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
 
 def versions() -> Iterator[Finding]:
     """The main packages, and what the project's distributions need but don't get."""
-    found = [f"{name} {metadata.version(name)}" for name in PACKAGES]
+    found = [f"{name} {version}" for name, version in main_versions().items()]
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {', '.join(found)}")
     own = sorted({one.distribution for one in registry().registrations} | {"alignkit"})
     for need, has, owner in unmet(own):

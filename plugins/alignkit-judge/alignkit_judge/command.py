@@ -37,7 +37,11 @@ def list_verdicts(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Count verdicts and the reasons for none, for each judge."""
+    """Count verdicts and the reasons for none, for each judge.
+
+    Examples:
+        alignkit preferences verdicts list --replies 3
+    """
     rows = _of(_opened(file), judge)
     by_judge: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
@@ -52,7 +56,11 @@ def list_verdicts(
 
 @app.command()
 def repair(file: File = None, judge: Judge = "", as_json: AsJson = False) -> None:
-    """Read the saved replies without a verdict again, as this version reads them. Asks no judge."""
+    """Read the saved replies without a verdict again, as this version reads them. Asks no judge.
+
+    Examples:
+        alignkit preferences verdicts repair
+    """
     cache = _opened(file)
     unusable = [row for row in _of(cache, judge) if row.answer.unusable]
     repaired = sum(_repaired(cache, row) for row in unusable)
@@ -67,7 +75,11 @@ def forget(
     everything: Annotated[bool, typer.Option("--all", help="All verdicts in the file.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove verdicts, so that the next run asks again and pays again."""
+    """Remove verdicts, so that the next run asks again and pays again.
+
+    Examples:
+        alignkit preferences verdicts forget --unusable
+    """
     if not (judge or unusable or everything):
         raise InputError("names no verdicts", where="forget", fix="use --judge NAME, --unusable or --all")
     cache = _opened(file)

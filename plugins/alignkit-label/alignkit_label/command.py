@@ -49,7 +49,11 @@ def import_file(
     columns: Columns = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add responses to judge."""
+    """Add responses to judge.
+
+    Examples:
+        alignkit label import samples.jsonl --db labels.sqlite
+    """
     from alignkit_label.exchange import read_records
     from alignkit_label.store import Store
 
@@ -85,7 +89,11 @@ def audit(
     overlap: Annotated[int, typer.Option(min=1, help="Annotators per pair, in a new database.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Draw random pairs that AIs judged, for people to judge: it shows what the AIs' labels are worth."""
+    """Draw random pairs that AIs judged, for people to judge: it shows what the AIs' labels are worth.
+
+    Examples:
+        alignkit label audit runs/first -n 100
+    """
     from alignkit_data import Dataset
     from alignkit_report.audit import audit_database, preferences_of
 
@@ -125,7 +133,11 @@ def serve(
         int | None, typer.Option(min=0, help="Seed for the order of responses and the choice of overlapping items.")
     ] = None,
 ) -> None:
-    """Serve the page on 127.0.0.1, with a link for each annotator. The settings are saved for the next time."""
+    """Serve the page on 127.0.0.1, with a link for each annotator. The settings are saved for the next time.
+
+    Examples:
+        alignkit label serve labels.sqlite -a ann -a bob
+    """
     from alignkit_label.server import HOST, listen
     from alignkit_label.server import serve as answer
 
@@ -150,7 +162,11 @@ def serve(
 
 @app.command()
 def status(database: Database, as_json: AsJson = False) -> None:
-    """Show what is labelled, what is missing, how long it took, and who got the gold items right."""
+    """Show what is labelled, what is missing, how long it took, and who got the gold items right.
+
+    Examples:
+        alignkit label status labels.sqlite
+    """
     from alignkit_label.records import status as counted
 
     show(counted(_existing(database)), as_json=as_json)
@@ -171,7 +187,11 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the labelled items, with the verdicts of people and AIs. `alignkit preferences report` measures agreement
-    in the form `groups`."""
+    in the form `groups`.
+
+    Examples:
+        alignkit label export labels.sqlite --out labelled.jsonl
+    """
     from alignkit_label.exchange import NOT_KEPT, rows_of, write_rows
     from alignkit_label.records import labelled
 
@@ -185,7 +205,11 @@ def export(
 
 @app.command()
 def agreement(database: Database, as_json: AsJson = False) -> None:
-    """Show agreement (raw, Cohen's kappa of each pair, Krippendorff's alpha), position bias and gold results."""
+    """Show agreement (raw, Cohen's kappa of each pair, Krippendorff's alpha), position bias and gold results.
+
+    Examples:
+        alignkit label agreement labels.sqlite
+    """
     from alignkit_report.figures import figures
 
     from alignkit_label.records import gold_shares, labelled

@@ -39,7 +39,11 @@ def report(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a file of preferences: agreement, AI against people, bias, contradictions, leaks, cost."""
+    """Measure a file of preferences: agreement, AI against people, bias, contradictions, leaks, cost.
+
+    Examples:
+        alignkit preferences report pairs.jsonl --html page.html
+    """
     renamed = column_names(columns)
     data = _read(preferences_of(file), renamed)
     exported = audit_database(file).with_suffix(".jsonl")

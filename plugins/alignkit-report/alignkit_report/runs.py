@@ -18,7 +18,11 @@ OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 @app.command("list")
 def list_runs(folder: Folder = Path("runs"), as_json: AsJson = False) -> None:
-    """List the runs below a folder, with the stages that are done."""
+    """List the runs below a folder, with the stages that are done.
+
+    Examples:
+        alignkit runs list
+    """
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="give a folder that holds run directories")
     show({str(path.parent): _done(Run.open(path.parent)) for path in sorted(folder.rglob("run.json"))}, as_json)
@@ -26,13 +30,21 @@ def list_runs(folder: Folder = Path("runs"), as_json: AsJson = False) -> None:
 
 @app.command("show")
 def show_run(run: OneRun, as_json: AsJson = False) -> None:
-    """Show what each stage of a run came to."""
+    """Show what each stage of a run came to.
+
+    Examples:
+        alignkit runs show runs/first
+    """
     show(Run.open(run).summary, as_json)
 
 
 @app.command()
 def verify(run: OneRun, as_json: AsJson = False) -> None:
-    """Check a run's files: run.json, and the size and hash of every file of its checkpoints."""
+    """Check a run's files: run.json, and the size and hash of every file of its checkpoints.
+
+    Examples:
+        alignkit runs verify runs/first
+    """
     problems = Run.open(run).problems()
     if problems:
         raise StoppedByCheck("\n  ".join([f"{run}: {len(problems)} damaged:", *problems]))

@@ -35,7 +35,8 @@ Once = Annotated[bool, typer.Option("--once", help="Print the present state and 
 def watch(run: OneRun, every: Every = 2.0, once: Once = False) -> None:
     """Follow a run: its progress, curves, alarms and samples. Ctrl-C stops watching, not the run.
 
-    Example: alignkit watch runs/ppo
+    Examples:
+        alignkit watch runs/ppo
     """
     opened, console = Run.open(run), Console(highlight=False)
     if once or not console.is_terminal:

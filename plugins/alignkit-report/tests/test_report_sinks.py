@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections import defaultdict
+from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ import pytest
 from accelerate import PartialState
 from alignkit_report import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions, options
 from alignkit_report.options import is_installed
-from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb
+from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb, as_text
 
-from alignkit import Context, InputError
+from alignkit import Context, Group, InputError, Prompt, Run
 from alignkit.plugins import read_component, registry
 from alignkit.testing import MetricSinkContract
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -34,6 +35,7 @@ NAMES = ("tensorboard", "wandb", "mlflow", "trackio")
 CONFIGS = {"tensorboard": TensorBoardOptions, "wandb": WandbOptions, "mlflow": MlflowOptions, "trackio": TrackioOptions}
 FOUND = SimpleNamespace(origin="somewhere/__init__.py")
 INSTALLED = [name for name in NAMES if is_installed(name)]
+SAMPLES = "eval/samples"
 WORDS = ("red", "green", "blue", "black", "white", "brown")
 RECIPE = """
 [run]
@@ -91,8 +93,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logged(run: Path) -> Series:
     """The figures in metrics.jsonl, under the names that sinks get."""
     found: Series = defaultdict(list)
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
+    for record in Run.open(run).metrics:
         for name in record.keys() - {"stage", "step", "time"}:
             found[f"{record['stage']}/{name}"].append((int(record["step"]), record[name]))
     return found
@@ -136,7 +137,7 @@ print(json.dumps([run.name, SQLiteStorage.get_logs("alignkit", run.name, run_id=
     assert name == "first-run"
     found: Series = defaultdict(list)
     for record in records:
-        for key in record.keys() - {"step", "timestamp"}:
+        for key in record.keys() - {"step", "timestamp", SAMPLES}:
             found[key].append((record["step"], record[key]))
     return found
 
@@ -154,9 +155,11 @@ def of_wandb(run: Path) -> Series:
         values = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
         for axis in [key for key in values if key.endswith("/step")]:
             for key in values.keys() - {axis, "_step", "_runtime", "_timestamp"}:
+                if key.startswith(SAMPLES):
+                    continue
                 assert key.startswith(axis.removesuffix("step"))
                 found[key].append((values[axis], values[key]))
-    assert axes == {"sft/*": "sft/step", "policy/*": "policy/step"}
+    assert axes == {"sft/*": "sft/step", "policy/*": "policy/step", "eval/*": "eval/step"}
     return found
 
 
@@ -176,6 +179,50 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def text_in_tensorboard(run: Path) -> str:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    (event,) = events.Tensors(f"{SAMPLES}/text_summary")
+    return str(event.tensor_proto.string_val[0].decode())
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All strings in JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
+
+
+def text_in_mlflow(run: Path) -> str:
+    (file,) = (run / "mlflow" / "artifacts").rglob("samples/eval/step-0.txt")
+    return file.read_text()
+
+
+def text_in_trackio(run: Path) -> str:
+    """From its database: the tables are JSON there."""
+    import sqlite3
+
+    (file,) = (run.parent / "trackio").glob("*.db")
+    with closing(sqlite3.connect(file)) as database:
+        records = [json.loads(row) for (row,) in database.execute("select metrics from metrics")]
+    return "\n".join(texts_in([record[SAMPLES] for record in records if SAMPLES in record]))
+
+
+def text_in_wandb(run: Path) -> str:
+    (table,) = (run / "wandb").glob("offline-run-*/files/media/table/eval/*.table.json")
+    return "\n".join(texts_in(json.loads(table.read_text())))
+
+
+TEXTS: dict[str, Callable[[Path], str]] = {
+    "tensorboard": text_in_tensorboard,
+    "wandb": text_in_wandb,
+    "mlflow": text_in_mlflow,
+    "trackio": text_in_trackio,
+}
 READERS: dict[str, Callable[[Path], Series]] = {
     "tensorboard": of_tensorboard,
     "wandb": of_wandb,
@@ -196,6 +243,16 @@ def test_every_figure_of_both_stages_is_in_the_tools_own_files(run_folder: Path,
         assert [step for step, _ in sorted(found[key])] == list(range(1, len(series) + 1))
         # metrics.jsonl has six digits; TensorBoard has float32
         assert [value for _, value in sorted(found[key])] == pytest.approx([value for _, value in series], rel=6e-6)
+
+
+@pytest.mark.filterwarnings("ignore:::(tensorboard|wandb|mlflow|google|pydantic|sqlalchemy|alembic)")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_samples_of_the_evaluation_are_there(run_folder: Path, name: str) -> None:
+    needs(name)
+    samples, text = Run.open(run_folder).samples, TEXTS[name](run_folder)
+    assert {group.source for group in samples} == {"start", "policy"}
+    assert not [group for group in samples if group.prompt.plain not in text or group.source not in text]
+    assert not [said for group in samples for said in group.responses if said not in text]
 
 
 def test_no_tool_keeps_the_command_line(run_folder: Path) -> None:
@@ -296,6 +353,9 @@ class FakeSink(TrackerSink[TensorBoardOptions]):
         ends.callback(self.tracker.calls.append, "undone")
         return self.tracker
 
+    def log_table(self, rows: Any, stage: str, step: int) -> None:
+        self.tracker.calls.append((stage, step, rows))
+
 
 @pytest.fixture(autouse=True)
 def state_of_accelerate() -> None:
@@ -315,6 +375,20 @@ def test_starts_with_the_first_record_takes_numbers_alone_and_ends_once(capsys: 
     assert calls == ["start", (3, first), (4, {"sft/loss": float("inf")}), "finish", "undone"]
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "a word of welcome\n")
+
+
+def test_samples_are_rows_with_their_scores() -> None:
+    FakeSink.tracker = FakeTracker()
+    sink = FakeSink()
+    groups = [
+        Group(Prompt(text="say"), ("a", "b"), scores=(0.123456, None)),
+        Group(Prompt(text="say"), ("c",), source="policy"),
+    ]
+    sink.write_samples(groups, "policy", 7)
+    rows = [["say", "", "a", "0.1235"], ["say", "", "b", ""], ["say", "policy", "c", ""]]
+    assert FakeSink.tracker.calls == ["start", ("policy", 7, rows)]
+    assert as_text(rows[:2]) == "prompt: say\nresponse: a\nscore: 0.1235\n\nprompt: say\nresponse: b"
+    sink.close()
 
 
 def test_a_tracker_that_cannot_start_leaves_nothing_to_close() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit import InputError, check_key_variable
-from alignkit.commands import AsJson, Overrides, Recipe, RewardName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Recipe, RewardName, read_recipe, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +36,18 @@ KeyEnv = Annotated[
 def serve_reward(
     recipe: Recipe = None,
     reward: RewardName = "",
+    _plugin: PluginFiles = None,
     options: Overrides = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     key_env: KeyEnv = "",
     as_json: AsJson = False,
 ) -> None:
-    """Serve a reward over HTTP, for `--reward http -o reward.url=URL` in runs on other machines."""
+    """Serve a reward over HTTP, for `--reward http -o reward.url=URL` in runs on other machines.
+
+    Examples:
+        alignkit serve-reward --reward model -o reward.model=runs/first/reward --port 8000
+    """
     from alignkit_serve.protocol import Served
     from alignkit_serve.server import Scorer, listen, make_app, make_server
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from alignkit import Config, Count, InputError, Natural, Positive
+from alignkit import AheadOptions, Config, Count, InputError, Natural, Positive
 from alignkit.ops import Mismatch
 
 
@@ -47,14 +47,14 @@ class ServerOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VLLMOptions(MismatchOptions, ServerOptions):
+class VLLMOptions(AheadOptions, MismatchOptions, ServerOptions):
     """Responses come from vLLM, with the policy's weights."""
 
     noise: ClassVar[frozenset[str]] = frozenset(
         {"urls", "python", "command", "model", "start_seconds", "transfer_folder", "update_seconds", "sample_seconds"}
         | {"restarts", "concurrency"}
     )
-    matters: ClassVar[tuple[str, ...]] = ("python", "urls", "flags", "mismatch", "mismatch_cap")
+    matters: ClassVar[tuple[str, ...]] = ("python", "urls", "flags", "mismatch", "mismatch_cap", "ahead")
 
     urls: tuple[str, ...] = ()
     """Servers that are already running, such as `["http://node1:8000"]`; prompts are spread over them. Empty: the run
@@ -83,6 +83,9 @@ class VLLMOptions(MismatchOptions, ServerOptions):
         if "--enable-lora" in self.flags:
             what = "a server with LoRA layers takes no new weights below them"
             raise InputError(what, where="flags", fix="remove --enable-lora: a policy's adapter is merged on the way")
+        if self.ahead and self.mismatch == "off":
+            what = "rollouts of older weights need importance weights"
+            raise InputError(what, where="ahead", fix="set it to 0, or mismatch to something else than 'off'")
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"{url!r} is no address", where="urls", fix="write it like http://127.0.0.1:8000")

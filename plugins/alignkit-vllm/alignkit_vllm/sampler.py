@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,11 @@ from alignkit_vllm.server import Server, wait_until_ready
 from alignkit_vllm.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from alignkit import Context, Policy
+
+    Rows = list[list[Sampled]]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ class VLLMSampler(Sampler[VLLMOptions]):
         self._clients: list[Client] = []
         self._transfer: Transfer | None = None
         self._token = ""
-        self._whole = self._probed = False
+        self._whole = self._probed = self._closed = False
+        self._begun: Future[Rows] | None = None
         self._saved: Path | None = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
@@ -66,8 +69,9 @@ class VLLMSampler(Sampler[VLLMOptions]):
         if not isinstance(policy, Servable):
             what = f"the policy {type(policy).__name__} can't hand its weights to another engine"
             raise InputError(what, where="sampler", fix='use --sampler policy, or a policy with `named_weights`: "hf"')
+        self._wait()
         self._policy, self._version = policy, version
-        self._whole = self._probed = False
+        self._whole = self._probed = self._closed = False
         if process_index() > 0:
             for _ in policy.named_weights():  # gathering sharded weights needs every process
                 pass
@@ -86,20 +90,40 @@ class VLLMSampler(Sampler[VLLMOptions]):
         Raises:
             StoppedByCheck: that did not help, for all tries; or the probe shows that a server has other weights.
         """
-        policy = self._served_policy
-        ids = policy.prompt_ids(prompts, sampling.max_tokens)
-        seeds = [_seed(seed, place) for place in (range(len(prompts)) if places is None else places)]
-        rows = self._sampled(ids, seeds, n, sampling)
-        batch: GroupBatch = policy.batch_of(
-            prompts,
-            ids,
-            [[one.ids for one in row] for row in rows],
-            [one.finished for row in rows for one in row],
-            sampling,
-        )
-        count_pass(policy.modules(), batch, learns=False)
+        ids, seeds = self._asked(prompts, sampling, seed, places)
+        return self._batch(prompts, ids, self._sampled(ids, seeds, n, sampling), sampling, self._version)
+
+    def begin(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> Callable[[], GroupBatch]:
+        """As `generate`, in a thread that only talks to the servers: the probe is made before, the batch after."""
+        ids, seeds = self._asked(prompts, sampling, seed, places)
+        self._sampled([], [], 1, sampling)
+        version, pool = self._version, ThreadPoolExecutor(1, thread_name_prefix="vllm-ahead")
+        begun = self._begun = pool.submit(self._sampled, ids, seeds, n, sampling)
+        pool.shutdown(wait=False)
+        return lambda: self._batch(prompts, ids, begun.result(), sampling, version)
+
+    def _asked(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, places: Sequence[int] | None
+    ) -> tuple[list[list[int]], list[int]]:
+        """Token ids of the prompts, and their seeds."""
+        numbers = range(len(prompts)) if places is None else places
+        return self._served_policy.prompt_ids(prompts, sampling.max_tokens), [_seed(seed, place) for place in numbers]
+
+    def _batch(
+        self, prompts: Sequence[Prompt], ids: list[list[int]], rows: Rows, sampling: Sampling, version: int
+    ) -> GroupBatch:
+        responses, finished = [[one.ids for one in row] for row in rows], [one.finished for row in rows for one in row]
+        batch: GroupBatch = self._served_policy.batch_of(prompts, ids, responses, finished, sampling)
+        count_pass(self._served_policy.modules(), batch, learns=False)
         logprobs = torch.tensor([x for row in rows for one in row for x in one.logprobs], device=batch.device)
-        return batch.replace(sampler_logprobs=logprobs, version=self._version)
+        return batch.replace(sampler_logprobs=logprobs, version=version)
+
+    def _wait(self) -> None:
+        """Until the servers no longer sample what was begun."""
+        if self._begun is not None:
+            wait([self._begun])
 
     def corrected(self, batch: GroupBatch) -> tuple[GroupBatch, Mapping[str, float]]:
         """The batch with its advantages weighed as `mismatch` says."""
@@ -109,7 +133,9 @@ class VLLMSampler(Sampler[VLLMOptions]):
         return batch.replace(advantages=batch.advantages * weights), figures
 
     def close(self) -> None:
+        self._closed = True
         self._let_go()
+        self._wait()
         if self._transfer is not None:
             self._transfer.close()
             self._transfer = None
@@ -126,9 +152,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
             raise ValueError("sync comes before generate")
         return self._policy
 
-    def _sampled(
-        self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling
-    ) -> list[list[Sampled]]:
+    def _sampled(self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling) -> Rows:
         while True:
             try:
                 self._check_servers()
@@ -140,9 +164,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
             except Trouble as trouble:
                 self._recover(trouble)
 
-    def _ask_all(
-        self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling
-    ) -> list[list[Sampled]]:
+    def _ask_all(self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling) -> Rows:
         def one(number: int) -> list[Sampled]:
             client = self._clients[number % len(self._clients)]
             return self._complete(client, ids[number], n=n, sampling=sampling, seed=seeds[number])
@@ -191,7 +213,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
 
     def _recover(self, trouble: Trouble) -> None:
         """Starts or updates the servers again; raises StoppedByCheck if there are no tries left."""
-        if process_index() > 0:
+        if process_index() > 0 or self._closed:
             raise StoppedByCheck(f"{trouble}\n  fix: look at the server, then --resume") from trouble
         self._spend(trouble)
         self._bring_up_to_date()

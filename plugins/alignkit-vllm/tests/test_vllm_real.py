@@ -78,11 +78,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("tied"), tied=True)
 
 
-def started(folder: Path, tmp: Path) -> Iterator[VLLMSampler]:
+def started(folder: Path, tmp: Path, **more: Any) -> Iterator[VLLMSampler]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}.items():
             patch.setenv(name, os.environ.get(name, value))
-        options = VLLMOptions(python=PYTHON, flags=FLAGS, start_seconds=SECONDS, restarts=1, probe_limit=1e-3)
+        options = VLLMOptions(python=PYTHON, flags=FLAGS, start_seconds=SECONDS, restarts=1, probe_limit=1e-3, **more)
         sampler = VLLMSampler(options, Context(folder=tmp))
         yield sampler
         sampler.close()
@@ -161,6 +161,31 @@ def test_algorithms_train_for_ten_iterations(name: str, sampler: VLLMSampler, fo
     assert max(record["sampler_kl"] for record in log) < 1e-7
     assert min(record["effective_share"] for record in log) > 1 - 1e-4
     assert log[-1]["entropy"] != log[0]["entropy"]
+
+
+def test_a_batch_that_was_sampled_ahead_is_of_the_weights_that_it_names(folder: Path, tmp_path: Path) -> None:
+    """Ten iterations, each batch under way while the one before is trained; log-probabilities as the old weights'."""
+    algorithm: Any = registry().load("optimizer", "grpo")
+    options = {"iterations": 10, "batch_size": 3, "group_size": 4, "minibatch_size": 3, "learning_rate": 1e-3}
+    found: list[tuple[int, float]] = []
+    old: list[Any] = []
+
+    class Watched(algorithm):  # type: ignore[misc]
+        def prepare(self, batch: GroupBatch) -> GroupBatch:
+            old.append(self.policy.reference())  # the weights after len(old) batches
+            found.append((batch.version, apart(old[batch.version], batch)))
+            prepared: GroupBatch = super().prepare(batch)
+            return prepared
+
+    optimizer = Watched(algorithm.Config(**options), policy=load(folder), reward=TinyReward())
+    for sampler in started(folder, tmp_path / "run", ahead=1):
+        out = tmp_path / "out"
+        alignkit.train(optimizer, PROMPTS, sampling=Sampling(max_tokens=16), sampler=sampler, out=out, progress=False)
+    assert [version for version, _ in found] == [0, 0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert max(difference for _, difference in found) < 1e-4
+    log = steps_of(out)
+    assert log[0]["sampler_kl"] < 1e-7
+    assert min(record["sampler_kl"] for record in log[2:]) > 1e-6, "no batch is of older weights"
 
 
 def test_a_saved_folder_means_the_same_in_vllm(sampler: VLLMSampler, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from alignkit import InputError
-from alignkit.commands import AsJson, Overrides, Quiet, Recipe, make_reporter, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Quiet, Recipe, make_reporter, show
 from alignkit_report.compare.budget import Budget
 from alignkit_report.compare.cells import cells_of, sweeps_of
 
@@ -42,6 +43,15 @@ Judge = Annotated[
         "--judge", metavar="NAME", help="The reward that decides duels. [default: gold, else the first of eval.rewards]"
     ),
 ]
+BestOf = Annotated[
+    int,
+    typer.Option(
+        "--best-of",
+        min=0,
+        metavar="N",
+        help="Also measure best of n of the start, for n up to N. Needs gold.",
+    ),
+]
 AtOnce = Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Runs at the same time; they share the cores.")]
 On = Annotated[
     Literal["here", "ray"], typer.Option("--on", help="Where runs run: on this machine, or on a Ray cluster.")
@@ -65,9 +75,11 @@ def compare(
     budget: BudgetText = "",
     gold: Gold = "",
     judge: Judge = "",
+    best_of: BestOf = 0,
     jobs: AtOnce = 1,
     on: On = "here",
     resources: Resources = "",
+    plugin: PluginFiles = None,
     options: Overrides = None,
     out: Out = Path("comparison"),
     as_json: AsJson = False,
@@ -76,6 +88,10 @@ def compare(
     """Compare algorithms, or values of any option, on one recipe, under one budget, over several seeds.
 
     Stages before alignment run once and are shared. The same command again continues: what is done is not repeated.
+
+    Examples:
+        alignkit compare recipe.toml --optimizers dpo,ipo,kto --seeds 3
+        alignkit compare recipe.toml --sweep optimizer.beta=0.05,0.1,0.5
     """
     from alignkit_report.compare.cluster import OnRay, resources_of
     from alignkit_report.compare.comparison import Comparison
@@ -85,11 +101,12 @@ def compare(
     cells = cells_of(names, sweeps_of(sweep or ()), range(seeds))
     if out.is_dir() and any(out.iterdir()) and not any((out / name).is_dir() for name in ("shared", "runs")):
         raise InputError("is not empty and holds no comparison", where=f"--out {out}", fix="choose a new folder")
-    given = [*(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
+    files = [f"run.plugins={json.dumps(list(map(str, plugin)))}"] if plugin else []
+    given = [*files, *(options or ()), *([f"eval.rewards.gold={_spec(gold)}"] if gold else [])]
     if resources and on != "ray":
         raise InputError("has no effect without --on ray", where="--resources", fix="leave it out")
     place = partial(OnRay, *resources_of(resources)) if on == "ray" else None
-    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place)
+    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place, best_of)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
     if as_json:

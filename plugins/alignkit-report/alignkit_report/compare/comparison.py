@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,10 @@ from alignkit_report.compare.budget import Spending, check_budget, keep_groups, 
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.results import COST, Measured, duels, of_start, of_variant
 from alignkit_report.compare.shared import in_levels, is_done, shared_stages, start_from
+from alignkit_report.overopt.best_of import check_best_of, pools_of
+from alignkit_report.overopt.curves import tracking
+from alignkit_report.overopt.findings import of_comparison
+from alignkit_report.overopt.frontier import cost_frontier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +45,7 @@ class Comparison:
         judge: the reward that decides duels; empty for `gold`, or the only other one, or the learned one.
         budget: what each run may spend; None for what the recipe says.
         place: makes the place where jobs run, once all recipes are checked; None: this machine.
+        best_of: samples per prompt for the start's best of n along n; 0 for none.
     """
 
     recipe: Path | None
@@ -51,6 +56,7 @@ class Comparison:
     budget: Budget | None = None
     jobs: int = 1
     place: Callable[[], Place] | None = None
+    best_of: int = 0
     failed: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> dict[Cell, Resolved]:
@@ -63,6 +69,7 @@ class Comparison:
         for one in resolved.values():
             if "optimizer" not in one.names:
                 raise InputError("no algorithm to compare", where="--optimizers", fix="name some, separated by commas")
+            check_best_of(one, self.best_of)
             check_budget(one, self.budget)
         self.judge = self._judge(next(iter(resolved.values())))
         return resolved
@@ -135,7 +142,8 @@ class Comparison:
                 self.failed[cell.name] = "a stage before it failed"
                 continue
             source = self.folder / "shared" / last.folder if last else None
-            spent[cell] = spending(resolved[cell], self.budget, source)
+            kept = spending(resolved[cell], self.budget, source)
+            spent[cell] = replace(kept, overrides=(*kept.overrides, *tracking(resolved[cell])))
             out = self.folder / "runs" / cell.folder
             own = self._resolved(cell, spent[cell].overrides) if spent[cell].overrides else resolved[cell]
             self._prepare(own, source, out, spent[cell])
@@ -169,11 +177,13 @@ class Comparison:
 
     def _results(self, resolved: dict[Cell, Resolved], spent: dict[Cell, Spending]) -> dict[str, Any]:
         runs: dict[str, list[Measured]] = {}
+        done: dict[str, list[tuple[int, Resolved, Path]]] = {}
         costs: dict[str, list[dict[str, float]]] = {}
         for cell in self.cells:
             folder = self.folder / "runs" / cell.folder
             if cell.name not in self.failed and is_done(folder, "eval"):
                 runs.setdefault(cell.variant.name, []).append(Measured.read(folder, cell.seed))
+                done.setdefault(cell.variant.name, []).append((cell.seed, resolved[cell], folder))
                 costs.setdefault(cell.variant.name, []).append(spent_in(folder, spent[cell]))
         seeds = sorted({cell.seed for cell in self.cells})
         whole = {name: of for name, of in runs.items() if [run.seed for run in of] == seeds}
@@ -189,4 +199,6 @@ class Comparison:
             found |= {"on": first[0].on, "start": of_start(first), **duels(whole, judge)}
             for name, rating in found.pop("ratings").items():
                 found["variants"][name]["rating"] = rating
-        return found
+        pools = pools_of(done, self.folder / "shared", self.best_of)
+        found["cost_frontier"] = cost_frontier(found["variants"])
+        return {**found, **of_comparison({name: [(s, f) for s, _, f in of] for name, of in done.items()}, pools)}

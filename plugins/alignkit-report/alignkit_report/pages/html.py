@@ -1,0 +1,82 @@
+"""A report as one HTML file that opens without a network, in light and dark, and prints."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from alignkit_report.page import TEMPLATES, write_page
+from alignkit_report.pages import plain
+from alignkit_report.pages.charts import NARROW, WIDE
+from alignkit_report.pages.colours import DASHES, PALETTE, SHAPES, style_of
+from alignkit_report.pages.numbers import number
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignkit_report.pages.document import Document, Plot
+
+    Drawings = dict[str, list[tuple[str, str]]]
+
+MARKS = {
+    "circle": '<circle cx="14" cy="5.5" r="4"/>',
+    "square": '<path d="M10.4 1.9h7.2v7.2h-7.2z"/>',
+    "triangle-up": '<path d="M14 1l5 8.6H9z"/>',
+    "diamond": '<path d="M14 .2l4.4 5.3-4.4 5.3-4.4-5.3z"/>',
+    "triangle-down": '<path d="M14 10L9 1.4h10z"/>',
+    "cross": '<path d="M12.5 1h3v3h3v3h-3v3h-3V7h-3V4h3z"/>',
+    "triangle-right": '<path d="M18.6 5.5L10 10.5V.5z"/>',
+    "triangle-left": '<path d="M9.4 5.5L18 .5v10z"/>',
+}
+
+
+def write_html(path: Path, document: Document, *, altair: bool = True) -> Path:
+    """Writes the page.
+
+    Args:
+        altair: whether all plots are drawn, which takes seconds; else only learning curves are.
+    """
+    from markupsafe import Markup
+
+    script = "".join((TEMPLATES / "report.js").read_text(encoding="utf-8"))
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    plots = [plot for section in document.parts for plot in section.plots]
+    drawings = {plot.name: _drawn(plot, altair=altair) for plot in plots}
+    return write_page(
+        path,
+        TEMPLATES / "report.html",
+        title=f"{document.title} \u00b7 alignkit {document.kind}",
+        document=document,
+        drawings={name: [(kind, Markup(svg)) for kind, svg in of] for name, of in drawings.items()},
+        marks=[Markup(_mark(style)) for style in range(len(PALETTE))],
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        number=number,
+        style_of=style_of,
+        unbroken=lambda text: re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text),
+        footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.",
+    )
+
+
+def _drawn(plot: Plot, *, altair: bool) -> list[tuple[str, str]]:
+    """The drawings of a plot: (class, SVG); a wide one is drawn for narrow screens too."""
+    from alignkit_report.pages.drawing import svg
+
+    if not altair:
+        return [("", plain.curves(plot.lines))] if plot.lines else []
+    if plot.wide:
+        return [("wide-drawing", svg(plot.draw(WIDE))), ("narrow", svg(plot.draw(NARROW)))]
+    return [("", svg(plot.draw(NARROW)))]
+
+
+def _mark(style: int) -> str:
+    """A policy's line and mark, for legends and tables."""
+    colour = f"var(--c{style})"
+    dashes = " ".join(map(str, DASHES[style])) if DASHES[style][1] else "none"
+    line = f'<path d="M0 5.5h28" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dashes}"/>'
+    return f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
+
+
