@@ -22,7 +22,7 @@ _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 def _use_plugin_files(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
     """Registers what these files register, until the command ends."""
-    if files:
+    if files and not context.resilient_parsing:
         found = registry()
         more = with_files(found, map(str, files))
         found.registrations, found.files = more.registrations, more.files
