@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_report.pages import answers, numbers, of_comparison, overopt, plain, reward_model, series
+from alignkit_report.pages import answers, charts, drawing, numbers, of_comparison, overopt, plain, reward_model, series
 from alignkit_report.pages.command import read_document, report
 from alignkit_report.pages.document import NUMBER, PERCENT, Column, Document, Section, Table
 from alignkit_report.pages.formats import FOLDERS, WRITERS, markdown, table_csv
@@ -370,6 +370,32 @@ def test_the_command_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.run(["report", str(run), "--format", "json", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["written"] == [str(run / "report.json")]
     assert cli.run(["report", str(tmp_path), "--quiet"]) == 2
+
+
+@pytest.mark.slow
+def test_plots_as_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "versus"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(comparison()))
+    report(folder, "png", tmp_path / "plots", quiet=True)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
+    assert pictures.keys() == {
+        "wins.png",
+        "frontier.png",
+        *(f"cost-{unit}.png" for unit in ("seconds", "flops", "memory")),
+    }
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 2000 for picture in pictures.values())
+
+
+@pytest.mark.slow
+def test_a_drawing_has_the_page_s_colours_and_its_numbers_whole() -> None:
+    rows = [{"policy": f"a{HOSTILE}", "x": x, "y": x / 1000, "low": 0, "high": x / 999} for x in (1.0, 5.0)]
+    drawn = drawing.svg(charts.curves(rows, {f"a{HOSTILE}": 2}, ("step", HOSTILE), 330))
+    assert "var(--c2)" in drawn
+    assert "currentColor" not in drawn, "no ink in this one"
+    assert ">0.005<" in drawn
+    assert not re.search(r"#[0-9a-f]{6}|role=|aria-|<img|\u202e", drawn)
+    assert "&lt;img src=x" in drawn
 
 
 def test_sections_are_found_by_their_headings() -> None:
