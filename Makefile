@@ -18,7 +18,7 @@ DEMO ?= demo
 REAL_MODEL ?= build/real-model
 VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers test-vllm readme dist version fuzz fuzz-long soak mutants install lint docs notebook models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme dist version fuzz fuzz-long soak mutants install lint docs counts notebook models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -77,10 +77,16 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	MYPYPATH=$(subst $(space),:,$(DISTRIBUTIONS)) $(BIN)/mypy $(PACKAGES:%=-p %)
-	$(if $(wildcard docs/generate),$(BIN)/python docs/generate --check)
+	$(if $(wildcard docs/generate),$(BIN)/python -m docs.generate --check)
 
+# The generated pages, and the site in build/site: nothing of it needs a network or a server.
 docs: install
-	$(BIN)/python docs/generate
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.generate.site
+
+# How large and how repetitive the code is, beside its peers.
+counts: install
+	$(BIN)/python -m tests.counts $(ARGS)
 
 # The tutorial as a notebook, executed in an empty folder (ten minutes).
 notebook: install

@@ -32,7 +32,11 @@ Out = Annotated[
 def report(
     source: Source, form: Format = "html", out: Out = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Write a report: the answer in a sentence, then tables, plots and samples on one page that needs no network."""
+    """Write a report: the answer in a sentence, then tables, plots and samples on one page that needs no network.
+
+    Examples:
+        alignkit report runs/first
+    """
     from alignkit_report.pages.formats import FOLDERS, WRITERS
 
     if form not in WRITERS:
