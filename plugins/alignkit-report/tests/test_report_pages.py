@@ -211,18 +211,28 @@ def test_what_is_not_known_has_no_heading(tmp_path: Path) -> None:
 def test_the_leaderboard_has_every_figure_and_the_best_first(tmp_path: Path) -> None:
     found = comparison()
     found["variants"]["ppo"]["measures"] = {"self_bleu": estimate(0.4, 0.3, 0.5)}
-    table = document(found, tmp_path).parts[0].tables[0]
-    assert [column.title for column in table.columns][:7] == [
-        *("policy", "rating", "wins over the start", "gold", "reward", "KL", "words"),
+    found["variants"]["ppo"]["measures"] |= {"win_rate_same_length/gold": estimate(0.7, 0.6, 0.8)}
+    table, more = document(found, tmp_path).parts[0].tables
+    assert [column.title for column in table.columns] == [
+        *(
+            "policy",
+            "rating",
+            "wins over the start",
+            "wins at the same length by gold",
+            "gold",
+            "reward",
+            "KL",
+            "words",
+        ),
     ]
-    assert "self bleu" in [column.title for column in table.columns]
+    assert ([column.title for column in more.columns], more.cells()[0][1].text) == (["policy", "self-BLEU"], "40%")
     assert [row[0] for row in table.rows] == ["ppo", "dpo", "start"]
     cells = table.cells()
     assert [(cells[0][place].text, cells[0][place].interval) for place in (1, 2)] == [
         ("300", "[280, 320]"),
         ("85%", "[81, 87]"),
     ]
-    assert cells[2][4].text == "0.0"
+    assert cells[2][5].text == "0.0"
 
 
 def test_the_frontier_is_what_nothing_cheaper_beats(tmp_path: Path) -> None:
