@@ -308,13 +308,12 @@ def _budget(found: Mapping[str, Any]) -> str:
 
 
 def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
-    if not found.get("variants"):
-        return []
-    optimizers = dict.fromkeys(name.partition(" ")[0] for name in found["variants"])
-    words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(optimizers)]
-    words += ["--seeds", str(len(found["seeds"]))]
-    words += ["--budget", str(found["budget"])] if found.get("budget") else []
-    listings = [Listing("All of it", shlex.join(found["argv"]) if found.get("argv") else " ".join(words))]
+    names = list(found.get("variants", ()))
+    listings = []
+    if names and not any(" " in name for name in names):  # what was swept is not known by its whole key
+        words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(names), "--seeds", str(len(found["seeds"]))]
+        words += ["--budget", str(found["budget"])] if found.get("budget") else []
+        listings.append(Listing("All of it", shlex.join(words)))
     if first:
         recipe = first.path / "recipe.toml"
         listings.append(Listing("One run", f"alignkit run {shlex.quote(str(recipe))} --out again"))
