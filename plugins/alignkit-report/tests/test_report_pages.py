@@ -382,6 +382,14 @@ def test_the_command_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.run(["report", str(tmp_path), "--quiet"]) == 2
 
 
+def test_names_of_points_that_are_close_don_t_overlap() -> None:
+    rows = [{"policy": name, "x": 1.0 + far, "y": 1.0, "pareto": True} for name, far in (("a", 0), ("b", 0), ("c", 9))]
+    drawn = json.dumps(charts.tradeoff(rows, {"a": 1, "b": 2, "c": 3}, ("x", "y"), charts.NARROW).to_dict())
+    heights = sorted(float(y) for y in re.findall(r'"py": ([\d.]+)', drawn))
+    assert [round(one - heights[0]) for one in heights] == [0, 0, charts.LABEL_HEIGHT]
+    assert '"domain": [-0.6, 10.6]' in drawn, "both ends have room, and a price of 0 is shown"
+
+
 @pytest.mark.slow
 def test_plots_as_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "versus"
