@@ -284,12 +284,12 @@ class AlarmOptions(Config):
     the first batches'; 0 never."""
     alarm_cut_off: Fraction = 0.5
     """Alarm when more than this share of the responses is cut off at sampling.max_tokens; 0 never."""
-    alarm_gold: NonNegative = 4.0
+    alarm_gold: NonNegative = 4.5
     """Alarm when the moving mean of stop.gold's scores is more than this, in standard errors, below its best while the
     reward's has risen since; 0 never."""
     alarm_batches: Count = 3
-    """How many batches in a row must be beyond a threshold before the alarm, or within it before the next one, and how
-    many first batches entropy, length and repetition are compared with."""
+    """How many batches in a row must be beyond a threshold before the alarm (gold's moving mean: one), or within it
+    before the next one, and how many first batches entropy, length and repetition are compared with."""
     on_alarm: Literal["warn", "stop", "raise-kl"] = "warn"
     """What an alarm does beside telling: nothing, stop the run (exit code 3) with its checkpoint, or multiply the KL
     weight by 1.5."""

@@ -129,7 +129,7 @@ def test_the_ratio_in_the_loss_starts_at_one(tmp_path: Path) -> None:
     assert max(record["sampler_kl"] for record in found.log) > 1e-4
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("step", [2, 7, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 3, 8))])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, step: int) -> None:
     """Also where the weights that sampled the next batch are gone: the checkpoint has the batch."""
     whole = Trained(tmp_path / "whole")

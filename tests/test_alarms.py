@@ -81,8 +81,9 @@ FAR, NEAR = 30.5, 30.0
         ("repetition", [0.9] * 9, []),
         ("finished", [0.49, 0.49, 0.49], [3]),
         ("finished", [0.5, 0.5, 0.5, 1, 1, 1], []),
-        ("gold_drop", [0, 4.1, 4.1, 4.1], [4]),
-        ("gold_drop", [0, 4, 4, 4, 0], []),
+        ("gold_drop", [0, 4.6, 0, 0], [2]),  # a moving mean need not last
+        ("gold_drop", [4.6, 0, 0, 4.6, 0, 0, 0, 4.6], [1, 8]),
+        ("gold_drop", [0, 4.5, 4.5, 4.5, 0], []),
         ("reward", [1e9, -1e9, 1e9, 1e9, 1e9], []),
         ("kl", [float("nan")] * 9, []),
     ],
@@ -108,7 +109,7 @@ def test_the_number_of_batches_is_an_option(batches: int, at: list[int]) -> None
         ("alarm_length", "response_length", [1] * 3 + [9] * 3),
         ("alarm_repetition", "repetition", [0] * 3 + [1] * 3),
         ("alarm_cut_off", "finished", [0] * 3),
-        ("alarm_gold", "gold_drop", [9] * 3),
+        ("alarm_gold", "gold_drop", [0, 0, 9]),
     ],
 )
 def test_a_threshold_of_zero_is_none(option: str, figure: str, series: list[float]) -> None:
@@ -137,7 +138,7 @@ def test_an_alarm_says_what_it_means_and_what_to_do() -> None:
     ((_, alarm),) = watch("repetition", [0.125] * 3 + [0.5] * 3)
     assert "is 0.5, above 0.325 (alarm_repetition = 0.2, first batches 0.125): the policy repeats itself" in alarm
     ((_, alarm),) = watch("gold_drop", [5] * 3)
-    assert "is 5, above 4 (alarm_gold): the reward rises, but what it stands for falls" in alarm
+    assert "is 5, above 4.5 (alarm_gold): the reward rises, but what it stands for falls" in alarm
 
 
 def test_the_limit_of_the_kl_stops_at_once() -> None:
@@ -334,7 +335,7 @@ def test_a_reward_that_favours_length_trips_an_alarm(tmp_path: Path) -> None:
     assert summary["align"]["alarms"] == run.summary["align"]["alarms"] == told
     assert [note for note in reporter.notes if note.startswith("alarm: ")] == [f"alarm: {text}" for text in told]
     page = text_of((tmp_path / "run" / "report.html").read_text())
-    assert f"Alarms stage before step alarm policy {alarms[0]['step']:.0f} {told[0]}" in page
+    assert f"Alarms policy, before step {alarms[0]['step']:.0f} : {told[0]}" in page
     assert long["text"] in page
 
 
@@ -377,7 +378,7 @@ def test_a_healthy_run_gives_no_alarm(tmp_path: Path) -> None:
     options = {"learning_rate": 0.0, "kl_coef": 0.05, "iterations": 8, "batch_size": 8}
     summary = run_recipe(recipe(**options), tmp_path / "run", reporter=Reporter())
     assert "alarms" not in summary["align"]
-    assert "Alarms none" in text_of((tmp_path / "run" / "report.html").read_text())
+    assert "larm" not in text_of((tmp_path / "run" / "report.html").read_text()).partition("Recipe")[0]
 
 
 @pytest.mark.parametrize("component", [PPOOptions, DAPOOptions])

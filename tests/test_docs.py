@@ -116,7 +116,7 @@ def check_options(table: str, given: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_can_be_typed(page: Path) -> None:
-    names = {name for role in ROLES for name in registry().names(role)} | {"brevity", "NAME"}
+    names = {name for role in ROLES for name in registry().names(role)} | {"brevity", "my-ppo", "short", "NAME"}
     names |= {*re.findall(r'register\("([\w-]+)"', page.read_text(encoding="utf-8"))}
     for line in commands(page):
         program, *words = shlex.split(PLUGIN_FILE.sub("", line), comments=True)
@@ -129,7 +129,7 @@ def test_commands_can_be_typed(page: Path) -> None:
             name, *words = words
             assert name in group.commands, line
             group = group.commands[name]
-        context = group.make_context(name, list(words))
+        context = group.make_context(name, list(words), resilient_parsing="--plugin" in words)
         for role in ROLES:
             chosen = context.params.get(role)
             assert not chosen or chosen in names or ":" in chosen, line

@@ -62,12 +62,6 @@ def test_win_rate_compares_the_kth_samples_and_halves_ties() -> None:
     assert found == {"a": [1.0, 0.5], "b": [0.0]}
 
 
-def test_distinct_bigrams() -> None:
-    # the cat, cat sat | the cat, cat ran: three of four are distinct
-    assert evaluation.distinct_share(["the cat sat", "the cat ran"]) == pytest.approx(0.75)
-    assert evaluation.distinct_share(["one", ""]) == 0.0
-
-
 def moved(policy: TinyPolicy) -> TinyPolicy:
     """A policy whose head gives one token another logit."""
     with torch.no_grad():
@@ -92,14 +86,38 @@ def test_the_kl_of_samples_is_the_sum_over_tokens_of_the_exact_one(temperature: 
     policy, reference = moved(TinyPolicy()), TinyPolicy()
     sampling = Sampling(max_tokens=6, temperature=temperature)
     batch = policy.generate([Prompt(text="a"), Prompt(text="b")], n=3, sampling=sampling, seed=0)
-    name, rows = evaluation.kl_of_responses(batch, policy, reference)
+    found = evaluation.figures_of_responses(batch, policy, reference)
     ours, theirs = (distributions(model, batch) for model in (policy, reference))
     expected = batch.sum_by_response((ours.exp() * (ours - theirs)).sum(-1)).tolist()
     assert sum(expected) > 6e-2
-    assert name == "kl"
-    assert [len(row) for row in rows] == [3, 3]
-    assert [value for row in rows for value in row] == pytest.approx(expected, abs=1e-4)
-    assert evaluation.describe_samples(batch)["tokens"]["value"] == pytest.approx(batch.num_tokens / 6, abs=1e-4)
+    assert [len(row) for row in found["kl"]] == [3, 3]
+    assert flat(found["kl"]) == pytest.approx(expected, abs=1e-4)
+    assert flat(found["tokens"]) == batch.lengths.tolist()
+    assert flat(found["cut_off"]) == [float(not finished) for finished in batch.finished]
+    at = torch.arange(batch.num_tokens), batch.response_ids
+    ratio = batch.sum_by_response(ours[at] - theirs[at]).tolist()
+    assert flat(found["kl_sampled"]) == pytest.approx(ratio, abs=1e-4)
+    entropy = batch.sum_by_response(-(ours.exp() * ours).sum(-1)) / batch.lengths
+    assert flat(found["entropy"]) == pytest.approx(entropy.tolist(), abs=1e-4)
+
+
+def flat(rows: Any) -> list[float]:
+    return [value for row in rows for value in row]
+
+
+def test_perplexity_is_of_all_tokens_together() -> None:
+    policy = moved(TinyPolicy())
+    texts = [Group(Prompt(text=""), ("abba",)), Group(Prompt(text=""), ("a",)), Group(Prompt(text="b"), ("cab", "c"))]
+    batch = policy.encode(texts)
+    at = torch.arange(batch.num_tokens), batch.response_ids
+    surprise = -distributions(policy, batch)[at]
+    found, rows = evaluation.perplexity(policy, texts)
+    assert found.value == pytest.approx(math.exp(float(surprise.mean())), rel=1e-4)
+    assert 1 < found.low < found.value < found.high
+    assert found.count == batch.num_tokens
+    assert flat(rows["surprise"]) == pytest.approx(batch.sum_by_response(surprise).tolist(), rel=1e-4)
+    assert [len(row) for row in rows["tokens"]] == [1, 1, 2]
+    assert sum(flat(rows["tokens"])) == batch.num_tokens
 
 
 HOW = [
@@ -116,9 +134,10 @@ def test_the_kl_of_equal_policies_is_0_however_they_are_sampled(how: dict[str, A
     batches = dict.fromkeys(named, batch)
     report, _ = evaluation.compare_samples(batches, {}, policies=named, best_of=4)
     zero = {"value": 0.0, "low": 0.0, "high": 0.0, "n": 16}
-    assert report["start"]["kl"] == report["policy"]["kl"] == zero
+    assert report["start"]["kl"] == report["policy"]["kl"] == report["policy"]["measures"]["kl_sampled"] == zero
+    assert report["policy"]["measures"].keys() == {"kl_sampled", "entropy", "cut_off"}
     assert report["policy, best of 4"]["kl_bound"]["value"] == pytest.approx(math.log(4) - 3 / 4, abs=1e-4)
-    assert min(map(min, evaluation.kl_of_responses(batch, moved(TinyPolicy()), policy)[1])) > 0.001  # type: ignore[type-var]
+    assert min(flat(evaluation.figures_of_responses(batch, moved(TinyPolicy()), policy)["kl"])) > 0.001
 
 
 def test_abstentions_are_counted_beside_the_score() -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.main import get_command
 
-from alignkit import cli
+from alignkit import cli, registry
 from alignkit.cli.app import build_app
+from alignkit.plugins import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,10 @@ def test_few_options_come_before_the_rare_ones_and_an_example_can_be_typed(
         while hasattr(group, "commands") and typed[0] in group.commands:
             name, *typed = typed
             group = group.commands[name]
-        group.make_context(name, list(typed), resilient_parsing="--plugin" in typed)
+        given = group.make_context(name, list(typed), resilient_parsing="--plugin" in typed).params
+        for role in ROLES:
+            chosen = given.get(role)
+            assert not chosen or chosen in registry().names(role) or ":" in chosen, line
 
 
 @pytest.mark.parametrize(("panel", "where"), [("Advanced", "rare"), (None, "usual")])

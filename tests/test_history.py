@@ -108,7 +108,7 @@ def test_prompts_that_any_stage_was_trained_on_are_counted_and_said_first(tmp_pa
     summary = Run.open(tmp_path / "out").summary
     assert next(iter(summary.items())) == ("measured_on", said["on"])
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.split("</h1>")[1].lstrip().startswith("<p>Measured on 5 prompts, 2 of them trained on")
+    assert "on 5 prompts, 2 of them trained on" in page.partition("</header>")[0]
 
 
 @pytest.mark.parametrize("optimizer", [MARGIN, REINFORCE])

@@ -297,7 +297,7 @@ def test_best_of_n_is_measured_beside_both_policies(tmp_path: Path) -> None:
     rows = TinyReward().score(many.groups)
     best = [max(row[k : k + 4]) for row in rows for k in (0, 4, 8)]  # type: ignore[type-var]
     assert report["start, best of 4"]["reward"]["value"] == pytest.approx(sum(best) / len(best), abs=1e-4)  # type: ignore[arg-type]
-    assert "after, best of 4" in (out / "report.html").read_text()
+    assert ", best of 4" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stages", [None, ["eval"]])

@@ -23,6 +23,21 @@ class Short(RewardSource):
 def register_reward_sources(register):
     register("short", Short)
 """
+VOWELS = """\
+def vowels(text):
+    return sum(letter in "aeiou" for letter in text)
+"""
+MELODIOUS = """\
+from vowelcounter import vowels
+from alignkit import RewardSource, hookimpl
+class Melodious(RewardSource):
+    def score(self, groups):
+        return [[float(vowels(text)) for text in group.responses] for group in groups]
+@hookimpl
+def register_reward_sources(register):
+    register("melodious", Melodious)
+"""
+NEEDS = {"vowelcounter": [], "melodious": ["alignkit-core", "vowelcounter>=1"]}
 PROJECT = """\
 [build-system]
 requires = ["setuptools>=77"]
@@ -30,6 +45,7 @@ build-backend = "setuptools.build_meta"
 [project]
 name = "{name}"
 version = "1.0"
+dependencies = {needs}
 [project.entry-points.alignkit]
 {name} = "{name}"
 [tool.setuptools]
@@ -48,19 +64,31 @@ def alignkit(*arguments: str, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both packages, installed by pip into a folder of their own."""
-    folder = tmp_path_factory.mktemp("strangers")
-    sources = {"short": SEVEN_LINES, "wrapped": (FAKES / "wrapped.py").read_text(encoding="utf-8")}
+def project(name: str) -> str:
+    """A pyproject.toml; `vowelcounter` is no plugin."""
+    whole = PROJECT.format(name=name, needs=NEEDS.get(name, ["alignkit-core"]))
+    entry = f'[project.entry-points.alignkit]\n{name} = "{name}"\n'
+    return whole if "alignkit-core" in whole else whole.replace(entry, "")
+
+
+def install(folder: Path, sources: dict[str, str], *others: Path) -> Path:
+    """Installs these modules as packages, by pip, into `folder/site`; returns that."""
     for name, source in sources.items():
         (folder / name).mkdir()
         (folder / name / f"{name}.py").write_text(source, encoding="utf-8")
-        (folder / name / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (folder / name / "pyproject.toml").write_text(project(name), encoding="utf-8")
     pip = ["pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
-    ran = alignkit(*pip, "--target", str(folder / "site"), *(str(folder / name) for name in sources), site=folder)
+    folders = [*(folder / name for name in sources), *others]
+    ran = alignkit(*pip, "--target", str(folder / "site"), *map(str, folders), site=folder)
     assert ran.returncode == 0, ran.stderr
     return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both packages, installed by pip into a folder of their own."""
+    sources = {"short": SEVEN_LINES, "wrapped": (FAKES / "wrapped.py").read_text(encoding="utf-8")}
+    return install(tmp_path_factory.mktemp("strangers"), sources)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +130,18 @@ def test_a_policy_and_a_reward_without_an_option_called_model(site: Path, option
     assert said["reward"]["steps"] > 0
     recipe = (tmp_path / "run" / "recipe.toml").read_text()
     assert "checkpoint = " in recipe
+
+
+def test_a_reward_with_a_dependency_of_its_own_and_an_algorithm(site: Path, options: list[str], tmp_path: Path) -> None:
+    words = ["--reward", "melodious", "--optimizer", "nudge", *options]
+    ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert json.loads(ran.stdout)["align"]["steps"] == 2
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("advantage_size" in record for record in records if record["stage"] == "align")
+    (site / "vowelcounter.py").unlink()
+    lacking = alignkit("alignkit", "plugins", "list", site=site)
+    assert "No module named 'vowelcounter'" in next(line for line in lacking.stdout.splitlines() if "broken" in line)
 
 
 def test_their_checks_pass(site: Path) -> None:

@@ -38,7 +38,7 @@ TRANSLATED = [
 GUIDES = [
     "choose-an-algorithm", "your-own-preferences", "your-own-reward", "ai-labels", "gpu", "lora", "qlora",
     "several-gpus", "vllm", "resume", "sweep-options", "evaluate", "from-trl", "from-openrlhf", "from-llama-factory",
-    "scale",
+    "scale", "plugins",
 ]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"^<!-- not run: [^\n]+ -->\n```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
@@ -89,8 +89,7 @@ def test_cells_are_blocks_that_are_run() -> None:
     page += "<!-- not run: no -->\n```console\nc\n```\n"
     assert notebook.cells_of(page) == [
         ("markdown", "# A"),
-        ("code", "!one"),
-        ("code", "!two"),
+        ("code", "%%bash -e\none\ntwo"),
         ("markdown", "B"),
         ("code", "%%writefile a.py\nx = 1"),
         ("markdown", "<!-- not run: no -->\n```console\nc\n```"),

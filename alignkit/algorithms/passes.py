@@ -39,12 +39,6 @@ def policy_logprobs(policy: Policy[Any], batch: GroupBatch, max_tokens: int) -> 
     return torch.cat(each_piece(lambda piece: policy.forward(piece).logprobs, batch, max_tokens))
 
 
-def policy_kl(policy: Policy[Any], reference: Policy[Any], batch: GroupBatch, max_tokens: int) -> Tensor:
-    """[R] the exact KL to a policy of the same plugin, at each response token."""
-    kl = each_piece(lambda piece: policy.forward(piece, kl_to=reference).kl, batch, max_tokens)
-    return torch.cat(kl)  # type: ignore[arg-type]
-
-
 def scorer_outputs(scorer: Scorer, batch: GroupBatch, max_tokens: int) -> ScorerOutput:
     """Values [R] and scores [S] under the current scorer."""
     parts = each_piece(scorer.forward, batch, max_tokens)

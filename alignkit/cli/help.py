@@ -3,7 +3,7 @@
     \"\"\"Score the responses of groups with a reward.
 
     Examples:
-        alignkit score groups.jsonl --reward length --out scored.jsonl
+        alignkit score groups.jsonl --reward rules --out scored.jsonl
     \"\"\"
 
 An option is rare if its `rich_help_panel` is "Advanced".

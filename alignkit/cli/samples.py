@@ -75,7 +75,7 @@ def score(
     """Score the responses of groups with a reward.
 
     Examples:
-        alignkit score samples.jsonl --reward length --out scored.jsonl
+        alignkit score samples.jsonl --reward rules -o reward.length.target=12 --out scored.jsonl
         alignkit score samples.jsonl --reward my_rewards:politeness --out scored.jsonl
     """
     reporter = make_reporter(quiet=quiet, json_lines=as_json)

@@ -48,6 +48,7 @@ FLAGS: dict[str, tuple[Any, Any]] = {
     "columns": (flags.Columns, None),
     "rounds": _number("--rounds", "Rounds of sampling, ranking and aligning (run.rounds).", "N"),
     "best_of": _number("--best-of", "Also measure the best of N samples (eval.best_of).", "N"),
+    "tasks": _option(str | None, None, "--tasks", "Also run tasks of lm-eval (eval.tasks).", "A,B", show_default=False),
     "sample": _number("--sample", "Responses per prompt for a labeller to rank (candidates.count).", "K"),
     "out": _option(Path | None, None, "--out", "Run directory. [default: runs/ and the recipe's name]", "DIR"),
     "resume": (flags.Resume, False),
@@ -72,7 +73,7 @@ AGAIN = {"resume", "overwrite"}
 DRY = {"dry_run", "on"}
 LAUNCH = set(launch.FLAGS)
 PART_FLAGS = ("policy", "sampler", "preferences", "reward", "optimizer")
-NUMBER_FLAGS = {"rounds": "run.rounds", "best_of": "eval.best_of", "sample": "candidates.count"}
+SHORTHANDS = {"rounds": "run.rounds", "best_of": "eval.best_of", "tasks": "eval.tasks", "sample": "candidates.count"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ COMMANDS = {
     "eval": Command(
         "Measure the aligned policy against the initial one.",
         ("alignkit eval recipe.toml --best-of 4 --out runs/first",),
-        {"sampler", "reward", "best_of"},
+        {"sampler", "reward", "best_of", "tasks"},
     ),
 }
 
@@ -188,7 +189,8 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
         start_processes()  # first, so that one process tells of an error and all end
 
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
-    shorthands = [f"{key}={given[flag]}" for flag, key in NUMBER_FLAGS.items() if given[flag] is not None]
+    short = {key: given[flag] for flag, key in SHORTHANDS.items() if given[flag] is not None}
+    shorthands = [f"{key}={said.split(',') if isinstance(said, str) else said}" for key, said in short.items()]
     columns = flags.column_overrides(COMMANDS[name].data, given["columns"])
     resolved = read_recipe(
         given["recipe"],

@@ -22,7 +22,7 @@ _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 def _use_plugin_files(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
     """Registers what these files register, until the command ends."""
-    if files:
+    if files and not context.resilient_parsing:
         found = registry()
         more = with_files(found, map(str, files))
         found.registrations, found.files = more.registrations, more.files
@@ -102,16 +102,20 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def lines_of(result: Mapping[str, Any], indent: str = "") -> list[str]:
-    """A nested result as lines; an estimate and its interval share a line."""
+    """A nested result as lines, without tables; an estimate and its interval share a line."""
     nested = {key for key, value in result.items() if isinstance(value, Mapping) and not _is_estimate(value)}
     width = max((len(str(key)) for key in result.keys() - nested), default=0)
     lines = []
     for key, value in result.items():
         if key in nested:
             lines += [f"{indent}{key}", *lines_of(value, indent + "  ")]
-        else:
+        elif not _is_table(value):
             lines.append(f"{indent}{key!s:<{width}}  {_text(value)}")
     return lines
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _is_estimate(value: Mapping[str, Any]) -> bool:

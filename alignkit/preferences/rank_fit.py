@@ -13,13 +13,12 @@ from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from alignkit.preferences.annotations import FIRST, SECOND, TIE, Annotation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from alignkit.records import Group
@@ -63,6 +62,8 @@ def wins_of(verdicts: Iterable[tuple[int, int, float]], count: int) -> Floats:
     Raises:
         ValueError: a verdict is not on two of the K responses, or its share is not in [0, 1].
     """
+    import numpy as np  # not above: `plugins list` reads the options that lead here
+
     wins = np.zeros((count, count))
     for first, second, share in verdicts:
         if first == second or not (0 <= first < count and 0 <= second < count) or not 0 <= share <= 1:
@@ -80,6 +81,8 @@ def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
         prior: wins and losses of each response against a rival of log-strength 0; above 0, unless wins connect all
             responses both ways.
     """
+    import numpy as np
+
     games = wins + wins.T
     won = wins.sum(axis=1) + prior
     strength = np.ones(len(wins))
@@ -96,7 +99,7 @@ def bradley_terry(wins: Floats, *, prior: float = 0.1) -> Floats:
 
 def ranks_of(strengths: Floats) -> tuple[int, ...]:
     """Ranks from 0 (best); a response within SAME_STRENGTH of the one ranked before it ties with it."""
-    order = np.argsort(-strengths, kind="stable")
+    order = (-strengths).argsort(kind="stable")
     ranks = [0] * len(strengths)
     for place, (before, index) in enumerate(pairwise(order), start=1):
         ranks[index] = ranks[before] if strengths[before] - strengths[index] <= SAME_STRENGTH else place

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -115,6 +116,11 @@ class EvalOptions(Config):
     best_of: Count = 1
     """Above 1: also measure both policies as best of n, keeping of n responses the one that [reward] scores highest
     (arXiv:2009.01325). Its KL to the sampled policy is at most log n - (n - 1) / n nats."""
+    texts: PreferencesSpec | None = None
+    """Preference source of texts that nothing trains on: their perplexity before and after shows what is forgotten."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-eval (`--tasks A,B`), by name or as a YAML file; both policies run them. Needs
+    `alignkit-report[tasks]`."""
     against: str = "sft"
     """What to compare the policy with: `sft` (the start of alignment), `base` (before SFT) or a model folder. Where the
     run directory has no aligned policy, the recipe's own is compared with that folder."""
@@ -123,6 +129,8 @@ class EvalOptions(Config):
         super().check()
         if self.against not in ("sft", "base") and not Path(self.against).is_dir():
             raise InputError(f"no folder {self.against!r}", where="against", fix="use sft, base or a model's folder")
+        if self.tasks and not (find_spec("lm_eval") and find_spec("alignkit_report")):
+            raise InputError("lm-eval runs them", where="tasks", fix="pip install 'alignkit-report[tasks]'")
 
 
 ROLE_OF_TABLE = {

@@ -1,4 +1,4 @@
-"""Measures trained models, with confidence intervals: reward, KL, length, diversity, win rate, agreement.
+"""Measures trained models, with confidence intervals: reward, KL, length, entropy, perplexity, win rate, agreement.
 
 Intervals are 95% percentile bootstraps over prompts (clusters), because responses to one prompt are not independent.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.algorithms.passes import policy_kl, policy_logprobs
+from alignkit.algorithms.passes import each_piece, policy_logprobs
 from alignkit.errors import StoppedByCheck
 from alignkit.interfaces import SCORING_TOKENS, Policy, RewardSource
 from alignkit.ops.rollouts import highest_of_groups
@@ -21,6 +21,8 @@ from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
 
     from alignkit.batch import GroupBatch
     from alignkit.records import Group
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 SAMPLE_FIGURES = "figures"
 """Key, in the meta of stored samples, of the KL and the rewards of each response."""
+MEASURES = "measures"
+"""Key, among a policy's figures, of those beside its rewards, KL and length."""
 KL_TOKENS = 2048
 """Tokens of a pass that compares whole distributions, where a model's head may need them all at once."""
 
@@ -99,12 +103,6 @@ def verdicts(
     return clusters
 
 
-def distinct_share(responses: Sequence[str], n: int = 2) -> float:
-    """Distinct word n-grams over all n-grams (Li et al. 2016, arXiv:1510.03055); 0 if there are none."""
-    grams = [tuple(words[i : i + n]) for words in map(str.split, responses) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def best_of(batch: GroupBatch, scores: Sequence[Sequence[float | None]], n: int) -> GroupBatch:
     """The best of each `n` consecutive responses of every group; the first of equals, and any score beats an
     abstention.
@@ -126,32 +124,52 @@ def best_of_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def kl_of_responses(
+def figures_of_responses(
     batch: GroupBatch, policy: Policy[Any], reference: Policy[Any], *, best_of: int = 1
-) -> tuple[str, Rows]:
-    """("kl", the KL to the reference of each response in nats), one row per group.
+) -> dict[str, Rows]:
+    """What the models say of each response, one row per group: `tokens`, `cut_off` (1 or 0), `entropy` (of the policy,
+    in nats per token), and its KL to the reference in nats.
 
-    It compares the two policies' whole distributions at the temperature, however the text was sampled: the exact KL at
-    each token, summed. For best of n it is the log-ratio of the chosen responses plus `best_of_kl`, called `kl_bound`.
+    `kl` compares the two policies' whole distributions at the temperature, however the text was sampled: the exact KL
+    at each token, summed. `kl_sampled` is the log-ratio of the response itself: its mean is the same KL if the whole
+    distribution was sampled. For best of n it is `kl_bound` instead: the log-ratio plus `best_of_kl`.
     """
-    if best_of == 1:
-        name, kl = "kl", policy_kl(policy, reference, batch, KL_TOKENS)
-    else:
-        ours, theirs = (policy_logprobs(model, batch, SCORING_TOKENS) for model in (policy, reference))
-        name, kl = "kl_bound", ours - theirs
-    values = iter((batch.sum_by_response(kl) + best_of_kl(best_of)).tolist())
-    return name, [[next(values) for _ in group.responses] for group in batch.groups]
+
+    def measured(piece: GroupBatch) -> list[Tensor]:
+        ours = policy.forward(piece, entropy=True, kl_to=reference if best_of == 1 else None)
+        ratio = ours.logprobs - reference.forward(piece).logprobs
+        return [figure for figure in (ratio, ours.entropy, ours.kl) if figure is not None]
+
+    parts = zip(*each_piece(measured, batch, KL_TOKENS), strict=True)
+    ratio, entropy, *exact = (batch.sum_by_response(torch.cat(part)) for part in parts)
+    kl = {"kl": exact[0], "kl_sampled": ratio} if exact else {"kl_bound": ratio + best_of_kl(best_of)}
+    found = {**kl, "tokens": batch.lengths, "cut_off": ~batch.finished, "entropy": entropy / batch.lengths}
+    return {name: _rows(batch, figure) for name, figure in found.items()}
 
 
-def describe_samples(batch: GroupBatch) -> dict[str, Any]:
-    """Figures of the sampled texts: length and diversity."""
-    responses = [response for group in batch.groups for response in group.responses]
-    return {
-        "tokens": clustered_mean(_by_prompt(batch, batch.lengths.tolist())).to_json(),
-        "finished": round(float(batch.finished.float().mean()), 4),
-        "distinct_responses": round(len(set(responses)) / len(responses), 4),
-        "distinct_bigrams": round(distinct_share(responses), 4),
-    }
+def perplexity(policy: Policy[Any], texts: Sequence[Group]) -> tuple[Estimate, dict[str, Rows]]:
+    """exp of the mean surprise (-log p) of the texts' tokens, with an interval from resampling texts; and the sum of
+    the `surprise` and the number of `tokens` of each."""
+    batch = policy.encode(texts)
+    surprise = -policy_logprobs(policy, batch, SCORING_TOKENS)
+    of_texts = {str(number): part.tolist() for number, part in enumerate(surprise.split(batch.lengths.tolist()))}
+    log = clustered_mean(of_texts)
+    found = Estimate(math.exp(log.value), math.exp(log.low), math.exp(log.high), log.count)
+    return found, {"surprise": _rows(batch, batch.sum_by_response(surprise)), "tokens": _rows(batch, batch.lengths)}
+
+
+def with_figures(groups: Sequence[Group], rows: Mapping[str, Rows], source: str) -> list[Group]:
+    """The groups with the figures of each response in their meta, without scores."""
+    return [
+        replace(group, source=source, scores=None, meta={**group.meta, SAMPLE_FIGURES: figures})
+        for place, group in enumerate(groups)
+        for figures in [{name: row[place] for name, row in rows.items()}]
+    ]
+
+
+def _rows(batch: GroupBatch, figure: Tensor) -> Rows:
+    """[S] as one row per group."""
+    return [part.tolist() for part in figure.float().split(batch.group_sizes.tolist())]
 
 
 def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) -> Estimate:
@@ -160,13 +178,6 @@ def mean_score(scores: Sequence[Sequence[float | None]], keys: Sequence[str]) ->
     for row, key in zip(scores, keys, strict=True):
         clusters[key] += [value for value in row if value is not None]
     return clustered_mean(clusters)
-
-
-def _by_prompt(batch: GroupBatch, values: Sequence[float]) -> dict[str, list[float]]:
-    clusters: dict[str, list[float]] = defaultdict(list)
-    for value, group in zip(values, batch.group_index.tolist(), strict=True):
-        clusters[batch.groups[group].prompt.key].append(float(value))
-    return clusters
 
 
 def compare_samples(
@@ -183,16 +194,19 @@ def compare_samples(
         policies: which sampled them.
 
     Returns:
-        The figures, and for each name the KL and the rewards of each response, one row per group.
+        The figures, and for each name those of `figures_of_responses` and the rewards, one row per group.
     """
-    report: dict[str, Any] = {name: describe_samples(batch) for name, batch in batches.items()}
-    values: dict[str, dict[str, Rows]] = {name: {} for name in batches}
+    report: dict[str, Any] = {name: {} for name in batches}
+    measures: dict[str, dict[str, Any]] = {name: {} for name in batches}
+    values: dict[str, dict[str, Rows]] = {}
     first, second, *choosing = batches
     keys = [group.prompt.key for group in batches[first].groups]
     for name, batch in batches.items():
         chosen_from = best_of if name in choosing else 1
-        figure, rows = kl_of_responses(batch, policies[name], policies[first], best_of=chosen_from)
-        report[name][figure], values[name][figure] = mean_score(rows, keys).to_json(), rows
+        values[name] = figures_of_responses(batch, policies[name], policies[first], best_of=chosen_from)
+        for figure, rows in values[name].items():
+            place = report if figure in ("tokens", "kl", "kl_bound") else measures
+            place[name][figure] = mean_score(rows, keys).to_json()
     for reward_name, reward in rewards.items():
         for name, batch in batches.items():
             rows = values[name][reward_name] = checked_scores(reward, batch.groups)
@@ -206,4 +220,6 @@ def compare_samples(
             key = f"win_rate/{reward_name}" + ("" if name == second else f"/{name}")
             if found := verdicts(values[name][reward_name], values[first][reward_name], keys):
                 report[key] = clustered_mean(found).to_json()
+    for name in batches:
+        report[name][MEASURES] = measures[name]
     return report, values

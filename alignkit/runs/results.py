@@ -155,19 +155,20 @@ class Run:
 
     def write_reports(self) -> str:
         """Has the installed distributions write their reports of the run; returns the paths, for people."""
-        return ", ".join(_from_reports("write_report", self))
+        return ", ".join(map(str, from_reports("write_report", self)))
 
     def _repr_html_(self) -> str | None:
-        return "".join(_from_reports("notebook_html", self)) or None
+        return "".join(map(str, from_reports("notebook_html", self))) or None
 
 
-def _from_reports(function: str, run: Run) -> list[str]:
-    """What a function returns, of each module in the group `alignkit.reports` (docs/how-to/plugins.md) with it."""
+def from_reports(function: str, *subjects: Any) -> list[Any]:
+    """What a function of each module in the group `alignkit.reports` (docs/how-to/plugins.md) returns; one may lack it,
+    or return nothing."""
     found = []
     for point in sorted(entry_points(group="alignkit.reports"), key=lambda p: p.name):
         with blamed(f"report {point.name}"):
-            if write := getattr(point.load(), function, None):
-                found.append(str(write(run)))
+            if report := getattr(point.load(), function, None):
+                found.append(report(*subjects))
     return [said for said in found if said]
 
 

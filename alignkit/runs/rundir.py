@@ -34,7 +34,7 @@ STAGE_FILES = {
     "preferences": ("preferences.jsonl",),
     "reward": ("reward",),
     "align": ("policy", "rounds"),
-    "eval": ("samples.jsonl", "report.html"),
+    "eval": ("samples.jsonl", "texts.jsonl", "report.html"),
 }
 """The files of each stage; those of a round's stage (`rounds/2/align`) are in the round's folder."""
 

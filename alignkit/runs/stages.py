@@ -21,11 +21,11 @@ from alignkit.runs.algorithm import save_trained, train_algorithm
 from alignkit.runs.candidates import PolicySampler
 from alignkit.runs.history import History, RecordT, history_of, split_by_prompt
 from alignkit.runs.plan import consumed_by, wants_texts
-from alignkit.runs.results import Run, load_reward
+from alignkit.runs.results import Run, from_reports, load_reward
 from alignkit.runs.rounds import keep_reference, ranker, round_folder, round_seed, samples_at_the_start
 from alignkit.runs.rundir import MetricsFile, RunDir
 from alignkit.training.processes import in_first
-from alignkit.training.scores import checked_scores
+from alignkit.training.scores import checked_scores, score_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -151,18 +151,26 @@ class Stages:
                 batches[chosen] = evaluation.best_of(many, scores, options.best_of)
                 policies[chosen] = policy
         report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
-        samples = [
-            replace(group, source=name, scores=None, meta={**group.meta, evaluation.SAMPLE_FIGURES: figures})
-            for place in range(len(prompts))
-            for name, batch in batches.items()
-            for group, figures in [
-                (batch.groups[place], {figure: rows[place] for figure, rows in values[name].items()})
-            ]
-        ]
-        write_groups(self._path / "samples.jsonl", samples)
-        shown = [group.to_json() for group in samples[: SHOWN_PROMPTS * len(batches)]]
+        samples = [evaluation.with_figures(batch.groups, values[name], name) for name, batch in batches.items()]
+        groups = [group for of_prompt in zip(*samples, strict=True) for group in of_prompt]
+        write_groups(self._path / "samples.jsonl", groups)
+        shown = [group.to_json() for group in groups[: SHOWN_PROMPTS * len(batches)]]
         self._write_to_sinks({"stage": "eval", "step": 0, "samples": shown})
+        if options.texts:
+            self._measure_texts(options.texts, {name: policies[name] for name in ("start", "policy")}, report)
+        for found in from_reports(evaluation.MEASURES, groups, policies, options.tasks):
+            for name, measures in found.items():
+                report[name][evaluation.MEASURES] |= measures
         return {**measured_on, **report}
+
+    def _measure_texts(self, spec: ComponentSpec, policies: Mapping[str, Policy[Any]], report: dict[str, Any]) -> None:
+        """The perplexity of texts -> the report and texts.jsonl."""
+        texts, measured = self._groups_from(self._build_spec("preferences", spec)), []
+        for name, policy in policies.items():
+            found, rows = evaluation.perplexity(policy, texts)
+            report[name][evaluation.MEASURES]["perplexity"] = found.to_json()
+            measured += evaluation.with_figures(texts, rows, name)
+        write_groups(self._path / "texts.jsonl", measured)
 
     def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
         self._sampler.sync(policy, 0)
@@ -368,14 +376,18 @@ def described(groups: Sequence[Group]) -> str:
 
 
 def ranking_report(source: RewardSource[Any], groups: Sequence[Group], history: History) -> dict[str, Any]:
-    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), and the baseline
-    that prefers the shorter response."""
+    """Accuracy on ranked pairs with its interval (if AIs alone ranked them: agreement with these AIs), that of the
+    shorter response, and what else the installed reports measure."""
     ranked = [group for group in groups if group.preferred_pairs()]
     if not ranked:
         return {}
-    accuracy = evaluation.ranking_accuracy(checked_scores(source, ranked), ranked)
-    return {
+    scored = score_groups(source, ranked)
+    accuracy = evaluation.ranking_accuracy([group.scores or () for group in scored], ranked)
+    found = {
         **history.of_measuring_on(list({group.prompt.key: group.prompt for group in ranked}.values())),
         "agreement_with_ai" if all(map(ranked_by_ai, ranked)) else "accuracy": accuracy.to_json(),
         "shorter_wins": evaluation.shorter_wins(ranked).to_json(),
     }
+    for more in from_reports("calibration", scored):
+        found |= more
+    return found

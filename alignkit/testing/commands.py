@@ -58,5 +58,6 @@ def new(name: NewName, kind: Kind = "reward", out: Parent = Path()) -> None:
         f"{folder} is a working plugin. Try it:\n"
         f"  pip install --no-build-isolation -e {folder}\n"
         f"  alignkit plugins show {name}\n"
+        f"  alignkit plugins check {name}\n"
         f"  pytest {folder}"
     )

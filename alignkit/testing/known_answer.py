@@ -105,6 +105,10 @@ class KnownAnswer:
         """The total variation distance (0 to 1) of a policy from the best one for this strength of the KL."""
         return distance(token_distribution(policy), optimum(token_distribution(policy_of_four_tokens()), beta))
 
+    def probability(self, policy: Policy[Any], response: str) -> float:
+        """The probability that a policy gives a response: `""`, `"a"`, `"b"` or `"c"`."""
+        return float(token_distribution(policy)[list(self.rewards).index(response)])
+
     def _pairs(self, policy: Policy[Any], n: int) -> GroupBatch:
         """Pairs of sampled responses; the better one wins with the probability sigmoid(difference of rewards)."""
         random, texts = torch.Generator().manual_seed(0), list(self.rewards)

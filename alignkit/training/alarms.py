@@ -33,12 +33,14 @@ class Rule:
         figure: in words.
         bounds: (threshold, mean of the first batches) -> (lowest, highest); NaN is never passed.
         above, below: what it means, and what to do.
+        is_mean: whether the figure is a moving mean, which one batch hardly moves.
     """
 
     figure: str
     bounds: Callable[[float, float], tuple[float, float]]
     above: str = ""
     below: str = ""
+    is_mean: bool = False
 
 
 KL = Rule(
@@ -76,6 +78,7 @@ RULES = {
         lambda limit, _: (-inf, limit),
         above="the reward rises, but what it stands for falls (over-optimisation). Take checkpoints/best, or set "
         "stop.gold_fall.",
+        is_mean=True,
     ),
 }
 
@@ -126,7 +129,7 @@ class Alarms(Companion):
         low, high = rule.bounds(limit, first)
         given = self._state["given"].get(option, False)
         turned = self._state["turned"].get(option, 0) + 1 if (value < low or value > high) != given else 0
-        due = turned == batches
+        due = turned == (1 if rule.is_mean and not given else batches)
         self._state["given"][option], self._state["turned"][option] = given != due, 0 if due else turned
         if given or not due:
             return []

@@ -55,6 +55,7 @@ class BatchFeed(Protocol):
 
     def go_on_with(self, batch: GroupBatch | None) -> None:
         """Takes the next batch from a checkpoint, if it was begun."""
+        return
 
 
 class OfflineFeed(BatchFeed):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignkit import visible, write_synced
+from alignkit_report.measures import flat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,7 +108,7 @@ def _plugin(tables: Mapping[str, Any], role: str) -> str:
 
 def _figures(figures: Mapping[str, Any]) -> str:
     """A table: figure, start, this model; then win rates over the start."""
-    before, after = figures.get("start", {}), figures.get("policy", {})
+    before, after = (flat(figures.get(name, {})) for name in ("start", "policy"))
     rows = [(name, _said(before.get(name, "")), _said(value)) for name, value in after.items()]
     wins = [(name.replace("/", " by "), "", _said(said)) for name, said in figures.items() if name.startswith("win_")]
     return _table(("figure", "start", "this model"), rows + wins)

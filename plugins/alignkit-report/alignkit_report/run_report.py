@@ -25,5 +25,5 @@ def write_report(run: Run) -> Path:
 
 def notebook_html(run: Run) -> str:
     """The run as a notebook shows it: the answer and the table of policies."""
-    document = document_of(run)
-    return render(TEMPLATES / "run.html", path=run.path, document=document)
+    on = run.stages.get("eval", {}).get("on", "")
+    return render(TEMPLATES / "run.html", path=run.path, on=on, document=document_of(run))

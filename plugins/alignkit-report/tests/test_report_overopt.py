@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from alignkit_report.overopt import best_of, fit
-from alignkit_report.overopt.curves import Course, as_toml, means_of, rows_of, tracking
+from alignkit_report.overopt.curves import Course, as_toml, lost_by_alarm, means_of, rows_of, tracking
 from alignkit_report.overopt.findings import of_comparison, of_run
 from alignkit_report.overopt.frontier import cost_frontier, frontier, optimal
 
-from alignkit import Run
+from alignkit import Run, cli, read_groups
 from alignkit.commands import read_recipe
+from alignkit.testing.tiny_hf import write_tiny_llama
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,6 +210,14 @@ def test_batches_are_averaged() -> None:
     ]
 
 
+def test_what_is_lost_by_the_alarm() -> None:
+    golds = [1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.5, 2.0, 1.5, 0.0]
+    rows = [{"step": 4.0 * place, "kl": 1.0, "gold": gold} for place, gold in enumerate(golds)]
+    # The best five batches score 3; around the alarm they score 2.5, 2 and 1.5; the start scored 1.
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44, alarm=32), 1.0) == pytest.approx(0.5)
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44), 1.0) is None
+
+
 def test_the_frontier_holds_evaluations_and_means_of_batches() -> None:
     rows = [{"step": 2 * place, "kl": float(place), "gold": 1.0, "reward": 0.0} for place in range(5)]
     courses = {
@@ -271,7 +280,8 @@ def write_run(folder: Path, seed: int) -> Path:
         for place, row in enumerate(rows)
         for step in (1, 2)
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    alarm = {"stage": "policy", "step": 1.0, "alarm": "alarm_kl", "value": 99.0, "threshold": 30.0, "text": "far"}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*records, alarm]))
     said = {name: {"kl": {"value": kl}, "reward": {"value": kl}, "gold": {"value": gold}}
             for name, kl, gold in (("start", 0.0, 1.0), ("policy", 61.0, 3.9))}  # fmt: skip
     stages = {"align": {"steps": 120, "seconds": 1.0}, "eval": {"on": "4 unseen prompts", **said}}
@@ -296,11 +306,20 @@ def test_what_a_run_says(tmp_path: Path) -> None:
     assert one["verdict"].startswith("past the peak: KL 58.0 of ")
     gain = 58**0.5 * (ALPHA - BETA * 0.5 * np.log(58)) / PEAK_GAIN
     assert int(one["verdict"].split(", ")[1].split("%")[0]) == pytest.approx(100 * gain, abs=3)
-    assert one["runs"] == [{"seed": 3, "verdict": one["verdict"]}]
+    assert one["runs"] == [{"seed": 3, "verdict": one["verdict"], "lost_by_alarm": None}]
     assert found["frontier"][-1] == {
         "variant": "ppo", "seed": 3, "step": 120, "kl": 61.0, "gold": 3.9, "pareto": False
     }  # fmt: skip
     assert len(found["frontier"]) == 13
+
+
+def test_a_run_knows_its_first_alarm_on_gold(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 3)
+    with (folder / "metrics.jsonl").open("a") as lines:
+        for step in (71.0, 91.0):
+            lines.write(json.dumps({"stage": "policy", "step": step, "alarm": "alarm_gold", "text": ""}) + "\n")
+    assert Course.read(folder, 3).alarm == 70
+    assert of_run(Run.open(folder))["fits"]["ppo"]["runs"][0]["lost_by_alarm"] == pytest.approx(0.04, abs=0.04)
 
 
 def test_what_a_comparison_says(tmp_path: Path) -> None:
@@ -320,3 +339,72 @@ def test_what_a_comparison_says(tmp_path: Path) -> None:
     assert one["verdict"].startswith("past the peak")
     assert [run["seed"] for run in found["fits"]["ppo"]["runs"]] == [0, 1]
     json.dumps(found, allow_nan=False)
+
+
+LENGTHS = """
+def long(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+def short(prompts, completions):
+    return [-float(len(text)) for text in completions]
+"""
+RECIPE = """
+[policy]
+model = "model"
+[run]
+holdout = 0.5
+[preferences]
+path = "pairs.jsonl"
+[reward]
+plugin = "function"
+function = "lengths:long"
+[eval]
+count = 3
+rewards = { gold = { plugin = "function", function = "lengths:short" } }
+[optimizer]
+plugin = "rloo"
+iterations = 6
+batch_size = 2
+group_size = 2
+minibatch_size = 2
+n_epochs = 1
+[sampling]
+max_tokens = 5
+"""
+
+
+@pytest.mark.slow
+def test_a_real_comparison_measures_gold_along_training_and_along_best_of_n(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_llama(tmp_path / "model")
+    pairs = [{"prompt": f"{a}{b}", "chosen": "abab", "rejected": "a"} for a in "abcdef" for b in "ab"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    (tmp_path / "lengths.py").write_text(LENGTHS)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = ["compare", "recipe.toml", "--seeds", "2", "--best-of", "8", "--json"]
+    assert cli.run(words) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(printed)
+    curve = found["curves"]["recipe"]
+    assert [(row["seed"], row["step"]) for row in curve] == [(seed, step) for seed in (0, 1) for step in range(6)]
+    assert all(row["gold"] == pytest.approx(-row["reward"], abs=1e-3) for row in curve)
+    assert curve[0]["kl"] == 0
+    rows = found["best_of_n"]["best of n"]
+    assert [row["n"] for row in rows] == [1, 2, 4, 8]
+    assert all(row["gold"] == -row["reward"] for row in rows)
+    # By hand: the mean and the largest of all the lengths in each pool.
+    pools = [list(read_groups(path)) for path in sorted((tmp_path / "comparison/shared").glob("best-of-8-*.jsonl"))]
+    assert [len(pool) for pool in pools] == [3, 3]
+    lengths = np.array([[[len(text) for text in group.responses] for group in pool] for pool in pools])
+    assert rows[0]["reward"] == pytest.approx(lengths.mean(), abs=1e-4)
+    assert rows[3]["reward"] == pytest.approx(lengths.max(axis=2).mean(), abs=1e-4)
+    assert {row["unit"] for row in found["cost_frontier"]} == {"seconds", "tokens", "MiB"}
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "comparison/shared").glob("*.jsonl")}
+    assert len(kept) == 4
+    assert cli.run(words) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert cli.run([*words, "--sweep", "reward.function=lengths:short", "--out", "other", "-o", "eval.rewards={}"]) == 2
+    assert "needs a learned reward that chooses and gold that judges the choice" in capsys.readouterr().err

@@ -49,7 +49,7 @@ class FunctionReward(RewardSource[FunctionOptions]):
                 raise InputError(
                     _lacks(config.function, missing[0], group.prompt.meta),
                     where=place,
-                    fix=f"add or rename a column, or give the parameter a default: {missing[0]}=None",
+                    fix=_fix(missing[0]),
                 )
 
     def score(self, groups: Sequence[Group]) -> list[list[float | None]]:
@@ -93,7 +93,8 @@ class FunctionReward(RewardSource[FunctionOptions]):
         """The arguments that the function takes; all if it has `**kwargs`."""
         for name in _required(self._parameters):
             if name not in arguments:
-                raise PluginError(_lacks(self.config.function, name, arguments.keys() - {"prompts", "completions"}))
+                lacks = _lacks(self.config.function, name, arguments.keys() - {"prompts", "completions"})
+                raise PluginError(f"{lacks}: {_fix(name)}")
         if not self._parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in self._parameters):
             return arguments
         names = {parameter.name for parameter in self._parameters}
@@ -163,6 +164,10 @@ def _required(parameters: Sequence[inspect.Parameter]) -> list[str]:
 
 def _lacks(function: str, name: str, columns: Collection[str]) -> str:
     return f"{function} needs {name!r}, which is not a column of the prompts ({', '.join(sorted(columns)) or 'none'})"
+
+
+def _fix(name: str) -> str:
+    return f"add or rename a column, or give the parameter a default: {name}=None"
 
 
 async def _awaited(result: Any) -> Any:

@@ -16,7 +16,7 @@ from alignkit import InputError, write_synced
 from alignkit.commands import read_recipe
 from alignkit_report.compare.budget import Spending, check_budget, keep_groups, mean_spent, spending, spent_in
 from alignkit_report.compare.jobs import Job, Jobs
-from alignkit_report.compare.results import COST, Measured, duels, of_start, of_variant
+from alignkit_report.compare.results import COST, Measured, duels, of_reward_models, of_start, of_variant
 from alignkit_report.compare.shared import in_levels, is_done, shared_stages, start_from
 from alignkit_report.overopt.best_of import check_best_of, pools_of
 from alignkit_report.overopt.curves import tracking
@@ -197,6 +197,7 @@ class Comparison:
         if whole:
             first = next(iter(whole.values()))
             found |= {"on": first[0].on, "start": of_start(first), **duels(whole, judge)}
+            found["reward_models"] = of_reward_models(whole)
             for name, rating in found.pop("ratings").items():
                 found["variants"][name]["rating"] = rating
         pools = pools_of(done, self.folder / "shared", self.best_of)

@@ -71,6 +71,12 @@ def mean_of(values: Floats) -> Estimate:
     return Estimate(spread.mean, spread.mean - half, spread.mean + half, values.size)
 
 
+def share_of(values: Floats) -> Estimate:
+    """Like `mean_of`, for a figure between 0 and 1: so is its interval."""
+    found = mean_of(values)
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.count)
+
+
 def p_value(differences: Floats) -> float:
     """The probability of a mean difference at least this far from 0, either way, if there is none.
 

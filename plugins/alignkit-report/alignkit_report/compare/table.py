@@ -27,6 +27,8 @@ def show_comparison(found: Mapping[str, Any]) -> None:
         console.print(_table(found))
         console.print(visible(legend(found)), markup=False)
         console.print(_costs(found))
+    for name, fit in found.get("fits", {}).items():
+        console.print(visible(f"{name}: {fit['verdict']}"), markup=False)
     for name, why in found["failed"].items():
         console.print(visible(f"failed: {name}: {why}"), markup=False)
 

@@ -30,8 +30,8 @@ AT_ONCE = 4096
 """Responses that are sampled together."""
 BEST_OF = "best of n"
 """Stands for a variant where the start's best of n is meant."""
-READ = ("run", "policy", "demonstrations", "sft", "prompts", "preferences", "reward", "sampling", "candidates", "eval")
-"""The tables that a pool depends on."""
+SAMPLED_BY = ("run", "policy", "demonstrations", "sft", "prompts", "preferences", "candidates", "sampling", "eval")
+"""The tables that the samples of a pool depend on."""
 
 
 def sizes(most: int) -> list[int]:
@@ -96,22 +96,25 @@ def rows_of(found: Floats, most: int) -> list[dict[str, float]]:
     return rows
 
 
-def pool(resolved: Resolved, folder: Path, file: Path, *, n: int) -> tuple[Floats, Floats]:
+def pool(resolved: Resolved, folder: Path, kept: Path, n: int) -> tuple[Floats, Floats]:
     """(rewards, golds), each [P, n], of n samples of a run's start to each prompt of its evaluation.
 
     Args:
         resolved: the recipe of the run.
         folder: the run directory, evaluated.
-        file: keeps the samples with their scores; nothing is sampled again if it exists.
+        kept: keeps the samples, for every reward, and their scores; nothing that is there is made again.
     """
-    if not file.exists():
+    samples = kept / f"samples-{n}-{resolved.digest_of(*SAMPLED_BY)[:12]}.jsonl"
+    if not samples.exists():
         prompts = [group.prompt for group in Run(folder).samples if group.source == "start"]
         start: Policy[Any] = resolved.build("policy", folder=folder, saved=_sft(folder))
-        groups = _sampled(resolved, start, prompts, n)
+        write_groups(samples, _sampled(resolved, start, prompts, n))
+    scored = kept / f"best-of-{n}-{_digest(resolved)[:12]}.jsonl"
+    if not scored.exists():
         sources = {"reward": Run(folder, resolved=resolved).reward()}
         sources["gold"] = resolved.build_spec("reward", resolved.eval.rewards[GOLD], folder=folder)
-        write_groups(file, _scored(groups, sources))
-    figures = [group.meta[SAMPLE_FIGURES] for group in read_groups(file)]
+        write_groups(scored, _scored(list(read_groups(samples)), sources))
+    figures = [group.meta[SAMPLE_FIGURES] for group in read_groups(scored)]
     rewards, golds = (np.array([said[name] for said in figures], dtype=np.float64) for name in ("reward", "gold"))
     return rewards, golds
 
@@ -124,24 +127,27 @@ def check_best_of(resolved: Resolved, n: int) -> None:
 
 
 def pools_of(
-    runs: Mapping[str, Sequence[tuple[int, Resolved, Path]]], folder: Path, n: int
+    runs: Mapping[str, Sequence[tuple[int, Resolved, Path]]], kept: Path, n: int
 ) -> dict[str, list[tuple[Floats, Floats]]]:
     """The pools of all seeds, for every distinct start and reward of the variants; see `pool`.
 
     Args:
-        runs: variant -> (seed, recipe, run directory). folder: keeps the pools.
+        runs: variant -> (seed, recipe, run directory). kept: folder that keeps the pools.
         n: size of a pool; 0 for none.
     """
     starts: dict[tuple[str, ...], str] = {}
     for variant, of in runs.items() if n else ():
-        starts.setdefault(tuple(resolved.digest_of(*READ) for _, resolved, _ in of), variant)
+        starts.setdefault(tuple(_digest(resolved) for _, resolved, _ in of), variant)
     found = {}
-    for digests, variant in starts.items():
+    for variant in starts.values():
         name = BEST_OF if len(starts) == 1 else f"{BEST_OF}, {variant}"
-        files = [folder / f"best-of-{n}-{digest[:12]}.jsonl" for digest in digests]
-        places = zip(runs[variant], files, strict=True)
-        found[name] = [pool(resolved, place, file, n=n) for (_, resolved, place), file in places]
+        found[name] = [pool(resolved, folder, kept, n) for _, resolved, folder in runs[variant]]
     return found
+
+
+def _digest(resolved: Resolved) -> str:
+    """Of everything that a pool's scores depend on."""
+    return resolved.digest_of(*SAMPLED_BY, "reward")
 
 
 def _sft(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from alignkit import Feed, Run
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 GOLD = "gold"
 """The entry of [eval.rewards] that over-optimisation is judged by."""
+GOLD_ALARM = "alarm_gold"
+BATCHES = 5
+"""Batches of a point along training: of single ones, chance would choose the best."""
 FIGURES = {"kl": "kl", "reward": "reward", "gold": "gold_reward"}
 """Key of a row -> figure in metrics.jsonl."""
 
@@ -33,6 +37,7 @@ class Course:
             `reward` and `gold`, means over the batch; without those that the run did not measure.
         start, end: `kl`, `reward` and `gold` of the evaluation, before and after.
         steps: in all.
+        alarm: the `step` of the row that gave the first alarm on gold; None without one.
     """
 
     seed: int
@@ -40,6 +45,7 @@ class Course:
     start: Row
     end: Row
     steps: int
+    alarm: int | None = None
 
     @classmethod
     def read(cls, folder: Path, seed: int) -> Course:
@@ -48,7 +54,11 @@ class Course:
         said = run.stages.get("eval", {})
         rows = rows_of([record for record in run.metrics if record["stage"] == "policy"])
         start, end = (_measured(said.get(name, {})) for name in ("start", "policy"))
-        return cls(seed, rows, start, end, run.stages.get("align", {}).get("steps", 0))
+        # An alarm names the step that comes next.
+        alarms = [
+            alarm["step"] - 1 for alarm in run.alarms if (alarm["stage"], alarm["alarm"]) == ("policy", GOLD_ALARM)
+        ]
+        return cls(seed, rows, start, end, run.stages.get("align", {}).get("steps", 0), min(alarms, default=None))
 
 
 def rows_of(records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -70,6 +80,24 @@ def means_of(rows: Sequence[Row], batches: int) -> list[Row]:
         {**{name: sum(row[name] for row in part) / len(part) for name in part[-1]}, "step": part[-1]["step"]}
         for part in (rows[place : place + batches] for place in range(0, len(rows), batches))
     ]
+
+
+def lost_by_alarm(run: Course, start: float) -> float | None:
+    """The share of gold's gain that a run had lost when gold's alarm was given; None if it was not.
+
+    The gain is the best mean of five batches in a row, less the start; what was left is the mean of the alarm's batch
+    and its two neighbours.
+
+    Args:
+        start: gold at no KL.
+    """
+    rows = [row for row in run.rows if GOLD in row]
+    golds = [row[GOLD] for row in rows]
+    place = next((place for place, row in enumerate(rows) if row["step"] == run.alarm), None)
+    if place is None:
+        return None
+    best = max(fmean(golds[end - BATCHES : end]) for end in range(BATCHES, len(golds) + 1))
+    return round((best - fmean(golds[place - 1 : place + 2])) / (best - start), 4)
 
 
 def tracking(resolved: Resolved) -> tuple[str, ...]:

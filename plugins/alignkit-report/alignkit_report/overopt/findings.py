@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignkit_report.overopt import best_of
-from alignkit_report.overopt.curves import GOLD, Course, means_of
+from alignkit_report.overopt.curves import BATCHES, GOLD, Course, lost_by_alarm, means_of
 from alignkit_report.overopt.fit import fit_best_of, fit_training, is_enough, to_json, verdict
-from alignkit_report.overopt.frontier import BATCHES, frontier
+from alignkit_report.overopt.frontier import frontier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,8 +69,13 @@ def _fitted(runs: Sequence[Course]) -> dict[str, Any] | None:
     ends = [means_of(run.rows[-BATCHES:], BATCHES)[0] for run in runs]
     gains = [end[GOLD] - start for end, start in zip(ends, fit.starts, strict=True)]
     said = verdict(fit, fmean(end["kl"] for end in ends), fmean(gains))
+    lost = [lost_by_alarm(run, start) for run, start in zip(runs, fit.starts, strict=True)]
     each = [
-        {"seed": run.seed, "verdict": verdict(fit, end["kl"], gain)}
-        for run, end, gain in zip(runs, ends, gains, strict=True)
+        {
+            "seed": run.seed,
+            "verdict": verdict(fit, end["kl"], gain),
+            "lost_by_alarm": None if of is None else round(of, 4),
+        }
+        for run, end, gain, of in zip(runs, ends, gains, lost, strict=True)
     ]
     return {**to_json(fit, said), "runs": each}

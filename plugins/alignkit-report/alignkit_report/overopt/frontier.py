@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignkit_report.overopt.curves import means_of
+from alignkit_report.overopt.curves import BATCHES, means_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignkit_report.overopt.curves import Course
 
-BATCHES = 5
-"""Batches of a point along training: of single ones, chance would choose the best."""
 COSTS = {"seconds": "seconds", "tokens": "tokens", "memory": "MiB"}
 """Figure of a variant -> its unit."""
 

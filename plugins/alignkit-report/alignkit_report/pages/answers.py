@@ -55,13 +55,14 @@ def optimised(run_alarms: Iterable[Mapping[str, Any]], before: Mapping[str, Any]
 def preferred(share: Mapping[str, Any], ours: str, theirs: str) -> str:
     """Whose replies are preferred, or why nobody can tell."""
     said = in_percent(share)
+    better = f"{ours}'s replies are better than {theirs}'s"
     if share["n"] < FEW:
-        return f"{plural(share['n'], 'comparison')} are too few to tell whether {ours}\u2019s replies are better than {theirs}\u2019s"
+        return f"{plural(share['n'], 'comparison')} can't tell whether {better}"
     if share["low"] > 0.5:
-        return f"{ours}\u2019s replies are preferred to {theirs}\u2019s in {said}"
+        return f"{ours}'s replies are preferred to {theirs}'s in {said}"
     if share["high"] < 0.5:
-        return f"{ours}\u2019s replies are worse than {theirs}\u2019s: they are preferred in only {said}"
-    return f"{ours}\u2019s replies can\u2019t be told from {theirs}\u2019s: they are preferred in {said}"
+        return f"{ours}'s replies are worse than {theirs}'s: they are preferred in only {said}"
+    return f"It can't be told whether {better}: they are preferred in {said}"
 
 
 def _kl(figures: Mapping[str, Any]) -> str:
@@ -79,7 +80,9 @@ def of_run(
         learns_from: whether the policy was trained on the rewards of its own replies.
     """
     measured = stages.get("eval", {})
-    judge = judge_of(name.partition("/")[2] for name in measured if name.startswith("win_rate/") and name.count("/") == 1)
+    judge = judge_of(
+        name.partition("/")[2] for name in measured if name.startswith("win_rate/") and name.count("/") == 1
+    )
     warned = _warned(len(alarms))
     if not judge:
         return [*_unmeasured(stages), *warned]
@@ -131,8 +134,8 @@ def _first(found: Mapping[str, Any], ranked: Sequence[str]) -> str:
     if share["n"] < FEW or not share["low"] > 0.5:
         return preferred(share, best, "the start")
     highest = "does best" if len(ranked) > 1 and not _unsure(found, ranked) else "rates highest"
-    said = f"replies are preferred to the start\u2019s in {in_percent(share)}"
-    return f"{best} {highest}: its {said}" if len(ranked) > 1 else f"{best}\u2019s {said}"
+    said = f"replies are preferred to the start's in {in_percent(share)}"
+    return f"{best} {highest}: its {said}" if len(ranked) > 1 else f"{best}'s {said}"
 
 
 def _unsure(found: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
@@ -150,7 +153,7 @@ def _apart(found: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
         return [f"It differs from {which} (p \u2264 {SURE} after correction)."]
     if len(unsure) == len(others) > 1:
         return [f"None of the others can be told from it (p > {SURE} after correction)."]
-    return [f"It can\u2019t be told from {listed(unsure)} (p > {SURE} after correction)."]
+    return [f"It can't be told from {listed(unsure)} (p > {SURE} after correction)."]
 
 
 def _shape(found: Mapping[str, Any], best: str) -> str:

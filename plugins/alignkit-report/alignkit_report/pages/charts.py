@@ -64,6 +64,13 @@ def _axis(channel: Any, title: str, axis: Any = None, **scale: Any) -> Callable[
     return lambda field: channel(f"{field}:Q", title=title, scale=alt.Scale(**scale), **settings)
 
 
+def _numbers(form: str) -> Any:
+    """An axis whose numbers are written in a form of d3; empty: as Vega-Lite likes."""
+    import altair as alt
+
+    return alt.Axis(format=form, grid=True) if form else alt.Axis(grid=True)
+
+
 def spread(values: Sequence[float]) -> tuple[float, float]:
     """A scale's ends: those of the values, and some room."""
     low, high = min(values), max(values)
@@ -71,13 +78,16 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def tradeoff(rows: Rows, policies: Policies, titles: tuple[str, str], width: int, runs: Rows = ()) -> Any:
+def tradeoff(
+    rows: Rows, policies: Policies, titles: tuple[str, str], width: int, runs: Rows = (), form: str = ""
+) -> Any:
     """What each policy gains (y) at which price (x), with intervals; the best at each price are joined.
 
     Args:
         rows: `policy`, `x`, `y`, `pareto`, and where known `x_low`, `x_high`, `low`, `high`.
         titles: of the axes.
         runs: `policy`, `x`, `y` of single runs or checkpoints, drawn small.
+        form: of the vertical axis' numbers, in d3's language: `%` for shares.
     """
     import altair as alt
 
@@ -85,7 +95,8 @@ def tradeoff(rows: Rows, policies: Policies, titles: tuple[str, str], width: int
     full = [{**row, **{end: row.get(end, row[end[0] if end[0] == "x" else "y"]) for end in ENDS}} for row in rows]
     xs = spread([0.0, *(row[name] for row in full for name in ("x_low", "x_high")), *(run["x"] for run in runs)])
     ys = spread([row[name] for row in full for name in ("low", "high")] + [run["y"] for run in runs])
-    x, y = _axis(alt.X, titles[0], domain=xs, nice=False), _axis(alt.Y, titles[1], domain=ys, nice=False)
+    x = _axis(alt.X, titles[0], domain=xs, nice=False)
+    y = _axis(alt.Y, titles[1], _numbers(form), domain=ys, nice=False)
     base = alt.Chart(data(full)).encode(color=colour(policies))
     best = alt.Chart(data(sorted((row for row in full if row["pareto"]), key=lambda row: row["x"])))
     layers = [
@@ -116,7 +127,9 @@ def _labels(rows: Rows, ends: tuple[tuple[float, float], tuple[float, float]], s
         length = LABEL_LETTER * len(row["policy"]) + 12
         turned = x + length > size[0]
         start = x - length if turned else x
-        while any(abs(y - other) < LABEL_HEIGHT and start < end and begin < start + length for begin, end, other in placed):
+        while any(
+            abs(y - other) < LABEL_HEIGHT and start < end and begin < start + length for begin, end, other in placed
+        ):
             y += 1
         placed.append((start, start + length, y))
         labels[turned].append({"policy": row["policy"], "px": x, "py": y})
@@ -162,7 +175,9 @@ def shapes_of_gold(rows: Rows, titles: tuple[str, str], width: int, peak: Row | 
     base = alt.Chart(data(rows)).encode(x=x, color=alt.Color("kind:N", legend=None, scale=colours))
     layers = [
         base.mark_area(opacity=0.16).encode(y=y("low"), y2="high:Q"),
-        base.mark_line(strokeWidth=1.8).encode(y=y("y"), strokeDash=alt.StrokeDash("kind:N", legend=None, scale=dashes)),
+        base.mark_line(strokeWidth=1.8).encode(
+            y=y("y"), strokeDash=alt.StrokeDash("kind:N", legend=None, scale=dashes)
+        ),
     ]
     if peak:
         at = alt.Chart(data([peak]))
@@ -172,24 +187,37 @@ def shapes_of_gold(rows: Rows, titles: tuple[str, str], width: int, peak: Row | 
     return alt.layer(*layers).properties(width=width - AXES, height=200)
 
 
-def intervals(rows: Rows, policies: Policies, title: str, width: int, at: float | None = None) -> Any:
+def intervals(rows: Rows, policies: Policies, title: str, width: int, at: float | None = None, form: str = "") -> Any:
     """A figure of each policy as a point with its interval, and a line where there is no difference.
 
     Args:
         rows: `policy`, `value`, `low`, `high`, in order.
+        at: no difference.
+        form: of the numbers, in d3's language: `%` for shares.
     """
     import altair as alt
 
-    y = alt.Y("policy:N", title=None, sort=[row["policy"] for row in rows], axis=alt.Axis(labelColor=INK))
-    base = alt.Chart(data(rows)).encode(y=y, color=colour(policies))
-    x = _axis(alt.X, title, alt.Axis(grid=True), zero=False)
+    base = alt.Chart(data(rows)).encode(y=_names(rows), color=colour(policies))
+    x = _axis(alt.X, title, _numbers(form), zero=False)
     layers = [
         base.mark_rule(strokeWidth=2).encode(x=x("low"), x2="high:Q"),
         base.mark_point(size=85, filled=True, opacity=1).encode(x=x("value"), shape=shape(policies)),
     ]
     if at is not None:
         layers.insert(0, alt.Chart(data([{"at": at}])).mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="at:Q"))
-    return alt.layer(*layers).properties(width=width - 110, height=alt.Step(26))
+    return alt.layer(*layers).properties(width=width - _names_width(rows), height=alt.Step(26))
+
+
+def _names(rows: Rows) -> Any:
+    """The policies below each other, in the order of the rows."""
+    import altair as alt
+
+    return alt.Y("policy:N", title=None, sort=[row["policy"] for row in rows], axis=alt.Axis(labelColor=INK))
+
+
+def _names_width(rows: Rows) -> int:
+    """Pixels that the policies' names take from a drawing's width."""
+    return 24 + round(min(180, max(LABEL_LETTER * len(row["policy"]) for row in rows)))
 
 
 def strips(rows: Rows, policies: Policies, title: str, width: int) -> Any:
@@ -200,14 +228,13 @@ def strips(rows: Rows, policies: Policies, title: str, width: int) -> Any:
     """
     import altair as alt
 
-    y = alt.Y("policy:N", title=None, sort=[row["policy"] for row in rows], axis=alt.Axis(labelColor=INK))
-    x = _axis(alt.X, title, alt.Axis(grid=True), zero=False)
-    base = alt.Chart(data(rows)).encode(y=y, color=colour(policies))
+    x = _axis(alt.X, title, _numbers(""), zero=False)
+    base = alt.Chart(data(rows)).encode(y=_names(rows), color=colour(policies))
     return alt.layer(
         base.mark_rule(strokeWidth=1.2).encode(x=x("p5"), x2="p95:Q"),
         base.mark_bar(height=9, opacity=0.75).encode(x=x("p25"), x2="p75:Q"),
         base.mark_tick(thickness=2.5, size=17, color=INK).encode(x=x("p50"), color=alt.value(INK)),
-    ).properties(width=width - 110, height=alt.Step(26))
+    ).properties(width=width - _names_width(rows), height=alt.Step(26))
 
 
 def histogram(rows: Rows, policies: Policies, title: str, width: int) -> Any:
@@ -237,9 +264,9 @@ def scatter(rows: Rows, policies: Policies, titles: tuple[str, str], width: int)
 
     x, y = (_axis(*one, zero=False) for one in ((alt.X, titles[0]), (alt.Y, titles[1])))
     points = alt.Chart(data(rows)).mark_point(size=14, filled=True, opacity=0.5)
-    return points.encode(
-        x=x("x"), y=y("y"), color=colour(policies), shape=shape(policies)
-    ).properties(width=width - AXES, height=200)
+    return points.encode(x=x("x"), y=y("y"), color=colour(policies), shape=shape(policies)).properties(
+        width=width - AXES, height=200
+    )
 
 
 def calibration(rows: Rows, titles: tuple[str, str], width: int) -> Any:

@@ -32,7 +32,11 @@ Out = Annotated[
 def report(
     source: Source, form: Format = "html", out: Out = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Write a report: the answer in a sentence, then tables, plots and samples on one page that needs no network."""
+    """Write a report: the answer in a sentence, then tables, plots and samples on one page that needs no network.
+
+    Examples:
+        alignkit report runs/first
+    """
     from alignkit_report.pages.formats import FOLDERS, WRITERS
 
     if form not in WRITERS:
@@ -40,7 +44,11 @@ def report(
     document = read_document(source)
     written = WRITERS[form](out or _beside(source, form, folder=form in FOLDERS), document)
     if as_json:
-        found: dict[str, Any] = {"kind": document.kind, "answer": list(document.answer), "written": [*map(str, written)]}
+        found: dict[str, Any] = {
+            "kind": document.kind,
+            "answer": list(document.answer),
+            "written": [*map(str, written)],
+        }
         show(found, as_json=True)
         return
     if not quiet:

@@ -167,7 +167,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report under a heading; one without content is left out."""
+    """A part of the report under a heading; one without content is left out.
+
+    Attributes:
+        legend: policies whose colours its plots don't name.
+    """
 
     title: str
     lead: str = ""
@@ -175,11 +179,11 @@ class Section:
     plots: Sequence[Plot] = ()
     samples: Sequence[Sample] = ()
     listings: Sequence[Listing] = ()
-    legend: bool = False
+    legend: Sequence[str] = ()
 
     @property
     def slug(self) -> str:
-        return "-".join(self.title.lower().replace("\u2019", "").split())
+        return "-".join(self.title.lower().replace("'", "").split())
 
     def __bool__(self) -> bool:
         return any((self.tables, self.plots, self.samples, self.listings))

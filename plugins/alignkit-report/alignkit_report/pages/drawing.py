@@ -25,9 +25,9 @@ AXIS = {
     "titlePadding": 8,
     "tickCount": 5,
     "labelLimit": 180,
+    "labelSeparation": 8,
 }
 CONFIG = {
-    "aria": False,
     "background": None,
     "font": FONT,
     "view": {"stroke": None},
@@ -43,7 +43,9 @@ CONFIG = {
     },
     "text": {"fontSize": 11.5, "color": INK},
 }
-"""Vega-Lite's configuration of every chart. `aria` is off because the figure's own label says what it shows."""
+"""Vega-Lite's configuration of every chart."""
+TOO_MUCH = re.compile(r'(\.\d\d)\d+| (?:role|aria-[a-z]+)="[^"]*"')
+"""Digits that nobody sees, and roles of lines: the figure's own label says what it shows."""
 
 
 def svg(chart: Any) -> str:
@@ -53,7 +55,7 @@ def svg(chart: Any) -> str:
     drawn = vl_convert.vegalite_to_svg(_spec(chart))
     colours = re.compile("|".join(map(re.escape, VARIABLES)), re.IGNORECASE)
     themed = colours.sub(lambda found: VARIABLES[found[0].lower()], drawn[drawn.index("<svg") :])
-    return visible(re.sub(r"(\.\d\d)\d+", r"\1", themed))
+    return visible(TOO_MUCH.sub(r"\1", themed))
 
 
 def png(chart: Any) -> bytes:

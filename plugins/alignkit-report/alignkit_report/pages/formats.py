@@ -85,7 +85,10 @@ def figures_json(document: Document) -> str:
         "title": document.title,
         "answer": list(document.answer),
         "alarms": [{"where": where, "what": what} for where, what in document.alarms],
-        "tables": {table.name: [dict(zip(_titles(table), row, strict=True)) for row in table.rows] for table in tables_of(document)},
+        "tables": {
+            table.name: [dict(zip(_titles(table), row, strict=True)) for row in table.rows]
+            for table in tables_of(document)
+        },
         "samples": [
             {
                 "prompt": sample.prompt,

@@ -56,9 +56,14 @@ def write_html(path: Path, document: Document, *, altair: bool = True) -> Path:
         script_hash=f"sha256-{digest}",
         number=number,
         style_of=style_of,
-        unbroken=lambda text: re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text),
+        typeset=typeset,
         footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.",
     )
+
+
+def typeset(text: str) -> str:
+    """A sentence as printers set it: its apostrophes curved, an interval on one line."""
+    return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text.replace("'", "\u2019"))
 
 
 def _drawn(plot: Plot, *, altair: bool) -> list[tuple[str, str]]:
@@ -77,6 +82,6 @@ def _mark(style: int) -> str:
     colour = f"var(--c{style})"
     dashes = " ".join(map(str, DASHES[style])) if DASHES[style][1] else "none"
     line = f'<path d="M0 5.5h28" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dashes}"/>'
-    return f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
-
-
+    return (
+        f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
+    )

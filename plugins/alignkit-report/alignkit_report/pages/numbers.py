@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MOST_DIGITS = 4
+SMALL = 10
+"""Figures below it have a digit after the point, however wide their interval is."""
 BIGGEST_SECONDS, BIGGEST_MINUTES = 120, 120 * 60
 
 
@@ -27,7 +29,7 @@ def is_number(value: Any) -> bool:
 
 def point(value: Any) -> float:
     """The number itself, without its interval."""
-    return float(value["value"] if isinstance(value, Mapping) else value)
+    return float(value["value"] if isinstance(value, Mapping) else value) + 0.0
 
 
 def digits_of(values: Iterable[Any]) -> int:
@@ -35,7 +37,8 @@ def digits_of(values: Iterable[Any]) -> int:
     found = [value for value in values if is_number(value)]
     halves = [(value["high"] - value["low"]) / 2 for value in found if is_estimate(value)]
     if wide := [half for half in halves if half > 0]:
-        return _bounded(-floor(log10(median(wide))))
+        least = 1 if max(abs(point(value)) for value in found) < SMALL else 0
+        return max(least, _bounded(-floor(log10(median(wide)))))
     if all(point(value) == int(point(value)) for value in found):
         return 0
     return _bounded(2 - floor(log10(max(abs(point(value)) for value in found))))
@@ -60,8 +63,13 @@ def interval(value: Any, digits: int, *, as_percent: bool = False) -> str:
     """`[0.81, 0.87]`; of percents `[81, 87]`. Empty where there is none or it says nothing."""
     if not is_estimate(value) or value["low"] == value["high"]:
         return ""
-    scale = 100 if as_percent else 1
-    return f"[{number(scale * value['low'], digits)}, {number(scale * value['high'], digits)}]"
+    low, high = (100 * end for end in within_0_and_1(value)) if as_percent else (value["low"], value["high"])
+    return f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def within_0_and_1(share: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of a share: what Student's t puts below 0 or above 1 is impossible."""
+    return max(0.0, share["low"]), min(1.0, share["high"])
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ from alignkit_report.pages.document import (
     Section,
     Table,
 )
-from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent
+from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent, within_0_and_1
 from alignkit_report.pages.of_run import column_of, settings
 
 if TYPE_CHECKING:
@@ -33,8 +33,18 @@ if TYPE_CHECKING:
     Runs = Mapping[str, Mapping[int, Run]]
 
 START_NAME = "start"
-COSTS = {"seconds": "seconds of training", "tokens": "tokens trained on", "memory": "peak memory, in MiB", "flops": "FLOPs"}
-NO_FIGURES = ("prompts", *COSTS, "rating", "win_rate", "kl", "words")
+PRICE_LEAD = "Joined: the best at their price; every other policy is beaten by one that costs no more."
+SEEDS_LEAD = "Lines: means over seeds. Bands: lowest to highest seed. A step is one update of the weights."
+COSTS = {
+    "prompts": "prompts learned from",
+    "response_tokens": "tokens of responses",
+    "seconds": "seconds of training",
+    "flops": "TFLOPs",
+    "memory": "peak memory, in MiB",
+}
+PLOTTED = ("response_tokens", "seconds", "flops", "memory")
+TERA = 1e12
+NO_FIGURES = ("prompts", "tokens", "seconds", "memory", "rating", "win_rate", "kl", "words")
 
 
 def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
@@ -58,19 +68,19 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
     samples = _samples(runs)
     first = next((run for of_seeds in runs.values() for run in of_seeds.values()), None)
     judge = found.get("judge", "")
-    lead = f"The first seed\u2019s first reply to each prompt, first where the policies are furthest apart by {judge}."
+    lead = f"The first seed's first reply to each prompt, first where the policies are furthest apart by {judge}."
     sections = (
         Section("Leaderboard", _legend(found), [leaderboard(found, ranked, numbers)] if ranked else ()),
         Section("Who beats whom", _pairs_lead(found), *_pairs(found, ranked, numbers)),
-        Section("What the gain costs", _price_lead(found), plots=_prices(found, ranked, numbers), legend=True),
+        Section("What the gain costs", PRICE_LEAD, _costs(found, ranked, numbers), _prices(found, ranked, numbers)),
         overopt.section(found, numbers),
-        Section("Learning curves", "", plots=series.curves(metrics, numbers, "policy"), legend=True),
-        Section("Single replies", "", plots=replies.distributions(samples, numbers, _rewards(found)), legend=True),
+        Section("Learning curves", SEEDS_LEAD, plots=series.curves(metrics, numbers, "policy"), legend=list(metrics)),
+        _single(samples, numbers, _rewards(found)),
         Section("Samples", lead, samples=replies.side_by_side(samples, judge)),
         reward_model.of_comparison(found.get("reward_models", {}), _agreement(samples, numbers, ranked, judge)),
         Section("Runs that failed", "", [_failed(found)] if found.get("failed") else ()),
-        Section("Settings", "", [_budget(found, ranked)] if ranked else (), listings=settings(first) if first else ()),
-        Section("How to reproduce", "", listings=_reproduce(folder, found, first)),
+        Section("Settings", _budget(found), listings=settings(first) if first else ()),
+        Section("How to reproduce", "", listings=_reproduce(found, first)),
     )
     answer = answers.of_comparison(found, alarms)
     title = folder.resolve().name
@@ -99,6 +109,14 @@ def _samples(runs: Runs) -> dict[str, Sequence[Group]]:
     return {name: groups for name, groups in found.items() if groups}
 
 
+def _single(samples: Mapping[str, Sequence[Group]], numbers: Mapping[str, int], rewards: Sequence[str]) -> Section:
+    """How figures of single replies are distributed; strips name their policies themselves."""
+    overlaid = len(samples) <= replies.OVERLAID
+    lead = "" if overlaid else "Thin line: 90% of replies. Bar: half of them. Tick: the median. Of the first seed."
+    plots = replies.distributions(samples, numbers, rewards)
+    return Section("Single replies", lead, plots=plots, legend=list(samples) if overlaid else ())
+
+
 def _agreement(
     samples: Mapping[str, Sequence[Group]], numbers: Mapping[str, int], ranked: Sequence[str], judge: str
 ) -> list[Plot]:
@@ -122,9 +140,8 @@ def leaderboard(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mappin
         for name, value in {**said, **said.get("measures", {})}.items()
         if is_number(value) and name not in (*NO_FIGURES, *rewards)
     )
-    costs = [name for name in COSTS if any(said.get(name) for said in variants.values())]
-    names = ["rating", "win_rate", *rewards, "kl", "words", *rest, "prompts", *costs]
-    titles = {"win_rate": Column("wins over the start", PERCENT), "memory": Column("MiB", NUMBER)}
+    names = ["rating", "win_rate", *rewards, "kl", "words", *rest]
+    titles = {"win_rate": Column("wins over the start", PERCENT)}
     columns = [Column("policy"), *(titles.get(name, column_of(name)) for name in names)]
 
     def row(said: Mapping[str, Any]) -> list[Any]:
@@ -142,12 +159,12 @@ def _legend(found: Mapping[str, Any]) -> str:
     one = len(found.get("seeds", ())) == 1
     tail = " One seed: the intervals say nothing about other seeds." if one else ""
     rating = f"Rating: Elo points above the start, by {found.get('judge')}."
-    return f"{rating} KL: to the start, in nats per reply. In brackets: 95% intervals.{tail}"
+    return f"{rating} In brackets: 95% intervals.{tail}"
 
 
 def _pairs_lead(found: Mapping[str, Any]) -> str:
     return (
-        f"How often the row\u2019s replies are preferred to the column\u2019s, by {found.get('judge')}. A star: they "
+        f"How often the row's replies are preferred to the column's, by {found.get('judge')}. A star: they "
         f"differ (p \u2264 {SURE} after correction for the number of pairs)."
     )
 
@@ -158,13 +175,13 @@ def _pairs(
     """Every two variants against each other, and each against the start."""
     if not ranked:
         return [], []
-    rows = [{"policy": name, **_ends(found["variants"][name]["win_rate"])} for name in ranked]
+    rows = [{"policy": name, **_share(found["variants"][name]["win_rate"])} for name in ranked]
     policies = {name: numbers[name] for name in ranked}
-    title = "share of replies preferred to the start\u2019s"
+    title = "share of replies preferred to the start's"
     table = Table("wins", [Column("policy"), Column(title, PERCENT)], [[r["policy"], r] for r in rows], numbers)
 
     def draw(width: int) -> Any:
-        return charts.intervals(rows, policies, title, width, at=0.5)
+        return charts.intervals(rows, policies, title, width, at=0.5, form="%")
 
     plots = [Plot("wins", "Wins over the start", "Lines: 95% intervals. Dashed: no difference.", table, draw)]
     if not found.get("pairs"):
@@ -179,12 +196,9 @@ def _pairs(
     return [Table("pairs", [Column(""), *map(Column, ranked)], matrix, numbers)], plots
 
 
-def _ends(estimate: Mapping[str, Any]) -> dict[str, float]:
-    return {end: estimate[end] for end in ("value", "low", "high")}
-
-
-def _price_lead(found: Mapping[str, Any]) -> str:
-    return "Joined: the best at their price; every other policy is beaten by one that costs no more."
+def _share(estimate: Mapping[str, Any]) -> dict[str, float]:
+    low, high = within_0_and_1(estimate)
+    return {"value": estimate["value"], "low": low, "high": high}
 
 
 def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> list[Plot]:
@@ -197,7 +211,8 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         rows = [
             {"policy": name, "x": said["kl"]["value"], "x_low": said["kl"]["low"], "x_high": said["kl"]["high"]}
             | {"y": said[judge]["value"], "low": said[judge]["low"], "high": said[judge]["high"]}
-            for name, said in ((name, variants[name]) for name in ranked)
+            for name, said in [(START_NAME, found.get("start", {})), *((name, variants[name]) for name in ranked)]
+            if judge in said and "kl" in said
         ]
         runs = [
             {"policy": one["variant"], "x": one["kl"], "y": one[judge]}
@@ -207,16 +222,16 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         titles = ("KL to the start, in nats per reply", judge)
         caption = "Lines: 95% intervals." + (" Small: single runs and checkpoints." if runs else "")
         plots.append(_tradeoff(f"{judge.capitalize()} against KL", "frontier", rows, numbers, titles, caption, runs))
-    for unit, title in COSTS.items():
-        costs = {one["variant"]: one["cost"] for one in found.get("cost_frontier", ()) if one.get("unit") == unit}
-        costs = costs or {name: said[unit] for name, said in variants.items() if is_number(said.get(unit))}
-        if len(costs) == len(variants) and any(costs.values()) and len(variants) > 1:
+    for unit in PLOTTED:
+        costs = {name: costs_of(variants[name]).get(unit) for name in ranked}
+        if len(ranked) > 1 and all(costs.values()):
             rows = [
-                {"policy": name, "x": costs[name], **_ends(variants[name]["win_rate"]), "y": variants[name]["win_rate"]["value"]}
-                for name in ranked
+                {"policy": name, "x": costs[name], **share, "y": share["value"]}
+                for name, share in ((name, _share(variants[name]["win_rate"])) for name in ranked)
             ]
-            titles = (title, "share preferred to the start")
-            plots.append(_tradeoff(f"Wins against {title.partition(',')[0]}", f"cost-{unit}", rows, numbers, titles, ""))
+            titles = (COSTS[unit], "share preferred to the start's")
+            heading = f"Wins against {COSTS[unit].partition(',')[0]}"
+            plots.append(_tradeoff(heading, f"cost-{unit}", rows, numbers, titles, "", form="%"))
     return plots
 
 
@@ -228,17 +243,28 @@ def _tradeoff(
     titles: tuple[str, str],
     caption: str,
     runs: Sequence[Mapping[str, Any]] = (),
+    form: str = "",
 ) -> Plot:
     marked = [{**row, "pareto": not any(_beats(other, row) for other in rows)} for row in rows]
     policies = {row["policy"]: numbers[row["policy"]] for row in rows}
     shown = [
-        [row["policy"], row["x"], {"value": row["y"], "low": row["low"], "high": row["high"]}, "yes" if row["pareto"] else ""]
+        [
+            row["policy"],
+            row["x"],
+            {"value": row["y"], "low": row["low"], "high": row["high"]},
+            "yes" if row["pareto"] else "",
+        ]
         for row in marked
     ]
     columns = [Column("policy"), Column(titles[0], NUMBER), Column(titles[1], NUMBER), Column("best at its price")]
     table = Table(name, columns, shown, numbers)
     return Plot(
-        name, heading, caption, table, lambda width: charts.tradeoff(marked, policies, titles, width, runs), wide=name == "frontier"
+        name,
+        heading,
+        caption,
+        table,
+        lambda width: charts.tradeoff(marked, policies, titles, width, runs, form),
+        wide=name == "frontier",
     )
 
 
@@ -268,23 +294,38 @@ def _figures(found: Mapping[str, Any], ranked: Sequence[str]) -> list[KeyFigure]
         if name in best:
             digits = digits_of([best[name]])
             figures.append(KeyFigure(title, number(best[name]["value"], digits), interval(best[name], digits), note))
-    if "seconds" in best:
-        figures.append(KeyFigure("Training", duration(best["seconds"]), "", "per run"))
+    if seconds := costs_of(best).get("seconds"):
+        figures.append(KeyFigure("Training", duration(seconds), "", "per run"))
     return figures
 
 
-def _budget(found: Mapping[str, Any], ranked: Sequence[str]) -> Table:
-    rows = [[name, found["variants"][name].get("prompts"), len(found["variants"][name].get("seeds", ()))] for name in ranked]
-    return Table("budget", [Column("policy"), Column("prompts learned from", NUMBER), Column("seeds", NUMBER)], rows)
+def costs_of(said: Mapping[str, Any]) -> dict[str, float]:
+    """What a variant's alignment has spent, the mean over seeds."""
+    every = {**said, **said.get("spent", {})}
+    costs = {unit: float(every[unit]) for unit in COSTS if is_number(every.get(unit))}
+    return {unit: cost / TERA if unit == "flops" else cost for unit, cost in costs.items()}
 
 
-def _reproduce(folder: Path, found: Mapping[str, Any], first: Run | None) -> list[Listing]:
+def _costs(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> list[Table]:
+    costs = {name: costs_of(found["variants"][name]) for name in ranked}
+    units = [unit for unit in COSTS if any(unit in of for of in costs.values())]
+    columns = [Column("policy"), *(Column(COSTS[unit], NUMBER) for unit in units)]
+    rows = [[name, *(of.get(unit) for unit in units)] for name, of in costs.items()]
+    return [Table("costs", columns, rows, numbers, sortable=True)] if units else []
+
+
+def _budget(found: Mapping[str, Any]) -> str:
+    seeds = f"Each ran with {answers.plural(len(found.get('seeds', ())), 'seed')}"
+    return f"{seeds}, under a budget of {found['budget']}." if found.get("budget") else f"{seeds}, as its recipe says."
+
+
+def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
     if not found.get("variants"):
         return []
     optimizers = dict.fromkeys(name.partition(" ")[0] for name in found["variants"])
     words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(optimizers)]
     words += ["--seeds", str(len(found["seeds"]))]
-    words += ["--budget", f"prompts={found['budget']}"] if found.get("budget") else []
+    words += ["--budget", str(found["budget"])] if found.get("budget") else []
     listings = [Listing("All of it", shlex.join(found["argv"]) if found.get("argv") else " ".join(words))]
     if first:
         recipe = first.path / "recipe.toml"

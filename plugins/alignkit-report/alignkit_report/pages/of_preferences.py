@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit import read_groups
 from alignkit_data import Dataset
+
+from alignkit import read_groups
 from alignkit_report.audit import audit_database
 from alignkit_report.figures import LENGTH_RATIOS, figures
 from alignkit_report.pages import charts
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-PLOTTED = ("Annotators", "Agreement", "Position", "Length")
+WORTH_SAYING = 0.05
+"""By how much length must move the share of wins for the answer to name it."""
 
 
 def document_of(path: Path) -> Document:
     """The report of a file of preferences, with its audit if there is one."""
-    data = Dataset.of_file(path)
+    data = Dataset.of_file(path, {})
     audited = audit_database(path).with_suffix(".jsonl")
     found = figures(data.groups(), (), list(read_groups(audited)) if audited.is_file() else ())
     plots: dict[str, list[Plot]] = {"Position": _position(found), "Length": _length(found), "Agreement": _kappas(found)}
@@ -35,27 +37,27 @@ def document_of(path: Path) -> Document:
         )
         for title, said, head, rows in tables(found)
     ]
-    return Document("preferences", path.name, answer(found, path), sections=sections)
+    return Document("preferences", path.name, answer(found), sections=sections)
 
 
-def answer(found: Mapping[str, Any], path: Path) -> list[str]:
+def answer(found: Mapping[str, Any]) -> list[str]:
     """What the file holds, and what its labels are worth."""
     counts = found["counts"]
-    said = (
-        f"{plural(counts['ordered_pairs'], 'ordered pair')} of replies to {plural(counts['prompts'], 'prompt')}"
-        + (f", and {plural(counts['tied_pairs'], 'tie')}" if counts["tied_pairs"] else "")
+    said = f"{plural(counts['ordered_pairs'], 'ordered pair')} of replies to {plural(counts['prompts'], 'prompt')}" + (
+        f", and {plural(counts['tied_pairs'], 'tie')}" if counts["tied_pairs"] else ""
     )
     longer = (found["length"].get("ranks") or {}).get("longer_wins")
-    if longer and (longer["low"] > 0.5 or longer["high"] < 0.5):
-        which = "longer" if longer["low"] > 0.5 else "shorter"
-        share = longer["value"] if longer["low"] > 0.5 else 1 - longer["value"]
+    if longer and (longer["low"] > 0.5 + WORTH_SAYING or longer["high"] < 0.5 - WORTH_SAYING):
+        which, share = ("longer", longer["value"]) if longer["value"] > 0.5 else ("shorter", 1 - longer["value"])
         said += f"; the {which} reply wins in {share:.0%} of them"
     return [f"{said}.", *found["opening"]]
 
 
 def _position(found: Mapping[str, Any]) -> list[Plot]:
     rows = [
-        {"policy": name, **said["first_wins"]} for name, said in found["position"].items() if said and said["first_wins"]
+        {"policy": name, **said["first_wins"]}
+        for name, said in found["position"].items()
+        if said and said["first_wins"]
     ]
     return _plot("position-of-winners", "How often the reply shown first wins", rows)
 
@@ -67,7 +69,7 @@ def _length(found: Mapping[str, Any]) -> list[Plot]:
     for by, said in found["length"].items():
         shares = zip(names, said["first_wins_by_ratio"] if said else (), strict=False)
         rows = [{"policy": name, **share} for name, share in shares if share]
-        title = f"{by}: how often the first reply wins, by its length over the second\u2019s"
+        title = f"{by}: how often the first reply wins, by its length over the second's"
         plots += _plot(f"length-by-{by}", title, rows)
     return plots
 
@@ -79,10 +81,12 @@ def _kappas(found: Mapping[str, Any]) -> list[Plot]:
         if said["kappa"] is not None and said["kappa_interval"] and None not in said["kappa_interval"]
         for low, high in [said["kappa_interval"]]
     ]
-    return _plot("kappa", "Cohen\u2019s kappa of every two annotators", rows, "kappa", 0.0)
+    return _plot("kappa", "Cohen's kappa of every two annotators", rows, "kappa", 0.0)
 
 
-def _plot(name: str, title: str, rows: list[dict[str, Any]], unit: str = "share of wins", at: float = 0.5) -> list[Plot]:
+def _plot(
+    name: str, title: str, rows: list[dict[str, Any]], unit: str = "share of wins", at: float = 0.5
+) -> list[Plot]:
     if not rows:
         return []
     policies = {row["policy"]: 1 for row in rows}
@@ -90,7 +94,7 @@ def _plot(name: str, title: str, rows: list[dict[str, Any]], unit: str = "share 
     table = Table(name, [Column(""), Column(unit, kind)], [[row["policy"], row] for row in rows])
 
     def draw(width: int) -> Any:
-        return charts.intervals(rows, policies, unit, width, at)
+        return charts.intervals(rows, policies, unit, width, at, "%" if at else "")
 
     slug = "-".join(name.split())
     return [Plot(slug, title, "Lines: 95% intervals. Dashed: no difference." if at else "", table, draw)]

@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.pages import answers, reward_model, series
+from alignkit_report.overopt.findings import of_run
+from alignkit_report.pages import answers, overopt, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
     NUMBER,
@@ -33,6 +34,8 @@ SHORTENED = 4
 """Longest name of an algorithm that is an abbreviation."""
 SHARES = ("finished", "distinct_responses", "distinct_bigrams", "win_rate", "abstained")
 MEASURES = "measures"
+FIRST = ("gold", "reward", "kl", "kl_bound")
+"""The figures that most readers want."""
 TITLES = {"kl": "KL", "kl_bound": "KL, at most", "tokens": "tokens"}
 NOTES = {
     "kl": "KL: to the start, in nats per reply.",
@@ -58,8 +61,9 @@ def document_of(run: Run) -> Document:
     worth = run.summary.get("worth", "")
     sections = (
         Section("Before and after", lead, [_policies(measured, policies, numbers)] if policies else ()),
+        _over_optimisation(run, ours),
         Section("Learning curves", "", plots=_curves(metrics, ours)),
-        Section("Single replies", "", plots=distributions(replies, numbers, rewards), legend=True),
+        Section("Single replies", "", plots=distributions(replies, numbers, rewards), legend=list(replies)),
         Section(
             "Samples",
             f"The first reply to each prompt, first where {judge} disagrees most." if judge else "",
@@ -78,6 +82,14 @@ def document_of(run: Run) -> Document:
         sections,
         numbers if policies else {},
     )
+
+
+def _over_optimisation(run: Run, ours: str) -> Section:
+    """Gold along training, where it was measured."""
+    if not any("gold_reward" in record for record in run.metrics):
+        return Section("Over-optimisation")
+    found = {key: {ours: next(iter(of.values()))} for key, of in of_run(run).items() if of and isinstance(of, dict)}
+    return overopt.section(found, {ours: 1})
 
 
 def names_of(stages: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str, str]:
@@ -118,7 +130,8 @@ def _policies(measured: Mapping[str, Any], policies: Mapping[str, str], numbers:
     of_policy = {
         name: {**_win_rates(measured, source), **figures_of(measured[source])} for name, source in policies.items()
     }
-    names = dict.fromkeys(name for figures in reversed(of_policy.values()) for name in figures)
+    names = dict.fromkeys(f"win_rate by {reward}" for reward in rewards_of(measured))
+    names |= dict.fromkeys(name for figures in of_policy.values() for name in figures)
     columns = [Column("policy"), *(column_of(name) for name in names)]
     rows = [[policy, *(figures.get(name) for name in names)] for policy, figures in of_policy.items()]
     return Table("policies", columns, rows, numbers, sortable=True)
@@ -129,7 +142,7 @@ def figures_of(said: Mapping[str, Any]) -> dict[str, Any]:
     more = said.get(MEASURES, {})
     every = {**said, **(more if isinstance(more, Mapping) else {})}
     known = {name: value for name, value in every.items() if is_number(value)}
-    return dict(sorted(known.items(), key=lambda item: (item[0] not in ("gold", "reward"), item[0] != "gold")))
+    return {name: known[name] for name in (*(name for name in FIRST if name in known), *known)}
 
 
 def _win_rates(measured: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -151,9 +164,7 @@ def _figures(measured: Mapping[str, Any], judge: str, theirs: str) -> list[KeyFi
         return []
     share, before, after = measured[f"win_rate/{judge}"], measured.get("start", {}), measured.get("policy", {})
     found = [
-        KeyFigure(
-            "Preferred", percent(share["value"]), interval(share, 0, as_percent=True), f"to {theirs}, by {judge}"
-        )
+        KeyFigure("Preferred", percent(share["value"]), interval(share, 0, as_percent=True), f"to {theirs}, by {judge}")
     ]
     for name, title, note in (
         *((reward, reward.capitalize(), "") for reward in rewards_of(measured)),

@@ -20,7 +20,7 @@ POINTS, FIT_POINTS = 40, 40
 """Points of a curve along training (each a mean of neighbours), and of a fit."""
 LEAD = (
     "Coloured and solid: gold. Grey and dashed: the learned reward, which was optimised. Dotted: the fit of Gao et al. "
-    "Upright: the fit\u2019s peak, with its 95% interval. Where the learned reward rises and gold falls, the policy "
+    "Upright: the fit's peak, with its 95% interval. Where the learned reward rises and gold falls, the policy "
     "exploits the reward model."
 )
 TITLES = ("root of the KL, in nats", "reward of a reply")
@@ -31,12 +31,12 @@ def section(found: Mapping[str, Any], numbers: Mapping[str, int]) -> Section:
     """Gold and the learned reward of each variant, and the fits; empty where gold was not measured along the way."""
     fits = found.get("fits", {})
     plots = [
-        _plot(name, f"{name}: along training", along_training(points), fits.get(name), numbers.get(name, 1))
+        _plot(f"{name}: along training", along_training(points), fits.get(name), numbers.get(name, 1))
         for name, points in found.get("curves", {}).items()
         if sum("gold" in point for point in points) > 1
     ]
     plots += [
-        _plot(name, f"{name}: along best of n", along_best_of(points), fits.get(name), numbers.get(name, 1))
+        _plot(f"{name}: along best of n", along_best_of(points), fits.get(name), numbers.get(name, 1))
         for name, points in found.get("best_of_n", {}).items()
         if len(points) > 1
     ]
@@ -77,7 +77,7 @@ def gain(fit: Mapping[str, Any], d: float) -> float:
     return float(d * (fit["alpha"] - fit["beta"] * log(d))) if d > 0 else 0.0
 
 
-def _plot(name: str, heading: str, rows: Rows, fit: Mapping[str, Any] | None, number: int) -> Plot:
+def _plot(heading: str, rows: Rows, fit: Mapping[str, Any] | None, number: int) -> Plot:
     furthest = max(row["x"] for row in rows)
     drawn, peak = list(rows), None
     if fit and {"start", "alpha", "beta"} <= fit.keys():

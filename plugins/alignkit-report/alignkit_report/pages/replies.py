@@ -87,11 +87,13 @@ def distributions(policies: ByPolicy, numbers: Mapping[str, int], rewards: Seque
         values = {name: values_of(groups, figure) for name, groups in policies.items()}
         values = {name: row for name, row in values.items() if row and any(row) and numbers.get(name) is not None}
         if values and len({value for row in values.values() for value in row}) > 1:
-            found.append(distribution(figure, values, numbers))
+            found.append(_distribution(figure, values, numbers, overlaid=len(policies) <= OVERLAID))
     return found
 
 
-def distribution(figure: str, values: Mapping[str, Sequence[float]], numbers: Mapping[str, int]) -> Plot:
+def _distribution(
+    figure: str, values: Mapping[str, Sequence[float]], numbers: Mapping[str, int], *, overlaid: bool
+) -> Plot:
     """Histograms over one another for a few policies, else one strip for each."""
     quantiles: list[dict[str, Any]] = [
         {"policy": name, **dict(zip(QUANTILES, map(float, np.quantile(row, [*QUANTILES.values()])), strict=True))}
@@ -103,13 +105,10 @@ def distribution(figure: str, values: Mapping[str, Sequence[float]], numbers: Ma
     table = Table(figure, columns, [list(row.values()) for row in quantiles])
     name = f"distribution-of-{figure}"
     heading = {KL: "KL", WORDS: "Length"}.get(figure, figure.capitalize())
-    if len(values) <= OVERLAID:
+    if overlaid:
         bins = _bins(values)
-        return Plot(
-            name, heading, "", table, lambda width: charts.histogram(bins, policies, title, width)
-        )
-    caption = "Thin line: 90% of replies. Bar: half of them. Tick: the median."
-    return Plot(name, heading, caption, table, lambda width: charts.strips(quantiles, policies, title, width))
+        return Plot(name, heading, "", table, lambda width: charts.histogram(bins, policies, title, width))
+    return Plot(name, heading, "", table, lambda width: charts.strips(quantiles, policies, title, width))
 
 
 def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judge: str) -> list[Plot]:
@@ -133,7 +132,9 @@ def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judg
     titles = (f"{learned} of a reply", f"{judge} of a reply")
     columns = [Column("policy"), Column("rank correlation", NUMBER), Column("replies", NUMBER)]
     table = Table("agreement", columns, shown, known)
-    caption = "A point is a reply. Where replies of high reward have low gold, the policy has found a fault of the model."
+    caption = (
+        "A point is a reply. Where replies of high reward have low gold, the policy has found a fault of the model."
+    )
     heading = f"{judge.capitalize()} against the learned reward"
     return [Plot("agreement", heading, caption, table, lambda width: charts.scatter(rows, known, titles, width))]
 
@@ -149,5 +150,3 @@ def _bins(values: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
         ends = zip(edges.tolist(), [*shares.tolist(), 0.0], strict=True)
         rows += [{"policy": name, "x": x, "share": share} for x, share in ends]
     return rows
-
-

@@ -19,13 +19,13 @@ def of_stage(said: Mapping[str, Any], more: Sequence[Plot] = ()) -> Section:
     """The section of a run's reward stage, with more plots."""
     name = "accuracy" if "accuracy" in said else "agreement_with_ai"
     if name not in said:
-        return Section("Reward model", plots=more, legend=True)
+        return Section("Reward model", plots=more, legend=_names(more))
     lead = (LABELLED if name == "accuracy" else BY_AI).format(on=said.get("on", "prompts of unknown history"))
     columns = [Column(""), Column(name.replace("_ai", " the AI").replace("_", " "), PERCENT)]
     rows = [["reward model", said[name]]]
     rows += [["the shorter reply wins", said["shorter_wins"]]] if "shorter_wins" in said else []
     tables = [Table("reward-model", columns, rows), *_categories(said)]
-    return Section("Reward model", lead, tables, [*_calibration(said), *more], legend=bool(more))
+    return Section("Reward model", lead, tables, [*_calibration(said), *more], legend=_names(more))
 
 
 def of_comparison(models: Mapping[str, Mapping[str, Any]], more: Sequence[Plot]) -> Section:
@@ -36,7 +36,11 @@ def of_comparison(models: Mapping[str, Mapping[str, Any]], more: Sequence[Plot])
     tables += [table for name, said in models.items() for table in _categories(said, name)]
     plots = [plot for name, said in models.items() for plot in _calibration(said, name)]
     lead = LABELLED.format(on="held-out pairs") if tables else ""
-    return Section("Reward model", lead, tables, [*plots, *more], legend=bool(more))
+    return Section("Reward model", lead, tables, [*plots, *more], legend=_names(more))
+
+
+def _names(plots: Sequence[Plot]) -> list[str]:
+    return list(dict.fromkeys(name for plot in plots for name in plot.table.swatches))
 
 
 def _categories(said: Mapping[str, Any], name: str = "") -> list[Table]:

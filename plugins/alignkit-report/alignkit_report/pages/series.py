@@ -73,27 +73,23 @@ def line(seeds: Sequence[Records], stage: str, figure: str) -> list[Point]:
 
 
 def _changes(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points without those that repeat the one before: a figure of rollouts stands at every step that learns from them."""
+    """Points without those that repeat the one before: a figure of rollouts stands at every step on them."""
     ends = (0, len(points) - 1)
     return [point for place, point in enumerate(points) if place in ends or point[1] != points[place - 1][1]]
 
 
-def _plot(
-    name: str, title: str, unit: str, lines: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]
-) -> Plot:
+def _plot(name: str, title: str, unit: str, lines: Mapping[str, Sequence[Point]], numbers: Mapping[str, int]) -> Plot:
     rows = [
         {"policy": policy, "x": x, "y": y, "low": low, "high": high}
         for policy, points in lines.items()
         for x, y, low, high in points
     ]
     policies = {policy: numbers[policy] for policy in lines}
-    seeds = any(row["low"] < row["high"] for row in rows)
-    caption = "Line: mean over seeds. Band: lowest to highest seed." if seeds else ""
     titles = ("step", unit)
     return Plot(
         name,
         title,
-        caption,
+        "",
         _table(name, lines),
         lambda width: charts.curves(rows, policies, titles, width),
         lines=Lines(unit, lines, policies),
