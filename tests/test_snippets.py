@@ -16,17 +16,11 @@ from test_tutorial import DOCS, GUIDES, TRANSLATED, TUTORIAL
 
 PAGES = [*ALL_PAGES, ROOT / "examples/hardware/README.md"]
 DATA = ROOT / "plugins/alignkit-data/README.md"
-RUN = {
-    ROOT / "README.md",
-    TUTORIAL,
-    DATA,
-    test_python_docs.PAGE,
-    test_examples_audit.PAGE,
-    test_examples_label.PAGE,
-    *(DOCS / "how-to" / f"{name}.md" for name in GUIDES),
-    *(translation for _, translation in TRANSLATED),
-}
-"""Pages that a test types or runs from the first block to the last; a translation has the blocks of its original."""
+TYPED = {TUTORIAL, *(DOCS / "how-to" / f"{name}.md" for name in GUIDES), *(other for _, other in TRANSLATED)}
+"""Pages that test_tutorial.py types from the first block to the last; a translation has the blocks of its original. A
+block of Python is a file there, which its first line names."""
+RUN = {ROOT / "README.md", DATA, test_python_docs.PAGE, test_examples_audit.PAGE, test_examples_label.PAGE, *TYPED}
+"""Pages whose blocks a test runs."""
 RESOLVED = {path for path in PAGES if path.parent.parent.name == "plugins"}
 """Pages whose commands test_readme.py resolves against the recipe of the demo."""
 BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n+)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -63,7 +57,8 @@ def faults(page: Path) -> list[str]:
         excused = block.reason or block.comment.startswith("from: ")
         if block.language in RUNNABLE and not excused:
             resolved = page in RESOLVED and block.language == "console"
-            found += [] if page in RUN or resolved else [f"nothing runs: {first}"]
+            nameless = page in TYPED and block.language == "python" and not re.fullmatch(r"# \w+\.py", first)
+            found += [] if (page in RUN or resolved) and not nameless else [f"nothing runs: {first}"]
         elif block.language not in (*RUNNABLE, *CHECKED, ""):
             found.append(f"```{block.language} is unknown: {first}")
         elif block.language in ("text", "") and COMMAND.search(block.text):
