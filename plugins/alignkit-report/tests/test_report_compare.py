@@ -334,7 +334,7 @@ TELLS_ITS_NODE = """
 import os
 from pathlib import Path
 
-if node := os.environ.get("RAY_NODE_ID", ""):
+if node := os.environ.get("RAY_RAYLET_PID", ""):
     Path(__file__).with_name(f"node-{node}").touch()
 """
 
