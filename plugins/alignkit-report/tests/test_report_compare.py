@@ -334,7 +334,8 @@ TELLS_ITS_NODE = """
 import os
 from pathlib import Path
 
-Path(__file__).with_name(f"node-{os.environ['RAY_NODE_ID']}").touch()
+if node := os.environ.get("RAY_RAYLET_PID", ""):
+    Path(__file__).with_name(f"node-{node}").touch()
 """
 
 
