@@ -277,6 +277,7 @@ def check_measures(found: dict[str, Any], run: Path) -> None:
     assert found["changes"]["grpo"].keys() >= names | {"gold"}
     measures, own = found["variants"]["dpo"]["measures"], Run.open(run).stages["eval"]["policy"]["measures"]
     assert measures["perplexity"]["n"] == 2
+    assert measures["win_rate/gold"] == found["variants"]["dpo"]["win_rate"]
     for name in ("entropy", "kl_sampled", "perplexity", "distinct_words", "self_bleu"):
         assert measures[name]["value"] == pytest.approx(own[name]["value"], abs=2e-4)
     assert own["kl_sampled"]["n"] == 12

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SHORTENED = 4
 """Longest name of an algorithm that is an abbreviation."""
-SHARES = ("finished", "distinct_responses", "distinct_bigrams", "win_rate", "abstained")
+SHARES = ("finished", "cut_off", "distinct_", "repetition", "self_bleu", "pass@", "win_rate", "abstained")
 MEASURES = "measures"
 FIRST = ("gold", "reward", "kl", "kl_bound")
 """The figures that most readers want."""
@@ -40,8 +40,15 @@ TITLES = {"kl": "KL", "kl_bound": "KL, at most", "tokens": "tokens"}
 NOTES = {
     "kl": "KL: to the start, in nats per reply.",
     "kl_bound": "KL, at most: of best of n, an upper bound.",
+    "kl_sampled": "KL sampled: estimated from the replies alone.",
+    "entropy": "entropy: how undecided the policy is about the next token, in nats.",
     "finished": "finished: share of replies that end before the limit.",
-    "distinct_bigrams": "distinct bigrams: share of pairs of words that are different.",
+    "cut_off": "cut off: share of replies that the limit ended.",
+    "distinct_words": "distinct words: different words over all, in all replies.",
+    "distinct_bigrams": "distinct bigrams: the same of neighbouring words.",
+    "self_bleu": "self BLEU: how much of a reply stands in the others.",
+    "repetition": "repetition: share of runs of four words that stand in the reply before.",
+    "perplexity": "perplexity: of the texts in eval.texts.",
 }
 
 
