@@ -66,7 +66,8 @@ def cut(text: str) -> str:
 
 def within(samples: Sequence[Sample]) -> list[Sample]:
     """The first samples that a page has room for."""
-    found, room = [], MOST_CHARACTERS
+    found: list[Sample] = []
+    room = MOST_CHARACTERS
     for sample in samples[:MOST_SAMPLES]:
         room -= len(sample.prompt) + sum(len(reply.text) for reply in sample.replies)
         if room < 0 and found:
