@@ -106,7 +106,7 @@ def judging(file: Path) -> dict[str, Any]:
 
 
 def test_texts_without_an_answer_to_be_surprised_by(tmp_path: Path, policy: dict[str, Any]) -> None:
-    pairs, texts = written(tmp_path / "a.jsonl", CHAT_PAIR), written(tmp_path / "b.jsonl", GOOD, ASKED)
+    pairs, texts = written(tmp_path / "a.jsonl", CHAT_PAIR), written(tmp_path / "b.jsonl", ASKED, GOOD)
     tables = {
         **policy,
         "preferences": dataset(pairs),
@@ -114,7 +114,7 @@ def test_texts_without_an_answer_to_be_surprised_by(tmp_path: Path, policy: dict
         "eval": {"texts": dataset(texts)},
     }
     error = refused(tmp_path, tables)
-    assert (error.where, error.what) == (f"{texts}:2", "a prompt without an answer to learn")
+    assert (error.where, error.what) == (f"{texts}:1", "a prompt without an answer to learn")
 
 
 @pytest.mark.parametrize("wrong", [SYSTEM_PAIR, {**CHAT_PAIR, "chosen": None}, {"prompt": "Hi?", "chosen": "Yes."}])
