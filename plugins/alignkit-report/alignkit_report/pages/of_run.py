@@ -187,9 +187,11 @@ def settings(run: Run) -> list[Listing]:
     versions = state_of(run).get("versions", {})
     python = state_of(run).get("python")
     known = ([f"python {python}"] if python else []) + [f"{name} {version}" for name, version in versions.items()]
+    listings = [Listing("Versions", "\n".join(known))] if known else []
     path = run.path / "recipe.toml"
-    recipe = [Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True)]
-    return [*([Listing("Versions", "\n".join(known))] if known else []), *(recipe if path.is_file() else [])]
+    if path.is_file():
+        listings.append(Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True))
+    return listings
 
 
 def _reproduce(run: Run) -> list[Listing]:
