@@ -38,7 +38,7 @@ TRANSLATED = [
 GUIDES = [
     "choose-an-algorithm", "your-own-preferences", "your-own-reward", "ai-labels", "gpu", "lora", "qlora",
     "several-gpus", "vllm", "resume", "sweep-options", "evaluate", "from-trl", "from-openrlhf", "from-llama-factory",
-    "scale",
+    "scale", "plugins",
 ]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"^<!-- not run: [^\n]+ -->\n```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
