@@ -8,7 +8,6 @@ import tomllib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.overopt.findings import of_run
 from alignkit_report.pages import answers, overopt, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
@@ -78,6 +77,8 @@ def _over_optimisation(run: Run, ours: str) -> Section:
     """Gold along training, where it was measured."""
     if not any("gold_reward" in record for record in run.metrics):
         return Section("Over-optimisation")
+    from alignkit_report.overopt.findings import of_run  # imports statsmodels
+
     found = {key: {ours: next(iter(of.values()))} for key, of in of_run(run).items() if of and isinstance(of, dict)}
     return overopt.section(found, {ours: 1})
 
