@@ -166,7 +166,7 @@ def test_a_page_is_small_and_every_section_is_there(path: Path, opened: Opened) 
 
 
 def test_the_leaderboard_is_sorted_by_keyboard_and_mouse(opened: Opened) -> None:
-    table = "#leaderboard table.sortable"
+    table = "table[data-name=leaderboard]"
     assert opened.column(table, 0) == ["ppo beta=0.1", "dpo", "kto", "start"]
     kl = opened.page.locator(f"{table} th", has_text="KL")
     kl.locator("button").click()

@@ -21,7 +21,16 @@ from alignkit_report.pages.document import (
     Section,
     Table,
 )
-from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent, within_0_and_1
+from alignkit_report.pages.numbers import (
+    digits_of,
+    duration,
+    interval,
+    is_estimate,
+    is_number,
+    number,
+    percent,
+    within_0_and_1,
+)
 from alignkit_report.pages.of_run import settings
 from alignkit_report.pages.policies import figures_of, tables
 
@@ -45,8 +54,6 @@ COSTS = {
 }
 PLOTTED = ("response_tokens", "seconds", "flops", "memory")
 TERA = 1e12
-NO_FIGURES = ("prompts", "seconds", "memory")
-"""Numbers of a variant that are costs."""
 
 
 def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
@@ -137,9 +144,7 @@ def leaderboard(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mappin
     variants, same = found["variants"], f"win_rate_same_length/{found['judge']}"
     rows = {name: figures_of(variants[name]) for name in ranked}
     rows |= {START_NAME: figures_of(found["start"])} if found.get("start") else {}
-    shown = {
-        name: {figure: value for figure, value in of.items() if figure not in NO_FIGURES} for name, of in rows.items()
-    }
+    shown = {name: {figure: value for figure, value in of.items() if is_estimate(value)} for name, of in rows.items()}
     return tables("leaderboard", shown, ["rating", "win_rate", same, *_rewards(found), "kl", "words"], numbers)
 
 

@@ -8,7 +8,6 @@ import tomllib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.overopt.findings import of_run
 from alignkit_report.pages import answers, overopt, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
@@ -78,6 +77,8 @@ def _over_optimisation(run: Run, ours: str) -> Section:
     """Gold along training, where it was measured."""
     if not any("gold_reward" in record for record in run.metrics):
         return Section("Over-optimisation")
+    from alignkit_report.overopt.findings import of_run  # imports statsmodels
+
     found = {key: {ours: next(iter(of.values()))} for key, of in of_run(run).items() if of and isinstance(of, dict)}
     return overopt.section(found, {ours: 1})
 
@@ -187,9 +188,11 @@ def settings(run: Run) -> list[Listing]:
     versions = state_of(run).get("versions", {})
     python = state_of(run).get("python")
     known = ([f"python {python}"] if python else []) + [f"{name} {version}" for name, version in versions.items()]
+    listings = [Listing("Versions", "\n".join(known))] if known else []
     path = run.path / "recipe.toml"
-    recipe = [Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True)]
-    return [*([Listing("Versions", "\n".join(known))] if known else []), *(recipe if path.is_file() else [])]
+    if path.is_file():
+        listings.append(Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True))
+    return listings
 
 
 def _reproduce(run: Run) -> list[Listing]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from alignkit.commands import SAMPLE_FIGURES
 from alignkit_report.pages import charts
@@ -114,6 +113,8 @@ def _distribution(
 
 def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judge: str) -> list[Plot]:
     """The learned reward of single replies against the judge's; none where there is only one of them."""
+    from scipy.stats import spearmanr
+
     rows: list[dict[str, Any]] = []
     shown: list[list[Any]] = []
     for name, groups in policies.items():
