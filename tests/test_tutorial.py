@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from demo_files import FEW_REWARD_STEPS, FEW_STEPS
+from demo_files import FEW_STEPS
 from walkthrough import Walk
 
 from alignkit.algorithms import ResponseLogprobs
@@ -45,7 +45,7 @@ NOT_RUN = re.compile(r"^<!-- not run: [^\n]+ -->\n```\w+\n.*?^```$", re.DOTALL |
 FACTS = re.compile(r"arXiv:[\d.]+\d|`[^`\n]+`")
 """What a translation leaves as it is."""
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-\d)?")
-FEW = " ".join(f"-o {option}" for option in (*FEW_STEPS, *FEW_REWARD_STEPS))
+FEW = " ".join(f"-o {option}" for option in FEW_STEPS)
 
 
 def read(path: Path) -> str:
