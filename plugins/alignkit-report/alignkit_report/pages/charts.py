@@ -25,11 +25,12 @@ SPARE = 0.06
 """Share of a range that is left free on both sides."""
 
 
-def data(rows: Rows) -> alt.Data:
+def data(rows: Rows) -> Any:
     """Rows as a chart takes them."""
     import altair as alt
 
-    return alt.Data(values=[dict(row) for row in rows])
+    make: Any = alt.Data
+    return make(values=[dict(row) for row in rows])
 
 
 def colour(policies: Policies) -> alt.Color:

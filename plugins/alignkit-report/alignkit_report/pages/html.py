@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -15,11 +16,12 @@ from alignkit_report.pages.colours import DASHES, PALETTE, SHAPES, style_of
 from alignkit_report.pages.numbers import number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from alignkit_report.pages.document import Document, Plot
 
-    Drawings = dict[str, list[tuple[str, str]]]
+    Draw = Callable[[Plot], list[tuple[str, str]]]
 
 MARKS = {
     "circle": '<circle cx="14" cy="5.5" r="4"/>',
@@ -33,18 +35,26 @@ MARKS = {
 }
 
 
-def write_html(path: Path, document: Document, *, altair: bool = True) -> Path:
-    """Writes the page.
+def write_html(path: Path, document: Document) -> Path:
+    """Writes the page, which takes seconds because of its plots."""
+    return _write(path, document, _drawn)
 
-    Args:
-        altair: whether all plots are drawn, which takes seconds; else only learning curves are.
-    """
+
+def write_quick_html(path: Path, document: Document) -> Path:
+    """Writes the page with learning curves alone."""
+    sections = [replace(section, plots=[plot for plot in section.plots if plot.lines]) for section in document.sections]
+    quick = replace(document, sections=sections)
+    hint = f" `alignkit report` with this {document.kind} writes it with all plots."
+    return _write(path, quick, lambda plot: [("", plain.curves(plot.lines))] if plot.lines else [], hint)
+
+
+def _write(path: Path, document: Document, draw: Draw, hint: str = "") -> Path:
     from markupsafe import Markup
 
     script = "".join((TEMPLATES / "report.js").read_text(encoding="utf-8"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
     plots = [plot for section in document.parts for plot in section.plots]
-    drawings = {plot.name: _drawn(plot, altair=altair) for plot in plots}
+    drawings = {plot.name: draw(plot) for plot in plots}
     return write_page(
         path,
         TEMPLATES / "report.html",
@@ -57,7 +67,7 @@ def write_html(path: Path, document: Document, *, altair: bool = True) -> Path:
         number=number,
         style_of=style_of,
         typeset=typeset,
-        footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.",
+        footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.{hint}",
     )
 
 
@@ -66,12 +76,10 @@ def typeset(text: str) -> str:
     return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text.replace("'", "\u2019"))
 
 
-def _drawn(plot: Plot, *, altair: bool) -> list[tuple[str, str]]:
+def _drawn(plot: Plot) -> list[tuple[str, str]]:
     """The drawings of a plot: (class, SVG); a wide one is drawn for narrow screens too."""
     from alignkit_report.pages.drawing import svg
 
-    if not altair:
-        return [("", plain.curves(plot.lines))] if plot.lines else []
     if plot.wide:
         return [("wide-drawing", svg(plot.draw(WIDE))), ("narrow", svg(plot.draw(NARROW)))]
     return [("", svg(plot.draw(NARROW)))]
