@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,25 @@ def started(
     return [process.wait(timeout=300) for process in processes_of(words, processes)]
 
 
+def killed(folder: Path, processes: int, case: str, steps: Sequence[int]) -> list[int]:
+    """Has all processes killed in each of the steps, resumes after each, and goes on to the end; returns exit codes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    moments = [f"{step}:{port}" for step, port in zip((*steps, 0), free_ports(len(steps) + 1), strict=True)]
+    words = [sys.executable, __file__, "again", str(folder), case, *moments]
+    return [process.wait(timeout=600) for process in processes_of(words, processes)]
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 def processes_of(words: Sequence[str], count: int, **more: Any) -> list[subprocess.Popen[bytes]]:
     """Starts a command in processes that find each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     common |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return [
@@ -212,5 +227,20 @@ def main(folder: str, last: str, resume: str, shard: str, *cases: str) -> None:
         torch.save(found, Path(folder) / f"{case}-{process_index()}.pt")
 
 
+def again_and_again(folder: str, case: str, *moments: str) -> None:
+    """For each step:port a process that resumes, and kills itself in that step (0: never). All are forked from this
+    one, which has imported everything."""
+    for moment in moments:
+        step, port = moment.split(":")
+        child = os.fork()
+        if child == 0:
+            os.environ["MASTER_PORT"] = port
+            main(folder, step, "1", "0", case)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != (0 if step == "0" else -signal.SIGKILL):
+            raise SystemExit(f"step {step} ended with {code}")
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    again_and_again(*sys.argv[2:]) if sys.argv[1] == "again" else main(*sys.argv[1:])
