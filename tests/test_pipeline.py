@@ -282,7 +282,7 @@ def test_a_run_leaves_its_files_and_holds_out_the_evaluation_prompts(tmp_path: P
     assert {record["stage"] for record in records} == {"sft", "policy"}
     assert TinyPolicy(TinyOptions(model=str(out / "policy")))
     page = (out / "report.html").read_text()
-    assert "win rate by reward" in page
+    assert "wins over the start by reward" in page
     assert "polyline" in page
     assert (out / "preferences.jsonl").exists() == (optimizer == "margin")
 

@@ -21,6 +21,7 @@ from python_material import PAIRS, SIGNALS, Tables, dpo_tables, letters, online_
 import alignkit
 from alignkit import Group, InputError, Interrupted, PluginError, Run, cli
 from alignkit.records import read_groups, write_groups
+from alignkit.runs.results import from_reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +110,7 @@ def test_installed_distributions_report_on_a_run(dpo: Run, tmp_path: Path, monke
     assert dpo.write_reports() == ", ".join([str(dpo.path / "page of preferences and align and eval")] * 2)
     with pytest.raises(PluginError, match="report a: KeyError: 'colour'"):
         dpo._repr_html_()
+    assert from_reports("measures", [], {}, ()) == []
     points.clear()
     assert (dpo.write_reports(), dpo._repr_html_()) == ("", None)
 

@@ -16,17 +16,12 @@ from test_tutorial import DOCS, GUIDES, TRANSLATED, TUTORIAL
 
 PAGES = [*ALL_PAGES, ROOT / "examples/hardware/README.md"]
 DATA = ROOT / "plugins/alignkit-data/README.md"
-RUN = {
-    ROOT / "README.md",
-    TUTORIAL,
-    DATA,
-    test_python_docs.PAGE,
-    test_examples_audit.PAGE,
-    test_examples_label.PAGE,
-    *(DOCS / "how-to" / f"{name}.md" for name in GUIDES),
-    *(translation for _, translation in TRANSLATED),
-}
-"""Pages that a test types or runs from the first block to the last; a translation has the blocks of its original."""
+TRANSLATIONS = {other: page for page, other in TRANSLATED}
+TYPED = {TUTORIAL, *(DOCS / "how-to" / f"{name}.md" for name in GUIDES)}
+"""Pages that test_tutorial.py types from the first block to the last. Its blocks of Python are files, named in their
+first lines."""
+RUN = {ROOT / "README.md", DATA, test_python_docs.PAGE, test_examples_audit.PAGE, test_examples_label.PAGE, *TYPED}
+"""Pages whose blocks a test runs; a translation has the blocks of its original."""
 RESOLVED = {path for path in PAGES if path.parent.parent.name == "plugins"}
 """Pages whose commands test_readme.py resolves against the recipe of the demo."""
 BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n+)?```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -50,20 +45,21 @@ class Block:
         return self.comment.partition("not run: ")[2]
 
 
-def blocks(page: Path) -> list[Block]:
-    return [Block(*found) for found in BLOCK.findall(page.read_text(encoding="utf-8"))]
+def blocks(text: str) -> list[Block]:
+    return [Block(*found) for found in BLOCK.findall(text)]
 
 
 def faults(page: Path) -> list[str]:
     """Blocks that nothing runs and that don't say why."""
-    text = page.read_text(encoding="utf-8")
+    text, page = page.read_text(encoding="utf-8"), TRANSLATIONS.get(page, page)
     found = []
-    for block in blocks(page):
+    for block in blocks(text):
         first = block.text.partition("\n")[0]
         excused = block.reason or block.comment.startswith("from: ")
         if block.language in RUNNABLE and not excused:
             resolved = page in RESOLVED and block.language == "console"
-            found += [] if page in RUN or resolved else [f"nothing runs: {first}"]
+            nameless = page in TYPED and block.language == "python" and not re.fullmatch(r"# \w+\.py", first)
+            found += [] if (page in RUN or resolved) and not nameless else [f"nothing runs: {first}"]
         elif block.language not in (*RUNNABLE, *CHECKED, ""):
             found.append(f"```{block.language} is unknown: {first}")
         elif block.language in ("text", "") and COMMAND.search(block.text):

@@ -14,9 +14,6 @@ from ..runs.dry import (
     size_text as size_text,
 )
 from ..runs.evaluation import (
-    SAMPLE_FIGURES as SAMPLE_FIGURES,
-)
-from ..runs.evaluation import (
     Estimate as Estimate,
 )
 from ..runs.evaluation import (
@@ -39,6 +36,9 @@ from ..runs.reporting import (
 )
 from ..runs.reporting import (
     make_reporter as make_reporter,
+)
+from ..runs.results import (
+    SAMPLE_FIGURES as SAMPLE_FIGURES,
 )
 from ..runs.run import (
     run_recipe as run_recipe,

@@ -17,6 +17,7 @@ from alignkit.algorithms.passes import each_piece, policy_logprobs
 from alignkit.errors import StoppedByCheck
 from alignkit.interfaces import SCORING_TOKENS, Policy, RewardSource
 from alignkit.ops.rollouts import highest_of_groups
+from alignkit.runs.results import SAMPLE_FIGURES
 from alignkit.training.scores import checked_scores
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     Rows = Sequence[Sequence[float | None]]
 
 RESAMPLES = 1000
-SAMPLE_FIGURES = "figures"
-"""Key, in the meta of stored samples, of the KL and the rewards of each response."""
 MEASURES = "measures"
 """Key, among a policy's figures, of those beside its rewards, KL and length."""
 KL_TOKENS = 2048

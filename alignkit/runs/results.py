@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 EVENTS = frozenset({"alarm", "planned", "samples"})
 """Keys of records in metrics.jsonl that hold no figures of a step."""
 
+SAMPLE_FIGURES = "figures"
+"""Key, in the meta of stored samples, of the KL and the rewards of each response."""
+
 
 class Run:
     """A run directory. `alignkit.run` returns one, `Run.open` opens an existing one.

@@ -93,7 +93,11 @@ def algorithm_pages() -> dict[str, str]:
 @cache
 def _algorithms() -> tuple[Described, ...]:
     """All of them, by what they learn from; TRL's last."""
-    loaded = [Described(plugin, plugin.load(), plugin_text(plugin.config)) for plugin in own_plugins("optimizer")]
+    loaded = []
+    for plugin in own_plugins("optimizer"):
+        target = plugin.load()
+        assert issubclass(target, Algorithm)
+        loaded.append(Described(plugin, target, plugin_text(plugin.config)))
     ordered = [one for feed in FEEDS for one in loaded if one.target.consumes is feed]
     return tuple(sorted(ordered, key=lambda one: one.plugin.distribution == "alignkit-trl"))
 

@@ -131,7 +131,9 @@ def _entry(place: str, by_place: Mapping[str, Path]) -> dict[str, Any]:
 
 def _title(page: Path) -> str:
     """The heading of a page."""
-    return re.findall(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)[0].replace("`", "")
+    found = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"{page} has no heading"
+    return found[1].replace("`", "")
 
 
 def project(language: str, settings: Mapping[str, Any], pages: Sequence[Any], *, several: bool) -> dict[str, Any]:

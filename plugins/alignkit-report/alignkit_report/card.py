@@ -149,7 +149,7 @@ def _limits(run: Run, figures: Mapping[str, Any], tables: Mapping[str, Any]) -> 
 
 def _data(run: Run, folder: str) -> list[Sequence[str]]:
     files = [run.path / name for name in ("demonstrations.jsonl", *DATA[folder])]
-    rows = []
+    rows: list[Sequence[str]] = []
     for file in dict.fromkeys(files):
         if file.exists():
             content = file.read_bytes()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignkit_report.page import TEMPLATES, render
-from alignkit_report.pages.html import write_html
+from alignkit_report.pages.html import write_quick_html
 from alignkit_report.pages.of_run import document_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def write_report(run: Run) -> Path:
     """Writes `report.html` into the run's directory, from its files and the summaries of its stages."""
-    return write_html(run.path / "report.html", document_of(run), altair=False)
+    return write_quick_html(run.path / "report.html", document_of(run))
 
 
 def notebook_html(run: Run) -> str:

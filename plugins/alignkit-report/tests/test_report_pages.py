@@ -9,11 +9,22 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_report.pages import answers, numbers, of_comparison, overopt, plain, reward_model, series
+from alignkit_report.pages import (
+    answers,
+    charts,
+    colours,
+    drawing,
+    numbers,
+    of_comparison,
+    overopt,
+    plain,
+    reward_model,
+    series,
+)
 from alignkit_report.pages.command import read_document, report
 from alignkit_report.pages.document import NUMBER, PERCENT, Column, Document, Section, Table
 from alignkit_report.pages.formats import FOLDERS, WRITERS, markdown, table_csv
-from alignkit_report.pages.html import write_html
+from alignkit_report.pages.html import write_quick_html
 from alignkit_report.pages.replies import within
 
 from alignkit import Group, InputError, Prompt, cli, write_groups
@@ -211,18 +222,28 @@ def test_what_is_not_known_has_no_heading(tmp_path: Path) -> None:
 def test_the_leaderboard_has_every_figure_and_the_best_first(tmp_path: Path) -> None:
     found = comparison()
     found["variants"]["ppo"]["measures"] = {"self_bleu": estimate(0.4, 0.3, 0.5)}
-    table = document(found, tmp_path).parts[0].tables[0]
-    assert [column.title for column in table.columns][:7] == [
-        *("policy", "rating", "wins over the start", "gold", "reward", "KL", "words"),
+    found["variants"]["ppo"]["measures"] |= {"win_rate_same_length/gold": estimate(0.7, 0.6, 0.8)}
+    table, more = document(found, tmp_path).parts[0].tables
+    assert [column.title for column in table.columns] == [
+        *(
+            "policy",
+            "rating",
+            "wins over the start",
+            "wins at the same length by gold",
+            "gold",
+            "reward",
+            "KL",
+            "words",
+        ),
     ]
-    assert "self bleu" in [column.title for column in table.columns]
+    assert ([column.title for column in more.columns], more.cells()[0][1].text) == (["policy", "self-BLEU"], "40%")
     assert [row[0] for row in table.rows] == ["ppo", "dpo", "start"]
     cells = table.cells()
     assert [(cells[0][place].text, cells[0][place].interval) for place in (1, 2)] == [
         ("300", "[280, 320]"),
         ("85%", "[81, 87]"),
     ]
-    assert cells[2][4].text == "0.0"
+    assert cells[2][5].text == "0.0"
 
 
 def test_the_frontier_is_what_nothing_cheaper_beats(tmp_path: Path) -> None:
@@ -240,8 +261,23 @@ def test_costs_and_the_command_are_said(tmp_path: Path) -> None:
         *("policy", "prompts learned from", "seconds of training", "TFLOPs", "peak memory, in MiB"),
     ]
     assert [cell.text for cell in costs.cells()[0]] == ["ppo", "1,440", "90", "250", "700"]
+    assert [plot.name for plot in sections["What the gain costs"].plots] == ["frontier"], "all cost the same"
     typed = sections["How to reproduce"].listings[0].text
     assert typed == "alignkit compare RECIPE --optimizers dpo,ppo --seeds 3 --budget prompts=1440"
+
+
+def test_a_cost_is_plotted_where_policies_differ_in_it(tmp_path: Path) -> None:
+    found = comparison()
+    found["variants"]["ppo"] |= {"seconds": 120.0, "memory": 800}
+    names = [plot.name for section in document(found, tmp_path).parts for plot in section.plots]
+    assert names == ["wins", "frontier", "cost-seconds"]
+
+
+def test_sixty_four_policies_look_different() -> None:
+    looks = [(colours.colour_of(number), colours.mark_of(number)) for number in range(65)]
+    assert looks[0] == (0, 0)
+    assert len(set(looks)) == 65
+    assert looks[1:9] == [(place, place) for place in range(1, 9)]
 
 
 def test_the_laws_of_gao() -> None:
@@ -286,8 +322,9 @@ def hostile(folder: Path) -> Path:
 
 
 def test_nothing_in_a_page_is_markup_and_nothing_is_loaded(tmp_path: Path) -> None:
-    page = write_html(tmp_path / "page.html", read_document(hostile(tmp_path / "<run>")), altair=False).read_text()
+    page = write_quick_html(tmp_path / "page.html", read_document(hostile(tmp_path / "<run>"))).read_text()
     assert not re.search("<img|<i>|<run>|\u202e|https?://(?!www.w3.org)", page)
+    assert "Single replies" not in page, "its plots need Altair"
     assert page.count("&lt;img src=x onerror=alert(1)&gt;\\u202e") > 60
     assert "script-src &#39;sha256-" in page or "script-src 'sha256-" in page
 
@@ -370,6 +407,36 @@ def test_the_command_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cli.run(["report", str(run), "--format", "json", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["written"] == [str(run / "report.json")]
     assert cli.run(["report", str(tmp_path), "--quiet"]) == 2
+
+
+def test_names_of_points_that_are_close_don_t_overlap() -> None:
+    rows = [{"policy": name, "x": 1.0 + far, "y": 1.0, "pareto": True} for name, far in (("a", 0), ("b", 0), ("c", 9))]
+    drawn = json.dumps(charts.tradeoff(rows, {"a": 1, "b": 2, "c": 3}, ("x", "y"), charts.NARROW).to_dict())
+    heights = sorted(float(y) for y in re.findall(r'"py": ([\d.]+)', drawn))
+    assert [round(one - heights[0]) for one in heights] == [0, 0, charts.LABEL_HEIGHT]
+    assert '"domain": [-0.6, 10.6]' in drawn, "both ends have room, and a price of 0 is shown"
+
+
+@pytest.mark.slow
+def test_plots_as_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "versus"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(comparison()))
+    report(folder, "png", tmp_path / "plots", quiet=True)
+    pictures = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
+    assert pictures.keys() == {"wins.png", "frontier.png"}
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 2000 for picture in pictures.values())
+
+
+@pytest.mark.slow
+def test_a_drawing_has_the_page_s_colours_and_its_numbers_whole() -> None:
+    rows = [{"policy": f"a{HOSTILE}", "x": x, "y": x / 1000, "low": 0, "high": x / 999} for x in (1.0, 5.0)]
+    drawn = drawing.svg(charts.curves(rows, {f"a{HOSTILE}": 2}, ("step", HOSTILE), 330))
+    assert "var(--c2)" in drawn
+    assert "currentColor" not in drawn, "no ink in this one"
+    assert ">0.005<" in drawn
+    assert not re.search(r"#[0-9a-f]{6}|role=|aria-|<img|\u202e", drawn)
+    assert "&lt;img src=x" in drawn
 
 
 def test_sections_are_found_by_their_headings() -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from alignkit_report.measures.solved import pass_rates
 from alignkit_report.measures.tasks import figures_of_tasks
-from test_report_compare import world
 
 from alignkit import Group, InputError, Prompt, build_component, cli
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -140,12 +139,10 @@ metric_list: [{metric: acc}]
 
 
 def test_tasks_without_lm_eval_say_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world(tmp_path)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("alignkit.recipe.tables.find_spec", lambda _: None)
-    assert cli.run(["eval", "recipe.toml", "--tasks", "arc_easy,boolq"]) == 2
+    assert cli.run(["eval", "--tasks", "arc_easy,boolq"]) == 2
     said = capsys.readouterr().err
     assert "pip install 'alignkit-report[tasks]'" in said
     assert "tasks" in said
@@ -153,9 +150,7 @@ def test_tasks_without_lm_eval_say_how_to_get_it(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("lm_eval"), reason="lm-eval is not installed")
-def test_lm_eval_runs_a_task_of_local_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lm_eval_runs_a_task_of_local_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alignkit_report.measures.tasks import run_tasks
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

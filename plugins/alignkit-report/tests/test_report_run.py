@@ -75,12 +75,13 @@ def test_the_answer_comes_first_and_policies_stand_below_each_other(folder: Path
     assert "-0.0" not in page
     rows = rows_of(page)
     assert rows[:5] == [
-        ["policy", "win rate by reward", "reward", "KL", "seen by start only", "finished"],
-        ["SFT", "", "0.2 [0.0, 0.5]", "0.0", "1", ""],
-        ["PPO", "62% [56, 69]", "0.5 [0.2, 0.8]", "3.6 [3.5, 3.7]", "", "75%"],
-        ["SFT, best of 4", "", "1.2 [1.0, 1.5]", "", "", ""],
-        ["PPO, best of 4", "75% [50, 100]", "1.5 [1.2, 1.8]", "", "", ""],
+        ["policy", "wins over the start by reward", "reward", "KL", "finished"],
+        ["SFT", "", "0.2 [0.0, 0.5]", "0.0", ""],
+        ["PPO", "62% [56, 69]", "0.5 [0.2, 0.8]", "3.6 [3.5, 3.7]", "75%"],
+        ["SFT, best of 4", "", "1.2 [1.0, 1.5]", "", ""],
+        ["PPO, best of 4", "75% [50, 100]", "1.5 [1.2, 1.8]", "", ""],
     ]
+    assert rows[5:7] == [["policy", "seen by start only"], ["SFT", "1"]]
 
 
 @pytest.mark.parametrize("on", ["9 unseen prompts", "9 prompts, 2 of them trained on", "prompts of unknown history"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import InputError, write_synced
 from alignkit.commands import read_recipe
+from alignkit_report.compare import RESULTS
 from alignkit_report.compare.budget import Spending, check_budget, keep_groups, mean_spent, spending, spent_in
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.results import COST, Measured, duels, of_reward_models, of_start, of_variant
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from alignkit_report.compare.cells import Cell
     from alignkit_report.compare.jobs import Place
     from alignkit_report.compare.shared import SharedStage
-
-RESULTS = "comparison.json"
 
 
 @dataclass

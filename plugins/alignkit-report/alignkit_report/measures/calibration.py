@@ -126,7 +126,8 @@ def _sums(margins: Floats, clusters: Sequence[int] | None = None) -> Floats:
     right = (margins > 0) + 0.5 * (margins == 0)
     sums = np.zeros((rows.max() + 1, 4, BINS))
     for place, figure in enumerate((np.ones_like(margins), confidence, right, (1 - expit(margins)) ** 2)):
-        np.add.at(sums, (rows, place, bins), figure)
+        index: Any = (rows, place, bins)
+        np.add.at(sums, index, figure)
     return sums.reshape(-1, 4 * BINS)
 
 

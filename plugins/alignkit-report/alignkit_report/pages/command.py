@@ -10,7 +10,7 @@ import typer
 
 from alignkit import InputError, Run, visible
 from alignkit.commands import AsJson, Quiet, show
-from alignkit_report.compare.comparison import RESULTS
+from alignkit_report.compare import RESULTS
 
 if TYPE_CHECKING:
     from alignkit_report.pages.document import Document

@@ -45,7 +45,8 @@ CONFIG = {
 }
 """Vega-Lite's configuration of every chart."""
 TOO_MUCH = re.compile(r'(\.\d\d)\d+| (?:role|aria-[a-z]+)="[^"]*"')
-"""Digits that nobody sees, and roles of lines: the figure's own label says what it shows."""
+"""In a tag: digits that nobody sees, and roles of lines. The figure's own label says what it shows."""
+TAG = re.compile("<[^>]*>")
 
 
 def svg(chart: Any) -> str:
@@ -55,7 +56,7 @@ def svg(chart: Any) -> str:
     drawn = vl_convert.vegalite_to_svg(_spec(chart))
     colours = re.compile("|".join(map(re.escape, VARIABLES)), re.IGNORECASE)
     themed = colours.sub(lambda found: VARIABLES[found[0].lower()], drawn[drawn.index("<svg") :])
-    return visible(TOO_MUCH.sub(r"\1", themed))
+    return visible(TAG.sub(lambda tag: TOO_MUCH.sub(r"\1", tag[0]), themed))
 
 
 def png(chart: Any) -> bytes:

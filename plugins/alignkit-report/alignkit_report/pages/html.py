@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING
 from alignkit_report.page import TEMPLATES, write_page
 from alignkit_report.pages import plain
 from alignkit_report.pages.charts import NARROW, WIDE
-from alignkit_report.pages.colours import DASHES, PALETTE, SHAPES, style_of
+from alignkit_report.pages.colours import DASHES, SHAPES, colour_of, mark_of
 from alignkit_report.pages.numbers import number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from alignkit_report.pages.document import Document, Plot
 
-    Drawings = dict[str, list[tuple[str, str]]]
+    Draw = Callable[[Plot], list[tuple[str, str]]]
 
 MARKS = {
     "circle": '<circle cx="14" cy="5.5" r="4"/>',
@@ -33,31 +35,38 @@ MARKS = {
 }
 
 
-def write_html(path: Path, document: Document, *, altair: bool = True) -> Path:
-    """Writes the page.
+def write_html(path: Path, document: Document) -> Path:
+    """Writes the page, which takes seconds because of its plots."""
+    return _write(path, document, _drawn)
 
-    Args:
-        altair: whether all plots are drawn, which takes seconds; else only learning curves are.
-    """
+
+def write_quick_html(path: Path, document: Document) -> Path:
+    """Writes the page with learning curves alone."""
+    sections = [replace(section, plots=[plot for plot in section.plots if plot.lines]) for section in document.sections]
+    quick = replace(document, sections=sections)
+    hint = f" `alignkit report` with this {document.kind} writes it with all plots."
+    return _write(path, quick, lambda plot: [("", plain.curves(plot.lines))] if plot.lines else [], hint)
+
+
+def _write(path: Path, document: Document, draw: Draw, hint: str = "") -> Path:
     from markupsafe import Markup
 
     script = "".join((TEMPLATES / "report.js").read_text(encoding="utf-8"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
     plots = [plot for section in document.parts for plot in section.plots]
-    drawings = {plot.name: _drawn(plot, altair=altair) for plot in plots}
+    drawings = {plot.name: draw(plot) for plot in plots}
     return write_page(
         path,
         TEMPLATES / "report.html",
         title=f"{document.title} \u00b7 alignkit {document.kind}",
         document=document,
         drawings={name: [(kind, Markup(svg)) for kind, svg in of] for name, of in drawings.items()},
-        marks=[Markup(_mark(style)) for style in range(len(PALETTE))],
+        swatch=lambda policy: Markup(_mark(policy)),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         number=number,
-        style_of=style_of,
         typeset=typeset,
-        footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.",
+        footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.{hint}",
     )
 
 
@@ -66,22 +75,19 @@ def typeset(text: str) -> str:
     return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text.replace("'", "\u2019"))
 
 
-def _drawn(plot: Plot, *, altair: bool) -> list[tuple[str, str]]:
+def _drawn(plot: Plot) -> list[tuple[str, str]]:
     """The drawings of a plot: (class, SVG); a wide one is drawn for narrow screens too."""
     from alignkit_report.pages.drawing import svg
 
-    if not altair:
-        return [("", plain.curves(plot.lines))] if plot.lines else []
     if plot.wide:
         return [("wide-drawing", svg(plot.draw(WIDE))), ("narrow", svg(plot.draw(NARROW)))]
     return [("", svg(plot.draw(NARROW)))]
 
 
-def _mark(style: int) -> str:
+def _mark(policy: int) -> str:
     """A policy's line and mark, for legends and tables."""
-    colour = f"var(--c{style})"
-    dashes = " ".join(map(str, DASHES[style])) if DASHES[style][1] else "none"
+    colour, dash = f"var(--c{colour_of(policy)})", DASHES[mark_of(policy)]
+    dashes = " ".join(map(str, dash)) if dash[1] else "none"
     line = f'<path d="M0 5.5h28" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dashes}"/>'
-    return (
-        f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
-    )
+    mark = MARKS[SHAPES[mark_of(policy)]]
+    return f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{mark}</svg>'

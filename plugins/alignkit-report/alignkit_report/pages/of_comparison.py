@@ -21,8 +21,18 @@ from alignkit_report.pages.document import (
     Section,
     Table,
 )
-from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent, within_0_and_1
-from alignkit_report.pages.of_run import column_of, settings
+from alignkit_report.pages.numbers import (
+    digits_of,
+    duration,
+    interval,
+    is_estimate,
+    is_number,
+    number,
+    percent,
+    within_0_and_1,
+)
+from alignkit_report.pages.of_run import settings
+from alignkit_report.pages.policies import figures_of, tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +54,8 @@ COSTS = {
 }
 PLOTTED = ("response_tokens", "seconds", "flops", "memory")
 TERA = 1e12
-NO_FIGURES = ("prompts", "tokens", "seconds", "memory", "rating", "win_rate", "kl", "words")
+TELLS = 1.25
+"""How much more the dearest must have cost than the cheapest for a plot of it to tell anything."""
 
 
 def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
@@ -70,7 +81,7 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
     judge = found.get("judge", "")
     lead = f"The first seed's first reply to each prompt, first where the policies are furthest apart by {judge}."
     sections = (
-        Section("Leaderboard", _legend(found), [leaderboard(found, ranked, numbers)] if ranked else ()),
+        Section("Leaderboard", _legend(found), leaderboard(found, ranked, numbers) if ranked else ()),
         Section("Who beats whom", _pairs_lead(found), *_pairs(found, ranked, numbers)),
         Section("What the gain costs", PRICE_LEAD, _costs(found, ranked, numbers), _prices(found, ranked, numbers)),
         overopt.section(found, numbers),
@@ -130,29 +141,13 @@ def _rewards(found: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: (name != found.get("judge"), name))
 
 
-def leaderboard(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> Table:
-    """A row for each variant and the start, the best first, and every figure that was measured."""
-    rewards = _rewards(found)
-    variants = found["variants"]
-    rest = dict.fromkeys(
-        name
-        for said in variants.values()
-        for name, value in {**said, **said.get("measures", {})}.items()
-        if is_number(value) and name not in (*NO_FIGURES, *rewards)
-    )
-    names = ["rating", "win_rate", *rewards, "kl", "words", *rest]
-    titles = {"win_rate": Column("wins over the start", PERCENT)}
-    columns = [Column("policy"), *(titles.get(name, column_of(name)) for name in names)]
-
-    def row(said: Mapping[str, Any]) -> list[Any]:
-        every = {**said, **said.get("measures", {})}
-        return [every.get(name) for name in names]
-
-    rows = [[name, *row(variants[name])] for name in ranked]
-    rows += [[START_NAME, *row(found["start"])]] if found.get("start") else []
-    known = [place for place, _ in enumerate(columns) if any(one[place] is not None for one in rows)]
-    shown = [[one[place] for place in known] for one in rows]
-    return Table("leaderboard", [columns[place] for place in known], shown, numbers, sortable=True)
+def leaderboard(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[str, int]) -> list[Table]:
+    """A row for each variant, the best first, and the start."""
+    variants, same = found["variants"], f"win_rate_same_length/{found['judge']}"
+    rows = {name: figures_of(variants[name]) for name in ranked}
+    rows |= {START_NAME: figures_of(found["start"])} if found.get("start") else {}
+    shown = {name: {figure: value for figure, value in of.items() if is_estimate(value)} for name, of in rows.items()}
+    return tables("leaderboard", shown, ["rating", "win_rate", same, *_rewards(found), "kl", "words"], numbers)
 
 
 def _legend(found: Mapping[str, Any]) -> str:
@@ -223,8 +218,8 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         caption = "Lines: 95% intervals." + (" Small: single runs and checkpoints." if runs else "")
         plots.append(_tradeoff(f"{judge.capitalize()} against KL", "frontier", rows, numbers, titles, caption, runs))
     for unit in PLOTTED:
-        costs = {name: costs_of(variants[name]).get(unit) for name in ranked}
-        if len(ranked) > 1 and all(costs.values()):
+        costs = {name: costs_of(variants[name]).get(unit, 0.0) for name in ranked}
+        if max(costs.values()) > TELLS * min(costs.values()) > 0:
             rows = [
                 {"policy": name, "x": costs[name], **share, "y": share["value"]}
                 for name, share in ((name, _share(variants[name]["win_rate"])) for name in ranked)
@@ -320,13 +315,12 @@ def _budget(found: Mapping[str, Any]) -> str:
 
 
 def _reproduce(found: Mapping[str, Any], first: Run | None) -> list[Listing]:
-    if not found.get("variants"):
-        return []
-    optimizers = dict.fromkeys(name.partition(" ")[0] for name in found["variants"])
-    words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(optimizers)]
-    words += ["--seeds", str(len(found["seeds"]))]
-    words += ["--budget", str(found["budget"])] if found.get("budget") else []
-    listings = [Listing("All of it", shlex.join(found["argv"]) if found.get("argv") else " ".join(words))]
+    names = list(found.get("variants", ()))
+    listings = []
+    if names and not any(" " in name for name in names):  # what was swept is not known by its whole key
+        words = ["alignkit", "compare", "RECIPE", "--optimizers", ",".join(names), "--seeds", str(len(found["seeds"]))]
+        words += ["--budget", str(found["budget"])] if found.get("budget") else []
+        listings.append(Listing("All of it", shlex.join(words)))
     if first:
         recipe = first.path / "recipe.toml"
         listings.append(Listing("One run", f"alignkit run {shlex.quote(str(recipe))} --out again"))

@@ -6,15 +6,12 @@ import json
 import shlex
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.overopt.findings import of_run
 from alignkit_report.pages import answers, overopt, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
     NUMBER,
-    PERCENT,
     Column,
     Document,
     KeyFigure,
@@ -22,27 +19,19 @@ from alignkit_report.pages.document import (
     Section,
     Table,
 )
-from alignkit_report.pages.numbers import digits_of, duration, interval, is_number, number, percent
+from alignkit_report.pages.numbers import digits_of, duration, interval, number, percent
+from alignkit_report.pages.policies import figures_of, tables
 from alignkit_report.pages.replies import agreement, distributions, side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignkit import Group, Run
 
 SHORTENED = 4
 """Longest name of an algorithm that is an abbreviation."""
-SHARES = ("finished", "distinct_responses", "distinct_bigrams", "win_rate", "abstained")
-MEASURES = "measures"
-FIRST = ("gold", "reward", "kl", "kl_bound")
-"""The figures that most readers want."""
-TITLES = {"kl": "KL", "kl_bound": "KL, at most", "tokens": "tokens"}
-NOTES = {
-    "kl": "KL: to the start, in nats per reply.",
-    "kl_bound": "KL, at most: of best of n, an upper bound.",
-    "finished": "finished: share of replies that end before the limit.",
-    "distinct_bigrams": "distinct bigrams: share of pairs of words that are different.",
-}
+MAIN = ("kl", "kl_bound", "tokens", "finished")
+"""Figures of every policy's replies that stand beside win rates and rewards."""
 
 
 def document_of(run: Run) -> Document:
@@ -60,7 +49,7 @@ def document_of(run: Run) -> Document:
     lead = f"Measured on {measured['on']}." if "on" in measured else ""
     worth = run.summary.get("worth", "")
     sections = (
-        Section("Before and after", lead, [_policies(measured, policies, numbers)] if policies else ()),
+        Section("Before and after", lead, _policies(measured, policies, numbers)),
         _over_optimisation(run, ours),
         Section("Learning curves", "", plots=_curves(metrics, ours)),
         Section("Single replies", "", plots=distributions(replies, numbers, rewards), legend=list(replies)),
@@ -88,6 +77,8 @@ def _over_optimisation(run: Run, ours: str) -> Section:
     """Gold along training, where it was measured."""
     if not any("gold_reward" in record for record in run.metrics):
         return Section("Over-optimisation")
+    from alignkit_report.overopt.findings import of_run  # imports statsmodels
+
     found = {key: {ours: next(iter(of.values()))} for key, of in of_run(run).items() if of and isinstance(of, dict)}
     return overopt.section(found, {ours: 1})
 
@@ -125,37 +116,22 @@ def replies_of(samples: Sequence[Group], ours: str, theirs: str) -> dict[str, li
     return dict(found)
 
 
-def _policies(measured: Mapping[str, Any], policies: Mapping[str, str], numbers: Mapping[str, int]) -> Table:
+def _policies(measured: Mapping[str, Any], policies: Mapping[str, str], numbers: Mapping[str, int]) -> list[Table]:
     """A row for each policy: win rates first, then every figure that was measured."""
-    of_policy = {
-        name: {**_win_rates(measured, source), **figures_of(measured[source])} for name, source in policies.items()
+    rewards = rewards_of(measured)
+    rows = {
+        name: {**_win_rates(measured, source, rewards), **figures_of(measured[source])}
+        for name, source in policies.items()
     }
-    names = dict.fromkeys(f"win_rate by {reward}" for reward in rewards_of(measured))
-    names |= dict.fromkeys(name for figures in of_policy.values() for name in figures)
-    columns = [Column("policy"), *(column_of(name) for name in names)]
-    rows = [[policy, *(figures.get(name) for name in names)] for policy, figures in of_policy.items()]
-    return Table("policies", columns, rows, numbers, sortable=True)
+    main = [*(f"win_rate/{reward}" for reward in rewards), *rewards, *MAIN]
+    return tables("policies", rows, main, numbers)
 
 
-def figures_of(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Every number in a policy's figures; those under `measures` after the others."""
-    more = said.get(MEASURES, {})
-    every = {**said, **(more if isinstance(more, Mapping) else {})}
-    known = {name: value for name, value in every.items() if is_number(value)}
-    return {name: known[name] for name in (*(name for name in FIRST if name in known), *known)}
-
-
-def _win_rates(measured: Mapping[str, Any], source: str) -> dict[str, Any]:
-    end = "" if source == "policy" else f"/{source}"
-    rewards = rewards_of(measured) if source != "start" else []
-    found = {f"win_rate by {reward}": measured.get(f"win_rate/{reward}{end}") for reward in rewards}
+def _win_rates(measured: Mapping[str, Any], source: str, rewards: Sequence[str]) -> dict[str, Any]:
+    """Over the start."""
+    end = {"start": "/start", "policy": ""}.get(source, f"/{source}")
+    found = {name: measured.get(name + end) for name in (f"win_rate/{reward}" for reward in rewards)}
     return {name: value for name, value in found.items() if value}
-
-
-def column_of(name: str) -> Column:
-    """The column of a figure by its name."""
-    kind = PERCENT if any(share in name for share in SHARES) else NUMBER
-    return Column(TITLES.get(name, name.replace("_", " ")), kind, NOTES.get(name, ""))
 
 
 def _figures(measured: Mapping[str, Any], judge: str, theirs: str) -> list[KeyFigure]:
@@ -212,9 +188,11 @@ def settings(run: Run) -> list[Listing]:
     versions = state_of(run).get("versions", {})
     python = state_of(run).get("python")
     known = ([f"python {python}"] if python else []) + [f"{name} {version}" for name, version in versions.items()]
+    listings = [Listing("Versions", "\n".join(known))] if known else []
     path = run.path / "recipe.toml"
-    recipe = [Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True)]
-    return [*([Listing("Versions", "\n".join(known))] if known else []), *(recipe if path.is_file() else [])]
+    if path.is_file():
+        listings.append(Listing("Recipe, with every option", path.read_text(encoding="utf-8"), folded=True))
+    return listings
 
 
 def _reproduce(run: Run) -> list[Listing]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from alignkit.commands import SAMPLE_FIGURES
 from alignkit_report.pages import charts
@@ -66,7 +65,8 @@ def cut(text: str) -> str:
 
 def within(samples: Sequence[Sample]) -> list[Sample]:
     """The first samples that a page has room for."""
-    found, room = [], MOST_CHARACTERS
+    found: list[Sample] = []
+    room = MOST_CHARACTERS
     for sample in samples[:MOST_SAMPLES]:
         room -= len(sample.prompt) + sum(len(reply.text) for reply in sample.replies)
         if room < 0 and found:
@@ -113,6 +113,8 @@ def _distribution(
 
 def agreement(policies: ByPolicy, numbers: Mapping[str, int], learned: str, judge: str) -> list[Plot]:
     """The learned reward of single replies against the judge's; none where there is only one of them."""
+    from scipy.stats import spearmanr
+
     rows: list[dict[str, Any]] = []
     shown: list[list[Any]] = []
     for name, groups in policies.items():
