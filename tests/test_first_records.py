@@ -105,6 +105,18 @@ def judging(file: Path) -> dict[str, Any]:
     return {"plugin": "judge", "model": "m", "base_url": "http://127.0.0.1:9/v1", "responses": dataset(file)}
 
 
+def test_texts_without_an_answer_to_be_surprised_by(tmp_path: Path, policy: dict[str, Any]) -> None:
+    pairs, texts = written(tmp_path / "a.jsonl", CHAT_PAIR), written(tmp_path / "b.jsonl", ASKED, GOOD)
+    tables = {
+        **policy,
+        "preferences": dataset(pairs),
+        "optimizer": {"plugin": "dpo"},
+        "eval": {"texts": dataset(texts)},
+    }
+    error = refused(tmp_path, tables)
+    assert (error.where, error.what) == (f"{texts}:1", "a prompt without an answer to learn")
+
+
 @pytest.mark.parametrize("wrong", [SYSTEM_PAIR, {**CHAT_PAIR, "chosen": None}, {"prompt": "Hi?", "chosen": "Yes."}])
 @pytest.mark.parametrize("source", ["mix", "judge"])
 def test_wrong_rows_of_a_source_inside_another(

@@ -89,7 +89,7 @@ def test_they_work_on_the_demos_world(installed: Path, demo_folder: Path, kind: 
     assert ran.returncode == 0, ran.stderr[-3000:]
     summary = json.loads(ran.stdout)
     assert summary["align"]["steps"] > 0
-    assert {"policy", "initial"} <= summary["eval"].keys()
+    assert {"policy", "start"} <= summary["eval"].keys()
     assert (tmp_path / "report.html").exists()
     if kind == "sampler":
         assert (tmp_path / "rollouts.jsonl").stat().st_size > 0

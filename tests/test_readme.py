@@ -22,7 +22,7 @@ TYPED = {typed.command: typed for typed in commands()}
 OFFLINE = [
     command for command, typed in TYPED.items() if command.startswith("alignkit ") and not (typed.network or typed.own)
 ]
-FEW_OWN = ["preferences.limit=24", "policy.max_length=128", "sampling.max_tokens=16"]
+FEW_OWN = ["preferences.limit=24", "policy.max_length=256", "sampling.max_tokens=16"]
 
 
 OWN = "no such file: labels.db|no model folder path/or/owner/name|-o sampler.python: no such file"

@@ -35,17 +35,13 @@ TRANSLATED = [
         for name in ("rlhf", "groups", "defaults")
     ),
 ]
-GUIDES = [
-    "choose-an-algorithm", "your-own-preferences", "your-own-reward", "ai-labels", "gpu", "lora", "qlora",
-    "several-gpus", "vllm", "resume", "sweep-options", "evaluate", "from-trl", "from-openrlhf", "from-llama-factory",
-    "scale", "plugins",
-]  # fmt: skip
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN = re.compile(r"^<!-- not run: [^\n]+ -->\n```\w+\n.*?^```$", re.DOTALL | re.MULTILINE)
 FACTS = re.compile(r"arXiv:[\d.]+\d|`[^`\n]+`")
 """What a translation leaves as it is."""
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-\d)?")
-FEW = " ".join(f"-o {option}" for option in (*FEW_STEPS, *FEW_REWARD_STEPS))
+FEW = " ".join(f"-o {option}" for option in FEW_STEPS)
+FEW_WITH_REWARD = " ".join(f"-o {option}" for option in (*FEW_STEPS, *FEW_REWARD_STEPS))
 
 
 def read(path: Path) -> str:
@@ -55,6 +51,13 @@ def read(path: Path) -> str:
 def blocks(path: Path) -> list[tuple[str, str]]:
     """(language, text) of each block that is run."""
     return FENCED.findall(NOT_RUN.sub("", read(path)))
+
+
+GUIDES = [
+    page.stem
+    for page in sorted((DOCS / "how-to").glob("*.md"))
+    if any(language == "console" for language, _ in blocks(page))
+]
 
 
 @pytest.mark.parametrize(("page", "translation"), TRANSLATED, ids=lambda path: path.stem)
@@ -139,7 +142,12 @@ def type_page(page: Path, folder: Path) -> None:
     walk = Walk(
         folder,
         instead={"alignkit demo": lambda: None},
-        appended={"alignkit run demo/": FEW, "alignkit run -": "-o optimizer.n_epochs=1", "alignkit compare": FEW},
+        appended={
+            "alignkit run demo/": FEW,
+            "alignkit run recipe.toml": FEW_WITH_REWARD,
+            "alignkit run -": "-o optimizer.n_epochs=1",
+            "alignkit compare": FEW,
+        },
     )
     for language, text in blocks(page):
         named = re.match(r"# (\w+\.py)\n", text) if language == "python" else None

@@ -47,8 +47,10 @@ def try_records(resolved: Resolved, stages: Sequence[Stage]) -> None:
     if "eval" in names and resolved.eval.prompts:
         source = resolved.build_spec("preferences", resolved.eval.prompts)
         found["eval"] = measured = list(islice(source.first(), resolved.eval.count))
+    if "eval" in names and resolved.eval.texts:
+        found["texts"] = list(resolved.build_spec("preferences", resolved.eval.texts).first())
     for table, records in found.items():
-        if table in ("demonstrations", "ptx"):
+        if table in ("demonstrations", "ptx", "texts"):
             _check_answered(records)
         elif table == "preferences":
             _check_fed(resolved, records, names)

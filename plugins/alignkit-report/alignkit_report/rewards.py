@@ -59,7 +59,11 @@ def check(
 ) -> None:
     """Measure how well a reward orders the pairs of a file: accuracy and calibration, also by category.
 
-    Of RewardBench's files also its sections. A trained reward model: --reward model -o reward.model=RUN/reward.
+    Of RewardBench's files also its sections.
+
+    Examples:
+        alignkit rewards check pairs.jsonl --reward model -o reward.model=runs/first/reward
+        alignkit rewards check pairs.jsonl --reward my_rewards:politeness --by topic
     """
     from alignkit.algorithms import score_groups
     from alignkit_report.measures.calibration import Pairs, of_reward

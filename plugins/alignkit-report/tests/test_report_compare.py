@@ -22,6 +22,7 @@ from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
 from alignkit_report.compare.jobs import Job, Jobs
 from alignkit_report.compare.statistics import corrected, mean_of, p_value, ratings, strengths, wins_between
 from alignkit_report.compare.table import answer
+from statsmodels.stats.multitest import multipletests
 
 from alignkit import InputError, Run, cli, read_groups
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -77,6 +78,8 @@ def test_the_interval_of_one_seed_is_student_s() -> None:
 def test_many_comparisons_are_corrected() -> None:
     # Holm by hand: 0.01 * 3, 0.02 * 2, then the largest so far.
     assert corrected([0.03, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    ps = [*np.random.default_rng(0).random(20) ** 3, 0.9, 0.9]
+    assert corrected(ps) == pytest.approx(multipletests(ps, method="holm")[1].tolist())
     assert corrected([]) == []
 
 
@@ -277,6 +280,7 @@ def check_measures(found: dict[str, Any], run: Path) -> None:
     assert found["changes"]["grpo"].keys() >= names | {"gold"}
     measures, own = found["variants"]["dpo"]["measures"], Run.open(run).stages["eval"]["policy"]["measures"]
     assert measures["perplexity"]["n"] == 2
+    assert measures["win_rate/gold"] == found["variants"]["dpo"]["win_rate"]
     for name in ("entropy", "kl_sampled", "perplexity", "distinct_words", "self_bleu"):
         assert measures[name]["value"] == pytest.approx(own[name]["value"], abs=2e-4)
     assert own["kl_sampled"]["n"] == 12
@@ -334,7 +338,8 @@ TELLS_ITS_NODE = """
 import os
 from pathlib import Path
 
-Path(__file__).with_name(f"node-{os.environ['RAY_NODE_ID']}").touch()
+if node := os.environ.get("RAY_RAYLET_PID", ""):
+    Path(__file__).with_name(f"node-{node}").touch()
 """
 
 
@@ -389,7 +394,7 @@ def test_runs_are_spread_over_the_nodes_and_go_on_after_a_stop(tmp_path: Path) -
             _, said = process.communicate(timeout=300)
             assert process.returncode == 130, said
         logs = [file.read_text() for file in tmp_path.glob("comparison/logs/*.log")]
-        assert any("a checkpoint is saved" in log or "stopped by SIGINT" in log for log in logs)
+        assert any("a checkpoint is saved" in log or "stopped by SIGTERM" in log for log in logs)
         assert not list(tmp_path.glob("comparison/logs/.stop-*"))
         done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
         assert 0 < len(done) < 6

@@ -257,6 +257,18 @@ def test_p_is_corrected_for_the_cases_that_have_the_measure() -> None:
     assert found[1]["only"]["value"] == -1.0
 
 
+def test_one_of_three_equal_algorithms_seems_different_in_at_most_5_percent_of_comparisons() -> None:
+    draw, found = np.random.default_rng(8), []
+    for _ in range(200):
+        shared = draw.normal(size=(1, 40))
+        tables = [{"x": shared + 0.3 * draw.normal(size=(3, 1)) + draw.normal(size=(3, 40))} for _ in range(3)]
+        rows = differences([(tables[0], tables[1]), (tables[0], tables[2]), (tables[1], tables[2])])
+        found.append([(row["x"]["p"] <= 0.05, row["x"]["p_corrected"] <= 0.05) for row in rows])
+    different = np.array(found)
+    assert 0.02 <= different[..., 0].mean() <= 0.08
+    assert different[..., 1].any(axis=1).mean() <= 0.08 < different[..., 0].any(axis=1).mean()
+
+
 def test_reward_models_are_told_once_where_variants_share_them() -> None:
     draw = np.random.default_rng(0)
     same = {name: [measured(seed, 0.0, draw, pairs=seed) for seed in range(2)] for name in ("a", "b")}

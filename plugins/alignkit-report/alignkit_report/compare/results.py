@@ -14,6 +14,7 @@ from alignkit_report.compare.statistics import corrected, mean_of, p_value, rati
 from alignkit_report.measures.samples import (
     OF_MODELS,
     START,
+    decided,
     figures_of,
     mean_of_replies,
     of_held_out,
@@ -91,6 +92,9 @@ def _measures(folder: Path, samples: Mapping[str, Sequence[Group]], values: Mapp
         measures[name] |= {figure: mean_of_replies(of) for figure, of in {**values[name], "words": words}.items()}
         if own := [text for text in texts if text.source == name]:
             measures[name]["perplexity"] = of_held_out(own)
+    for name, scores in values[POLICY].items():
+        if name not in OF_MODELS:
+            measures[POLICY][f"win_rate/{name}"] = mean_of_replies(decided(scores, values[START][name]))
     return measures
 
 

@@ -27,7 +27,7 @@ OF_MODELS = ("kl", "kl_bound", "kl_sampled", "tokens", "cut_off", "entropy")
 START = "start"
 SCALES: dict[str, Any] = {"perplexity": np.exp, "win_rate_same_length": expit}
 """Measure -> from the scale on which it is averaged and compared to that on which it is told."""
-SHARES = ("cut_off", "distinct", "repetition", "self_bleu", "pass@")
+SHARES = ("cut_off", "distinct_", "pass@", "repetition", "self_bleu", "win_rate/")
 """How the names of measures begin that lie between 0 and 1."""
 
 
@@ -54,13 +54,13 @@ def of_samples(samples: Mapping[str, Sequence[Group]]) -> dict[str, Table]:
                 continue
             found[name] |= {f"{rate}/{reward}": values for rate, values in pass_rates(scores).items()}
             if name != START:
-                wins = won(scores, figures[START][reward])
+                wins = decided(scores, figures[START][reward])
                 rate = at_equal_length(wins, lengths[name] - lengths[START])
                 found[name] |= {} if rate is None else {f"win_rate_same_length/{reward}": rate}
     return found
 
 
-def won(ours: Floats, theirs: Floats) -> Floats:
+def decided(ours: Floats, theirs: Floats) -> Floats:
     """1 where ours is larger, 0 where theirs is, 0.5 for a tie; NaN where either is unknown."""
     wins: Floats = np.where(np.isnan(ours) | np.isnan(theirs), np.nan, (ours > theirs) + 0.5 * (ours == theirs))
     return wins
@@ -89,8 +89,8 @@ def told(measures: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
     found = {}
     for name, values in measures.items():
         if (whole := whole_prompts(values)).shape[1] > 1:
-            kind = name.partition("/")[0]
-            estimate, scale = (share_of if kind.startswith(SHARES) else mean_of)(whole), SCALES.get(kind)
+            estimate = (share_of if name.startswith(SHARES) else mean_of)(whole)
+            scale = SCALES.get(name.partition("/")[0])
             if scale:
                 value, low, high = (float(scale(x)) for x in (estimate.value, estimate.low, estimate.high))
                 estimate = Estimate(value, low, high, estimate.count)
