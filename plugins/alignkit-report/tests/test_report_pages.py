@@ -94,7 +94,10 @@ def with_win(low: float, value: float, high: float, n: int = 512) -> dict[str, A
         (with_win(0.49, 0.84, 1.19), "It can't be told whether ppo's replies are better than the start's: they are "),
         (with_win(0.49, 0.84, 1.19), "preferred in 84% of 512 comparisons [49, 100]; "),
         (with_win(0.2, 0.3, 0.4), "ppo's replies are worse than the start's: they are preferred in only 30% of 512 "),
-        (with_win(1.0, 1.0, 1.0, 19), "19 comparisons can't tell whether ppo's replies are better than the start's; "),
+        (
+            with_win(1.0, 1.0, 1.0, 19),
+            "19 comparisons can't tell whether ppo's replies are better than the start's; mean KL 3.6 nats.",
+        ),
         (with_win(1.0, 1.0, 1.0, 20), "ppo's replies are preferred to the start's in 100% of 20 comparisons; "),
         (comparison(pairs=[]), "ppo rates highest: its replies "),
         (comparison(seeds=[4]), "By gold, on 256 unseen prompts, seed 4 alone, which says nothing about other seeds."),
@@ -334,7 +337,7 @@ def test_markdown_shows_texts_as_they_are(tmp_path: Path) -> None:
     assert "\\<img src=x onerror=alert(1)\\>" in said
     listed = [line for line in said.splitlines() if line.startswith("    ")]
     assert said.count("<img") - said.count("\\<img") == sum(line.count("<img") for line in listed) > 0
-    assert said.startswith("# run\n\n\\<i\\>dpo's replies are preferred to start's in 60% of 512 comparisons")
+    assert said.startswith("# run\n\n\\<i\\>dpo's replies are preferred to the start's in 60% of 512 comparisons")
 
 
 def test_a_table_as_csv_has_both_ends_of_intervals() -> None:

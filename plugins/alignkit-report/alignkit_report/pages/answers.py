@@ -14,6 +14,7 @@ FEW = 20
 """Comparisons below which nothing is claimed, whatever their interval."""
 GOLD, LEARNED = "gold", "reward"
 GOLD_ALARM = "alarm_gold"
+NO_SIGN = "no sign of over-optimisation"
 NO_GOLD = "without a gold reward, nobody can tell whether it over-optimised"
 
 
@@ -49,7 +50,7 @@ def optimised(run_alarms: Iterable[Mapping[str, Any]], before: Mapping[str, Any]
     if gold[1]["high"] < gold[0]["low"]:
         rises = learned[0] and learned[1] and learned[1]["low"] > learned[0]["high"]
         return "over-optimised: gold falls while the learned reward rises" if rises else "gold falls"
-    return "no sign of over-optimisation"
+    return NO_SIGN
 
 
 def preferred(share: Mapping[str, Any], ours: str, theirs: str) -> str:
@@ -92,7 +93,13 @@ def of_run(
     if judge == LEARNED:
         by = "By the reward that it was trained on, which flatters it" if learns_from else "By the learned reward"
     seed = f"{by}, on {measured.get('on', 'prompts of unknown history')}; one run says nothing about other seeds."
-    return [f"{first}; {optimised(alarms, before, after)}.", *warned, seed]
+    shape = _enough(optimised(alarms, before, after), measured[f"win_rate/{judge}"])
+    return [f"{first}{shape}.", *warned, seed]
+
+
+def _enough(shape: str, share: Mapping[str, Any]) -> str:
+    """What is said of over-optimisation; of a few comparisons no sign means nothing."""
+    return "" if share["n"] < FEW and shape == NO_SIGN else f"; {shape}"
 
 
 def _unmeasured(stages: Mapping[str, Any]) -> list[str]:
@@ -121,7 +128,7 @@ def of_comparison(found: Mapping[str, Any], alarms: Sequence[tuple[str, str]]) -
     best = ranked[0]
     figures = found["variants"][best]
     return [
-        f"{_first(found, ranked)}{_kl(figures)}; {_shape(found, best)}.",
+        f"{_first(found, ranked)}{_kl(figures)}{_enough(_shape(found, best), figures['win_rate'])}.",
         *_apart(found, ranked),
         *lost,
         *_warned(len(alarms)),

@@ -188,7 +188,7 @@ def _pairs(
         shares[pair["a"], pair["b"]] = percent(value) + star
         shares[pair["b"], pair["a"]] = percent(1 - value) + star
     matrix = [[name, *(shares.get((name, other), "") for other in ranked)] for name in ranked]
-    return [Table("pairs", [Column(""), *map(Column, ranked)], matrix, numbers)], plots
+    return [Table("pairs", [Column(""), *(Column(name, NUMBER) for name in ranked)], matrix, numbers)], plots
 
 
 def _share(estimate: Mapping[str, Any]) -> dict[str, float]:

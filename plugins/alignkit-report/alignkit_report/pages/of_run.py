@@ -65,7 +65,12 @@ def document_of(run: Run) -> Document:
     return Document(
         "run",
         run.path.resolve().name,
-        [*answers.of_run(stages, alarms, ours=ours, theirs=theirs, learns_from=learns), *([worth] if worth else [])],
+        [
+            *answers.of_run(
+                stages, alarms, ours=ours, theirs=theirs if theirs == "SFT" else "the start", learns_from=learns
+            ),
+            *([worth] if worth else []),
+        ],
         _figures(measured, judge, theirs),
         [(f"{said['stage']}, before step {said['step']:.0f}", said["text"]) for said in alarms],
         sections,
