@@ -79,10 +79,10 @@ def environment(folder: Path, *, empty: bool) -> Path:
 def install(programs: Path, *, empty: bool) -> None:
     """Installs `alignkit[all]` from dist/ with what it requires; pytest too, for `plugins check`."""
     pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "--disable-pip-version-check", "install"]
-    offline = [] if empty else ["--no-index"]
+    # Files where there is an index: it may have something of the same name.
+    ours = list(map(str, DIST.glob("*.whl"))) if empty else ["--no-index", "--find-links", str(DIST), "alignkit[all]"]
     limits = ["-c", str(ROOT / "constraints.txt")] if empty else []
-    command = [*pip, "--quiet", *offline, *limits, "--find-links", str(DIST), "alignkit[all]", "pytest"]
-    subprocess.run(command, check=True, env=_without_python_path())
+    subprocess.run([*pip, "--quiet", *limits, *ours, "pytest"], check=True, env=_without_python_path())
 
 
 def smoke(programs: Path, folder: Path, version: str) -> None:
