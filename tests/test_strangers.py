@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignkit import Group, Prompt, write_groups
+from alignkit.testing.scaffold import write_distribution
 from alignkit.testing.tiny_hf import write_tiny_llama
 
 FAKES = Path(__file__).parent / "fakes"
@@ -132,13 +133,17 @@ def test_a_policy_and_a_reward_without_an_option_called_model(site: Path, option
     assert "checkpoint = " in recipe
 
 
-def test_a_reward_with_a_dependency_of_its_own_and_an_algorithm(site: Path, options: list[str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_reward_with_a_dependency_of_its_own_and_an_algorithm(options: list[str], tmp_path: Path) -> None:
+    sources = {"vowelcounter": VOWELS, "melodious": MELODIOUS}
+    site = install(tmp_path, sources, write_distribution("nudge", tmp_path, "optimizer"))
+    options = [option.replace("policy.checkpoint", "policy.model") for option in options]
     words = ["--reward", "melodious", "--optimizer", "nudge", *options]
     ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads(ran.stdout)["align"]["steps"] == 2
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all("advantage_size" in record for record in records if record["stage"] == "align")
+    assert [record["step"] for record in records if "advantage_size" in record] == [1, 2]
     (site / "vowelcounter.py").unlink()
     lacking = alignkit("alignkit", "plugins", "list", site=site)
     assert "No module named 'vowelcounter'" in next(line for line in lacking.stdout.splitlines() if "broken" in line)

@@ -394,7 +394,7 @@ def test_runs_are_spread_over_the_nodes_and_go_on_after_a_stop(tmp_path: Path) -
             _, said = process.communicate(timeout=300)
             assert process.returncode == 130, said
         logs = [file.read_text() for file in tmp_path.glob("comparison/logs/*.log")]
-        assert any("a checkpoint is saved" in log or "stopped by SIGINT" in log for log in logs)
+        assert any("a checkpoint is saved" in log or "stopped by SIGTERM" in log for log in logs)
         assert not list(tmp_path.glob("comparison/logs/.stop-*"))
         done = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cost.json")}
         assert 0 < len(done) < 6

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGTERM
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,6 +46,9 @@ rewards = { gold = { plugin = "function", function = "labels:gold" } }
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_tiny_llama(tmp_path / "model")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    (tmp_path / "labels.py").write_text(
+        "def ranked(ask):\n    return []\n\ndef gold(prompts, completions):\n    return []\n"
+    )
     (tmp_path / "recipe.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "recipe.toml"
@@ -151,7 +154,7 @@ def test_a_task_stops_its_run_once_the_file_is_there(tmp_path: Path, monkeypatch
     with subprocess.Popen(["sleep", "60"]) as child:
         status, used = cluster._wait(tmp_path / "stop", child.pid)
         child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == -SIGINT
+    assert child.returncode == -SIGTERM
     assert used.ru_maxrss > 0
 
 
@@ -163,5 +166,5 @@ def test_a_task_starts_nothing_where_it_can_not_work(tmp_path: Path, monkeypatch
     (tmp_path / "logs").mkdir()
     (tmp_path / "stop").touch()
     monkeypatch.chdir(tmp_path)
-    assert cluster._execute(job, tmp_path, tmp_path / "stop", 1) == Ended(128 + SIGINT)
+    assert cluster._execute(job, tmp_path, tmp_path / "stop", 1) == Ended(128 + SIGTERM)
     assert not (tmp_path / "logs" / "dpo.log").exists()

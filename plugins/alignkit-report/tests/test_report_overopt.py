@@ -156,8 +156,9 @@ def test_a_peak_that_was_not_measured_does_not_count() -> None:
 
 
 def test_too_few_points_are_not_fitted() -> None:
-    assert fit.fit_training([training([0.0], 0.0, 0)[0][:4]]) is None
+    assert fit.fit_training([training([0.0], 0.0, 0)[0][:5]]) is None
     assert fit.fit_training([[{"kl": 1.0, "reward": 1.0}] * 9]) is None
+    assert fit.fit_training([[{"kl": 0.0, "gold": 1.0}] * 9]) is None
     assert fit.fit_best_of(np.arange(4.0), np.zeros((4, 1, 9))) is None
 
 
@@ -214,8 +215,10 @@ def test_what_is_lost_by_the_alarm() -> None:
     golds = [1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 2.5, 2.0, 1.5, 0.0]
     rows = [{"step": 4.0 * place, "kl": 1.0, "gold": gold} for place, gold in enumerate(golds)]
     # The best five batches score 3; around the alarm they score 2.5, 2 and 1.5; the start scored 1.
-    assert lost_by_alarm(Course(0, rows, {}, {}, 44, alarm=32), 1.0) == pytest.approx(0.5)
-    assert lost_by_alarm(Course(0, rows, {}, {}, 44), 1.0) is None
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44, alarm=32)) == pytest.approx(0.5)
+    assert lost_by_alarm(Course(0, rows, {}, {}, 44)) is None
+    fallen = [{"step": 4.0 * place, "kl": 1.0, "gold": -gold} for place, gold in enumerate(golds)]
+    assert lost_by_alarm(Course(0, fallen, {}, {}, 44, alarm=32)) is None
 
 
 def test_the_frontier_holds_evaluations_and_means_of_batches() -> None:

@@ -9,7 +9,18 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_report.pages import answers, charts, drawing, numbers, of_comparison, overopt, plain, reward_model, series
+from alignkit_report.pages import (
+    answers,
+    charts,
+    colours,
+    drawing,
+    numbers,
+    of_comparison,
+    overopt,
+    plain,
+    reward_model,
+    series,
+)
 from alignkit_report.pages.command import read_document, report
 from alignkit_report.pages.document import NUMBER, PERCENT, Column, Document, Section, Table
 from alignkit_report.pages.formats import FOLDERS, WRITERS, markdown, table_csv
@@ -250,8 +261,23 @@ def test_costs_and_the_command_are_said(tmp_path: Path) -> None:
         *("policy", "prompts learned from", "seconds of training", "TFLOPs", "peak memory, in MiB"),
     ]
     assert [cell.text for cell in costs.cells()[0]] == ["ppo", "1,440", "90", "250", "700"]
+    assert [plot.name for plot in sections["What the gain costs"].plots] == ["frontier"], "all cost the same"
     typed = sections["How to reproduce"].listings[0].text
     assert typed == "alignkit compare RECIPE --optimizers dpo,ppo --seeds 3 --budget prompts=1440"
+
+
+def test_a_cost_is_plotted_where_policies_differ_in_it(tmp_path: Path) -> None:
+    found = comparison()
+    found["variants"]["ppo"] |= {"seconds": 120.0, "memory": 800}
+    names = [plot.name for section in document(found, tmp_path).parts for plot in section.plots]
+    assert names == ["wins", "frontier", "cost-seconds"]
+
+
+def test_sixty_four_policies_look_different() -> None:
+    looks = [(colours.colour_of(number), colours.mark_of(number)) for number in range(65)]
+    assert looks[0] == (0, 0)
+    assert len(set(looks)) == 65
+    assert looks[1:9] == [(place, place) for place in range(1, 9)]
 
 
 def test_the_laws_of_gao() -> None:
@@ -398,11 +424,7 @@ def test_plots_as_pictures(tmp_path: Path) -> None:
     (folder / "comparison.json").write_text(json.dumps(comparison()))
     report(folder, "png", tmp_path / "plots", quiet=True)
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
-    assert pictures.keys() == {
-        "wins.png",
-        "frontier.png",
-        *(f"cost-{unit}.png" for unit in ("seconds", "flops", "memory")),
-    }
+    assert pictures.keys() == {"wins.png", "frontier.png"}
     assert all(picture.startswith(b"\x89PNG") and len(picture) > 2000 for picture in pictures.values())
 
 

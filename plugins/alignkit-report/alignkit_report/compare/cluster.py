@@ -8,7 +8,7 @@ import time
 import uuid
 from functools import partial
 from pathlib import Path
-from signal import SIGINT
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from alignkit import InputError
@@ -103,7 +103,7 @@ def _execute(job: Job, folder: Path, stop: Path, threads: int) -> Ended:
         said = f"{os.uname().nodename} doesn't see {(folder / job.log).parent}: use a folder that all machines share"
         return Ended(1, said=said)
     os.chdir(folder)
-    return Ended(128 + SIGINT) if stop.exists() else execute(job, threads, partial(_wait, stop))
+    return Ended(128 + SIGTERM) if stop.exists() else execute(job, threads, partial(_wait, stop))
 
 
 def _wait(stop: Path, number: int) -> tuple[int, Any]:
@@ -113,6 +113,6 @@ def _wait(stop: Path, number: int) -> tuple[int, Any]:
         if ended:
             return status, usage
         if not told and stop.exists():
-            os.kill(number, SIGINT)
+            os.kill(number, SIGTERM)
             told = True
         time.sleep(SECONDS_BETWEEN_LOOKS)

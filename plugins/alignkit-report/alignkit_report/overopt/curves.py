@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import groupby
+from math import inf
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -82,22 +83,19 @@ def means_of(rows: Sequence[Row], batches: int) -> list[Row]:
     ]
 
 
-def lost_by_alarm(run: Course, start: float) -> float | None:
-    """The share of gold's gain that a run had lost when gold's alarm was given; None if it was not.
+def lost_by_alarm(run: Course) -> float | None:
+    """The share of gold's gain that a run had lost when gold's alarm was given; None without an alarm or a gain.
 
-    The gain is the best mean of five batches in a row, less the start; what was left is the mean of the alarm's batch
-    and its two neighbours.
-
-    Args:
-        start: gold at no KL.
+    The gain is the best mean of five batches in a row, less the first batch; what was left is the mean of the alarm's
+    batch and its two neighbours.
     """
     rows = [row for row in run.rows if GOLD in row]
     golds = [row[GOLD] for row in rows]
     place = next((place for place, row in enumerate(rows) if row["step"] == run.alarm), None)
-    if place is None:
+    best = max((fmean(golds[end - BATCHES : end]) for end in range(BATCHES, len(golds) + 1)), default=-inf)
+    if place is None or best <= golds[0]:
         return None
-    best = max(fmean(golds[end - BATCHES : end]) for end in range(BATCHES, len(golds) + 1))
-    return round((best - fmean(golds[place - 1 : place + 2])) / (best - start), 4)
+    return round((best - fmean(golds[place - 1 : place + 2])) / (best - golds[0]), 4)
 
 
 def tracking(resolved: Resolved) -> tuple[str, ...]:

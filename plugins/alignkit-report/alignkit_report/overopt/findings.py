@@ -69,13 +69,8 @@ def _fitted(runs: Sequence[Course]) -> dict[str, Any] | None:
     ends = [means_of(run.rows[-BATCHES:], BATCHES)[0] for run in runs]
     gains = [end[GOLD] - start for end, start in zip(ends, fit.starts, strict=True)]
     said = verdict(fit, fmean(end["kl"] for end in ends), fmean(gains))
-    lost = [lost_by_alarm(run, start) for run, start in zip(runs, fit.starts, strict=True)]
     each = [
-        {
-            "seed": run.seed,
-            "verdict": verdict(fit, end["kl"], gain),
-            "lost_by_alarm": None if of is None else round(of, 4),
-        }
-        for run, end, gain, of in zip(runs, ends, gains, lost, strict=True)
+        {"seed": run.seed, "verdict": verdict(fit, end["kl"], gain), "lost_by_alarm": lost_by_alarm(run)}
+        for run, end, gain in zip(runs, ends, gains, strict=True)
     ]
     return {**to_json(fit, said), "runs": each}

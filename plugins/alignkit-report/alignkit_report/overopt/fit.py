@@ -123,8 +123,8 @@ def fit_training(runs: Sequence[Sequence[Row]]) -> Fit | None:
 
 
 def is_enough(rows: Sequence[Row]) -> bool:
-    """Whether gold was measured often enough along a run for a fit."""
-    return sum("gold" in row for row in rows) >= LEAST
+    """Whether gold was measured often enough away from the start for a fit."""
+    return sum("gold" in row and row["kl"] > 0 for row in rows) >= LEAST
 
 
 def drawn_counts(seeds: NDArray[np.int64], count: int) -> Floats:

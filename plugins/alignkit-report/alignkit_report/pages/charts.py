@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.pages.colours import DASHES, INK, MUTED, PALETTE, SHAPES, style_of
+from alignkit_report.pages.colours import DASHES, INK, MUTED, PALETTE, SHAPES, colour_of, mark_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ def colour(policies: Policies) -> alt.Color:
     """Each policy's colour."""
     import altair as alt
 
-    colours = [PALETTE[style_of(number)] for number in policies.values()]
+    colours = [PALETTE[colour_of(number)] for number in policies.values()]
     return alt.Color("policy:N", legend=None, scale=alt.Scale(domain=list(policies), range=colours))
 
 
@@ -45,7 +45,7 @@ def shape(policies: Policies) -> alt.Shape:
     """Each policy's mark."""
     import altair as alt
 
-    shapes = [SHAPES[style_of(number)] for number in policies.values()]
+    shapes = [SHAPES[mark_of(number)] for number in policies.values()]
     return alt.Shape("policy:N", legend=None, scale=alt.Scale(domain=list(policies), range=shapes))
 
 
@@ -53,7 +53,7 @@ def dash(policies: Policies) -> alt.StrokeDash:
     """Each policy's dash."""
     import altair as alt
 
-    dashes = [list(DASHES[style_of(number)]) for number in policies.values()]
+    dashes = [list(DASHES[mark_of(number)]) for number in policies.values()]
     return alt.StrokeDash("policy:N", legend=None, scale=alt.Scale(domain=list(policies), range=dashes))
 
 
@@ -169,7 +169,7 @@ def shapes_of_gold(rows: Rows, titles: tuple[str, str], width: int, peak: Row | 
     """
     import altair as alt
 
-    kinds = {"gold": (PALETTE[style_of(number)], [1, 0]), "learned": (MUTED, [5, 3]), "fit": (INK, [1, 3])}
+    kinds = {"gold": (PALETTE[colour_of(number)], [1, 0]), "learned": (MUTED, [5, 3]), "fit": (INK, [1, 3])}
     x, y = _axis(alt.X, titles[0], nice=False)("x"), _axis(alt.Y, titles[1], zero=False)
     colours = alt.Scale(domain=list(kinds), range=[colour for colour, _ in kinds.values()])
     dashes = alt.Scale(domain=list(kinds), range=[line for _, line in kinds.values()])

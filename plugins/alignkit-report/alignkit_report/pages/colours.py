@@ -5,11 +5,6 @@ On a page the browser replaces them by variables of the style sheet, so that one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 START = 0
 """The number of the policy that training started from."""
 
@@ -37,11 +32,12 @@ VARIABLES = {
 }
 
 
-def style_of(policy: int) -> int:
-    """The place in PALETTE, SHAPES and DASHES of a policy's number."""
+def colour_of(policy: int) -> int:
+    """The place in PALETTE of a policy's number."""
     return policy and 1 + (policy - 1) % (len(PALETTE) - 1)
 
 
-def numbered(names: Mapping[str, int] | list[str]) -> dict[str, int]:
-    """Policies by their numbers, from 1 on; a mapping is returned as it is."""
-    return dict(names) if not isinstance(names, list) else {name: place for place, name in enumerate(names, start=1)}
+def mark_of(policy: int) -> int:
+    """The place in SHAPES and DASHES of a policy's number; policies of one colour have different marks."""
+    others = len(SHAPES) - 1
+    return policy and 1 + (policy - 1 + (policy - 1) // others) % others

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from alignkit_report.page import TEMPLATES, write_page
 from alignkit_report.pages import plain
 from alignkit_report.pages.charts import NARROW, WIDE
-from alignkit_report.pages.colours import DASHES, PALETTE, SHAPES, style_of
+from alignkit_report.pages.colours import DASHES, SHAPES, colour_of, mark_of
 from alignkit_report.pages.numbers import number
 
 if TYPE_CHECKING:
@@ -61,11 +61,10 @@ def _write(path: Path, document: Document, draw: Draw, hint: str = "") -> Path:
         title=f"{document.title} \u00b7 alignkit {document.kind}",
         document=document,
         drawings={name: [(kind, Markup(svg)) for kind, svg in of] for name, of in drawings.items()},
-        marks=[Markup(_mark(style)) for style in range(len(PALETTE))],
+        swatch=lambda policy: Markup(_mark(policy)),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         number=number,
-        style_of=style_of,
         typeset=typeset,
         footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.{hint}",
     )
@@ -85,11 +84,10 @@ def _drawn(plot: Plot) -> list[tuple[str, str]]:
     return [("", svg(plot.draw(NARROW)))]
 
 
-def _mark(style: int) -> str:
+def _mark(policy: int) -> str:
     """A policy's line and mark, for legends and tables."""
-    colour = f"var(--c{style})"
-    dashes = " ".join(map(str, DASHES[style])) if DASHES[style][1] else "none"
+    colour, dash = f"var(--c{colour_of(policy)})", DASHES[mark_of(policy)]
+    dashes = " ".join(map(str, dash)) if dash[1] else "none"
     line = f'<path d="M0 5.5h28" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dashes}"/>'
-    return (
-        f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{MARKS[SHAPES[style]]}</svg>'
-    )
+    mark = MARKS[SHAPES[mark_of(policy)]]
+    return f'<svg class="swatch" viewBox="0 0 28 11" aria-hidden="true" fill="{colour}">{line}{mark}</svg>'

@@ -54,6 +54,8 @@ COSTS = {
 }
 PLOTTED = ("response_tokens", "seconds", "flops", "memory")
 TERA = 1e12
+TELLS = 1.25
+"""How much more the dearest must have cost than the cheapest for a plot of it to tell anything."""
 
 
 def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
@@ -216,8 +218,8 @@ def _prices(found: Mapping[str, Any], ranked: Sequence[str], numbers: Mapping[st
         caption = "Lines: 95% intervals." + (" Small: single runs and checkpoints." if runs else "")
         plots.append(_tradeoff(f"{judge.capitalize()} against KL", "frontier", rows, numbers, titles, caption, runs))
     for unit in PLOTTED:
-        costs = {name: costs_of(variants[name]).get(unit) for name in ranked}
-        if len(ranked) > 1 and all(costs.values()):
+        costs = {name: costs_of(variants[name]).get(unit, 0.0) for name in ranked}
+        if max(costs.values()) > TELLS * min(costs.values()) > 0:
             rows = [
                 {"policy": name, "x": costs[name], **share, "y": share["value"]}
                 for name, share in ((name, _share(variants[name]["win_rate"])) for name in ranked)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from alignkit import visible
-from alignkit_report.pages.colours import DASHES, style_of
+from alignkit_report.pages.colours import DASHES, colour_of, mark_of
 from alignkit_report.pages.numbers import number
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def curves(lines: Lines) -> str:
     area = Area(min(p[0] for p in every), max(p[0] for p in every), low - room, high + room)
     parts = _axes(area, lines.unit)
     for name, points in lines.points.items():
-        style = style_of(lines.numbers[name])
-        colour = f"var(--c{style})"
+        policy = lines.numbers[name]
+        colour, dash = f"var(--c{colour_of(policy)})", DASHES[mark_of(policy)]
         if any(least < most for _, _, least, most in points):
             band = [(x, least) for x, _, least, _ in points] + [(x, most) for x, _, _, most in reversed(points)]
             parts.append(f'<polygon points="{area.path(band)}" fill="{colour}" opacity=".16"/>')
-        dashes = "none" if not DASHES[style][1] else " ".join(map(str, DASHES[style]))
+        dashes = " ".join(map(str, dash)) if dash[1] else "none"
         drawn = area.path((x, mean) for x, mean, _, _ in points)
         parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-dasharray="{dashes}"/>')
     width, height = LEFT + WIDTH + BESIDE, TOP + HEIGHT + BELOW
