@@ -60,7 +60,7 @@ def torchrun(command: Sequence[str], processes: int, nodes: int, rendezvous: str
     arguments = get_args_parser().parse_args([*words, "-m", "alignkit", *command])
     arguments.shutdown_timeout = SECONDS_TO_STOP
     try:
-        run(arguments)  # type: ignore[no-untyped-call]
+        run(arguments)
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:

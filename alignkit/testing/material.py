@@ -97,7 +97,7 @@ def clear_gradients(modules: Mapping[str, nn.Module]) -> None:
 
 def backward(loss: Tensor) -> None:
     """`loss.backward()`, which has no annotations in torch."""
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

@@ -39,7 +39,7 @@ def prepacked(model: nn.Module) -> Iterator[None]:
 
 
 def _served_layers(model: nn.Module) -> list[nn.Linear]:
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available = torch.backends.mkldnn.is_available()
     if not available or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return []
     layers = [layer for layer in model.modules() if type(layer) is nn.Linear and _is_served(layer)]

@@ -78,7 +78,7 @@ def adam_steps(optimizer: Optimizer[Any], batches: Sequence[GroupBatch]) -> Step
         with torch.no_grad():
             optimizer.begin_step(batch)
         loss, _ = optimizer.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         steps.losses.append(float(loss.detach()))
         steps.gradients.append(_gradients(parameters))
         steps.rounding.append(_moved_by_rounding(optimizer, batch, parameters))
@@ -99,7 +99,7 @@ def _moved_by_rounding(optimizer: Optimizer[Any], batch: GroupBatch, parameters:
         for weights in parameters.values():
             weights.grad = None
             weights.mul_(1 + size * (2 * torch.randint(2, weights.shape, generator=draw) - 1))
-    optimizer.loss(batch)[0].backward()  # type: ignore[no-untyped-call]
+    optimizer.loss(batch)[0].backward()
     moved = {name: gradient - before[name] for name, gradient in _gradients(parameters).items()}
     with torch.no_grad():
         for (name, weights), own in zip(parameters.items(), kept, strict=True):
