@@ -63,8 +63,12 @@ def test_a_stage_alone_leaves_the_recipe_of_the_run_and_a_refused_one_changes_no
     with pytest.raises(InputError, match="stage align has already run here"):
         rundir(tmp_path, recipe="another", digest="other", alone=["align"])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    with rundir(tmp_path, recipe="another", digest="other", alone=["eval"]):
-        pass
+    with rundir(tmp_path, recipe="another", digest="other", alone=["eval"]) as run:
+        run.mark_done("eval", {"prompts": 1}, 1.0)
+        (tmp_path / "samples.jsonl").touch()
+    with rundir(tmp_path, recipe="another", digest="other", alone=["eval"]) as run:
+        assert run.summary()["eval"]["prompts"] == 1, "kept until another one ends"
+    assert (tmp_path / "samples.jsonl").exists()
     assert (tmp_path / "recipe.toml").read_text() == "the run's"
     assert (tmp_path / "eval.toml").read_text() == "another"
     with rundir(tmp_path, resume=True) as run:

@@ -139,11 +139,12 @@ class RunDir:
         return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
     def _make_room(self) -> None:
-        """Removes earlier results of the stages if `overwrite` is set; an evaluation is always replaced."""
-        begun = [] if self.resume else [stage for stage in self.alone if self.has_begun(stage)]
-        if refused := [stage for stage in begun if stage != "eval" and not self.overwrite]:
+        """Removes earlier results of the stages if `overwrite` is set; an evaluation is replaced when a new one ends."""
+        again = [] if self.resume else [stage for stage in self.alone if stage != "eval"]
+        begun = [stage for stage in again if self.has_begun(stage)]
+        if begun and not self.overwrite:
             raise InputError(
-                f"stage {refused[0]} has already run here",
+                f"stage {begun[0]} has already run here",
                 where=str(self.path),
                 fix="use --resume, --overwrite or another --out",
             )
