@@ -139,7 +139,7 @@ class RunDir:
         return self.is_done(stage) or any(path.exists() for path in self._files(stage))
 
     def _make_room(self) -> None:
-        """Removes earlier results of the stages if `overwrite` is set; an evaluation is replaced when a new one ends."""
+        """Removes earlier results of the stages if `overwrite` is set; an evaluation stays until a new one ends."""
         again = [] if self.resume else [stage for stage in self.alone if stage != "eval"]
         begun = [stage for stage in again if self.has_begun(stage)]
         if begun and not self.overwrite:
