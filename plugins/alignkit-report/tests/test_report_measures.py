@@ -107,6 +107,12 @@ def test_intervals_of_diversity_hold_its_mean(name: str) -> None:
     assert 0.92 <= np.mean([one.low <= truth <= one.high for one in estimates]) <= 0.995
 
 
+@pytest.mark.parametrize("longer", [[[0.0, 0.0], [0.0, 0.0]], [[3.0, -1.0], [2.0, 5.0]]])
+def test_duels_that_all_tie_have_even_odds(longer: list[list[float]]) -> None:
+    found = at_equal_length(np.full((2, 2), 0.5), np.array(longer))
+    assert found == pytest.approx([0.0, 0.0], abs=1e-9)
+
+
 def test_the_win_rate_at_the_same_length_is_the_most_likely_one() -> None:
     draw = np.random.default_rng(5)
     longer = draw.normal(30, 40, size=(40, 2))

@@ -8,11 +8,13 @@ that tie, at differences of +1 and -1, so that the fit is finite where one side,
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 from statsmodels.genmod.families import Binomial
 from statsmodels.genmod.generalized_linear_model import GLM
+from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
 
 if TYPE_CHECKING:
     from alignkit_report.measures.prompts import Floats
@@ -33,7 +35,9 @@ def at_equal_length(wins: Floats, longer: Floats) -> Floats | None:
     rows = np.column_stack([np.ones(len(apart) + 2), [*scaled, 1.0, -1.0]])
     won = np.array([*wins[prompts, places], 0.5, 0.5])
     weights = np.array([*np.ones(len(apart)), 0.5, 0.5])
-    fit = GLM(won, rows, family=Binomial(), freq_weights=weights).fit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PerfectSeparationWarning)  # also said where all tie, which 0 predicts
+        fit = GLM(won, rows, family=Binomial(), freq_weights=weights).fit()
     moved = rows @ fit.normalized_cov_params[0] * (won - fit.fittedvalues)
     of_prompts = np.bincount(prompts, moved[:-2], minlength=len(wins))
     values: Floats = fit.params[0] + len(wins) * (of_prompts - of_prompts.mean())
