@@ -146,6 +146,10 @@ def test_the_command_shows_it_and_starts_nothing(tmp_path: Path) -> None:
         assert "not known, counts as nothing" in said
         found = json.loads(CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False).stdout)
         assert found["memory"]["align"]["models"]["policy"]["weights"] == 100
+        counted = CliRunner().invoke(
+            app, [*words, "--json", "--processes", "3", "--nodes", "2"], catch_exceptions=False
+        )
+        assert list(json.loads(counted.stdout)["memory"]["align"]["peak_per_process"]["ddp"]) == ["6"]
     assert not out.exists()
 
 

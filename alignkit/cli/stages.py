@@ -143,7 +143,7 @@ def add_commands(app: typer.Typer) -> None:
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
         every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
-        if launch.launches(every) and not every["dry_run"]:
+        if not every["dry_run"] and launch.launches(every):
             _launch(name, every)
         else:
             _start(name, every)
