@@ -130,7 +130,7 @@ class EvalOptions(Config):
         if self.against not in ("sft", "base") and not Path(self.against).is_dir():
             raise InputError(f"no folder {self.against!r}", where="against", fix="use sft, base or a model's folder")
         if self.tasks and not (find_spec("lm_eval") and find_spec("alignkit_report")):
-            raise InputError("needs lm-eval, which runs them", where="tasks", fix="pip install 'alignkit-report[tasks]'")
+            raise InputError("needs lm-eval", where="tasks", fix="pip install 'alignkit-report[tasks]'")
 
 
 ROLE_OF_TABLE = {
