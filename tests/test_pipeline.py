@@ -378,3 +378,28 @@ class PathOptions(LettersOptions):
     """The file."""
     columns: dict[str, str] = field(default_factory=dict)
     """Other names of columns."""
+
+
+def test_an_evaluation_replaces_the_earlier_one_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, recipe = tmp_path / "out", resolved(tmp_path)
+    run_recipe(recipe, out, reporter=Reporter())
+    (out / "texts.jsonl").touch()  # as of an evaluation with texts
+    before = [(out / name).read_bytes() for name in ("samples.jsonl", "run.json", "report.html")]
+    changed = replace(recipe, eval=replace(recipe.eval, samples=1))
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("no measures")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("alignkit.runs.stages.from_reports", fails)
+        with pytest.raises(ZeroDivisionError):
+            run_recipe(changed, out, stages=["eval"], reporter=Reporter())
+    after = [(out / name).read_bytes() for name in ("samples.jsonl", "report.html")]
+    assert [after[0], after[1]] == [before[0], before[2]]
+    assert json.loads((out / "run.json").read_text())["stages"] == json.loads(before[1])["stages"]
+    assert (out / "texts.jsonl").exists()
+    run_recipe(changed, out, stages=["eval"], reporter=Reporter())
+    assert {len(group.responses) for group in read_groups(out / "samples.jsonl")} == {1}
+    assert not (out / "texts.jsonl").exists()

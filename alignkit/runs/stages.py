@@ -153,24 +153,29 @@ class Stages:
         report, values = evaluation.compare_samples(batches, rewards, policies=policies, best_of=options.best_of)
         samples = [evaluation.with_figures(batch.groups, values[name], name) for name, batch in batches.items()]
         groups = [group for of_prompt in zip(*samples, strict=True) for group in of_prompt]
-        write_groups(self._path / "samples.jsonl", groups)
-        shown = [group.to_json() for group in groups[: SHOWN_PROMPTS * len(batches)]]
-        self._write_to_sinks({"stage": "eval", "step": 0, "samples": shown})
-        if options.texts:
-            self._measure_texts(options.texts, {name: policies[name] for name in ("start", "policy")}, report)
+        texts = self._measured_texts(options.texts, {name: policies[name] for name in ("start", "policy")}, report)
         for found in from_reports(evaluation.MEASURES, groups, policies, options.tasks):
             for name, measures in found.items():
                 report[name][evaluation.MEASURES] |= measures
+        self._rundir.clear("eval")  # not earlier: where the new one fails, the earlier one stays
+        write_groups(self._path / "samples.jsonl", groups)
+        if texts:
+            write_groups(self._path / "texts.jsonl", texts)
+        shown = [group.to_json() for group in groups[: SHOWN_PROMPTS * len(batches)]]
+        self._write_to_sinks({"stage": "eval", "step": 0, "samples": shown})
         return {**measured_on, **report}
 
-    def _measure_texts(self, spec: ComponentSpec, policies: Mapping[str, Policy[Any]], report: dict[str, Any]) -> None:
-        """The perplexity of texts -> the report and texts.jsonl."""
-        texts, measured = self._groups_from(self._build_spec("preferences", spec)), []
-        for name, policy in policies.items():
+    def _measured_texts(
+        self, spec: ComponentSpec | None, policies: Mapping[str, Policy[Any]], report: dict[str, Any]
+    ) -> list[Group]:
+        """Texts with their figures; their perplexity -> the report."""
+        texts = self._groups_from(self._build_spec("preferences", spec)) if spec else []
+        measured: list[Group] = []
+        for name, policy in policies.items() if spec else ():
             found, rows = evaluation.perplexity(policy, texts)
             report[name][evaluation.MEASURES]["perplexity"] = found.to_json()
             measured += evaluation.with_figures(texts, rows, name)
-        write_groups(self._path / "texts.jsonl", measured)
+        return measured
 
     def _sampled(self, policy: Policy[Any], prompts: Sequence[Prompt], n: int) -> GroupBatch:
         self._sampler.sync(policy, 0)
