@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import visible, write_synced
 from alignkit_report.measures import flat
+from alignkit_report.page import TEMPLATES, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,16 +42,13 @@ def write_report(run: Run) -> str:
 
 def card(run: Run, folder: str) -> str:
     """The card of the model in one of a run's folders: sft, reward or policy."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    templates = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=templates, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     recipe = (run.path / "recipe.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(recipe)
     base, state = str(tables.get("policy", {}).get("model", "")), run.state
     figures = run.stages.get("eval", {}) if folder == "policy" else {}
     licence = _licence(base)
-    return environment.get_template("card.md").render(
+    return render(
+        TEMPLATES / "card.md",
         header=_header(tables, folder, base, licence),
         mark=MARK,
         title=f"{run.path.resolve().name}: {folder}",

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from Jinja templates."""
+"""Self-contained HTML pages, and Markdown, from Jinja templates."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def write_page(path: Path, template: Path, **values: Any) -> Path:
 
 def render(template: Path, **values: Any) -> str:
     """Renders a template, which may extend `page.html` (title, style, body) and import the macro `table` from
-    `tables.html`. Values are escaped."""
+    `tables.html`. Values are escaped in HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader([template.parent, TEMPLATES]),
-        autoescape=True,
+        autoescape=template.suffix != ".md",
         finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
