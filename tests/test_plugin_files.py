@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tomli_w
 from python_material import dpo_tables, online_tables, write_material
+from test_strangers import SEVEN_LINES
 
 import alignkit
 from alignkit import Group, Prompt, cli, read_groups, registry, write_groups
@@ -21,15 +22,6 @@ from alignkit.cli import stages
 if TYPE_CHECKING:
     from conftest import Refusal, Resolve
 
-SEVEN_LINES = """\
-from alignkit import RewardSource, hookimpl
-class Short(RewardSource):
-    def score(self, groups):
-        return [[-float(len(text)) for text in group.responses] for group in groups]
-@hookimpl
-def register_reward_sources(register):
-    register("short", Short)
-"""
 SQUARES = SEVEN_LINES.replace("-float(len(text))", "-float(len(text) ** 2)")
 GROUP = Group(Prompt.of("Say hello."), ("hello", "hi"))
 
