@@ -10,32 +10,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine import same_weights
+from test_engine import Likelihood, demonstrations, policy_in_float64, same_weights, weights
 
+from alignkit.options import TrainingOptions
 from alignkit.testing import near
+from alignkit.training.engine import train
+from alignkit.training.feeds import OfflineFeed
 
 TRAIN = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import torch
-from test_engine import Likelihood, demonstrations, policy_in_float64, weights
-from alignkit.training.engine import train
-from alignkit.training.feeds import OfflineFeed
+from test_processes import trained
 from alignkit.ops.distributed import process_index, start_processes
-from alignkit.options import TrainingOptions
 
 start_processes()
-torch.manual_seed(0)
-policy = policy_in_float64()
-options = TrainingOptions(learning_rate=0.01, minibatch_size=16, n_epochs=4, max_tokens={max_tokens})
-records = []
-result = train(
-    Likelihood(options, policy=policy), OfflineFeed(demonstrations(11), policy), folder=Path({folder!r}), seed=0,
-    on_step=records.append,
-)
-torch.save((weights(policy), [record["loss"] for record in records]), Path({folder!r}) / f"{{process_index()}}.pt")
+torch.save(trained(Path({folder!r}), {max_tokens}), Path({folder!r}) / f"{{process_index()}}.pt")
 """
+
+
+def trained(folder: Path, max_tokens: int) -> tuple[torch.Tensor, list[float]]:
+    """The weights and losses of a few steps."""
+    torch.manual_seed(0)
+    policy, losses = policy_in_float64(), list[float]()
+    options = TrainingOptions(learning_rate=0.01, minibatch_size=16, n_epochs=4, max_tokens=max_tokens)
+    train(
+        Likelihood(options, policy=policy), OfflineFeed(demonstrations(11), policy), folder=folder, seed=0,
+        on_step=lambda record: losses.append(record["loss"]),
+    )  # fmt: skip
+    return weights(policy), losses
 
 
 def launch(code: str, processes: int) -> None:
@@ -61,17 +65,12 @@ def launch(code: str, processes: int) -> None:
 def test_two_processes_with_unequal_shares_take_the_steps_of_one(tmp_path: Path, max_tokens: int) -> None:
     """Eleven groups on two processes, six and five, in one or several micro-batches: the gradient is that of all."""
     tests = str(Path(__file__).parent)
-    results = {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        launch(TRAIN.format(tests=tests, folder=str(folder), max_tokens=max_tokens), processes)
-        results[processes] = [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
-    (alone, losses) = results[1][0]
-    for shared, shared_losses in results[2]:
+    launch(TRAIN.format(tests=tests, folder=str(tmp_path), max_tokens=max_tokens), 2)
+    alone, losses = trained(tmp_path / "alone", max_tokens)
+    for shared, shared_losses in [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]:
         assert same_weights(shared, alone, steps=4)
         assert shared_losses == near(losses, terms=100)
-    assert list((tmp_path / "2" / "checkpoints").iterdir())
+    assert list((tmp_path / "checkpoints").iterdir())
 
 
 FOLLOW = """
