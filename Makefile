@@ -18,7 +18,7 @@ DEMO ?= demo
 REAL_MODEL ?= build/real-model
 VLLM ?= build/vllm
 
-.PHONY: demo test test-slow test-trackers test-vllm readme dist version fuzz fuzz-long soak mutants install lint docs counts notebook models real-model bench bench-gpu clean python
+.PHONY: demo test test-slow test-trackers test-vllm readme dist version fuzz fuzz-long soak mutants install lint docs coverage counts notebook models real-model bench bench-gpu clean python
 
 demo: install
 	$(BIN)/alignkit demo --out $(DEMO) --overwrite
@@ -83,6 +83,14 @@ lint: install
 docs: install
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.generate.site
+
+# Which lines and branches of the core the quick tests run, in their subprocesses too (a quarter longer than `make test`).
+coverage: install
+	$(BIN)/coverage erase
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST)) -m "not slow and not gpu"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --include="alignkit/ops/*"
+	$(BIN)/coverage report --omit="alignkit/testing/*,alignkit/ops/*"
 
 # How large and how repetitive the code is, beside its peers.
 counts: install
