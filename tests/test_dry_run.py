@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from alignkit import Config, Footprint, Group, Held, Load
 from alignkit.cli.app import build_app
 from alignkit.interfaces import Feed, Optimizer, RewardSource, Scorer
-from alignkit.plugins import FIRST_PARTY, Registration, registry
+from alignkit.plugins import Registration, registry
 from alignkit.recipe.reading import checked
 from alignkit.recipe.recipe import recipe_of
 from alignkit.runs.dry import dry_run, size_text, told
 from alignkit.testing import TinyOptions, TinyPolicy
+from alignkit.versions import FIRST_PARTY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
