@@ -1,9 +1,10 @@
 """`--dry-run` beside the memory that is taken: `python -m tests.bench.memory` prints docs/how-to/scale.md's table.
 
-Each case trains a random Llama for two steps of two micro-batches in processes of its own. Measured is the highest
-resident memory while it trains, above that before the model is loaded. The process has trained a tiny one before, so
-that libraries don't count. glibc gives freed blocks above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise
-a process keeps what the holes between small tensors add up to, which can be as much again.
+Each case trains a random Llama for two steps, in processes of its own that each take two micro-batches a step. Measured
+is the highest resident memory while it trains, above that before the model is loaded. The process has trained a tiny
+one before, so that libraries don't count. glibc gives freed blocks above 64 KiB back at once here
+(MALLOC_MMAP_THRESHOLD_): otherwise a process keeps what the holes between small tensors add up to, which can be as much
+again.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def write_model(folder: Path, **sizes: int) -> Path:
     return folder
 
 
-def options_of(folder: Path, rank: int, tokens: int) -> dict[str, Any]:
-    """The recipe: demonstrations of 64 tokens after prompts of 64."""
-    groups = 2 * STEPS * tokens // (2 * LENGTH)
+def options_of(folder: Path, rank: int, tokens: int, processes: int = 1) -> dict[str, Any]:
+    """The recipe: demonstrations of 64 tokens after prompts of 64, two micro-batches of them a step and process."""
+    groups = processes * 2 * STEPS * tokens // (2 * LENGTH)
     return {
         "policy": {"model": str(folder), "lora": {"r": rank}},
         "sft": {"max_tokens": tokens, "minibatch_size": groups // STEPS},
@@ -95,7 +96,7 @@ def train(folder: Path, rank: int, tokens: int) -> None:
     import alignkit
     from alignkit import Group, Prompt
 
-    recipe = options_of(folder, rank, tokens)
+    recipe = options_of(folder, rank, tokens, int(os.environ.get("WORLD_SIZE", "1")))
     context = alignkit.make_context(device="cpu")
     policy = alignkit.build_component("policy", {"plugin": "hf", **recipe["policy"]}, context)
     gc.collect()
@@ -123,7 +124,7 @@ def estimate(folder: Path, case: Case) -> int:
     from alignkit.recipe.recipe import recipe_of
     from alignkit.runs.dry import dry_run
 
-    recipe = options_of(folder, case.rank, TOKENS[case.size])
+    recipe = options_of(folder, case.rank, TOKENS[case.size], case.processes)
     demonstrations = folder / "demonstrations.jsonl"
     demonstrations.write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     recipe["demonstrations"]["path"] = str(demonstrations)

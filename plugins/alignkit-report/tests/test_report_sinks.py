@@ -13,14 +13,12 @@ from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from accelerate import PartialState
 from alignkit_report import MlflowOptions, TensorBoardOptions, TrackioOptions, WandbOptions, options
 from alignkit_report.options import is_installed
-from alignkit_report.sinks import Mlflow, TensorBoard, TrackerSink, Wandb, as_text
+from alignkit_report.sinks import Mlflow, TensorBoard, Wandb
 
-from alignkit import Context, Group, InputError, Prompt, Run
+from alignkit import Context, InputError, Run
 from alignkit.plugins import read_component, registry
 from alignkit.testing import MetricSinkContract
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -319,85 +317,6 @@ def test_a_name_that_tensorboard_would_not_use_is_refused(monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="has no effect without folder"):
         TensorBoardOptions(name="mine").check()
     TensorBoardOptions(name="mine", folder="runs").check()
-
-
-class FakeTracker:
-    """A fake of accelerate's trackers."""
-
-    name = "fake"
-
-    def __init__(self, fails: bool = False) -> None:
-        self.calls: list[Any] = []
-        self._fails = fails
-
-    def start(self) -> None:
-        print("a word of welcome")
-        self.calls.append("start")
-        if self._fails:
-            raise ConnectionError("no server")
-
-    def log(self, values: Any, step: int) -> None:
-        self.calls.append((step, values))
-
-    def finish(self) -> None:
-        self.calls.append("finish")
-
-
-class FakeSink(TrackerSink[TensorBoardOptions]):
-    """A sink of a fake tracker."""
-
-    Config = TensorBoardOptions
-    tracker = FakeTracker()
-
-    def make(self, ends: Any) -> FakeTracker:
-        ends.callback(self.tracker.calls.append, "undone")
-        return self.tracker
-
-    def log_table(self, rows: Any, stage: str, step: int) -> None:
-        self.tracker.calls.append((stage, step, rows))
-
-
-@pytest.fixture(autouse=True)
-def state_of_accelerate() -> None:
-    PartialState(cpu=True)
-
-
-def test_starts_with_the_first_record_takes_numbers_alone_and_ends_once(capsys: pytest.CaptureFixture[str]) -> None:
-    FakeSink.tracker = FakeTracker()
-    calls, sink = FakeSink.tracker.calls, FakeSink()
-    sink.close()
-    assert calls == []
-    sink.write({"stage": "rounds/2/policy", "step": 3, "loss": np.float32(0.5), "why": "text", "none": None, "kl": 2})
-    sink.write({"stage": "sft", "step": 4, "loss": float("inf")})
-    sink.close()
-    sink.close()
-    first = {"rounds/2/policy/loss": 0.5, "rounds/2/policy/kl": 2.0}
-    assert calls == ["start", (3, first), (4, {"sft/loss": float("inf")}), "finish", "undone"]
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "a word of welcome\n")
-
-
-def test_samples_are_rows_with_their_scores() -> None:
-    FakeSink.tracker = FakeTracker()
-    sink = FakeSink()
-    groups = [
-        Group(Prompt(text="say"), ("a", "b"), scores=(0.123456, None)),
-        Group(Prompt(text="say"), ("c",), source="policy"),
-    ]
-    sink.write_samples(groups, "policy", 7)
-    rows = [["say", "", "a", "0.1235"], ["say", "", "b", ""], ["say", "policy", "c", ""]]
-    assert FakeSink.tracker.calls == ["start", ("policy", 7, rows)]
-    assert as_text(rows[:2]) == "prompt: say\nresponse: a\nscore: 0.1235\n\nprompt: say\nresponse: b"
-    sink.close()
-
-
-def test_a_tracker_that_cannot_start_leaves_nothing_to_close() -> None:
-    FakeSink.tracker = FakeTracker(fails=True)
-    sink = FakeSink()
-    with pytest.raises(ConnectionError):
-        sink.write({"stage": "sft", "step": 1, "loss": 1.0})
-    sink.close()
-    assert FakeSink.tracker.calls == ["start", "undone"]
 
 
 @pytest.mark.filterwarnings("ignore:::(tensorboard|google)")

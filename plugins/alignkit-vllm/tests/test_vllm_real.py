@@ -5,8 +5,11 @@ One server serves most tests; each test that kills it costs a start, half a minu
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from itertools import pairwise
@@ -19,6 +22,7 @@ from alignkit_hf.policy import HFPolicy
 from alignkit_vllm.client import Client, Trouble
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.sampler import VLLMSampler
+from safetensors.torch import load_file
 from scripted_vllm import steps_of
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -250,3 +254,71 @@ def test_rollouts_follow_every_sync_with_a_head_of_its_own(tmp_path: Path) -> No
     folder = write_model(tmp_path / "untied", tied=False)
     for sampler in started(folder, tmp_path / "run"):
         assert_follows_every_sync(sampler, load(folder))
+
+
+RECIPE = """
+[policy]
+plugin = "hf"
+model = {model!r}
+dtype = "float32"
+
+[prompts]
+path = "prompts.jsonl"
+
+[reward]
+plugin = "function"
+function = "vowels:score"
+
+[sampling]
+max_tokens = 16
+
+[sampler]
+plugin = "vllm"
+python = {python!r}
+model = {model!r}
+flags = {flags}
+start_seconds = {seconds}
+
+[optimizer]
+plugin = "grpo"
+iterations = 3
+batch_size = 5
+group_size = 4
+minibatch_size = 2
+learning_rate = 1e-4
+
+[run]
+device = "cpu"
+"""
+REWARD = """
+def score(prompts, completions, **columns):
+    return [sum(one in "aeiou" for one in text) / (1 + len(text)) for text in completions]
+"""
+
+
+@pytest.mark.slow
+def test_two_training_processes_end_with_the_weights_of_one(folder: Path, tmp_path: Path) -> None:
+    """Whole and split weights, five prompts a batch for two processes; each run starts a server of its own."""
+    values = {"model": str(folder), "python": PYTHON, "flags": json.dumps(FLAGS), "seconds": SECONDS}
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(**values), encoding="utf-8")
+    (tmp_path / "vowels.py").write_text(REWARD, encoding="utf-8")
+    rows = [json.dumps({"prompt": f"{word} the cat sat"}) for word in ("a", "one", "here", "then", "after that")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    two = ("--launch", "torchrun", "--processes", "2")
+    runs = {"one": (), "two": two, "split": (*two, "-o", "run.shard=fsdp2")}
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    ended = {}
+    for name, flags in runs.items():
+        words = [sys.executable, "-m", "alignkit", "run", "recipe.toml", "--out", name, "--quiet", *flags]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (name, done.stderr)
+        log = steps_of(tmp_path / name)
+        assert max(record["sampler_kl"] for record in log) < 1e-7, name
+        ended[name] = ([record["reward"] for record in log], load_file(tmp_path / name / "policy/model.safetensors"))
+    rewards, weights = ended.pop("one")
+    start = load_file(folder / "model.safetensors")
+    assert max(float((weights[key] - start[key]).abs().max()) for key in start) > 1e-4, "nothing was learned"
+    for name, (found, others) in ended.items():
+        assert found == pytest.approx(rewards, abs=1e-6), f"{name}: other samples"
+        apart = {key: float((others[key] - value).abs().max()) for key, value in weights.items()}
+        assert max(apart.values()) < 1e-5, (name, apart)
