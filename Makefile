@@ -112,7 +112,7 @@ fuzz-long: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.long $(ARGS)
 
 soak: install
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak $(ARGS)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.soak $(KILLS:%=--kills %) $(ARGS)
 
 mutants: install
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.mutants $(ARGS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 from difflib import get_close_matches
+from signal import SIGTERM
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -104,3 +106,21 @@ def wants_traceback() -> bool:
 def describe_error(error: BaseException) -> str:
     """The type and message of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+
+
+@contextmanager
+def blamed(owner: str, doing: str = "") -> Iterator[None]:
+    """Attributes errors to a plugin: whatever is no AlignkitError becomes a PluginError with its name, a call of
+    `sys.exit` too (but not the one that SIGTERM stands for)."""
+    try:
+        yield
+    except PluginError as error:
+        raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
+    except AlignkitError:
+        raise
+    except ModuleNotFoundError as error:
+        raise missing_package(error, owner) from error
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 128 + SIGTERM:
+            raise
+        raise PluginError(f"{' '.join(filter(None, (owner, doing)))}: {describe_error(error)}") from error

@@ -9,12 +9,10 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, entry_points
-from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -23,26 +21,24 @@ from alignkit import hookspecs
 from alignkit.checking import OptionsError, Problem, missing, option_names, unknown
 from alignkit.components import Component, Context
 from alignkit.errors import (
-    AlignkitError,
     InputError,
     PluginError,
+    blamed,
     closest,
     describe_error,
     is_missing_itself,
-    missing_package,
     wants_traceback,
 )
 from alignkit.interfaces import INTERFACE_VERSION, Algorithm, MetricSink, Policy, PreferenceSource, RewardSource
 from alignkit.options import ComponentSpec, Config, specs_of
 from alignkit.samplers import OwnSampler, Sampler
-from alignkit.versions import CORE
+from alignkit.versions import CORE, FIRST_PARTY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 GROUP = "alignkit"
-COMMANDS_GROUP = "alignkit.commands"
 
 ROLES: dict[str, type[Component[Any]]] = {
     "policy": Policy,
@@ -63,10 +59,6 @@ HOOKS = {
     "register_metric_sinks": "metrics",
 }
 """The role of the components that each hook registers."""
-
-_PLUGINS = "hf reward ppo dpo grpo data clicks report demo judge label serve trl vllm"
-FIRST_PARTY = tuple(f"alignkit-{name}" for name in _PLUGINS.split())
-"""The project's own distributions: they win when two plugins use one name."""
 
 
 def normalized(distribution: str) -> str:
@@ -325,24 +317,6 @@ def read_options(
     for key, role, spec in specs_of(instance):
         problems += [p.under(*key.split(".")) for p in read_component(registry, role, spec)[1]]
     return (None if unknown(config, options) else instance), problems
-
-
-@contextmanager
-def blamed(owner: str, doing: str = "") -> Iterator[None]:
-    """Attributes errors to a plugin: whatever is no AlignkitError becomes a PluginError with its name, a call of
-    `sys.exit` too (but not the one that SIGTERM stands for)."""
-    try:
-        yield
-    except PluginError as error:
-        raise error if owner in str(error) else PluginError(f"{owner}: {error}") from error
-    except AlignkitError:
-        raise
-    except ModuleNotFoundError as error:
-        raise missing_package(error, owner) from error
-    except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == 128 + SIGTERM:
-            raise
-        raise PluginError(f"{' '.join(filter(None, (owner, doing)))}: {describe_error(error)}") from error
 
 
 def build(part: Part, context: Context, *, saved: Path | None = None, **keywords: Any) -> Any:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from textwrap import dedent
@@ -33,6 +34,20 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_small_demo(tmp_path_factory.mktemp("demo") / "demo")
 
 
+@contextmanager
+def installed_in(site: Path) -> Iterator[None]:
+    """This process finds what is installed in a folder, and forgets it again."""
+    before = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        plugins.registry.cache_clear()
+        yield
+    for added in set(sys.modules) - before:
+        if (getattr(sys.modules[added], "__file__", None) or "").startswith(str(site)):
+            del sys.modules[added]
+    plugins.registry.cache_clear()
+
+
 class InstallPlugin(Protocol):
     def __call__(
         self, distribution: str, source: str, *, group: str = ..., name: str = ..., attribute: str = ...
@@ -41,12 +56,10 @@ class InstallPlugin(Protocol):
 
 
 @pytest.fixture
-def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InstallPlugin]:
+def install_plugin(tmp_path: Path) -> Iterator[InstallPlugin]:
     """Installs a one-file distribution with one entry point, in a folder that is on sys.path for this test only."""
     site = tmp_path / "site"
     site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    before = set(sys.modules)
 
     def install(
         distribution: str, source: str, *, group: str = plugins.GROUP, name: str = "", attribute: str = ""
@@ -62,11 +75,8 @@ def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         plugins.registry.cache_clear()
         return site
 
-    yield install
-    for added in set(sys.modules) - before:
-        if (getattr(sys.modules[added], "__file__", None) or "").startswith(str(site)):
-            del sys.modules[added]
-    plugins.registry.cache_clear()
+    with installed_in(site):
+        yield install
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from alignkit.errors import InputError, PluginError
+from alignkit.errors import InputError, PluginError, blamed
 from alignkit.interfaces import Feed, Optimizer
 from alignkit.options import TrainingOptions
-from alignkit.plugins import blamed
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyPolicy, TinyReward
 from alignkit.training.engine import train

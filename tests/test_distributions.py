@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignkit.plugins import FIRST_PARTY
-from alignkit.versions import CORE
+from alignkit.versions import CORE, FIRST_PARTY
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = [ROOT, *(path.parent for path in sorted(ROOT.glob("plugins/*/pyproject.toml")))]

@@ -16,9 +16,10 @@ from typer.main import get_command
 
 from alignkit.cli.app import build_app
 from alignkit.options import Config
-from alignkit.plugins import FIRST_PARTY, ROLES, Registration, registry
+from alignkit.plugins import ROLES, Registration, registry
 from alignkit.recipe.describe import SECTIONS, describe, groups_of, heading, plugin_text
 from alignkit.recipe.tables import DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE
+from alignkit.versions import FIRST_PARTY
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = "<!-- Written by docs/generate"

@@ -173,7 +173,7 @@ test_engine.{run}(Path({folder!r}))
 """
 
 
-@pytest.mark.parametrize("run", ["offline", "online"])
+@pytest.mark.parametrize("run", [pytest.param("offline", marks=pytest.mark.slow), "online"])
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path: Path, run: str) -> None:
     at = random.randrange(2, 9)
     tests = os.path.dirname(__file__)  # noqa: PTH120

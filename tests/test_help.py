@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,29 @@ COMMANDS = list(commands_of())
 
 def test_there_are_commands() -> None:
     assert {("run",), ("plugins", "new"), ("compare",), ("preferences", "verdicts", "list")} <= {*COMMANDS}
+
+
+HEAVY = ("torch", "transformers", "numpy", "pydantic", "rich", "jinja2", "alignkit_data", "alignkit.recipe.reading")
+LISTED = ("pluggy", "alignkit.plugins", "alignkit_hf", "alignkit_judge", "alignkit_label", "alignkit_report")
+HELPS = """
+import json, sys
+from contextlib import redirect_stdout
+from alignkit.cli import run
+heavy, listed, commands = map(json.loads, sys.argv[1:])
+imported = {}
+for words in commands:
+    with redirect_stdout(sys.stderr):
+        run([*words, "--help"])
+    for name in sys.modules.keys() & {*heavy, *(() if words else listed)}:
+        imported.setdefault(name, words)
+print(json.dumps(imported))
+"""
+
+
+def test_no_help_imports_what_only_the_command_needs() -> None:
+    assert COMMANDS[0] == ()
+    command = [sys.executable, "-c", HELPS, *map(json.dumps, (HEAVY, LISTED, COMMANDS))]
+    assert json.loads(subprocess.run(command, check=True, capture_output=True).stdout) == {}
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

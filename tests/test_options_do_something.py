@@ -20,13 +20,14 @@ from alignkit.components import Context
 from alignkit.errors import InputError, StoppedByCheck
 from alignkit.interfaces import Feed, Optimizer, RewardSource, Scorer
 from alignkit.options import Config, Sampling
-from alignkit.plugins import FIRST_PARTY, registry
+from alignkit.plugins import registry
 from alignkit.records import Group, Prompt
 from alignkit.testing import TinyOptions, TinyPolicy
 from alignkit.testing.material import groups_for
 from alignkit.testing.runs import weights
 from alignkit.training.engine import train
 from alignkit.training.feeds import OfflineFeed, RolloutFeed
+from alignkit.versions import FIRST_PARTY
 
 Options = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from alignkit import errors, options
 from alignkit.algorithms import RatioOptions
 from alignkit.checking import OptionsError
-from alignkit.errors import InputError, closest
-from alignkit.plugins import blamed, read_component, registry
+from alignkit.errors import InputError, blamed, closest
+from alignkit.plugins import read_component, registry
 from alignkit.recipe.tables import CandidateOptions, RunOptions
 
 if TYPE_CHECKING:

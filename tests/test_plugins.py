@@ -14,7 +14,8 @@ import pytest
 from alignkit import hookspecs
 from alignkit.errors import InputError, PluginError
 from alignkit.interfaces import INTERFACE_VERSION
-from alignkit.plugins import FIRST_PARTY, HOOKS, ROLES, Registry, registry
+from alignkit.plugins import HOOKS, ROLES, Registry, registry
+from alignkit.versions import FIRST_PARTY
 
 if TYPE_CHECKING:
     from conftest import InstallPlugin

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from alignkit import cli, read_groups
-from alignkit.plugins import FIRST_PARTY, ROLES
+from alignkit.plugins import ROLES
 from alignkit.testing.scaffold import KINDS, write_distribution
+from alignkit.versions import FIRST_PARTY
 
 if TYPE_CHECKING:
     from pathlib import Path

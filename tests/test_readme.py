@@ -7,6 +7,7 @@ import shlex
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from alignkit_data.hub import is_hub_id
@@ -70,7 +71,7 @@ def test_commands_of_a_plugins_page_fit_the_recipe_of_the_demo(
 ) -> None:
     """All but the files of the reader's own."""
     monkeypatch.setenv("REWARD_KEY", "a key")
-    monkeypatch.setattr("alignkit.cli.stages.run_resolved", lambda *_, **__: SimpleNamespace(summary={}))
+    monkeypatch.setattr("alignkit.runs.api.run_resolved", lambda *_, **__: SimpleNamespace(summary={}))
     for line in commands_of(page):
         words = shlex.split(line.replace(" recipe.toml", " demo/recipe.toml"), comments=True)[1:]
         if words[0] in ("run", "sft", "reward"):
@@ -78,8 +79,22 @@ def test_commands_of_a_plugins_page_fit_the_recipe_of_the_demo(
             assert code == 0 or re.search(OWN, said), said
 
 
+NETWORK = [command for command, typed in TYPED.items() if typed.network]
+
+
 @pytest.mark.usefixtures("_beside_a_demo")
-@pytest.mark.parametrize("command", [command for command, typed in TYPED.items() if typed.network])
+@pytest.mark.parametrize("command", NETWORK)
+def test_a_command_on_public_data_fits_its_recipe(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/test_examples.py runs the recipes with a few steps."""
+    ran: list[Any] = []
+    monkeypatch.setattr("alignkit.runs.api.run_resolved", lambda *_, **__: ran.append(_) or SimpleNamespace(summary={}))
+    assert cli.run(shlex.split(command)[1:]) == 0
+    assert len(ran) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_beside_a_demo")
+@pytest.mark.parametrize("command", NETWORK)
 def test_a_command_on_public_data_works_on_local_files(command: str) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs the real data in ../shared/data")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +19,9 @@ GROUP = Group(Prompt(text="Say hello."), ("good day to you", "good day"))
 
 
 @pytest.fixture
-def site(install_plugin: InstallPlugin) -> Path:
+def _site(install_plugin: InstallPlugin) -> None:
     """The plugin, installed with one entry point."""
-    return install_plugin("brevity", SOURCE.read_text(encoding="utf-8"))
+    install_plugin("brevity", SOURCE.read_text(encoding="utf-8"))
 
 
 def test_it_is_as_short_as_it_says() -> None:
@@ -37,7 +35,7 @@ def test_the_shortest_one_has_seven_lines_and_counts_words(install_plugin: Insta
     assert build_component("reward", "short-answers").score([GROUP]) == [[-4, -2]]
 
 
-@pytest.mark.usefixtures("site")
+@pytest.mark.usefixtures("_site")
 def test_from_the_command_line(tmp_path: Path) -> None:
     write_groups(tmp_path / "groups.jsonl", [GROUP])
     words = ["score", str(tmp_path / "groups.jsonl"), "--reward", "brevity", "-o", "reward.words=4", "--quiet"]
@@ -53,7 +51,7 @@ def test_in_python() -> None:
         made["BrevityOptions"](words="four")
 
 
-@pytest.mark.usefixtures("site")
+@pytest.mark.usefixtures("_site")
 def test_by_its_name_in_python() -> None:
     assert build_component("reward", "brevity").score([GROUP]) == [[-0.8, -0.9]]
     assert build_component("reward", {"plugin": "brevity", "words": 4}).score([GROUP]) == [[0.0, -0.5]]
@@ -61,14 +59,6 @@ def test_by_its_name_in_python() -> None:
         build_component("reward", {"plugin": "brevity", "wrods": 4})
 
 
-def test_it_passes_its_check(site: Path) -> None:
-    command = [sys.executable, "-m", "alignkit", "plugins", "check", "brevity"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(site))
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "passed" in ran.stdout
-
-
-def _environment(site: Path) -> dict[str, str]:
-    import os
-
-    return os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+@pytest.mark.usefixtures("_site")
+def test_it_passes_its_check() -> None:
+    assert cli.run(["plugins", "check", "brevity"]) == 0

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from alignkit.interfaces import Optimizer
-from alignkit.plugins import FIRST_PARTY, registry
+from alignkit.plugins import registry
+from alignkit.versions import FIRST_PARTY
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
 LONGEST, RUN = 100, 6

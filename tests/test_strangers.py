@@ -7,12 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import installed_in
 
-from alignkit import Group, Prompt, write_groups
+from alignkit import Group, Prompt, cli, write_groups
 from alignkit.testing.scaffold import write_distribution
 from alignkit.testing.tiny_hf import write_tiny_llama
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FAKES = Path(__file__).parent / "fakes"
 SEVEN_LINES = """\
@@ -86,10 +91,11 @@ def install(folder: Path, sources: dict[str, str], *others: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _strangers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Both packages, installed by pip into a folder of their own."""
     sources = {"short": SEVEN_LINES, "wrapped": (FAKES / "wrapped.py").read_text(encoding="utf-8")}
-    return install(tmp_path_factory.mktemp("strangers"), sources)
+    with installed_in(install(tmp_path_factory.mktemp("strangers"), sources)):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +107,26 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [option.format(model=model, prompts=folder / "prompts.jsonl") for option in OPTIONS]
 
 
-def test_seven_lines_are_a_reward(site: Path, options: list[str], tmp_path: Path) -> None:
+def said_by_a_run(out: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert cli.run(["run", *words, "--out", str(out), "--json"]) == 0
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return said
+
+
+@pytest.mark.usefixtures("_strangers")
+def test_seven_lines_are_a_reward(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(SEVEN_LINES.splitlines()) == 7
     words = ["--policy", "wrapped", "--reward", "short", "--optimizer", "ppo", *options]
-    ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    said = json.loads(ran.stdout)
+    said = said_by_a_run(tmp_path / "run", words, capsys)
     assert said["align"]["steps"] == 8
     assert said["eval"]["policy"]["reward"]["value"] < 0
     assert (tmp_path / "run" / "policy" / "model.safetensors").exists()
 
 
-def test_a_policy_and_a_reward_without_an_option_called_model(site: Path, options: list[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_strangers")
+def test_a_policy_and_a_reward_without_an_option_called_model(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pairs = [Group(Prompt.of(f"Say {n}."), ("yes", "no"), ranks=(0, 1)) for n in range(12)]
     write_groups(tmp_path / "pairs.jsonl", pairs)
     sft = [Group(Prompt.of(f"Say {n}."), ("yes",)) for n in range(8)]
@@ -124,9 +138,7 @@ def test_a_policy_and_a_reward_without_an_option_called_model(site: Path, option
         "-o",
         f"preferences.path={tmp_path / 'pairs.jsonl'}",
     ]
-    ran = alignkit("alignkit", "run", *words, "--out", str(tmp_path / "run"), "--json", site=site)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    said = json.loads(ran.stdout)
+    said = said_by_a_run(tmp_path / "run", words, capsys)
     assert {"sft", "preferences", "reward", "align", "eval"} <= said.keys()
     assert said["reward"]["steps"] > 0
     recipe = (tmp_path / "run" / "recipe.toml").read_text()
@@ -149,7 +161,7 @@ def test_a_reward_with_a_dependency_of_its_own_and_an_algorithm(options: list[st
     assert "No module named 'vowelcounter'" in next(line for line in lacking.stdout.splitlines() if "broken" in line)
 
 
-def test_their_checks_pass(site: Path) -> None:
-    for name in ("short", "learned"):
-        ran = alignkit("alignkit", "plugins", "check", name, site=site)
-        assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-500:]
+@pytest.mark.usefixtures("_strangers")
+@pytest.mark.parametrize("name", ["short", "learned"])
+def test_their_checks_pass(name: str) -> None:
+    assert cli.run(["plugins", "check", name]) == 0

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import installed_in
 
 from alignkit import cli
 from alignkit.records import Group, Prompt, write_groups
@@ -40,23 +41,25 @@ def test_it_is_listed_and_described(site: Path) -> None:
     assert "words: int >= 1 = 20" in run("-m", "alignkit", "plugins", "show", "brevity", site=site).stdout
 
 
-def test_it_scores_by_name_from_the_command_line(site: Path, tmp_path: Path) -> None:
+def test_it_scores_by_name_from_the_command_line(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_groups(tmp_path / "groups.jsonl", [Group(Prompt.of("Hello?"), ("one two three four", "one two", ""))])
-    score = ["-m", "alignkit", "score", str(tmp_path / "groups.jsonl"), "--reward", "brevity"]
+    score = ["score", str(tmp_path / "groups.jsonl"), "--reward", "brevity"]
     out = tmp_path / "scored.jsonl"
-    ran = run(*score, "-o", "reward.words=4", "--out", str(out), site=site)
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(out.read_text())["scores"] == [0.0, -0.5, -1.0]
-    wrong = run(*score, "-o", "reward.words=0", "--out", str(out), site=site)
-    assert (wrong.returncode, wrong.stderr) == (2, "error: -o reward.words: must be at least 1, found 0\n")
+    with installed_in(site):
+        assert cli.run([*score, "-o", "reward.words=4", "--out", str(out), "--quiet"]) == 0
+        assert json.loads(out.read_text())["scores"] == [0.0, -0.5, -1.0]
+        assert cli.run([*score, "-o", "reward.words=0", "--out", str(out)]) == 2
+    assert capsys.readouterr().err == "error: -o reward.words: must be at least 1, found 0\n"
 
 
 def test_it_keeps_its_contract(site: Path, tmp_path: Path) -> None:
     tests = shutil.copytree(EXAMPLE / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     ran = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tests), site=site)
     assert ran.returncode == 0, ran.stdout
-    checked = run("-m", "alignkit", "plugins", "check", "brevity", site=site)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    with installed_in(site):
+        assert cli.run(["plugins", "check", "brevity"]) == 0
 
 
 def files_of(folder: Path) -> dict[str, str]:

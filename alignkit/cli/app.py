@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import os
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit.cli import plugins, preferences, samples, stages
-from alignkit.cli.help import arrange_help, epilog
+from alignkit.cli.help import Group, arrange_help, epilog, names_command
 from alignkit.commands import AsJson, show
-from alignkit.plugins import COMMANDS_GROUP, blamed, registry
-from alignkit.versions import CORE, main_versions
+from alignkit.errors import blamed
+from alignkit.versions import COMMANDS_GROUP, CORE, main_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     """All commands. A plugin's command is loaded only if the arguments name it, and else only listed."""
     app = typer.Typer(
         name="alignkit",
+        cls=Group,
+        add_completion=not names_command(arguments),
         help="Align language models with preferences: SFT, reward models, PPO, DPO, every part a plugin.",
         epilog=epilog(EXAMPLES),
         no_args_is_help=True,
@@ -64,6 +67,8 @@ def _versions(as_json: AsJson = False) -> None:
     Examples:
         alignkit version --json
     """
+    from alignkit.plugins import registry
+
     distributions = sorted({r.distribution for r in registry().registrations})
     show({**main_versions(), **{name: version(name) for name in distributions}}, as_json)
 
@@ -92,9 +97,14 @@ def _names(app: typer.Typer) -> set[str | None]:
 
 
 def _help_unloaded(point: EntryPoint) -> str:
-    """What the command's own source says of it, read without importing it; else the summary of its distribution."""
+    """What the command's own source says of it, read without importing it or a package around it; else the summary of
+    its distribution."""
     with suppress(Exception):  # whatever a broken plugin raises: the command itself tells
-        source = Path(importlib.util.find_spec(point.module).origin)  # type: ignore[arg-type, union-attr]
+        package, *inside = point.module.split(".")
+        spec = importlib.util.find_spec(package)
+        for name in inside:
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations)  # type: ignore[union-attr]
+        source = Path(spec.origin)  # type: ignore[arg-type, union-attr]
         if said := _help_in(ast.parse(source.read_text(encoding="utf-8")), point.attr):
             return said
     if point.dist is None or "Summary" not in point.dist.metadata:

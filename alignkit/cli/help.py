@@ -15,9 +15,11 @@ import inspect
 from textwrap import dedent, indent
 from typing import TYPE_CHECKING, Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import typer
     from typer.models import CommandInfo
 
@@ -33,6 +35,8 @@ def arrange_help(app: typer.Typer) -> None:
             command.cls = _Command
     for group in app.registered_groups:
         assert group.typer_instance is not None
+        if not (group.cls or group.typer_instance.info.cls):
+            group.cls = Group
         arrange_help(group.typer_instance)
         firsts = [_split(_text(one))[1].partition("\n")[0] for one in group.typer_instance.registered_commands]
         group.epilog = epilog("\n".join(filter(None, firsts)))
@@ -51,6 +55,21 @@ def _split(text: str) -> tuple[str, str]:
     """What a help says, and its examples."""
     said, _, examples = text.partition(_HEADING)
     return said.rstrip(), dedent(examples).rstrip()
+
+
+def names_command(arguments: Sequence[str]) -> bool:
+    """Whether a group's arguments start with a command, so that none of them is an option of the group itself."""
+    return bool(arguments) and not arguments[0].startswith("-")
+
+
+class Group(TyperGroup):
+    """A group that looks for its own `--help` only where it may stand: for an option that is not given, Typer imports
+    pydantic, which takes longer than everything else that a command's help needs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the group's own options."""
+        self.add_help_option = not names_command(args)
+        return super().parse_args(ctx, args)
 
 
 class _Command(TyperCommand):

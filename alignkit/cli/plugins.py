@@ -11,12 +11,13 @@ import typer
 
 from alignkit.commands import AsJson, PluginFiles, show
 from alignkit.errors import AlignkitError, InputError, closest
-from alignkit.plugins import COMMANDS_GROUP, ROLES, Registration, registry
 from alignkit.testing import commands as authors
+from alignkit.versions import COMMANDS_GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alignkit.plugins import Registration, Registry
 
 app = typer.Typer(help="List, show, check and create plugins.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,6 +31,7 @@ def list_plugins(_plugin: PluginFiles = None, as_json: AsJson = False) -> None:
     Examples:
         alignkit plugins list
     """
+    from alignkit.plugins import ROLES, registry
     from alignkit.recipe.describe import first_line
 
     found = registry()
@@ -54,10 +56,11 @@ def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False
         alignkit plugins show ppo
         alignkit plugins show short --plugin short.py
     """
+    from alignkit.plugins import ROLES, registry
     from alignkit.recipe.describe import describe
 
     found = registry()
-    chosen = [found.get(role, name) for role in ROLES if _has(role, name)]
+    chosen = [found.get(role, name) for role in ROLES if _has(found, role, name)]
     if not chosen:
         broken = next((b for b in found.broken if name in (b.name, b.distribution)), None)
         if broken:
@@ -78,8 +81,8 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else point.value
 
 
-def _has(role: str, name: str) -> bool:
-    return any(name in (r.name, str(r)) for r in registry().registrations if r.role == role)
+def _has(found: Registry, role: str, name: str) -> bool:
+    return any(name in (r.name, str(r)) for r in found.registrations if r.role == role)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

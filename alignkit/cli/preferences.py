@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+
+from alignkit.cli.help import Group
 
 NAME, DEFAULT = "preferences", "make"
 
 
-class _WithDefault(TyperGroup):
+class _WithDefault(Group):
     """A group that runs `make` unless the first word names another of its commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -10,8 +10,6 @@ import typer
 
 from alignkit.commands import flags, show
 from alignkit.errors import InputError
-from alignkit.recipe.reading import read_recipe
-from alignkit.runs import single
 from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
@@ -51,6 +49,9 @@ def sample(
     Examples:
         alignkit sample prompts.jsonl -n 4 -o policy.model=runs/first/policy --out samples.jsonl
     """
+    from alignkit.recipe.reading import read_recipe
+    from alignkit.runs import single
+
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     renamed = flags.column_names(columns)
     parts = {"policy": policy, "sampler": sampler}
@@ -78,6 +79,9 @@ def score(
         alignkit score samples.jsonl --reward rules -o reward.length.target=12 --out scored.jsonl
         alignkit score samples.jsonl --reward my_rewards:politeness --out scored.jsonl
     """
+    from alignkit.recipe.reading import read_recipe
+    from alignkit.runs import single
+
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
     resolved = read_recipe(recipe, flags={"reward": reward}, overrides=options or (), note=reporter.note)
     resolved.part("reward")

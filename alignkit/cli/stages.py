@@ -16,8 +16,6 @@ from alignkit.cli import launch
 from alignkit.cli.help import ADVANCED
 from alignkit.commands import flags, show
 from alignkit.errors import InputError
-from alignkit.recipe.reading import read_recipe
-from alignkit.runs.api import default_folder, run_resolved
 from alignkit.runs.reporting import make_reporter
 
 if TYPE_CHECKING:
@@ -157,6 +155,8 @@ def _add(app: typer.Typer, name: str) -> None:
 
 def _launch(name: str, given: Mapping[str, Any]) -> None:
     """Starts the command in several processes and ends with its exit code, or writes the job file that does."""
+    from alignkit.runs.api import default_folder
+
     how, processes, nodes = given["launch"], given["processes"], given["nodes"] or 1
     command = [name, *_words(given)]
     if how == "torchrun":
@@ -187,6 +187,8 @@ def _start(name: str, given: Mapping[str, Any]) -> None:
         from alignkit.ops.distributed import start_processes
 
         start_processes()  # first, so that one process tells of an error and all end
+    from alignkit.recipe.reading import read_recipe
+    from alignkit.runs.api import default_folder, run_resolved
 
     reporter = make_reporter(quiet=given["quiet"], json_lines=given["as_json"])
     short = {key: given[flag] for flag, key in SHORTHANDS.items() if given[flag] is not None}

@@ -13,8 +13,6 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from alignkit.errors import InputError, visible
-from alignkit.plugins import registry
-from alignkit.recipe.plugin_files import with_files
 from alignkit.runs.reporting import is_first_process
 
 _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
@@ -23,6 +21,9 @@ _RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
 def _use_plugin_files(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
     """Registers what these files register, until the command ends."""
     if files and not context.resilient_parsing:
+        from alignkit.plugins import registry
+        from alignkit.recipe.plugin_files import with_files
+
         found = registry()
         more = with_files(found, map(str, files))
         found.registrations, found.files = more.registrations, more.files

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import tomli_w
-from pydantic import TypeAdapter
 
 from alignkit.components import Context
 from alignkit.errors import InputError
@@ -149,6 +148,8 @@ def _sha256(said: Any) -> str:
 
 def _plain(config: Config) -> dict[str, Any]:
     """Options as TOML types, without unset ones."""
+    from pydantic import TypeAdapter
+
     return cast("dict[str, Any]", _without_nulls(TypeAdapter(type(config)).dump_python(config, mode="json")))
 
 

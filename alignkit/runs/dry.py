@@ -2,9 +2,10 @@
 
 A process holds the weights and AdamW's state of all models all the time. Beside them, training adds gradients and the
 activations of the models that the loss asks in one pass, and sampling adds keys and values; the peak is the larger of
-the two. Several processes by DDP hold the same each, and a second copy of the gradients to exchange them; by FSDP2 an
-equal share each of weights, gradients and AdamW's state, and the parts that are gathered at the moment: two of each
-model under training, and the whole policy to sample.
+the two. Several processes by DDP hold the same each, and a second copy of the gradients to exchange them; before the
+training the first one sends its weights, two buckets of them at a time. By FSDP2 each holds an equal share of weights,
+gradients and AdamW's state, and the parts that are gathered at the moment: two of each model under training, and the
+whole policy to sample.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ TRAINING = {"sft": "sft", "reward": REWARD_TRAINING, "align": "optimizer"}
 """Stage -> the table of its algorithm."""
 PROCESSES = (2, 4, 8, 16)
 RESPONSES = {Feed.DEMONSTRATIONS: 1, Feed.RANKINGS: 2, Feed.LABELS: 1}
+BUCKET = 250 * 2**20
+"""Bytes of weights that DDP sends in one message."""
 BYTES = ("weights", "gradients", "adam", "activations", "cache")
 
 
@@ -106,15 +109,16 @@ def _peak(models: Mapping[str, Footprint | None], layout: str = "ddp", processes
     known = [one for one in models.values() if one is not None]
     total = {name: sum(getattr(one, name) or 0 for one in known) for name in BYTES}
     kept, gradients = total["weights"] + total["adam"], total["gradients"]
-    training, sampling = gradients + total["activations"], total["cache"]
+    training, sampling, starting = gradients + total["activations"], total["cache"], 0
     if layout == "ddp" and processes > 1:
         training += gradients
+        starting = total["weights"] + 2 * min(BUCKET, sum(one.weights for one in known if one.trained))
     if layout == "fsdp2":
         whole = sum(one.weights for one in known if one.cache)
         training += 2 * sum(one.largest for one in known if one.trained) - sum(one.casts for one in known)
         training += gradients // processes - gradients
         kept, sampling = kept // processes, sampling + whole
-    return kept + max(training, sampling)
+    return max(starting, kept + max(training, sampling))
 
 
 def told(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError
+from alignkit.errors import InputError, blamed
 from alignkit.interfaces import Feed, PreferenceSource
 from alignkit.options import Config, specs_of
-from alignkit.plugins import Part, blamed, read_component
+from alignkit.plugins import Part, read_component
 from alignkit.recipe.tables import OPTION_TABLES, REWARD_TRAINING
 from alignkit.runs.plan import Stage, consumed_by
 

@@ -8,10 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import InputError, describe_error
-from alignkit.plugins import blamed
-from alignkit.recipe.reading import checked
-from alignkit.recipe.recipe import recipe_of
+from alignkit.errors import InputError, blamed, describe_error
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, read_groups
 
@@ -147,6 +144,9 @@ class Run:
 
     def _read(self, table: str) -> Resolved:
         """The recipe, or from its file only the table and [run]."""
+        from alignkit.recipe.reading import checked
+        from alignkit.recipe.recipe import recipe_of
+
         if self._resolved is not None:
             return self._resolved
         tables = tomllib.loads((self.path / "recipe.toml").read_text(encoding="utf-8"))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from alignkit.errors import AlignkitError
+from alignkit.errors import AlignkitError, blamed
 from alignkit.ops.distributed import process_index
-from alignkit.plugins import blamed
 from alignkit.records import Group
 from alignkit.runs.results import EVENTS
 from alignkit.training.signals import terminated_cleanly

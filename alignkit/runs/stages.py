@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alignkit.errors import InputError, StoppedByCheck
+from alignkit.errors import InputError, StoppedByCheck, blamed
 from alignkit.interfaces import Algorithm, Feed, Policy, PreferenceSource, RewardSource
-from alignkit.plugins import blamed
 from alignkit.preferences import ranked_by_ai
 from alignkit.recipe.tables import REWARD_TRAINING
 from alignkit.records import Group, Prompt, read_groups, write_groups

@@ -9,7 +9,8 @@ import sys
 from functools import cache
 from importlib.metadata import entry_points
 
-from alignkit.plugins import COMMANDS_GROUP, GROUP, normalized
+from alignkit.plugins import GROUP, normalized
+from alignkit.versions import COMMANDS_GROUP
 
 _CHILD = """
 import importlib, json, sys, traceback

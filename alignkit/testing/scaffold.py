@@ -7,8 +7,7 @@ from pathlib import Path
 from string import Template
 
 from alignkit.errors import InputError, closest
-from alignkit.plugins import FIRST_PARTY
-from alignkit.versions import CORE
+from alignkit.versions import CORE, FIRST_PARTY
 
 TEMPLATES = Path(__file__).parent / "plugin_template"
 KINDS = {

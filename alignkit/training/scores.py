@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from alignkit.errors import PluginError, StoppedByCheck
+from alignkit.errors import PluginError, StoppedByCheck, blamed
 from alignkit.ops.distributed import mean_over_processes, sum_over_processes
 from alignkit.ops.memory import until_it_fits
-from alignkit.plugins import blamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit.plugins import FIRST_PARTY, Registration, registry
+from alignkit.plugins import Registration, registry
 from alignkit.recipe.describe import OptionHelp, describe, plugin_text, sections
 from alignkit.recipe.tables import DEFAULT_PLUGIN, OPTION_TABLES, ROLE_OF_TABLE
+from alignkit.versions import FIRST_PARTY
 from docs.generate.text import NOTE, cell, slug, table
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """`--dry-run` beside the memory that is taken: `python -m tests.bench.memory` prints docs/how-to/scale.md's table.
 
-Each case trains a random Llama for two steps, in processes of its own that each take two micro-batches a step. Measured
-is the highest resident memory while it trains, above that before the model is loaded. The process has trained a tiny
-one before, so that libraries don't count. glibc gives freed blocks above 64 KiB back at once here
-(MALLOC_MMAP_THRESHOLD_): otherwise a process keeps what the holes between small tensors add up to, which can be as much
-again.
+Each case trains a random Llama for three steps (DDP makes its buckets anew after the first), in processes of its own
+that each take two micro-batches a step. Measured is the highest resident memory while it trains, above that before the
+model is loaded. The process has trained a tiny one before, so that libraries don't count. glibc gives freed blocks
+above 64 KiB back at once here (MALLOC_MMAP_THRESHOLD_): otherwise a process keeps what the holes between small tensors
+add up to, which can be as much again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIZES: dict[str, dict[str, int]] = {
     "150M": {"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 14},
 }
 HEADS = 8
-LENGTH, STEPS = 64, 2
+LENGTH, STEPS = 64, 3
 TOKENS = {"10M": 512, "50M": 512, "150M": 256}
 """Tokens of a micro-batch: fewer for the large model, so that it takes minutes."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -92,7 +92,7 @@ def options_of(folder: Path, rank: int, tokens: int, processes: int = 1) -> dict
 
 
 def train(folder: Path, rank: int, tokens: int) -> None:
-    """Two steps of two micro-batches. What loading took is forgotten."""
+    """Three steps of two micro-batches. What loading took is forgotten."""
     import alignkit
     from alignkit import Group, Prompt
 

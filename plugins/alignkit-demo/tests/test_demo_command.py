@@ -16,10 +16,11 @@ from alignkit import Group, Prompt, cli
 from alignkit.errors import InputError
 from alignkit.interfaces import Feed
 from alignkit.options import RolloutOptions
-from alignkit.plugins import FIRST_PARTY, registry
+from alignkit.plugins import registry
 from alignkit.recipe.reading import resolve
 from alignkit.recipe.recipe import load_recipe
 from alignkit.runs.reporting import Reporter
+from alignkit.versions import FIRST_PARTY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -78,6 +78,6 @@ class REINFORCEPlusPlus(CriticFree[REINFORCEPlusPlusOptions], ClippedPolicyGradi
 class ReMax(CriticFree[ReMaxOptions]):
     """ReMax, Li et al., arXiv:2310.10505: the baseline is the reward of the greedy response to the same prompt.
 
-    `prepare` samples and scores it once per batch, with the same length limit and penalties. The baseline has no KL, as
-    in the authors' code.
+    `prepare` samples and scores it once per batch, with the same length limit and penalties; the policy samples it
+    itself, whatever `--sampler` says. The baseline has no KL, as in the authors' code.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignkit.commands import AsJson, Overrides, PluginFiles, PolicyName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, PolicyName, show
 from alignkit_hf.machine import devices, disk, guarded, plugins, versions
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def doctor(
 
 
 def _resolved(target: str, policy: str, options: Iterable[str]) -> Resolved:
+    from alignkit.commands import read_recipe
+
     path = Path(target).expanduser()
     if target and (path.is_file() or path.suffix == ".toml"):
         return read_recipe(path, flags={"policy": policy}, overrides=list(options))

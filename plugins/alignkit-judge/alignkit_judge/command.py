@@ -13,7 +13,6 @@ import typer
 from alignkit import InputError
 from alignkit.commands import AsJson, default_cache, show
 from alignkit_judge.cache import VerdictCache
-from alignkit_judge.replies import Malformed, parse_reply
 
 if TYPE_CHECKING:
     from alignkit_judge.cache import Row
@@ -116,6 +115,8 @@ def _name(row: Row) -> str:
 
 def _repaired(cache: VerdictCache, row: Row) -> bool:
     """Stores the verdict that the saved reply holds, if there is one."""
+    from alignkit_judge.replies import Malformed, parse_reply
+
     old, form = row.answer, row.form
     if form is None or not old.reply:
         return False

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from alignkit_data import Dataset
 
-from alignkit import read_groups, visible
+from alignkit import visible
 from alignkit.commands import AsJson, Columns, Quiet, column_names, show
 from alignkit_report.audit import audit_database, preferences_of
-from alignkit_report.figures import figures
-from alignkit_report.tables import text, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from alignkit_data import Dataset
 
 File = Annotated[
     Path,
@@ -44,6 +43,10 @@ def report(
     Examples:
         alignkit preferences report pairs.jsonl --html page.html
     """
+    from alignkit import read_groups
+    from alignkit_report.figures import figures
+    from alignkit_report.tables import text, write_page
+
     renamed = column_names(columns)
     data = _read(preferences_of(file), renamed)
     exported = audit_database(file).with_suffix(".jsonl")
@@ -61,4 +64,6 @@ def report(
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
+    from alignkit_data import Dataset
+
     return Dataset.of_file(path, columns)

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from alignkit_data import Dataset
-from rich.console import Console
-from rich.table import Table
 
 from alignkit import InputError, visible
 from alignkit.commands import (
@@ -19,11 +16,8 @@ from alignkit.commands import (
     RecipeOption,
     RewardName,
     column_names,
-    make_reporter,
-    read_recipe,
     show,
 )
-from alignkit_report.compare.table import interval, percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +59,10 @@ def check(
         alignkit rewards check pairs.jsonl --reward model -o reward.model=runs/first/reward
         alignkit rewards check pairs.jsonl --reward my_rewards:politeness --by topic
     """
+    from alignkit_data import Dataset
+
     from alignkit.algorithms import score_groups
+    from alignkit.commands import make_reporter, read_recipe
     from alignkit_report.measures.calibration import Pairs, of_reward
 
     reporter = make_reporter(quiet=quiet, json_lines=as_json)
@@ -101,6 +98,11 @@ def _show(found: Mapping[str, Any]) -> None:
     if "pairs" not in found:
         print(f"The reward abstained on all {found['abstained']} pairs.")
         return
+    from rich.console import Console
+    from rich.table import Table
+
+    from alignkit_report.compare.table import interval, percent
+
     console = Console(highlight=False)
     table = Table("", "pairs", "accuracy", "Brier", "calibration error", box=None, pad_edge=False)
     for name, row in {"all": found, **found.get("categories", {})}.items():

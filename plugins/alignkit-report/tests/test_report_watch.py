@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from alignkit_report.watch import sparkline, view
+from alignkit_report.run_view import sparkline, view
 from rich.console import Console
 
 from alignkit import Run, cli

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alignkit import InputError, check_key_variable
-from alignkit.commands import AsJson, Overrides, PluginFiles, Recipe, RewardName, read_recipe, show
+from alignkit.commands import AsJson, Overrides, PluginFiles, Recipe, RewardName, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +48,7 @@ def serve_reward(
     Examples:
         alignkit serve-reward --reward model -o reward.model=runs/first/reward --port 8000
     """
+    from alignkit.commands import read_recipe
     from alignkit_serve.protocol import Served
     from alignkit_serve.server import Scorer, listen, make_app, make_server
 
