@@ -2,7 +2,8 @@
 
 - reference/cli.md: the help of every command.
 - reference/algorithms/, options.md, recipe.md: from the installed plugins of this project (how-to/plugins.md, "How a
-  plugin is documented") and the recipe's tables.
+  plugin is documented") and the recipe's tables. What the algorithms' pages say was measured, and their curves, come
+  from comparison.json; docs/generate/measured.py says how to renew it.
 - reference/hooks.md, interfaces.md, api/: from the signatures and docstrings of the public names.
 - explanation/reliability.md: from reliability.toml, where every fault stands with its tests.
 - in the README and docs/**/*.md, code blocks below `<!-- from: PATH -->` or `<!-- from: PATH#Name -->`: the file, or
@@ -19,8 +20,9 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from docs.generate.algorithms import FOLDER, algorithm_pages
+from docs.generate.algorithms import algorithm_pages, pictures
 from docs.generate.api import api_pages
+from docs.generate.curves import FOLDER
 from docs.generate.hooks import hooks_page
 from docs.generate.options import options_page, recipe_page
 from docs.generate.reliability import reliability_page
@@ -93,6 +95,7 @@ def pages() -> dict[Path, str]:
         "reference/hooks.md": hooks_page(),
         "explanation/reliability.md": reliability_page(),
         **algorithm_pages(),
+        **pictures(),
         **api_pages(),
     }
     made = {DOCS / path: text for path, text in generated.items()}
@@ -102,8 +105,8 @@ def pages() -> dict[Path, str]:
 
 
 def left_over(wanted: Sequence[Path]) -> list[Path]:
-    """Pages of algorithms that there are no more."""
-    return [path for path in (DOCS / FOLDER).glob("*.md") if path not in wanted]
+    """Pages and pictures of algorithms that there are no more."""
+    return [path for path in (DOCS / FOLDER).rglob("*.*") if path not in wanted]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit.interfaces import Algorithm, Feed
 from alignkit.recipe.describe import OptionHelp, PluginText, describe, groups_of, heading, plugin_text
+from docs.generate import curves
+from docs.generate.curves import FOLDER, measured, page_name
 from docs.generate.options import option_table, own_plugins
 from docs.generate.text import INPUTS, NOTE, cell, escaped, slug, table
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from alignkit.plugins import Registration
 
-FOLDER = "reference/algorithms"
 SHARED = "shared-options"
 FEEDS = {
     Feed.DEMONSTRATIONS: "Demonstrations",
@@ -40,15 +40,14 @@ In the formula, pi is the policy, pi_ref the reference, x a prompt, y a response
 the worse of two, t a token.
 """
 COMPARISON = """\
-Each starts from the same SFT policy and is given 1440 prompts: an offline algorithm every ranking of four replies once,
-an online one 30 batches of 48 prompts, to each of which it samples four replies that the learned reward scores. gold is
+Each starts from the same SFT policy. An offline algorithm is given each of 1411 rankings of four replies once, an
+online one 1440 prompts in 30 batches, to each of which it samples four replies that the learned reward scores. gold is
 the true reward, which no model sees, of replies to the evaluation's prompts; reward the learned one, KL that to the SFT
-policy in nats a reply. Seconds are those of the algorithm alone, memory is the peak of its whole process. The settings
+policy in nats a reply. TFLOPs are those of the algorithm alone, memory is the peak of its whole process. The settings
 stand in `alignkit_demo/recipes/comparison.toml`. Learning rates were tried on this world, two or three for most, and
-there is one seed on one machine, so small differences say little: another machine moves gold by about 0.3. Before
-2026-11-29 a third of the evaluation's prompts stood in the demo's other files; now none does.
+there is one seed on one machine, so small differences say little: another machine moves gold by about 0.3.
 """
-FIGURES = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "seconds", "peak memory, MiB"]
+FIGURES = ["algorithm", "gold reward", "learned reward", "KL", "wins against SFT", "TFLOPs", "peak memory, MiB"]
 CHOICE = ["algorithm", "what it is", "use it when", "reference policy", "gold reward"]
 BESIDE = ("dpo", "ppo")
 """Algorithms whose figures stand beside those of every other one."""
@@ -69,7 +68,7 @@ class Described:
     @property
     def file(self) -> str:
         """The name of its page."""
-        return f"{self.name.replace('+', '-plus')}.md"
+        return f"{page_name(self.name)}.md"
 
     @property
     def link(self) -> str:
@@ -88,6 +87,17 @@ def algorithm_pages() -> dict[str, str]:
     found = _algorithms()
     pages = {one.file: _page(one) for one in found} | {"index.md": _index(found), f"{SHARED}.md": _shared(found)}
     return {f"{FOLDER}/{name}": text for name, text in pages.items()}
+
+
+def pictures() -> dict[str, str]:
+    """Path under docs/ -> SVG."""
+    return curves.pictures({one.name: _beside(one) for one in _algorithms()})
+
+
+def _beside(one: Described) -> str:
+    """The algorithm whose curves stand beside another one's: one that learns from the same."""
+    feeds = {other.name: other.target.consumes for other in _algorithms()}
+    return next((name for name in BESIDE if name != one.name and feeds[name] is one.target.consumes), "")
 
 
 @cache
@@ -118,37 +128,30 @@ def _index(found: Sequence[Described]) -> str:
 
 def _comparison(found: Sequence[Described]) -> list[str]:
     """What a first `alignkit demo --compare all` measured, the best by gold reward first."""
-    measured = sorted(_measured()["rows"].values(), key=lambda row: -row["gold"])
+    ordered = sorted(measured()["rows"].values(), key=lambda row: -row["gold"])
     links = {one.name: one.link for one in found}
-    rows = [[links.get(row["algorithm"], row["algorithm"]), *_cells(row)] for row in measured]
+    rows = [[links.get(row["algorithm"], row["algorithm"]), *_cells(row)] for row in ordered]
     return ["## Side by side on the demo's world\n", _when(), COMPARISON, *table(FIGURES, rows)]
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Gold, learned reward, KL, win rate, seconds and MiB of an algorithm."""
+    """Gold, learned reward, KL, win rate, TFLOPs and MiB of an algorithm."""
     figures = (f"{row['gold']:.2f}", f"{row['reward']:.2f}", f"{round(row['kl'], 1) + 0.0:.1f}")
     if row["algorithm"] == "sft":
         return (*figures, "", "", "")
-    return (*figures, f"{row['win_rate']:.0%}", f"{row['seconds']:.0f}", str(row["memory"]))
+    return (*figures, f"{row['win_rate']:.0%}", f"{row['flops'] / 1e12:.2f}", str(row["memory"]))
 
 
 def _gold(one: Described) -> str:
     """The gold reward that an algorithm reached on the demo's world; empty where it was not measured."""
-    rows = _measured()["rows"]
+    rows = measured()["rows"]
     return f"{rows[one.name]['gold']:.2f}" if one.name in rows else ""
 
 
-@cache
-def _measured() -> dict[str, Any]:
-    """The file that the comparison of the demo wrote."""
-    found: dict[str, Any] = json.loads((INPUTS / "comparison.json").read_text(encoding="utf-8"))
-    return found
-
-
 def _when() -> str:
-    found = _measured()
+    found = measured()
     machine = f"{found['cores']} cores, PyTorch threads: {found['threads']}, torch {found['torch']}"
-    return f"`alignkit demo --compare all` on {found['date']} ({machine}{found.get('note', '')}).\n"
+    return f"`alignkit demo --compare all` on {found['date']} ({machine}).\n"
 
 
 def _optima(found: Sequence[Described]) -> list[str]:
@@ -225,7 +228,7 @@ def _options(config: type[Any]) -> list[str]:
 
 def _figures(one: Described) -> list[str]:
     """What was measured of it on the demo's world, beside SFT, DPO and PPO, and how near it came to an optimum."""
-    rows: Mapping[str, dict[str, Any]] = _measured()["rows"]
+    rows: Mapping[str, dict[str, Any]] = measured()["rows"]
     parts = []
     if one.name in rows and one.name != "sft":
         names = dict.fromkeys((one.name, *BESIDE, "sft"))
@@ -233,6 +236,8 @@ def _figures(one: Described) -> list[str]:
         rank = sorted((row["gold"] for row in rows.values()), reverse=True).index(rows[one.name]["gold"]) + 1
         place = f"By gold reward it is number {rank} of {len(rows)}. [How it was measured](index.md#{slug(_SIDE)}).\n"
         parts += ["## Measured on the demo's world\n", _when(), *table(FIGURES, cells), place]
+    if drawn := list(curves.parts(one.name, _beside(one))):
+        parts += ["## Along training on the demo's world\n", *drawn]
     near = [cells for name, cells in _distances() if name == one.name]
     if near:
         text = "Total variation distance from the optimum in closed form, [as the tests measure it](index.md#{}).\n"

@@ -41,9 +41,10 @@ class Area:
     right: float
     low: float
     high: float
+    width: int = WIDTH
 
     def x(self, value: float) -> float:
-        return LEFT + WIDTH * (value - self.left) / (self.right - self.left)
+        return LEFT + self.width * (value - self.left) / (self.right - self.left)
 
     def y(self, value: float) -> float:
         return TOP + HEIGHT * (self.high - value) / (self.high - self.low)
@@ -55,32 +56,56 @@ class Area:
 
 def curves(lines: Lines) -> str:
     """The curves as an SVG element, in the colours of the page."""
+    width, height = size(WIDTH)
+    head = f'<svg class="plain" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    return f"{head}{inside(lines)}</svg>"
+
+
+def size(width: int) -> tuple[int, int]:
+    """Width and height of a drawing, in pixels.
+
+    Args:
+        width: of the area of the curves.
+    """
+    return LEFT + width + BESIDE, TOP + HEIGHT + BELOW
+
+
+def inside(lines: Lines, *, along: str = "step", width: int = WIDTH) -> str:
+    """The elements of a drawing, which name colours as the variables `--c1`, `--c2` and so on.
+
+    Args:
+        along: title of the horizontal axis.
+        width: of the area of the curves.
+    """
     every = [point for points in lines.points.values() for point in points]
     low, high = min(point[2] for point in every), max(point[3] for point in every)
     room = 0.0 if low < high else 0.5
-    area = Area(min(p[0] for p in every), max(p[0] for p in every), low - room, high + room)
-    parts = _axes(area, lines.unit)
+    area = Area(min(p[0] for p in every), max(p[0] for p in every), low - room, high + room, width)
+    parts = _axes(area, lines.unit, along)
     for name, points in lines.points.items():
         policy = lines.numbers[name]
-        colour, dash = f"var(--c{colour_of(policy)})", DASHES[mark_of(policy)]
+        colour = f"var(--c{colour_of(policy)})"
         if any(least < most for _, _, least, most in points):
             band = [(x, least) for x, _, least, _ in points] + [(x, most) for x, _, _, most in reversed(points)]
             parts.append(f'<polygon points="{area.path(band)}" fill="{colour}" opacity=".16"/>')
-        dashes = " ".join(map(str, dash)) if dash[1] else "none"
         drawn = area.path((x, mean) for x, mean, _, _ in points)
-        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" stroke-dasharray="{dashes}"/>')
-    width, height = LEFT + WIDTH + BESIDE, TOP + HEIGHT + BELOW
-    head = f'<svg class="plain" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
-    return "".join([head, *parts, "</svg>"])
+        parts.append(f'<polyline points="{drawn}" fill="none" stroke="{colour}" {dashes(policy)}/>')
+    return "".join(parts)
 
 
-def _axes(area: Area, unit: str) -> list[str]:
+def dashes(policy: int) -> str:
+    """The dashes of a policy's line, by its number, as an SVG's attribute."""
+    dash = DASHES[mark_of(policy)]
+    return f'stroke-dasharray="{" ".join(map(str, dash)) if dash[1] else "none"}"'
+
+
+def _axes(area: Area, unit: str, along: str) -> list[str]:
     parts = [f'<text x="0" y="11">{escape(visible(unit))}</text>']
     for value, said in ticks(area.low, area.high):
         y = area.y(value)
-        parts.append(f'<line x1="{LEFT}" x2="{LEFT + WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line x1="{LEFT}" x2="{LEFT + area.width}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
     for value, said in ticks(area.left, area.right, 4):
         parts.append(f'<text x="{area.x(value):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle">{said}</text>')
-    middle, bottom = LEFT + WIDTH // 2, TOP + HEIGHT + BELOW - 5
-    return [*parts, f'<text x="{middle}" y="{bottom}" text-anchor="middle">step</text>']
+    middle, bottom = LEFT + area.width // 2, TOP + HEIGHT + BELOW - 5
+    return [*parts, f'<text x="{middle}" y="{bottom}" text-anchor="middle">{escape(visible(along))}</text>']
