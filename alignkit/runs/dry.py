@@ -112,7 +112,7 @@ def _peak(models: Mapping[str, Footprint | None], layout: str = "ddp", processes
     training, sampling, starting = gradients + total["activations"], total["cache"], 0
     if layout == "ddp" and processes > 1:
         training += gradients
-        starting = total["weights"] + 2 * min(BUCKET, sum(one.weights for one in known if one.trained))
+        starting = total["weights"] + min(2 * BUCKET, sum(one.weights for one in known if one.trained))
     if layout == "fsdp2":
         whole = sum(one.weights for one in known if one.cache)
         training += 2 * sum(one.largest for one in known if one.trained) - sum(one.casts for one in known)

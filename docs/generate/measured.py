@@ -1,14 +1,12 @@
 """Writes comparison.json, which the pages of the algorithms show, from a folder of the demo with its comparisons.
 
     export OMP_NUM_THREADS=1
-    alignkit demo --out demo
     alignkit demo --out demo --compare all
     alignkit compare demo/comparison.toml --optimizers dpo --sweep reward.loss=infonce,plackett-luce --out demo/rewards
     python -m docs.generate.measured demo
     python -m docs.generate
 
-The comparison takes an hour; the next command trains the reward models that it doesn't. The demo is a call of its own,
-because the peak memory of a run is at least that of the process which starts it.
+The demo takes an hour; the next command trains the reward models that it doesn't.
 """
 
 from __future__ import annotations

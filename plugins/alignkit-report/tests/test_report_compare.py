@@ -64,6 +64,8 @@ def test_a_budget_is_a_unit_and_a_number() -> None:
     assert Budget.of("flops=1e15") == Budget("flops", 1e15)
     assert Budget.of("seconds=0.5") == Budget("seconds", 0.5)
     assert Budget.of("") is None
+    texts = ("prompts=20000", "seconds=600", "flops=4e+11", "flops=123456789.5")
+    assert [found.text for text in texts if (found := Budget.of(text))] == [*texts]
     for wrong in ("20000", "prompts=", "prompts=0", "prompts=1.5", "seconds=-1", "flops=nan", "flops=inf", "hours=2"):
         with pytest.raises(InputError, match="is not prompts, response_tokens, seconds or flops"):
             Budget.of(wrong)
@@ -102,7 +104,7 @@ def settled(p_of_pair: float) -> dict[str, Any]:
 def test_the_answer_claims_a_difference_only_if_the_test_does() -> None:
     said = answer(settled(0.01))
     assert said[0].startswith("ppo does best: by gold, its replies are preferred")
-    assert said[1] == "It differs from all 1 others (p <= 0.05 after correction)."
+    assert said[1] == "It differs from dpo (p <= 0.05 after correction)."
     assert answer(settled(0.06))[1] == "Not told apart from it (p > 0.05 after correction): dpo."
     assert answer({"variants": {}})[0] == "No run has finished."
 

@@ -16,7 +16,7 @@ from alignkit_report.compare.budget import MANY, Budget, Spending, check_budget,
 from alignkit_report.compare.cells import cells_of, sweeps_of
 from alignkit_report.compare.cluster import OnRay, check_resources, resources_of
 from alignkit_report.compare.comparison import Comparison
-from alignkit_report.compare.jobs import Ended, Job
+from alignkit_report.compare.jobs import Ended, Job, wait_for
 from alignkit_report.compare.shared import shared_stages
 
 from alignkit import InputError
@@ -152,10 +152,20 @@ def test_a_task_stops_its_run_once_the_file_is_there(tmp_path: Path, monkeypatch
     monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LOOKS", 0.01)
     (tmp_path / "stop").touch()
     with subprocess.Popen(["sleep", "60"]) as child:
-        status, used = cluster._wait(tmp_path / "stop", child.pid)
+        status, _ = cluster._wait(tmp_path / "stop", child.pid)
         child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == -SIGTERM
-    assert used.ru_maxrss > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a running process holds")
+def test_a_job_s_memory_is_its_own_and_not_that_of_its_parent() -> None:
+    held = b"x" * 300 * 2**20
+    with subprocess.Popen([sys.executable, "-c", "import time; held = b'x' * 100 * 2**20; time.sleep(1)"]) as child:
+        status, peak = wait_for(child.pid)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0
+    assert 100 < peak < 200
+    assert len(held) > 0
 
 
 def test_a_task_starts_nothing_where_it_can_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

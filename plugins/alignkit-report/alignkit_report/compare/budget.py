@@ -56,7 +56,8 @@ class Budget:
 
     @property
     def text(self) -> str:
-        return f"{self.unit}={self.number}"
+        short = f"{self.amount:g}"
+        return f"{self.unit}={short if float(short) == self.amount else self.number}"
 
     @property
     def number(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 from alignkit import InputError
-from alignkit_report.compare.jobs import LAST_WORDS, Ended, execute
+from alignkit_report.compare.jobs import LAST_WORDS, Ended, execute, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,13 +105,12 @@ def _execute(job: Job, folder: Path, stop: Path, threads: int) -> Ended:
     return Ended(128 + SIGTERM) if stop.exists() else execute(job, threads, partial(_wait, stop))
 
 
-def _wait(stop: Path, number: int) -> tuple[int, Any]:
-    told = False
-    while True:
-        ended, status, usage = os.wait4(number, os.WNOHANG)
-        if ended:
-            return status, usage
+def _wait(stop: Path, number: int) -> tuple[int, int]:
+    told: list[Path] = []
+
+    def look() -> None:
         if not told and stop.exists():
             os.kill(number, SIGTERM)
-            told = True
-        time.sleep(SECONDS_BETWEEN_LOOKS)
+            told.append(stop)
+
+    return wait_for(number, look, SECONDS_BETWEEN_LOOKS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,18 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from alignkit import Interrupted, StopSignals, write_synced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 LAST_WORDS = 1200
 """Characters of a failed command's log that are shown."""
 MIB = 2**20 if sys.platform == "darwin" else 2**10
-"""Units of a MiB in the operating system's peak memory."""
+"""Units of a MiB in the operating system's account of an ended process."""
+SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ class Place(Protocol):
         """Passes a signal on to the jobs that run; returns how many these are."""
 
 
-def execute(job: Job, threads: int, wait: Callable[[int], tuple[int, Any]]) -> Ended:
+def execute(job: Job, threads: int, wait: Callable[[int], tuple[int, int]]) -> Ended:
     """Runs a job as a child of this process.
 
     Args:
         threads: of torch, unless the environment says how many.
-        wait: process id -> its exit status and what it has used, once it has ended.
+        wait: process id -> its exit status and its peak of memory in MiB, once it has ended: `wait_for`.
     """
     start = time.monotonic()
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -84,13 +86,38 @@ def execute(job: Job, threads: int, wait: Callable[[int], tuple[int, Any]]) -> E
         process = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=log, env=environment, start_new_session=True
         )
-        status, usage = wait(process.pid)
+        status, peak = wait(process.pid)
     code = process.returncode = os.waitstatus_to_exitcode(status)
     said = job.log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS:].strip() if code else ""
-    ended = Ended(code, time.monotonic() - start, round(usage.ru_maxrss / MIB), said)
+    ended = Ended(code, time.monotonic() - start, peak, said)
     if job.cost and not code:
         write_synced(job.cost, json.dumps({"seconds": round(ended.seconds, 1), "memory": ended.memory}))
     return ended
+
+
+def wait_for(
+    number: int, look: Callable[[], None] = lambda: None, seconds: float = SECONDS_BETWEEN_LOOKS
+) -> tuple[int, int]:
+    """Waits for a child process, with a look every so many seconds. Returns its exit status and its peak in MiB.
+
+    Linux counts what the parent held at the start as the child's, so it is asked while the child runs.
+    """
+    peak = 0
+    while True:
+        peak = max(peak, _peak(number))
+        ended, status, used = os.wait4(number, os.WNOHANG)
+        if ended:
+            return status, peak or round(used.ru_maxrss / MIB)
+        look()
+        time.sleep(seconds)
+
+
+def _peak(number: int) -> int:
+    """The most memory that a running process has held, in MiB; 0 where the system doesn't say."""
+    with suppress(OSError):
+        if found := re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{number}/status").read_text(encoding="utf-8")):
+            return round(int(found[1]) / 2**10)
+    return 0
 
 
 class ThisMachine:
@@ -104,13 +131,13 @@ class ThisMachine:
     def run(self, job: Job) -> Ended:
         return execute(job, self._threads, self._wait)
 
-    def _wait(self, number: int) -> tuple[int, Any]:
+    def _wait(self, number: int) -> tuple[int, int]:
         with self._lock:
             self._running.add(number)
-        _, status, usage = os.wait4(number, 0)
+        found = wait_for(number)
         with self._lock:
             self._running.remove(number)
-        return status, usage
+        return found
 
     def stop(self, number: int) -> int:
         with self._lock:

@@ -48,7 +48,8 @@ def answer(found: Mapping[str, Any]) -> list[str]:
     if unsure:
         lines.append(f"Not told apart from it (p > {SURE} after correction): {', '.join(unsure)}.")
     elif ranked[1:]:
-        lines.append(f"It differs from all {len(ranked) - 1} others (p <= {SURE} after correction).")
+        others = f"all {len(ranked) - 1} others" if len(ranked) > 2 else ranked[1]
+        lines.append(f"It differs from {others} (p <= {SURE} after correction).")
     return [*lines, f"Measured on {found['on']}, {_seeds(found)}."]
 
 
