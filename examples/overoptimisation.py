@@ -1,7 +1,7 @@
 """Over-optimisation, and what helps against it: `python examples/overoptimisation.py`, next to a folder demo/.
 
 Runs overoptimisation.toml over three seeds with one reward model or an ensemble of three, with and without early
-stopping (about half an hour on two cores). Shows how far gold rose and where it ended, by training and by best of n.
+stopping (about an hour on two cores). Shows how far gold rose and where it ended, by training and by best of n.
 """
 
 from __future__ import annotations
