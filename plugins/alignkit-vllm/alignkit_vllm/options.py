@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -47,14 +48,37 @@ class ServerOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VLLMOptions(AheadOptions, MismatchOptions, ServerOptions):
+class ColocatedOptions(Config):
+    """vLLM beside the policy, in the training process.
+
+    Both then share one environment and one device.
+    """
+
+    colocated: bool = False
+    """Make a `vllm.LLM` in the training process instead of a server. On a GPU it sleeps while the policy trains, so that
+    its keys and values and its weights leave the memory to the training."""
+
+    def check(self) -> None:
+        super().check()
+        server = ("urls", "python", "command", "ahead", "start_seconds", "update_seconds", "sample_seconds")
+        self.counts_only_with("colocated = false", not self.colocated, *server, "restarts", "concurrency")
+        if self.colocated and os.environ.get("WORLD_SIZE", "1") != "1":
+            what = "several processes can't each have vLLM beside them: it needs a device of its own then"
+            raise InputError(what, where="colocated", fix="leave it out and start a server (sampler.python), or give urls")
+        if self.colocated and importlib.util.find_spec("vllm") is None:
+            what, fix = "vLLM is not installed in this environment", "install both in one, or give sampler.python instead"
+            raise InputError(what, where="colocated", fix=fix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMOptions(AheadOptions, MismatchOptions, ColocatedOptions, ServerOptions):
     """Responses come from vLLM, with the policy's weights."""
 
     noise: ClassVar[frozenset[str]] = frozenset(
         {"urls", "python", "command", "model", "start_seconds", "transfer_folder", "update_seconds", "sample_seconds"}
-        | {"restarts", "concurrency"}
+        | {"restarts", "concurrency", "colocated"}
     )
-    matters: ClassVar[tuple[str, ...]] = ("python", "urls", "flags", "mismatch", "mismatch_cap", "ahead")
+    matters: ClassVar[tuple[str, ...]] = ("python", "urls", "colocated", "flags", "mismatch", "mismatch_cap", "ahead")
 
     urls: tuple[str, ...] = ()
     """Servers that are already running, such as `["http://node1:8000"]`; prompts are spread over them. Empty: the run

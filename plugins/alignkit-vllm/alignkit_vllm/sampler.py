@@ -2,6 +2,7 @@
 
 The first process writes the weights and updates all servers; every process samples. After an update the version, and
 the log-probabilities of a probe, must be the policy's: vLLM keeps old keys and values, or an old tied head, in silence.
+With `colocated`, an engine of this process takes the servers' place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from alignkit import GroupBatch, InputError, PluginError, Prompt, Sampler, Sampling, Servable, StoppedByCheck
 from alignkit.ops import are_split, count_pass, mismatch_weights, num_processes, process_index
 from alignkit_vllm.client import Client, Sampled, Trouble
+from alignkit_vllm.colocated import InProcess
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.server import Server, wait_until_ready
 from alignkit_vllm.transfer import Transfer
@@ -51,7 +53,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         super().__init__(config, context)
         self.server: Server | None = None
         self.tries = self.config.restarts
-        self._clients: list[Client] = []
+        self._clients: list[Client | InProcess] = []
         self._transfer: Transfer | None = None
         self._token = ""
         self._whole = self._probed = self._closed = False
@@ -165,9 +167,14 @@ class VLLMSampler(Sampler[VLLMOptions]):
                 self._recover(trouble)
 
     def _ask_all(self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling) -> Rows:
+        how: Any = {"n": n, "sampling": sampling}
+        for engine in self._clients:
+            if isinstance(engine, InProcess):
+                return engine.complete_all(ids, seeds, stop_ids=self._served_policy.stop_ids, **how)
+
         def one(number: int) -> list[Sampled]:
             client = self._clients[number % len(self._clients)]
-            return self._complete(client, ids[number], n=n, sampling=sampling, seed=seeds[number])
+            return self._complete(client, ids[number], seed=seeds[number], **how)
 
         pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="vllm")
         try:
@@ -175,7 +182,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _complete(self, client: Client, ids: Sequence[int], **how: Any) -> list[Sampled]:
+    def _complete(self, client: Client | InProcess, ids: Sequence[int], **how: Any) -> list[Sampled]:
         stop_ids, seconds = self._served_policy.stop_ids, self.config.sample_seconds
         return client.complete(ids, stop_ids=stop_ids, seconds=seconds, **how)
 
@@ -225,6 +232,8 @@ class VLLMSampler(Sampler[VLLMOptions]):
         if self.server is not None and self.server.has_died() and str(self.server.log) not in said:
             said += self.server.last_words()
         self._let_go()
+        if self.config.colocated:
+            raise StoppedByCheck(f"{said}\n  fix: look at what vLLM wrote above, then --resume") from trouble
         if not self.tries:
             used = f"sampler.restarts = {self.config.restarts} tries are used up"
             raise StoppedByCheck(f"{said}\n  fix: look at the server's log, then --resume; {used}") from trouble
@@ -257,11 +266,16 @@ class VLLMSampler(Sampler[VLLMOptions]):
         if self._clients:
             return
         options = self.config
+        if options.colocated:
+            logger.warning("starting vLLM in this process, which takes a minute")
+            self._clients = [InProcess(self._model(), options.flags)]
+            return
         if not options.urls:
             self.server = Server(options, self._model(), self._folder)
             logger.warning("starting vLLM at %s, which takes a minute; log: %s", self.server.url, self.server.log)
-        self._clients = [Client(url) for url in options.urls or [self.server.url]]  # type: ignore[union-attr]
-        for client in self._clients:
+        clients = [Client(url) for url in options.urls or [self.server.url]]  # type: ignore[union-attr]
+        self._clients = list(clients)
+        for client in clients:
             wait_until_ready(client, options.start_seconds, self.server)
             client.connect()
 
