@@ -6,8 +6,11 @@ vLLM runs the model in a child process of its own and is imported here only when
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -20,11 +23,13 @@ if TYPE_CHECKING:
 
     from alignkit import Sampling
 
+_QUICK_SECONDS = 120.0
+_LOOK_SECONDS = 0.5
 _SWITCHES = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",  # a warning about tied weights comes with every update
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # the results of a command go to stdout
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process that has trained hangs in its threads
 }
@@ -54,49 +59,64 @@ class InProcess:
         """The version of the engine's weights."""
         return str(self._ask("say the version of its weights", lambda llm: llm.get_weight_version()))
 
-    def update(self, paths: Sequence[str], version: str, *, seconds: float = 0.0) -> None:
+    def update(self, paths: Sequence[str], version: str, *, seconds: float) -> None:
         """Wakes the engine and has it load weights; no key or value of old ones stays."""
         self._wake()
         info = {"update_info": {"paths": list(paths), "version": version}}
-        self._ask("begin an update of its weights", lambda llm: llm.start_weight_update())
-        self._ask(f"load weights {version}", lambda llm: llm.update_weights(info))
-        self._ask(f"finish the update to weights {version}", lambda llm: llm.finish_weight_update(version))
+        self._ask("begin an update of its weights", lambda llm: llm.start_weight_update(), seconds)
+        self._ask(f"load weights {version}", lambda llm: llm.update_weights(info), seconds)
+        self._ask(f"finish the update to weights {version}", lambda llm: llm.finish_weight_update(version), seconds)
         if not self._ask("forget keys and values of old weights", lambda llm: llm.reset_prefix_cache()):
             raise Trouble(f"{self.url} keeps keys and values of old weights: its prefix cache could not be reset")
         if (found := self.version()) != version:
             raise Trouble(f"{self.url} has weights {found} after an update to {version}")
 
     def complete(
-        self, prompt: Sequence[int], *, n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int], seconds: float = 0.0
+        self, prompt: Sequence[int], *, n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int], seconds: float
     ) -> list[Sampled]:
         """`n` responses to token ids; the engine stays awake."""
-        [row] = self._sampled([prompt], [seed], n, sampling, stop_ids)
+        [row] = self._sampled([prompt], [seed], n, sampling, stop_ids, seconds)
         return row
 
     def complete_all(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], *, n: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: int,
+        sampling: Sampling,
+        seeds: Sequence[int],
+        stop_ids: Sequence[int],
+        seconds: float,
     ) -> list[list[Sampled]]:
         """`n` responses to each of the prompts, in one call; then the engine sleeps, because the policy trains.
 
         Raises:
-            Trouble: the engine died, or gave no answer.
+            Trouble: the engine died, was silent, or gave no answer.
             PluginError: it refuses the request, or read other tokens than these.
         """
-        rows = self._sampled(prompts, seeds, n, sampling, stop_ids) if prompts else []
+        rows = self._sampled(prompts, seeds, n, sampling, stop_ids, seconds)
         self._sleep()
         return rows
 
     def _sampled(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling, stop_ids: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        n: int,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        seconds: float,
     ) -> list[list[Sampled]]:
         self._wake()
         drawn = n if sampling.temperature else 1  # vLLM refuses to draw the likeliest tokens twice
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         params = [_params(sampling, drawn, seed, stop_ids) for seed in seeds]
-        answers = self._ask(f"give {n} responses", lambda llm: llm.generate(inputs, params, use_tqdm=False))
+        answers = self._ask(f"give {n} responses", lambda llm: llm.generate(inputs, params, use_tqdm=False), seconds)
         if len(answers) != len(prompts):
             raise Trouble(f"{self.url} answered {len(answers)} of {len(prompts)} prompts")
-        return [self._row(prompt, answer, drawn) * (n // drawn) for prompt, answer in zip(prompts, answers, strict=True)]
+        return [
+            self._row(prompt, answer, drawn) * (n // drawn) for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
     def _row(self, prompt: Sequence[int], answer: Any, drawn: int) -> list[Sampled]:
         if list(answer.prompt_token_ids) != list(prompt):
@@ -121,20 +141,39 @@ class InProcess:
             self._ask("sleep", lambda llm: llm.sleep(level=1))
             self._asleep = True
 
-    def _ask(self, what: str, call: Callable[[Any], Any]) -> Any:
+    def _ask(self, what: str, call: Callable[[Any], Any], seconds: float = _QUICK_SECONDS) -> Any:
+        """The answer. The call has a thread of its own, because it never returns if the engine is killed meanwhile."""
+        answer: Future[Any] = Future()
+        Thread(target=_answer, args=(answer, call, self._llm), name="vllm-engine", daemon=True).start()
+        end = time.monotonic() + seconds
+        while not wait([answer], min(seconds, _LOOK_SECONDS)).done:
+            if self._is_dead():
+                raise Trouble(f"{self.url} died while asked to {what}")
+            if time.monotonic() > end:
+                raise Trouble(f"waited {seconds:g} s for {self.url} to {what}")
         try:
-            return call(self._llm)
+            return answer.result()
         except ValueError as error:  # what a request must not hold
             raise PluginError(f"{self.url} refused to {what}: {error}") from error
         except Exception as error:
             raise Trouble(f"{self.url} failed to {what}: {type(error).__name__}: {error}") from error
+
+    def _is_dead(self) -> bool:
+        return bool(self._llm.llm_engine.engine_core.resources.engine_dead)
+
+
+def _answer(answer: Future[Any], call: Callable[[Any], Any], llm: Any) -> None:
+    try:
+        answer.set_result(call(llm))
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 @contextmanager
 def _environment() -> Iterator[None]:
     """What vLLM and its child read from the environment; vLLM's own entries must not stay for what the run starts."""
     before = dict(os.environ)
-    os.environ.update({name: value for name, value in _SWITCHES.items() if name not in before})
+    os.environ.update({**_SWITCHES, **before, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})  # else it seeds our generators
     try:
         yield
     finally:
@@ -150,18 +189,20 @@ def _engine(model: str, flags: Sequence[str]) -> tuple[Any, bool]:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     words = ["--model", model, "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="sampler.flags", add_help=False))
-    try:
-        args = EngineArgs.from_cli_args(parser.parse_args([*words, *flags]))
-    except SystemExit as error:  # argparse has said which
-        what = f"vLLM's engine does not know all of {list(flags)}"
-        raise InputError(what, where="sampler.flags", fix="leave out what is for a server, such as --port") from error
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
+    parser.error = _refuse
+    args = EngineArgs.from_cli_args(parser.parse_args([*words, *flags]))
     args.weight_transfer_config = WeightTransferConfig(backend=BACKEND)
     args.enable_sleep_mode = current_platform.is_sleep_mode_available()
     try:
         return LLM.from_engine_args(args), bool(args.enable_sleep_mode)
     except Exception as error:
         raise Trouble(f"vLLM did not start in this process: {type(error).__name__}: {error}") from error
+
+
+def _refuse(message: str) -> NoReturn:
+    fix = "vLLM's engine takes them here: leave out what is for a server, such as --port"
+    raise InputError(message, where="sampler.flags", fix=fix)
 
 
 def _params(sampling: Sampling, n: int, seed: int, stop_ids: Sequence[int]) -> Any:

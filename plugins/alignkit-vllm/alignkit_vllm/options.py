@@ -60,13 +60,18 @@ class ColocatedOptions(Config):
 
     def check(self) -> None:
         super().check()
-        server = ("urls", "python", "command", "ahead", "start_seconds", "update_seconds", "sample_seconds")
-        self.counts_only_with("colocated = false", not self.colocated, *server, "restarts", "concurrency")
+        server = ("urls", "python", "command", "ahead", "start_seconds", "restarts", "concurrency")
+        self.counts_only_with("colocated = false", not self.colocated, *server)
         if self.colocated and os.environ.get("WORLD_SIZE", "1") != "1":
             what = "several processes can't each have vLLM beside them: it needs a device of its own then"
-            raise InputError(what, where="colocated", fix="leave it out and start a server (sampler.python), or give urls")
+            raise InputError(
+                what, where="colocated", fix="leave it out and start a server (sampler.python), or give urls"
+            )
         if self.colocated and importlib.util.find_spec("vllm") is None:
-            what, fix = "vLLM is not installed in this environment", "install both in one, or give sampler.python instead"
+            what, fix = (
+                "vLLM is not installed in this environment",
+                "install both in one, or give sampler.python instead",
+            )
             raise InputError(what, where="colocated", fix=fix)
 
 
@@ -88,7 +93,7 @@ class VLLMOptions(AheadOptions, MismatchOptions, ColocatedOptions, ServerOptions
     update_seconds: Positive = 600.0
     """Longest step of a weight update."""
     sample_seconds: Positive = 1800.0
-    """Longest wait for the responses to a prompt."""
+    """Longest wait for the responses to a prompt; with colocated, for those to a batch."""
     restarts: Natural = 2
     """How often in a run a server that died, or whose update failed, is started or updated again and the batch sampled
     again."""

@@ -15,7 +15,7 @@ import tempfile
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from alignkit import Context, Policy
 
     Rows = list[list[Sampled]]
+    Some = TypeVar("Some", Sampled, list[Sampled])
 
 logger = logging.getLogger(__name__)
 
@@ -167,14 +168,13 @@ class VLLMSampler(Sampler[VLLMOptions]):
                 self._recover(trouble)
 
     def _ask_all(self, ids: Sequence[Sequence[int]], seeds: Sequence[int], n: int, sampling: Sampling) -> Rows:
-        how: Any = {"n": n, "sampling": sampling}
         for engine in self._clients:
             if isinstance(engine, InProcess):
-                return engine.complete_all(ids, seeds, stop_ids=self._served_policy.stop_ids, **how)
+                return self._complete(engine.complete_all, ids, n=n, sampling=sampling, seeds=seeds)
 
         def one(number: int) -> list[Sampled]:
             client = self._clients[number % len(self._clients)]
-            return self._complete(client, ids[number], seed=seeds[number], **how)
+            return self._complete(client.complete, ids[number], n=n, sampling=sampling, seed=seeds[number])
 
         pool = ThreadPoolExecutor(self.config.concurrency, thread_name_prefix="vllm")
         try:
@@ -182,9 +182,9 @@ class VLLMSampler(Sampler[VLLMOptions]):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _complete(self, client: Client | InProcess, ids: Sequence[int], **how: Any) -> list[Sampled]:
+    def _complete(self, complete: Callable[..., list[Some]], ids: Sequence[Any], **how: Any) -> list[Some]:
         stop_ids, seconds = self._served_policy.stop_ids, self.config.sample_seconds
-        return client.complete(ids, stop_ids=stop_ids, seconds=seconds, **how)
+        return complete(ids, stop_ids=stop_ids, seconds=seconds, **how)
 
     def _check_servers(self) -> None:
         """Raises Trouble unless every server has exactly the weights of the last sync."""
@@ -206,7 +206,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         policy, sampling = self._served_policy, Sampling(max_tokens=PROBE_TOKENS, temperature=0.0)
         ids = policy.prompt_ids([PROBE], PROBE_TOKENS)
         for client in self._clients:
-            [found] = self._complete(client, ids[0], n=1, sampling=sampling, seed=0)
+            [found] = self._complete(client.complete, ids[0], n=1, sampling=sampling, seed=0)
             batch = policy.batch_of([PROBE], ids, [[found.ids]], [found.finished], sampling)
             own = policy.forward(batch).logprobs.float().cpu()
             apart = float((own - torch.tensor(found.logprobs)).abs().mean())
