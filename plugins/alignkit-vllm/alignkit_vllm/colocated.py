@@ -49,7 +49,11 @@ class InProcess:
         with _environment():
             self._llm, self._sleeps = _engine(model, flags)
         self._asleep = False
-        self._ask("prepare for weights", lambda llm: llm.init_weight_transfer_engine({"init_info": {}}))
+        try:
+            self._ask("prepare for weights", lambda llm: llm.init_weight_transfer_engine({"init_info": {}}))
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends the engine's process."""

@@ -55,8 +55,8 @@ class ColocatedOptions(Config):
     """
 
     colocated: bool = False
-    """Make a `vllm.LLM` in the training process instead of a server. On a GPU it sleeps while the policy trains, so that
-    its keys and values and its weights leave the memory to the training."""
+    """Make a `vllm.LLM` in the training process instead of a server. On a GPU it sleeps while the policy trains, so
+    that its keys and values and its weights leave the memory to the training."""
 
     def check(self) -> None:
         super().check()

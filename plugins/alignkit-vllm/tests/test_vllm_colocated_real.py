@@ -1,0 +1,122 @@
+"""A real vLLM engine in the training process, on CPU: `make test-vllm`. It runs in vLLM's own environment.
+
+alignkit's folders and those of its distributions' metadata are put on its path; what else alignkit needs must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from safetensors.torch import load_file
+from scripted_vllm import steps_of
+from test_vllm_real import FLAGS, PYTHON, RECIPE, REWARD, load, sampled, started, write_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="ALIGNKIT_VLLM_PYTHON names no Python with vLLM: make test-vllm"),
+]
+NEEDS = (
+    "accelerate",
+    "jinja2",
+    "networkx",
+    "peft",
+    "pluggy",
+    "psutil",
+    "pydantic",
+    "rich",
+    "tomli_w",
+    "typer",
+    "httpx2",
+)
+
+
+def alignkits(site: Path) -> list[str]:
+    """Folders to import alignkit from; entry points and metadata of its distributions are written to `site`."""
+    folders = [str(site)]
+    for one in distributions():
+        if not one.metadata["Name"].startswith("alignkit"):
+            continue
+        info = site / f"{one.metadata['Name'].replace('-', '_')}-{one.version}.dist-info"
+        info.mkdir(parents=True)
+        for name in ("METADATA", "entry_points.txt"):
+            if text := one.read_text(name):
+                (info / name).write_text(text, encoding="utf-8")
+        modules = {point.value.partition(":")[0].partition(".")[0] for point in one.entry_points}
+        found = [find_spec(name) for name in sorted(modules)]
+        folders += [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]
+    return list(dict.fromkeys(folders))
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Mapping[str, str]:
+    """In which vLLM's Python imports alignkit; ALIGNKIT_VLLM_SITE may name a folder with what it lacks."""
+    more = os.environ.get("ALIGNKIT_VLLM_SITE", "")
+    path = os.pathsep.join([*alignkits(tmp_path / "site"), *([more] if more else [])])
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    found = {**settings, **os.environ, "PYTHONPATH": path}
+    code = f"from importlib.util import find_spec; print(*[name for name in {NEEDS} if find_spec(name) is None])"
+    lacks = subprocess.run([PYTHON, "-c", code], env=found, capture_output=True, text=True, check=True).stdout.split()
+    if lacks:
+        pytest.skip(f"vLLM's environment lacks what alignkit needs: {' '.join(lacks)}; see ALIGNKIT_VLLM_SITE")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model", tied=True)
+
+
+def test_rollouts_follow_every_sync_and_are_those_of_a_server(
+    environment: Mapping[str, str], folder: Path, tmp_path: Path
+) -> None:
+    child = Path(__file__).with_name("colocated_child.py")
+    words = [PYTHON, str(child), str(folder), str(tmp_path)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "", "vLLM writes where the results of a command go"
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert len(found["apart"]) == 12
+    assert max(found["apart"]) < 1e-4
+    assert found["versions"] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert found["again"] == [True] * 4, "the same seeds gave other samples"
+    assert all(one != other for one, other in pairwise(found["texts"])), "samples did not change with a sync"
+    assert found["random numbers"], "the engine changed our random numbers"
+    assert found["environment"], "the engine changed the environment"
+    assert "holds version" in found["wrong file"]
+    assert found["after it"], "a refused update changed the weights"
+    assert found["left"] == 0, "processes are left after close"
+    assert "unrecognized arguments: --port" in found["unknown flag"]
+    assert "vLLM in this process died while asked to" in found["killed"]
+    for server in started(folder, tmp_path / "server"):
+        server.sync(load(folder), 0)
+        texts = [list(group.responses) for group in sampled(server).groups]
+    assert texts == found["texts"][0]
+
+
+def test_a_training_with_it_learns(environment: Mapping[str, str], folder: Path, tmp_path: Path) -> None:
+    values = {"model": str(folder), "python": "", "flags": json.dumps(FLAGS), "seconds": 900.0}
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(**values), encoding="utf-8")
+    (tmp_path / "vowels.py").write_text(REWARD, encoding="utf-8")
+    rows = [json.dumps({"prompt": f"{word} the cat sat"}) for word in ("a", "one", "here", "then", "after that")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    words = [PYTHON, "-m", "alignkit", "run", "recipe.toml", "--out", "run", "--quiet", "-o", "sampler.colocated=true"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = steps_of(tmp_path / "run")
+    assert {record["iteration"] for record in log} == {0, 1, 2} if "iteration" in log[0] else len(log) >= 3
+    assert max(record["sampler_kl"] for record in log) < 1e-7
+    start, weights = load_file(folder / "model.safetensors"), load_file(tmp_path / "run/policy/model.safetensors")
+    assert max(float((weights[key] - start[key]).abs().max()) for key in start) > 1e-4, "nothing was learned"
