@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from alignkit import AheadOptions, Config, Count, InputError, Natural, Positive
 from alignkit.ops import Mismatch
@@ -52,13 +52,16 @@ class VLLMOptions(AheadOptions, MismatchOptions, ServerOptions):
 
     noise: ClassVar[frozenset[str]] = frozenset(
         {"urls", "python", "command", "model", "start_seconds", "transfer_folder", "update_seconds", "sample_seconds"}
-        | {"restarts", "concurrency"}
+        | {"restarts", "concurrency", "transfer"}
     )
     matters: ClassVar[tuple[str, ...]] = ("python", "urls", "flags", "mismatch", "mismatch_cap", "ahead")
 
     urls: tuple[str, ...] = ()
     """Servers that are already running, such as `["http://node1:8000"]`; prompts are spread over them. Empty: the run
     starts one on this machine."""
+    transfer: Literal["file", "nccl", "ipc"] = "file"
+    """How weights go over. file: through transfer_folder, which works everywhere. nccl: from GPU to GPU. ipc: in the
+    memory of the GPU that policy and server share. Both need vLLM in this environment too, and have never been run."""
     transfer_folder: str = "/dev/shm"
     """Folder for the weights on their way; every server must see it under this name."""
     update_seconds: Positive = 600.0
@@ -89,7 +92,11 @@ class VLLMOptions(AheadOptions, MismatchOptions, ServerOptions):
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"{url!r} is no address", where="urls", fix="write it like http://127.0.0.1:8000")
-        if not Path(self.transfer_folder).is_dir():
+        self.counts_only_with("transfer = 'file'", self.transfer == "file", "transfer_folder", "restarts")
+        if self.transfer != "file" and importlib.util.find_spec("vllm") is None:
+            what = f"{self.transfer} needs vLLM in the environment of the training, and it is not installed here"
+            raise InputError(what, where="transfer", fix='set it to "file", or install vLLM beside alignkit')
+        if self.transfer == "file" and not Path(self.transfer_folder).is_dir():
             raise InputError("no such folder", where="transfer_folder", fix="name a folder that the servers see too")
         if self.python and not Path(self.python).expanduser().is_file():
             raise InputError("no such file", where="python", fix="give the path of the Python that has vLLM")
