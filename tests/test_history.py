@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_pipeline import PROMPTS, Recorder, tiny_registry
+from pipeline_parts import PROMPTS, Recorder, tiny_registry
 
 import alignkit
 from alignkit import Group, PreferenceSource, Prompt, Run, cli, read_groups, write_groups
@@ -208,7 +208,7 @@ def test_what_earlier_runs_trained_on_comes_with_their_models(tmp_path: Path) ->
 
 
 def test_training_in_python_leaves_a_record_too(tmp_path: Path) -> None:
-    from test_pipeline import Margin
+    from pipeline_parts import Margin
 
     groups = [Group(Prompt(text=text), ("aa", "b"), ranks=(0, 1)) for text in SEEN]
     margin = Margin(TrainingOptions(), policy=TinyPolicy(TinyOptions()))

@@ -13,7 +13,7 @@ from alignkit_dpo.ipo import IPO
 from alignkit_dpo.kto import KTO
 from alignkit_dpo.reference_free import SimPO
 from alignkit_reward.labeller import RewardLabeller
-from test_pipeline import Recorder, tiny_registry
+from pipeline_parts import Recorder, tiny_registry
 
 from alignkit.errors import InputError, PluginError, StoppedByCheck
 from alignkit.interfaces import ForeignTrainer

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_pipeline import Recorder, resolved
+from pipeline_parts import Recorder
+from test_pipeline import resolved
 
 from alignkit.errors import Interrupted, PluginError
 from alignkit.interfaces import MetricSink

@@ -205,9 +205,10 @@ def test_the_win_rate_against_each_cost() -> None:
 
 
 def test_gold_and_the_kl_are_measured_where_they_can_be(tmp_path: Path) -> None:
+    write_tiny_llama(tmp_path / "model")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        '[policy]\nmodel = "org/model"\n[preferences]\npath = "pairs.jsonl"\n'
+        f'[policy]\nmodel = "{tmp_path}/model"\n[preferences]\npath = "pairs.jsonl"\n'
         '[reward]\nplugin = "function"\nfunction = "zeros:zero"\n[sampling]\nmax_tokens = 6\n'
         '[eval.rewards]\ngold = {plugin = "function", function = "zeros:zero"}\n'
     )

@@ -95,16 +95,31 @@ class Client:
         said = self.ask("to say the version of its weights", "/weight_info", get=True)
         return str(said["weight_version"])
 
-    def connect(self) -> None:
+    def workers(self) -> int:
+        """The processes of the server that hold weights, over all its devices."""
+        return int(self.ask("for the number of its workers", "/get_world_size", get=True)["world_size"])
+
+    def connect(self, info: Mapping[str, Any] | None = None, *, seconds: float = 0.0) -> None:
         """Prepares the server for weights; once in its life."""
-        self.ask("to prepare for weights", "/init_weight_transfer_engine", {"init_info": {}})
+        self.ask("to prepare for weights", "/init_weight_transfer_engine", {"init_info": info or {}}, seconds=seconds)
 
     def update(self, paths: Sequence[str], version: str, *, seconds: float) -> None:
-        """Has the server load weights; nothing samples meanwhile, and no key or value of old weights stays."""
+        """Has the server load weights from files."""
+        self.begin_update(seconds=seconds)
+        self.load({"paths": list(paths), "version": version}, version, seconds=seconds)
+        self.finish_update(version, seconds=seconds)
+
+    def begin_update(self, *, seconds: float) -> None:
+        """From now on nothing samples."""
         self.ask("to pause", "/pause?mode=abort", seconds=seconds)
         self.ask("to begin an update of its weights", "/start_weight_update", seconds=seconds)
-        info = {"update_info": {"paths": list(paths), "version": version}}
-        self.ask(f"to load weights {version}", "/update_weights", info, seconds=seconds)
+
+    def load(self, info: Mapping[str, Any], version: str, *, seconds: float) -> None:
+        """Has the server load weights, or some of them: `info` tells its engine which and from where."""
+        self.ask(f"to load weights {version}", "/update_weights", {"update_info": info}, seconds=seconds)
+
+    def finish_update(self, version: str, *, seconds: float) -> None:
+        """The server samples again, and no key or value of old weights stays."""
         done = {"weight_version": version}
         self.ask(f"to finish the update to weights {version}", "/finish_weight_update", done, seconds=seconds)
         said = self.ask("to forget keys and values of old weights", "/reset_prefix_cache", seconds=seconds)

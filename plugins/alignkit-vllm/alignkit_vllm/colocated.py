@@ -196,7 +196,7 @@ def _engine(model: str, flags: Sequence[str]) -> tuple[Any, bool]:
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(add_help=False))
     parser.error = _refuse
     args = EngineArgs.from_cli_args(parser.parse_args([*words, *flags]))
-    args.weight_transfer_config = WeightTransferConfig(backend=BACKEND)
+    args.weight_transfer_config = WeightTransferConfig(backend=BACKEND.format("file"))
     args.enable_sleep_mode = current_platform.is_sleep_mode_available()
     try:
         return LLM.from_engine_args(args), bool(args.enable_sleep_mode)

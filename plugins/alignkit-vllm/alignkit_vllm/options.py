@@ -6,7 +6,7 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from alignkit import AheadOptions, Config, Count, InputError, Natural, Positive
 from alignkit.ops import Mismatch
@@ -60,19 +60,15 @@ class ColocatedOptions(Config):
 
     def check(self) -> None:
         super().check()
-        server = ("urls", "python", "command", "ahead", "start_seconds", "restarts", "concurrency")
+        server = ("urls", "python", "command", "ahead", "start_seconds", "restarts", "concurrency", "transfer")
         self.counts_only_with("colocated = false", not self.colocated, *server)
         if self.colocated and os.environ.get("WORLD_SIZE", "1") != "1":
             what = "several processes can't each have vLLM beside them: it needs a device of its own then"
-            raise InputError(
-                what, where="colocated", fix="leave it out and start a server (sampler.python), or give urls"
-            )
-        if self.colocated and importlib.util.find_spec("vllm") is None:
-            what, fix = (
-                "vLLM is not installed in this environment",
-                "install both in one, or give sampler.python instead",
-            )
+            fix = "leave it out and start a server (sampler.python), or give sampler.urls"
             raise InputError(what, where="colocated", fix=fix)
+        if self.colocated and importlib.util.find_spec("vllm") is None:
+            what = "vLLM is not installed in this environment"
+            raise InputError(what, where="colocated", fix="install both in one, or give sampler.python instead")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +77,16 @@ class VLLMOptions(AheadOptions, MismatchOptions, ColocatedOptions, ServerOptions
 
     noise: ClassVar[frozenset[str]] = frozenset(
         {"urls", "python", "command", "model", "start_seconds", "transfer_folder", "update_seconds", "sample_seconds"}
-        | {"restarts", "concurrency", "colocated"}
+        | {"restarts", "concurrency", "transfer", "colocated"}
     )
     matters: ClassVar[tuple[str, ...]] = ("python", "urls", "colocated", "flags", "mismatch", "mismatch_cap", "ahead")
 
     urls: tuple[str, ...] = ()
     """Servers that are already running, such as `["http://node1:8000"]`; prompts are spread over them. Empty: the run
     starts one on this machine."""
+    transfer: Literal["file", "nccl", "ipc"] = "file"
+    """How weights go over. file: through transfer_folder, which works everywhere. nccl: from GPU to GPU. ipc: in the
+    memory of the GPU that policy and server share. Both need vLLM in this environment too, and have never been run."""
     transfer_folder: str = "/dev/shm"
     """Folder for the weights on their way; every server must see it under this name."""
     update_seconds: Positive = 600.0
@@ -118,7 +117,11 @@ class VLLMOptions(AheadOptions, MismatchOptions, ColocatedOptions, ServerOptions
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise InputError(f"{url!r} is no address", where="urls", fix="write it like http://127.0.0.1:8000")
-        if not Path(self.transfer_folder).is_dir():
+        self.counts_only_with("transfer = 'file'", self.transfer == "file", "transfer_folder", "restarts")
+        if self.transfer != "file" and importlib.util.find_spec("vllm") is None:
+            what = f"{self.transfer} needs vLLM in the environment of the training, and it is not installed here"
+            raise InputError(what, where="transfer", fix='set it to "file", or install vLLM beside alignkit')
+        if self.transfer == "file" and not Path(self.transfer_folder).is_dir():
             raise InputError("no such folder", where="transfer_folder", fix="name a folder that the servers see too")
         if self.python and not Path(self.python).expanduser().is_file():
             raise InputError("no such file", where="python", fix="give the path of the Python that has vLLM")

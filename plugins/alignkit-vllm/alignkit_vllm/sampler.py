@@ -23,6 +23,7 @@ from alignkit import GroupBatch, InputError, PluginError, Prompt, Sampler, Sampl
 from alignkit.ops import are_split, count_pass, mismatch_weights, num_processes, process_index
 from alignkit_vllm.client import Client, Sampled, Trouble
 from alignkit_vllm.colocated import InProcess
+from alignkit_vllm.direct import Direct
 from alignkit_vllm.options import VLLMOptions
 from alignkit_vllm.server import Server, wait_until_ready
 from alignkit_vllm.transfer import Transfer
@@ -56,6 +57,7 @@ class VLLMSampler(Sampler[VLLMOptions]):
         self.tries = self.config.restarts
         self._clients: list[Client | InProcess] = []
         self._transfer: Transfer | None = None
+        self._direct: Direct | None = None
         self._token = ""
         self._whole = self._probed = self._closed = False
         self._begun: Future[Rows] | None = None
@@ -75,15 +77,33 @@ class VLLMSampler(Sampler[VLLMOptions]):
         self._wait()
         self._policy, self._version = policy, version
         self._whole = self._probed = self._closed = False
+        self._token = f"{uuid.uuid4().hex[:12]}-{version}"
+        if self.config.transfer != "file":
+            self._send_directly()
+            return
         if process_index() > 0:
             for _ in policy.named_weights():  # gathering sharded weights needs every process
                 pass
             return
-        self._token = f"{uuid.uuid4().hex[:12]}-{version}"
         if self._transfer is None:
             self._transfer = Transfer(Path(self.config.transfer_folder).expanduser())
         self._transfer.write(policy.named_weights(), self._token)
         self._bring_up_to_date()
+
+    def _send_directly(self) -> None:
+        """From device to device; every process takes part."""
+        try:
+            if process_index() == 0:
+                self._find_servers()
+            if self._direct is None:
+                servers = [client for client in self._clients if isinstance(client, Client)]
+                self._direct = Direct(self.config.transfer, servers, self.config.update_seconds)
+            self._direct.send(self._policy, self._token)
+        except Trouble as trouble:
+            raise _unmended(trouble) from trouble
+        if process_index() == 0:
+            self._whole = True
+            self._write_state()
 
     def generate(
         self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
@@ -139,9 +159,10 @@ class VLLMSampler(Sampler[VLLMOptions]):
         self._closed = True
         self._let_go()
         self._wait()
-        if self._transfer is not None:
-            self._transfer.close()
-            self._transfer = None
+        for way in (self._transfer, self._direct):
+            if way is not None:
+                way.close()
+        self._transfer = self._direct = None
         if self._saved is not None:
             shutil.rmtree(self._saved, ignore_errors=True)
             self._saved = None
@@ -220,8 +241,8 @@ class VLLMSampler(Sampler[VLLMOptions]):
 
     def _recover(self, trouble: Trouble) -> None:
         """Starts or updates the servers again; raises StoppedByCheck if there are no tries left."""
-        if process_index() > 0 or self._closed:
-            raise StoppedByCheck(f"{trouble}\n  fix: look at the server, then --resume") from trouble
+        if process_index() > 0 or self._closed or self._direct is not None:
+            raise _unmended(trouble) from trouble
         self._spend(trouble)
         self._bring_up_to_date()
 
@@ -271,13 +292,14 @@ class VLLMSampler(Sampler[VLLMOptions]):
             self._clients = [InProcess(self._model(), options.flags)]
             return
         if not options.urls:
-            self.server = Server(options, self._model(), self._folder)
+            self.server = Server(options, self._model(), self._folder, options.transfer)
             logger.warning("starting vLLM at %s, which takes a minute; log: %s", self.server.url, self.server.log)
         clients = [Client(url) for url in options.urls or [self.server.url]]  # type: ignore[union-attr]
         self._clients = list(clients)
         for client in clients:
             wait_until_ready(client, options.start_seconds, self.server)
-            client.connect()
+            if options.transfer == "file":
+                client.connect()
 
     def _model(self) -> str:
         """What the server starts with: of the same architecture and tokens as the policy."""
@@ -316,6 +338,10 @@ class VLLMSampler(Sampler[VLLMOptions]):
         self._token = state["token"]
         if [client.url for client in self._clients] != state["urls"]:
             self._clients = [Client(url) for url in state["urls"]]
+
+
+def _unmended(trouble: Trouble) -> StoppedByCheck:
+    return StoppedByCheck(f"{trouble}\n  fix: look at the server, then --resume")
 
 
 def _seed(seed: int, place: int) -> int:

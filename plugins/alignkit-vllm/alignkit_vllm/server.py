@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from alignkit_vllm.options import ServerOptions
 
-BACKEND = "alignkit-file"
+BACKEND = "alignkit-{}"
+"""Of vLLM's weight transfer, by the name of the sampler's."""
 SERVED_AS = "policy"
 _LAST_LINES = 15
 _FIND_SECONDS = 0.5
@@ -37,20 +38,21 @@ class Server:
     Args:
         model: folder or hub id.
         folder: for its log and what it imports.
+        transfer: how weights will come.
     """
 
-    def __init__(self, options: ServerOptions, model: str, folder: Path) -> None:
+    def __init__(self, options: ServerOptions, model: str, folder: Path, transfer: str = "file") -> None:
         self.log = folder / "server.log"
         self.url = f"http://127.0.0.1:{_free_port()}"
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, guard.__file__, str(os.getpid()), *_command(options, model, self.url)]
+        command = [sys.executable, guard.__file__, str(os.getpid()), *_command(options, model, self.url, transfer)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment(_worker_site(folder)),
+                env=_environment(_worker_site(folder), transfer),
                 start_new_session=True,
             )
 
@@ -101,19 +103,21 @@ def wait_until_ready(client: Client, seconds: float, server: Server | None) -> N
         time.sleep(min(_FIND_SECONDS, seconds / 10))
 
 
-def _command(options: ServerOptions, model: str, url: str) -> list[str]:
+def _command(options: ServerOptions, model: str, url: str, transfer: str) -> list[str]:
     python = str(Path(options.python).expanduser()) if options.python else sys.executable
     words = list(options.command) or [python, "-m", "vllm.entrypoints.openai.api_server"]
     words += ["--model", model, "--served-model-name", SERVED_AS]
     words += ["--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     words += ["--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"]
-    return [*words, "--weight-transfer-config", json.dumps({"backend": BACKEND}), *options.flags]
+    return [*words, "--weight-transfer-config", json.dumps({"backend": BACKEND.format(transfer)}), *options.flags]
 
 
-def _environment(site: Path) -> Mapping[str, str]:
+def _environment(site: Path, transfer: str = "file") -> Mapping[str, str]:
     """This process's environment without its own imports and torchrun's places, with what the server needs."""
     kept = {k: v for k, v in os.environ.items() if k not in _OF_TORCHRUN and not k.startswith("TORCHELASTIC_")}
     switches = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if transfer == "ipc":
+        switches["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # handles of CUDA memory come pickled
     return {"VLLM_HOST_IP": "127.0.0.1", **kept, **switches, "PYTHONPATH": str(site)}
 
 

@@ -1,11 +1,19 @@
-"""What alignkit adds to a vLLM server: an engine that reads weights from files. Imports neither alignkit nor vLLM."""
+"""What alignkit adds to a vLLM server: engines that get weights. Imports neither alignkit nor vLLM."""
 
 from __future__ import annotations
+
+ENGINES = {
+    "alignkit-file": ("engine", "FileEngine"),
+    "alignkit-nccl": ("devices", "NCCLEngine"),
+    "alignkit-ipc": ("devices", "IPCEngine"),
+}
+"""Name -> the module and the class."""
 
 
 def register() -> None:
     """Called by vLLM in each of its processes (`vllm.general_plugins`)."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    if "alignkit-file" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("alignkit-file", f"{__name__}.engine", "FileEngine")
+    for name, (module, engine) in ENGINES.items():
+        if name not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(name, f"{__name__}.{module}", engine)

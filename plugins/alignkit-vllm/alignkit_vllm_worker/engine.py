@@ -6,7 +6,6 @@ weights, while one whose model is half loaded dies at the next request.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from alignkit_vllm_worker.shared import prepare_again, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +66,7 @@ class FileEngine(WeightTransferEngine[Init, Update]):  # type: ignore[misc]
                 if said != update_info.version:
                     raise RuntimeError(f"{path} holds version {said}, not {update_info.version}")
             expected = {name for name, _ in self.model.named_parameters()}
-            self._shared = _sharing(self.model)
+            self._shared = sharing(self.model)
             self._loading = True
             initialize_layerwise_reload(self.model)
             loaded = self.model.load_weights(_tensors(files))
@@ -77,12 +78,7 @@ class FileEngine(WeightTransferEngine[Init, Update]):  # type: ignore[misc]
         if not self._loading:
             raise RuntimeError("no weights were loaded in this update")
         finalize_layerwise_reload(self.model, self.model_config)
-        for owner, name, others in self._shared:
-            for other, its_name in others:
-                setattr(other, its_name, getattr(owner, name))
-                method: Any = getattr(other, "quant_method", None)
-                if hasattr(method, "process_weights_after_loading"):
-                    method.process_weights_after_loading(other)
+        prepare_again(self._shared)
         self._loading = False
 
     def shutdown(self) -> None:
@@ -93,12 +89,3 @@ def _tensors(files: list[Any]) -> Iterator[tuple[str, Any]]:
     for file in files:
         for name in file.keys():  # noqa: SIM118
             yield name, file.get_tensor(name)
-
-
-def _sharing(model: Any) -> list[tuple[Any, str, list[tuple[Any, str]]]]:
-    """(module, name of its parameter, the other modules that have it and its name there), as tied embeddings do."""
-    owners: dict[int, list[tuple[Any, str]]] = defaultdict(list)
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            owners[id(parameter)].append((module, name))
-    return [(*places[0], places[1:]) for places in owners.values() if len(places) > 1]

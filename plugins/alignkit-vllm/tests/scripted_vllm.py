@@ -7,8 +7,10 @@ flags are `--die-after N` (the N-th request for responses kills the process) and
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -95,10 +97,13 @@ class ScriptedVLLM:
         return status, (found(said) if callable(found) else said)
 
     def _usual(self, route: str, body: Mapping[str, Any]) -> Answer:
-        if route == "/weight_info":
-            return 200, {"weight_version": self.version}
-        if route == "/v1/models":
-            return 200, {"data": [{"id": "policy"}]}
+        known = {
+            "/weight_info": {"weight_version": self.version},
+            "/get_world_size": {"world_size": 2},
+            "/v1/models": {"data": [{"id": "policy"}]},
+        }
+        if route in known:
+            return 200, known[route]
         if route == "/v1/completions":
             return 200, self._complete(body)
         if route == "/update_weights":
@@ -113,7 +118,9 @@ class ScriptedVLLM:
 
     def _load(self, info: Mapping[str, Any]) -> Answer:
         tensors = {}
-        for path in info["paths"]:
+        if handles := info.get("ipc_handles_pickled"):
+            tensors = dict(zip(info["names"], pickle.loads(base64.b64decode(handles)), strict=True))
+        for path in info.get("paths", ()):
             with safe_open(path, "pt") as file:
                 if file.metadata()["version"] != info["version"]:
                     return 500, {"error": "wrong file"}

@@ -306,6 +306,7 @@ def test_the_environment_is_as_before_and_vllm_gets_what_it_needs(monkeypatch: p
         ("start_seconds", 5.0),
         ("restarts", 1),
         ("concurrency", 3),
+        ("transfer", "ipc"),
     ],
 )
 def test_options_of_a_server_are_refused(llm: PlayedLLM, option: str, value: Any) -> None:

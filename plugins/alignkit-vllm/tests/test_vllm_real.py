@@ -73,8 +73,8 @@ def write_model(folder: Path, *, tied: bool) -> Path:
     return folder
 
 
-def load(folder: Path, **options: Any) -> HFPolicy:
-    return HFPolicy(HFOptions(model=str(folder), dtype="float32", **options), Context(device="cpu"))
+def load(folder: Path, device: str = "cpu") -> HFPolicy:
+    return HFPolicy(HFOptions(model=str(folder), dtype="float32"), Context(device=device))
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +254,26 @@ def test_rollouts_follow_every_sync_with_a_head_of_its_own(tmp_path: Path) -> No
     folder = write_model(tmp_path / "untied", tied=False)
     for sampler in started(folder, tmp_path / "run"):
         assert_follows_every_sync(sampler, load(folder))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("transfer", "devices"), [("ipc", 1), ("nccl", 2)])
+def test_rollouts_follow_weights_that_go_from_device_to_device(
+    transfer: str, devices: int, folder: Path, tmp_path: Path
+) -> None:
+    """alignkit and vLLM in one environment; for NCCL the server has the second device."""
+    pytest.importorskip("vllm", reason="vLLM is not in this environment")
+    if torch.cuda.device_count() < devices:
+        pytest.skip(f"{transfer} needs {devices} CUDA devices")
+    seen = f"CUDA_VISIBLE_DEVICES={devices - 1}"
+    server = {"command": ("env", seen, sys.executable, "-m", "vllm.entrypoints.openai.api_server")}
+    flags = (*FLAGS, "--gpu-memory-utilization", "0.2")
+    options = VLLMOptions(transfer=transfer, flags=flags, start_seconds=SECONDS, probe_limit=1e-3, **server)  # type: ignore[arg-type]
+    sampler = VLLMSampler(options, Context(folder=tmp_path))
+    try:
+        assert_follows_every_sync(sampler, load(folder, "cuda:0"))
+    finally:
+        sampler.close()
 
 
 RECIPE = """
