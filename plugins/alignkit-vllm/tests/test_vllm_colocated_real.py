@@ -42,10 +42,13 @@ NEEDS = (
 
 
 def alignkits(site: Path) -> list[str]:
-    """Folders to import alignkit from; entry points and metadata of its distributions are written to `site`."""
+    """Folders to import alignkit from; entry points and metadata of its distributions are written to `site`.
+
+    alignkit-report is left out: it needs more packages, and a run only needs it for a page.
+    """
     folders = [str(site)]
     for one in distributions():
-        if not one.metadata["Name"].startswith("alignkit"):
+        if not one.metadata["Name"].startswith("alignkit") or one.metadata["Name"] == "alignkit-report":
             continue
         info = site / f"{one.metadata['Name'].replace('-', '_')}-{one.version}.dist-info"
         info.mkdir(parents=True)
@@ -116,7 +119,7 @@ def test_a_training_with_it_learns(environment: Mapping[str, str], folder: Path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     log = steps_of(tmp_path / "run")
-    assert {record["iteration"] for record in log} == {0, 1, 2} if "iteration" in log[0] else len(log) >= 3
+    assert len(log) == 3 * 3, "three iterations of minibatches of two, two and one prompts"
     assert max(record["sampler_kl"] for record in log) < 1e-7
     start, weights = load_file(folder / "model.safetensors"), load_file(tmp_path / "run/policy/model.safetensors")
     assert max(float((weights[key] - start[key]).abs().max()) for key in start) > 1e-4, "nothing was learned"
