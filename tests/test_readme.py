@@ -26,8 +26,11 @@ OFFLINE = [
 FEW_OWN = ["preferences.limit=24", "policy.max_length=256", "sampling.max_tokens=16"]
 
 
-OWN = "no such file: labels.db|no model folder path/or/owner/name|-o sampler.python: no such file|-o sampler.colocated: vLLM is not installed"
-"""What is said of the files of the reader's own."""
+OWN = (
+    "no such file: labels.db|no model folder path/or/owner/name|-o sampler.python: no such file"
+    "|-o sampler.colocated: vLLM is not installed"
+)
+"""What is said of the files and the environment of the reader's own."""
 
 
 @pytest.fixture
