@@ -116,7 +116,6 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
             "unseen": {"accuracy": 0.5, "prompts": 3},
         },
     }
-    kept["c"]["unseen"] = {"accuracy": 0.5, "prompts": 3}
     monkeypatch.setattr(curves, "measured", lambda: {"curves": kept})
 
 

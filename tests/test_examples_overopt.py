@@ -52,7 +52,7 @@ def test_gold_rises_and_falls_while_the_learned_reward_rises(example: ModuleType
     for name, rows in (("recipe", curve), ("best of n", chosen)):
         assert 0 < found["fits"][name]["peak_kl"] < rows[-1]["kl"]
         assert found["fits"][name]["verdict"].startswith("past the peak")
-    assert found["fits"]["recipe"]["runs"][0]["lost_by_alarm"] is not None, "too late or not, it is given"
+    assert found["fits"]["recipe"]["runs"][0]["lost_by_alarm"] < 0.5
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from alignkit.ops import process_index
+from alignkit_vllm.server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +35,12 @@ class Direct:
     """
 
     def __init__(self, transfer: str, clients: Sequence[Client], seconds: float) -> None:
-        self._servers, self._weights = _Servers(clients, seconds), _Weights()
         engines: Any = import_module(_ENGINES)
+        # The workers of one server after the other, behind the trainer, which is the first of NCCL's group.
+        places = [*accumulate((client.workers() for client in clients), initial=1)] if transfer == "nccl" else []
+        self._servers, self._weights = _Servers(clients, places, seconds), _Weights()
         self._engine = engines.WeightTransferTrainerFactory.trainer_init(
-            _nccl(clients) if transfer == "nccl" else _ipc(), client=self._servers, source=self._weights
+            _nccl(clients, places[-1]) if places else _ipc(), client=self._servers, source=self._weights
         )
 
     def send(self, policy: Policy[Any], version: str) -> None:
@@ -49,13 +52,12 @@ class Direct:
         self._engine.shutdown()
 
 
-def _nccl(clients: Sequence[Client]) -> Any:
-    """What the first process meets the servers' workers with, as the first of their group."""
+def _nccl(clients: Sequence[Client], size: int) -> Any:
+    """Where the first process meets the servers' workers, which are `size` with it."""
     engine: Any = import_module(f"{_ENGINES}.nccl_engine")
     address = _own_address(clients[0].url) if clients else "127.0.0.1"
-    size = 1 + sum(client.workers() for client in clients)
     return engine.NCCLTrainerInitInfo(
-        rank=process_index(), master_address=address, master_port=_free_port(address), world_size=size
+        rank=process_index(), master_address=address, master_port=free_port(address), world_size=size
     )
 
 
@@ -72,13 +74,6 @@ def _own_address(url: str) -> str:
         way.connect((target.hostname, target.port or 80))  # sends nothing
         found: str = way.getsockname()[0]
         return found
-
-
-def _free_port(address: str) -> int:
-    with socket.socket() as free:
-        free.bind((address, 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)
@@ -108,21 +103,21 @@ class _Weights:
 
 
 class _Servers:
-    """What vLLM calls a client: the steps of an update, taken by all servers."""
+    """What vLLM calls a client: the steps of an update, taken by all servers.
+
+    Args:
+        places: of each server's first worker in NCCL's group; empty without one.
+    """
 
     version = ""
 
-    def __init__(self, clients: Sequence[Client], seconds: float) -> None:
+    def __init__(self, clients: Sequence[Client], places: Sequence[int], seconds: float) -> None:
         self._clients, self._seconds = clients, seconds
+        self._places = dict(zip(clients, places, strict=False))
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Workers of several servers get places one after another, which NCCL asks for."""
-        places = accumulate((client.workers() for client in self._clients), initial=init_info.get("rank_offset", 0))
-        moved = {
-            client: {"rank_offset": place} if "rank_offset" in init_info else {}
-            for client, place in zip(self._clients, places, strict=False)
-        }
-        self._each(lambda client: client.connect(init_info | moved[client], seconds=self._seconds))
+        moved = {client: {"rank_offset": place} for client, place in self._places.items()}
+        self._each(lambda client: client.connect(init_info | moved.get(client, {}), seconds=self._seconds))
 
     def start_weight_update(self) -> None:
         self._each(lambda client: client.begin_update(seconds=self._seconds))

@@ -43,7 +43,7 @@ class Server:
 
     def __init__(self, options: ServerOptions, model: str, folder: Path, transfer: str = "file") -> None:
         self.log = folder / "server.log"
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, guard.__file__, str(os.getpid()), *_command(options, model, self.url, transfer)]
         with self.log.open("ab") as log:
@@ -133,8 +133,9 @@ def _worker_site(folder: Path) -> Path:
     return site
 
 
-def _free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port of this machine on which nobody listens."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((address, 0))
         port: int = free.getsockname()[1]
         return port

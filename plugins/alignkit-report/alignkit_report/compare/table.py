@@ -11,7 +11,7 @@ from alignkit import visible
 from alignkit_report.compare.budget import UNITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SURE = 0.05
 """Largest corrected p of a difference that is called one."""
@@ -48,9 +48,13 @@ def answer(found: Mapping[str, Any]) -> list[str]:
     if unsure:
         lines.append(f"Not told apart from it (p > {SURE} after correction): {', '.join(unsure)}.")
     elif ranked[1:]:
-        others = f"all {len(ranked) - 1} others" if len(ranked) > 2 else ranked[1]
-        lines.append(f"It differs from {others} (p <= {SURE} after correction).")
+        lines.append(f"It differs from {all_of(ranked[1:])} (p <= {SURE} after correction).")
     return [*lines, f"Measured on {found['on']}, {_seeds(found)}."]
+
+
+def all_of(others: Sequence[str]) -> str:
+    """Other variants in a sentence: how many, or the name of a single one."""
+    return f"all {len(others)} others" if len(others) > 1 else others[0]
 
 
 def by_rating(found: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.compare.table import SURE, by_rating
+from alignkit_report.compare.table import SURE, all_of, by_rating
 from alignkit_report.pages.numbers import interval, number, percent
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def _apart(found: Mapping[str, Any], ranked: Sequence[str]) -> list[str]:
     if not others:
         return []
     if not unsure:
-        which = f"all {len(others)} others" if len(others) > 1 else others[0]
-        return [f"It differs from {which} (p \u2264 {SURE} after correction)."]
+        return [f"It differs from {all_of(others)} (p \u2264 {SURE} after correction)."]
     if len(unsure) == len(others) > 1:
         return [f"None of the others can be told from it (p > {SURE} after correction)."]
     return [f"It can't be told from {listed(unsure)} (p > {SURE} after correction)."]
