@@ -231,6 +231,8 @@ def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path, typed: T
         assert code == 2
         assert expected in said
     assert not (tmp_path / "comparison").exists()
+    code, _, said = typed("compare", "--optimizers", "dpo")
+    assert (code, "this needs a policy" in said) == (2, True)
 
 
 @pytest.mark.slow

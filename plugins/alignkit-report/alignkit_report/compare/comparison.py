@@ -66,6 +66,7 @@ class Comparison:
         """
         resolved = {cell: self._resolved(cell) for cell in self.cells}
         for one in resolved.values():
+            one.part("policy")
             if "optimizer" not in one.names:
                 raise InputError("no algorithm to compare", where="--optimizers", fix="name some, separated by commas")
             check_best_of(one, self.best_of)

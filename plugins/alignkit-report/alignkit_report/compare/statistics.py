@@ -122,10 +122,10 @@ def won(ours: Floats, theirs: Floats) -> Floats:
 def ratings(wins: Floats, *, anchor: int = 0) -> list[Estimate]:
     """Bradley-Terry ratings in Elo points above the anchor's, with 95% intervals.
 
-    A rating is a smooth function of the duels, so to first order it is the mean of a figure of each seed and prompt: the
-    rating, and what their duels move it by (its influence function). Seeds and prompts are then both random, as for any
-    other figure. Resampling can't do that with three seeds: of prompts alone it holds the truth in half of the cases
-    once seeds differ.
+    A rating is a smooth function of the duels, so to first order it is the mean of a figure of each seed and prompt:
+    the rating, and what their duels move it by (its influence function). Seeds and prompts are then both random, as
+    for any other figure. Resampling can't do that with three seeds: of prompts alone it holds the truth in half of the
+    cases once seeds differ.
 
     Args:
         wins: [A, A, S, P], from `wins_between`; at least two prompts.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FEW = 20
 """Comparisons below which nothing is claimed, whatever their interval."""
+STILL = 0.01
+"""KL, in nats per reply, below which a policy is hardly another one."""
 GOLD, LEARNED = "gold", "reward"
 GOLD_ALARM = "alarm_gold"
 NO_SIGN = "no sign of over-optimisation"
@@ -67,8 +69,12 @@ def preferred(share: Mapping[str, Any], ours: str, theirs: str) -> str:
 
 
 def _kl(figures: Mapping[str, Any]) -> str:
-    kl = figures.get("kl")
-    return f"; mean KL {number(kl['value'], 1 if kl['value'] >= 1 else 2)} nats" if kl else ""
+    kl = figures["kl"]["value"] if figures.get("kl") else None
+    if kl is None:
+        return ""
+    if kl < STILL:
+        return f"; it hardly moved (mean KL {kl:.1g} nats): try a higher learning rate, or more steps"
+    return f"; mean KL {number(kl, 1 if kl >= 1 else 2)} nats"
 
 
 def of_run(
