@@ -280,7 +280,7 @@ def select(registry: Registry, role: str, name: str) -> tuple[Registration, dict
     """
     module, colon, _ = name.partition(":")
     qualified = any(str(r) == name for r in registry.registrations if r.role == role)
-    if colon and not qualified and all(part.isidentifier() for part in module.split(".")):
+    if colon and not qualified and (module.endswith(".py") or all(part.isidentifier() for part in module.split("."))):
         for known in registry.names(role):
             if option := registry.get(role, known).config.takes_function:
                 return registry.get(role, known), {option: name}

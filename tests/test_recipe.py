@@ -229,6 +229,7 @@ def test_a_function_is_named_in_place_of_a_plugin(recipe_file: Path, resolve: Re
     assert refusal(None, flags={"reward": "m:missing"}).where == "--reward m:missing"
     qualified = resolve(None, ["reward.value=1"], {"reward": "fake-plugin:given"})
     assert qualified.names["reward"] == "given"
+    assert resolve(None, flags={"reward": "rewards/m.py:f"}).names["reward"] == "function", "which knows how to say it"
     assert refusal(None, flags={"optimizer": "m:f"}).what == "no optimizer plugin 'm:f'"
     assert str(recipe_file.resolve().parent) in sys.path
 

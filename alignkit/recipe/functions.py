@@ -26,6 +26,13 @@ def load_function(name: str, *, where: str = "function") -> Callable[..., Any]:
         InputError: the name has another form, the module is missing or fails to import, or has no such callable.
     """
     module_name, colon, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        raise InputError(
+            f"{module_name} is a file, not a module",
+            where=where,
+            fix=f"write {Path(module_name).stem}:{attribute or 'function'}; the file must lie next to the recipe "
+            "or in the current directory",
+        )
     if not (colon and all(part.isidentifier() for part in (*module_name.split("."), *attribute.split(".")))):
         raise InputError(
             f"{name!r} is not a function", where=where, fix="write module:function, as in my_rewards:politeness"

@@ -77,6 +77,8 @@ class Client:
             raise Trouble(f"waited {limit:g} s for {self.url} {what}") from error
         except httpx2.TransportError as error:
             raise Trouble(f"{self.url} is gone while asked {what} ({type(error).__name__}: {error})") from error
+        if self._http.is_closed:  # while this thread was connecting, so the connection was not yet among those closed
+            answer.extensions["network_stream"].close()
         if answer.is_server_error:
             raise Trouble(f"{self.url} failed {what}: {answer.status_code} {answer.text[:_SHOWN]}")
         if answer.status_code == httpx2.codes.NOT_FOUND:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,22 @@ def test_what_is_no_answer_uses_up_the_tries(started: Any, answer: Any, said: st
 def server_is_probed(server: ScriptedVLLM) -> bool:
     """Whether the call that is being answered is no probe."""
     return bool(server.asked(SAMPLED)[-1]["n"] > 1)
+
+
+def test_a_client_that_is_closed_while_a_thread_connects_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def connected(*call: Any, **how: Any) -> socket.socket:
+        opened.append(connect(*call, **how))
+        client.close()
+        return opened[0]
+
+    with ScriptedVLLM() as server:
+        client = Client(server.url)
+        monkeypatch.setattr(socket, "create_connection", connected)
+        assert client.version() == "default"
+        assert [one.fileno() for one in opened] == [-1]
 
 
 def test_other_tokens_than_those_given_are_refused_at_once(started: Any) -> None:
