@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_report.compare.table import show_comparison
 from alignkit_report.pages import (
     answers,
     charts,
@@ -118,6 +119,14 @@ def with_win(low: float, value: float, high: float, n: int = 512) -> dict[str, A
 )
 def test_a_comparison_s_answer_claims_what_its_figures_support(found: dict[str, Any], said: str) -> None:
     assert said in " ".join(answers.of_comparison(found, []))
+
+
+def test_the_terminal_claims_what_the_report_does(capsys: pytest.CaptureFixture[str]) -> None:
+    worse = with_win(0.2, 0.3, 0.4)
+    show_comparison(worse)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(" ".join(answers.of_comparison(worse, [])))
+    assert "300 [280, 320]" in printed
 
 
 def test_alarms_are_said_before_what_was_measured() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.compare.table import SURE, all_of, by_rating
 from alignkit_report.pages.numbers import interval, number, percent
 
 if TYPE_CHECKING:
@@ -14,10 +13,22 @@ FEW = 20
 """Comparisons below which nothing is claimed, whatever their interval."""
 STILL = 0.01
 """KL, in nats per reply, below which a policy is hardly another one."""
+SURE = 0.05
+"""Largest corrected p of a difference that is called one."""
 GOLD, LEARNED = "gold", "reward"
 GOLD_ALARM = "alarm_gold"
 NO_SIGN = "no sign of over-optimisation"
 NO_GOLD = "without a gold reward, nobody can tell whether it over-optimised"
+
+
+def all_of(others: Sequence[str]) -> str:
+    """Other variants in a sentence: how many, or the name of a single one."""
+    return f"all {len(others)} others" if len(others) > 1 else others[0]
+
+
+def by_rating(found: Mapping[str, Any]) -> list[str]:
+    """The variants, best rating first."""
+    return sorted(found["variants"], key=lambda name: -found["variants"][name]["rating"]["value"])
 
 
 def listed(names: Sequence[str]) -> str:
