@@ -30,7 +30,9 @@ def spec_of(judge: ScriptedJudge) -> str:
 
 
 def resolved(judge: ScriptedJudge) -> Resolved:
-    return read_recipe(None, flags={}, overrides=[spec_of(judge), 'eval.rewards.rule={plugin="rules", length={maximum=3}}'])
+    return read_recipe(
+        None, flags={}, overrides=[spec_of(judge), 'eval.rewards.rule={plugin="rules", length={maximum=3}}']
+    )
 
 
 def run(folder: Path, start: Sequence[str], policy: Sequence[str]) -> Path:

@@ -147,7 +147,7 @@ def test_a_run_s_answer_says_by_whom_it_was_judged() -> None:
     )
     assert said[1].startswith("By the reward that it was trained on, which flatters it, on 9 prompts; one run")
     still = run_answer([], **{"win_rate/reward": win, "policy": {"kl": estimate(0.00012, 0.0001, 0.0002)}})
-    assert "; it hardly moved (mean KL 0.0001 nats): try a higher learning rate, or more steps; " in still[0]
+    assert still[0].endswith("; it hardly moved (mean KL 0.0001 nats): try a higher learning rate, or more steps.")
     assert run_answer([], learns=False, **{"win_rate/reward": win})[1].startswith("By the learned reward, on")
     both = {"win_rate/reward": win, "win_rate/rules": win, "win_rate/rules/policy, best of 4": win}
     assert run_answer([], **both)[1].startswith("By rules, on 9 prompts")

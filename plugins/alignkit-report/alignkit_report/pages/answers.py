@@ -110,13 +110,14 @@ def of_run(
     if judge == LEARNED:
         by = "By the reward that it was trained on, which flatters it" if learns_from else "By the learned reward"
     seed = f"{by}, on {measured.get('on', 'prompts of unknown history')}; one run says nothing about other seeds."
-    shape = _enough(optimised(alarms, before, after), measured[f"win_rate/{judge}"])
+    shape = _enough(optimised(alarms, before, after), measured[f"win_rate/{judge}"], after)
     return [f"{first}{shape}.", *warned, seed]
 
 
-def _enough(shape: str, share: Mapping[str, Any]) -> str:
-    """What is said of over-optimisation; of a few comparisons no sign means nothing."""
-    return "" if share["n"] < FEW and shape == NO_SIGN else f"; {shape}"
+def _enough(shape: str, share: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """What is said of over-optimisation: no sign means nothing of a few comparisons, or of a policy that hardly moved."""
+    still = figures.get("kl", {"value": STILL})["value"] < STILL and shape in (NO_SIGN, NO_GOLD)
+    return "" if still or (share["n"] < FEW and shape == NO_SIGN) else f"; {shape}"
 
 
 def _unmeasured(stages: Mapping[str, Any]) -> list[str]:
@@ -145,7 +146,7 @@ def of_comparison(found: Mapping[str, Any], alarms: Sequence[tuple[str, str]]) -
     best = ranked[0]
     figures = found["variants"][best]
     return [
-        f"{_first(found, ranked)}{_kl(figures)}{_enough(_shape(found, best), figures['win_rate'])}.",
+        f"{_first(found, ranked)}{_kl(figures)}{_enough(_shape(found, best), figures['win_rate'], figures)}.",
         *_apart(found, ranked),
         *lost,
         *_warned(len(alarms)),
