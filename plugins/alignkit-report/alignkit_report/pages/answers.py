@@ -115,7 +115,7 @@ def of_run(
 
 
 def _enough(shape: str, share: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """What is said of over-optimisation: no sign means nothing of a few comparisons, or of a policy that hardly moved."""
+    """What is said of over-optimisation: no sign means nothing of a few comparisons, or of one that hardly moved."""
     still = figures.get("kl", {"value": STILL})["value"] < STILL and shape in (NO_SIGN, NO_GOLD)
     return "" if still or (share["n"] < FEW and shape == NO_SIGN) else f"; {shape}"
 
