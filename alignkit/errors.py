@@ -89,13 +89,13 @@ def missing_package(error: ModuleNotFoundError, where: str = "") -> InputError:
     )
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: the closest known name, or all names."""
+def closest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """A hint for a mistyped name: the closest known name, else what `otherwise` says, or all names."""
     options = sorted(known)
     matches = get_close_matches(name, options, n=1)
     if matches:
         return f"did you mean {matches[0]!r}?"
-    return f"choose one of: {', '.join(options)}" if options else "none is available"
+    return otherwise or (f"choose one of: {', '.join(options)}" if options else "none is available")
 
 
 def wants_traceback() -> bool:

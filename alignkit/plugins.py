@@ -180,12 +180,17 @@ class Registry:
         return [r for r in found if r.distribution in (CORE, *FIRST_PARTY)] or found
 
     def _suggestion(self, role: str, name: str) -> str:
-        hint = closest(name, self.names(role))
+        file = f"--plugin {name} loads the file; here give the name that it registers" if name.endswith(".py") else ""
+        hint = closest(name, self.names(role), file)
         if absent := [name for name in FIRST_PARTY if not any(Distribution.discover(name=name))]:
             hint += f" (not installed: {', '.join(absent)})"
         if self.broken:
             hint += f" ({', '.join(b.name for b in self.broken)} failed to load: see `alignkit plugins list`)"
         return hint
+
+
+NOT_INSTALLED = "install its package or give --plugin FILE; `alignkit plugins list` shows what there is"
+"""What to do about a plugin that nobody knows."""
 
 
 @cache
@@ -224,8 +229,9 @@ def registrations_of(module: object, distribution: str) -> list[Registration]:
         raise PluginError(f"{distribution} needs plugin interface {version}, but this alignkit has {INTERFACE_VERSION}")
     manager = pluggy.PluginManager("alignkit")
     manager.add_hookspecs(hookspecs)
+    for name in [key for key in vars(module) if manager.parse_hookimpl_opts(module, key) and key not in HOOKS]:
+        raise PluginError(f"{distribution} has an unknown hook {name!r}: {closest(name, HOOKS)}")
     manager.register(module)
-    manager.check_pending()
     collected: list[Registration] = []
     for hook, role in HOOKS.items():
 
@@ -237,7 +243,9 @@ def registrations_of(module: object, distribution: str) -> list[Registration]:
 
         getattr(manager.hook, hook)(register=register)
     if not collected:
-        raise PluginError(f"{distribution} registers nothing: its entry point must name the module with the hooks")
+        raise PluginError(
+            f"{distribution} registers nothing: the module has no hook with @hookimpl that calls register"
+        )
     return collected
 
 

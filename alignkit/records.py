@@ -254,7 +254,8 @@ def read_groups(path: Path | str) -> Iterator[Group]:
                 raise InputError(
                     reason,
                     where=f"{path}:{number}",
-                    fix="give 'prompt' and 'responses' (docs/reference/data.md)",
+                    fix="give 'prompt' and 'responses' (docs/reference/data.md); of other forms `alignkit preferences "
+                    f"-o preferences.path={path} --out groups.jsonl` makes them",
                 ) from error
 
 

@@ -109,6 +109,20 @@ class Abstains(TinyReward):
         return [[None] * len(group.responses) for group in groups]
 
 
+class OneScoreEach(TinyReward):
+    """A score for each group instead of each response."""
+
+    def score(self, groups: Sequence[Group]) -> list[Any]:
+        return [float(len(group.responses[0])) for group in groups]
+
+
+def test_a_reward_of_another_shape_is_told_which_one_is_wanted(tmp_path: Path) -> None:
+    found = failures(contract_of(RewardSourceContract, OneScoreEach), tmp_path)
+    said = "score() must give a list for each group, with a score for each response: lists of [2, 3, 2, 4, 2], not ["
+    assert found["one_float_or_none_for_each_response"].startswith(f"{said}'float ")
+    assert all(message.startswith("score() must give a list for each group") for message in found.values())
+
+
 class Undecided(Rankings):
     """All responses are equally good; some groups have no ranks at all."""
 

@@ -83,6 +83,14 @@ def test_demonstrations_among_preferences(tmp_path: Path, model: Path) -> None:
     assert refused(tmp_path, {**policy, "optimizer": {"plugin": "kto"}}).what == "no labels, which kto learns from"
 
 
+def test_preferences_whose_columns_have_other_names(tmp_path: Path, model: Path) -> None:
+    file = written(tmp_path / "a.jsonl", {"prompt": "a", "good": "b", "bad": "c"})
+    tables = {"policy": {"model": str(model)}, "preferences": {"path": str(file)}, "optimizer": {"plugin": "dpo"}}
+    assert refused(tmp_path, tables).fix.startswith(
+        "if good, bad should count, rename: --columns OLD=chosen; else give"
+    )
+
+
 def test_prompts_to_sample_for(tmp_path: Path, model: Path) -> None:
     file = written(tmp_path / "a.jsonl", ASKED, SYSTEM)
     resolved = read_recipe(None, flags={"policy": "hf"}, overrides=[f"policy.model={model}"])

@@ -104,7 +104,12 @@ def test_the_flag_adds_to_the_recipes_files(resolve: Resolve, capsys: pytest.Cap
         ("import no_such_package", "can't be loaded: ModuleNotFoundError: No module named 'no_such_package'", ""),
         ("raise SystemExit", "can't be loaded: SystemExit", ""),
         ("def f(:", "can't be loaded: SyntaxError", ""),
-        ("x = 1", "can't be loaded: short.py registers nothing", ""),
+        ("x = 1", "can't be loaded: short.py registers nothing: the module has no hook with @hookimpl", ""),
+        (
+            SEVEN_LINES.replace("reward_sources", "rewards"),
+            "an unknown hook 'register_rewards'",
+            "`alignkit plugins new`",
+        ),
         ("ALIGNKIT_INTERFACE = 99", "can't be loaded: short.py needs plugin interface 99", ""),
         (
             SEVEN_LINES.replace('"short"', '"rules"'),

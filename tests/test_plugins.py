@@ -66,7 +66,10 @@ def test_a_registered_component_is_found_by_name_and_imported_on_use(install_plu
         (reward_source("bad name"), "a name may have"),
         (reward_source(target="Reward()"), "the target must be a class"),
         (reward_source().replace("config=Options", "config=dict"), "config must be a subclass of alignkit.Config"),
-        (reward_source().replace("register_reward_sources", "register_rewards"), "unknown hook 'register_rewards'"),
+        (
+            reward_source().replace("register_reward_sources", "register_rewards"),
+            "unknown hook 'register_rewards': did you mean 'register_reward_sources'?",
+        ),
         (reward_source() + '        register("steady", Reward, config=Options)\n', "registered twice"),
     ],
 )

@@ -75,6 +75,7 @@ def test_what_fails_counts_and_is_shown(install_plugin: InstallPlugin, capfd: py
     code, said, _ = check(capfd, "plain")
     assert code == 1
     assert any("8 is no finite float: use None to abstain" in line for line in said)
+    assert not any("Warning" in line for line in said)
     assert said[-1] == "1 failed, 13 passed"
 
 

@@ -140,8 +140,17 @@ def test_a_file_that_is_no_recipe_is_refused_with_its_line(
 def test_a_missing_file_a_folder_and_a_file_that_is_no_text(tmp_path: Path, refusal: Refusal) -> None:
     assert refusal(tmp_path / "none.toml").what == "no such recipe"
     assert refusal(tmp_path).where == str(tmp_path)
+    assert refusal(tmp_path / "none.toml").fix == refusal(tmp_path).fix == "give the path of a TOML file"
     (tmp_path / "latin.toml").write_bytes(b"[run]\n# \xe9\n")
     assert refusal(tmp_path / "latin.toml").what == "is not UTF-8 text"
+
+
+def test_what_was_meant_instead_of_a_path_that_is_no_recipe(tmp_path: Path, refusal: Refusal) -> None:
+    (tmp_path / "recipe.toml").touch()
+    assert refusal(tmp_path / "recip.toml").fix == "did you mean 'recipe.toml'?"
+    assert refusal(tmp_path).fix == f"this is a run: give {tmp_path / 'recipe.toml'}"
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    assert refusal(tmp_path / "pairs.jsonl").fix.endswith(f"goes to -o preferences.path={tmp_path / 'pairs.jsonl'}")
 
 
 def test_everything_that_is_wrong_is_told_at_once(recipe_file: Path, refusal: Refusal) -> None:

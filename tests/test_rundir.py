@@ -24,6 +24,19 @@ def test_a_second_run_is_refused_while_the_first_holds_the_directory(tmp_path: P
         pass
 
 
+def test_a_start_that_came_to_nothing_is_made_again(tmp_path: Path) -> None:
+    """A server that doesn't answer, say, and the same command with another address."""
+    with rundir(tmp_path) as run:
+        run.remember("policy", "packed")
+    with rundir(tmp_path, recipe="[run]\n", digest="e") as run:
+        assert run.state["digest"] == "e"
+        assert "notes" not in run.state
+    assert (tmp_path / "recipe.toml").read_text() == "[run]\n"
+    (tmp_path / "policy").mkdir()
+    with pytest.raises(InputError, match="holds a run"):
+        rundir(tmp_path)
+
+
 def test_a_used_directory_is_refused_resumed_or_overwritten(tmp_path: Path) -> None:
     with rundir(tmp_path) as run:
         run.mark_done("sft", {"steps": 3}, 1.0)

@@ -56,7 +56,7 @@ def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False
         alignkit plugins show ppo
         alignkit plugins show short --plugin short.py
     """
-    from alignkit.plugins import ROLES, registry
+    from alignkit.plugins import NOT_INSTALLED, ROLES, registry
     from alignkit.recipe.describe import describe
 
     found = registry()
@@ -66,7 +66,7 @@ def show_plugin(name: Name, _plugin: PluginFiles = None, as_json: AsJson = False
         if broken:
             raise AlignkitError(f"{broken.distribution} is broken: {broken.error}")
         known = {n for role in ROLES for n in found.names(role)}
-        raise InputError(f"no plugin {name!r} is installed", fix=closest(name, known))
+        raise InputError(f"no plugin {name!r} is installed", fix=closest(name, known, NOT_INSTALLED))
     if as_json:
         rows = {id(r): [dataclasses.asdict(option) for option in describe(r.config)] for r in chosen}
         show({"plugins": [{"role": r.role, "name": r.name, "options": rows[id(r)]} for r in chosen]}, True)

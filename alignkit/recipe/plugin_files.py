@@ -57,6 +57,7 @@ def _registrations(path: Path, source: bytes, digest: str) -> tuple[Registration
         exec(compile(source, str(path), "exec"), vars(module))
         return tuple(registrations_of(module, path.name))
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, AlignkitError) else describe_error(error)
-        fix = f"run `python {path}` to see where; `alignkit plugins new` writes one that works"
+        known = isinstance(error, AlignkitError)
+        reason = str(error) if known else describe_error(error)
+        fix = f"{'' if known else f'run `python {path}` to see where; '}`alignkit plugins new` writes one that works"
         raise InputError(f"can't be loaded: {reason}", where=f"plugin file {path.name}", fix=fix) from error

@@ -40,6 +40,8 @@ class Spelling:
         return self.option.format(key=".".join(key))
 
 
+DATA = (".jsonl", ".json", ".parquet", ".csv")
+"""Ends of files that hold no recipe."""
 COMMAND_LINE = Spelling("-o {key}", "--{table} {name}")
 PYTHON = Spelling('options["{key}"]', '{table}="{name}"')
 
@@ -190,16 +192,24 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         return tomllib.loads(text), key_lines(text)
     except OSError as error:
         reason = "no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        raise InputError(reason, where=str(path), fix="give the path of a TOML file") from error
+        raise InputError(reason, where=str(path), fix=_recipe_near(path)) from error
     except UnicodeDecodeError as error:
-        raise InputError("is not UTF-8 text", where=str(path), fix="give the path of a TOML file") from error
+        raise InputError("is not UTF-8 text", where=str(path), fix=_recipe_near(path)) from error
     except tomllib.TOMLDecodeError as error:
         message = str(error)
         at = re.search(r" \(at line (\d+), column \d+\)", message)
         where = f"{path}:{at[1]}" if at else str(path)
+        fix = f"a file of data goes to -o preferences.path={path}" if path.suffix in DATA else "put text in quotes"
         raise InputError(
-            message.replace(at[0], "") if at else message, where=where, fix="fix the TOML; put text in quotes"
+            message.replace(at[0], "") if at else message, where=where, fix=f"fix the TOML; {fix}"
         ) from error
+
+
+def _recipe_near(path: Path) -> str:
+    """What to give instead of a path that is no recipe."""
+    if (path / "recipe.toml").is_file():
+        return f"this is a run: give {path / 'recipe.toml'}"
+    return closest(path.name, [near.name for near in path.parent.glob("*.toml")], "give the path of a TOML file")
 
 
 def parse_override(text: str) -> tuple[Key, Any]:

@@ -64,7 +64,9 @@ class Resolved:
         if part is None:
             name = table.partition(".")[0]
             raise InputError(
-                f"this needs a {name}", where="recipe", fix=f"add a table [{name}], or -o {name}.plugin=NAME"
+                f"this needs a {name}",
+                where="recipe",
+                fix=f"add a table [{name}], or an option of it: -o {name}.OPTION=VALUE",
             )
         return part
 

@@ -114,5 +114,11 @@ def _check_fed(resolved: Resolved, records: Records, stages: set[str]) -> None:
             raise InputError(
                 f"no {feed.value}, which {resolved.part(table).registration.name} learns from",
                 where=without[0][0],
-                fix="give such data; docs/reference/data.md lists its forms",
+                fix=f"{_columns(without[0][1])}give such data; docs/reference/data.md lists its forms",
             )
+
+
+def _columns(group: Group) -> str:
+    """What a record may hold under names that no form has."""
+    names = ", ".join(group.prompt.meta)
+    return f"if {names} should count, rename: --columns OLD=chosen; else " if names else ""

@@ -48,7 +48,12 @@ class Run:
         """
         folder = Path(path).expanduser()
         if not (folder / "run.json").is_file():
-            raise InputError("this directory holds no run", where=str(folder), fix="give the out directory of a run")
+            near = sorted((folder if folder.is_dir() else folder.parent).glob("*/run.json"))
+            raise InputError(
+                "this directory holds no run" if folder.is_dir() else "no such directory",
+                where=str(folder),
+                fix=f"give {' or '.join(str(one.parent) for one in near[:3])}" if near else "give a run's --out",
+            )
         return cls(folder)
 
     @property

@@ -157,6 +157,8 @@ class RunDir:
                 self.clear(stage)
             self.state["stages"] = {}
             (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        elif not self.resume and not any(map(self.has_begun, STAGE_FILES)):
+            self.state = {"stages": {}}  # an earlier start came to nothing
         elif not self.resume:
             raise InputError(
                 "this directory holds a run", where=str(self.path), fix="use --resume, --overwrite or another --out"

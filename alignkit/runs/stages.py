@@ -263,7 +263,9 @@ class Stages:
         source = self._build(table)
         groups = self._groups_from(source)
         if not groups:
-            raise InputError("the source has no records", where=table)
+            labels = table == "preferences" and "prompts" not in self._resolved.names
+            fix = "if it labels replies to prompts, name those: -o prompts.path=FILE, or [prompts]" if labels else ""
+            raise InputError("the source has no records", where=table, fix=fix)
         self._reporter.note(f"{table}: {source.explain() or described(groups)}")
         return groups
 
@@ -368,7 +370,7 @@ class Stages:
             for name, said in (("spent", spent), ("stopped", result.stopped), ("alarms", alarms), ("worth", worth))
             if said
         }
-        return {**summary, **told, "metrics": {name: round(value, 6) for name, value in result.metrics.items()}}
+        return {**summary, **told, "metrics": {name: float(f"{value:.4g}") for name, value in result.metrics.items()}}
 
 
 def described(groups: Sequence[Group]) -> str:

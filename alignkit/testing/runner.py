@@ -12,7 +12,7 @@ import pytest
 
 from alignkit.checking import option_names
 from alignkit.errors import InputError, closest
-from alignkit.plugins import normalized, read_options, registry
+from alignkit.plugins import NOT_INSTALLED, normalized, read_options, registry
 from alignkit.recipe.recipe import Recipe, parse_override
 
 if TYPE_CHECKING:
@@ -51,11 +51,12 @@ def run_contracts(name: str | None = None, options: Sequence[str] = ()) -> int:
     known = {text for r in found.registrations for text in (r.name, str(r), r.distribution)}
     known |= {text for broken in found.broken for text in (broken.name, broken.distribution)}
     if name is not None and name not in known and normalized(name) not in known:
-        raise InputError(f"no plugin {name!r} is installed", fix=closest(name, known))
+        raise InputError(f"no plugin {name!r} is installed", fix=closest(name, known, NOT_INSTALLED))
     selected, given = name, _options(found, name, options)
     suite, tally = Path(__file__).with_name("suite.py"), _Tally()
     sys.modules.pop("alignkit.testing.suite", None)  # an earlier call's classes
-    arguments = ["-qq", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(suite.parent)]
+    arguments = ["-qq", "--tb=short", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(suite.parent)]
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # alignkit is imported already
     code = int(pytest.main([*arguments, "--import-mode=importlib", str(suite)], plugins=[tally]))
     print(tally.summary())
     if code == 0 and tally.lacking and name is not None:

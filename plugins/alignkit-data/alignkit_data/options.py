@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from alignkit import (
     Positive,
     PreferencesSpec,
     check_function,
+    load_function,
 )
 from alignkit_data.hub import hub_rows, is_hub_id
 from alignkit_data.loading import GroupMaker
@@ -138,10 +140,17 @@ class FunctionOptions(RowOptions):
         """Imports the function.
 
         Raises:
-            InputError: it can't be imported.
+            InputError: it can't be imported, or called in this way.
         """
         super().check()
         check_function(self.function)
+        try:
+            signature(load_function(self.function)).bind(None, **self.args)
+        except TypeError as error:
+            what = f"{self.function} can't be called as f(ask{''.join(f', {name}=...' for name in self.args)}): {error}"
+            fix = "a function that scores goes to --preferences reward -o preferences.source.plugin=function "
+            fix += f"-o preferences.source.function={self.function}; this one yields groups, and args has the rest"
+            raise InputError(what, where="function", fix=fix) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -261,13 +261,18 @@ class TestFunction:
     def test_its_own_errors_name_it(self, module: str) -> None:
         with pytest.raises(PluginError, match=f"{module}:fails raised KeyError: 'label'"):
             from_function(f"{module}:fails")
-        with pytest.raises(PluginError, match=f"{module}:rows raised TypeError: .*unexpected keyword"):
-            from_function(f"{module}:rows", args={"k": 3})
 
     def test_the_check_imports_it(self, module: str) -> None:
         FunctionOptions(function=f"{module}:rank").check()
         with pytest.raises(InputError, match="did you mean 'rank'"):
             FunctionOptions(function=f"{module}:rnak").check()
+        with pytest.raises(InputError, match=r"can't be called as f\(ask, of=...\): got an unexpected keyword"):
+            FunctionOptions(function=f"{module}:rank", args={"of": 3}).check()
+
+    def test_a_function_that_scores_is_sent_to_the_source_for_it(self) -> None:
+        with pytest.raises(InputError, match=r"called as f\(ask\): missing a required argument: 'b'") as refused:
+            FunctionOptions(function="operator:add").check()
+        assert "-o preferences.source.function=operator:add;" in refused.value.fix
 
 
 def test_both_are_registered() -> None:

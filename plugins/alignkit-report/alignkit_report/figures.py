@@ -62,7 +62,16 @@ def figures(groups: Sequence[Group], held_out: Sequence[Group] = (), audit: Sequ
         "leakage": leakage(groups, held_out) if held_out else None,
         "cost": cost(groups, verdicts),
     }
-    return {"opening": opening(found), **found}
+    return {"opening": [*_without_preferences(groups), *opening(found)], **found}
+
+
+def _without_preferences(groups: Sequence[Group]) -> list[str]:
+    """What to say of records that hold nothing to learn from: other names of columns may be why."""
+    if not groups or any(group.ranks or group.labels or group.scores for group in groups):
+        return []
+    names = ", ".join(groups[0].prompt.meta)
+    renamed = f" If {names} should count, rename: --columns OLD=chosen." if names else ""
+    return [f"There are no preferences in it: no record is ranked, scored or labelled.{renamed}"]
 
 
 def counts(groups: Sequence[Group]) -> Figures:

@@ -18,7 +18,7 @@ OneRun = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 
 @app.command("list")
 def list_runs(folder: Folder = Path("runs"), as_json: AsJson = False) -> None:
-    """List the runs below a folder, with the stages that are done.
+    """List the runs below a folder: the algorithm, the stages that are done, and how often it beats its start.
 
     Examples:
         alignkit runs list
@@ -53,7 +53,18 @@ def verify(run: OneRun, as_json: AsJson = False) -> None:
 
 
 def _done(run: Run) -> str:
+    """`dpo: reward, align, eval; wins 56% [44, 68] by reward`"""
+    from alignkit_report.pages.of_run import recipe_of
+
     try:
-        return ", ".join(name for name, said in run.summary.items() if isinstance(said, dict)) or "no stage is done"
+        stages, recipe = run.stages, recipe_of(run)
     except InputError as error:
         return error.what
+    wins = [
+        f"; wins {said['value']:.0%} [{100 * said['low']:.0f}, {100 * said['high']:.0f}] by {name.partition('/')[2]}"
+        for name, said in stages.get("eval", {}).items()
+        if name.startswith("win_rate/") and name.count("/") == 1
+    ]
+    done = ", ".join(stages) or "no stage is done"
+    algorithm = recipe.get("optimizer", {}).get("plugin", "")
+    return f"{algorithm}: {done}{''.join(wins)}" if algorithm else done

@@ -18,7 +18,6 @@ import pytest
 from alignkit_report.compare.budget import Budget, mean_spent
 from alignkit_report.compare.cells import Cell, Variant, cells_of, sweeps_of
 from alignkit_report.compare.jobs import Job, Jobs
-from alignkit_report.compare.table import answer
 
 from alignkit import InputError, Run, cli, read_groups
 from alignkit.testing.tiny_hf import write_tiny_llama
@@ -89,24 +88,6 @@ def test_a_failed_job_does_not_stop_the_others(tmp_path: Path) -> None:
 
 
 WORDS = {"one": ("--version",), "two": ("run", "nowhere.toml"), "three": ("--version",)}
-
-
-def settled(p_of_pair: float) -> dict[str, Any]:
-    estimate = {"value": 0.8, "low": 0.7, "high": 0.9, "n": 40}
-    rows = {
-        name: {"rating": {**estimate, "value": value}, "win_rate": estimate, "kl": estimate}
-        for name, value in (("dpo", 10.0), ("ppo", 90.0))
-    }
-    pairs = [{"a": "dpo", "b": "ppo", "p_corrected": p_of_pair}]
-    return {"variants": rows, "pairs": pairs, "judge": "gold", "on": "20 unseen prompts", "seeds": [0, 1]}
-
-
-def test_the_answer_claims_a_difference_only_if_the_test_does() -> None:
-    said = answer(settled(0.01))
-    assert said[0].startswith("ppo does best: by gold, its replies are preferred")
-    assert said[1] == "It differs from dpo (p <= 0.05 after correction)."
-    assert answer(settled(0.06))[1] == "Not told apart from it (p > 0.05 after correction): dpo."
-    assert answer({"variants": {}})[0] == "No run has finished."
 
 
 RECIPE = """
@@ -231,6 +212,8 @@ def test_wrong_recipes_are_refused_before_anything_runs(tmp_path: Path, typed: T
         assert code == 2
         assert expected in said
     assert not (tmp_path / "comparison").exists()
+    code, _, said = typed("compare", "--optimizers", "dpo")
+    assert (code, "this needs a policy" in said) == (2, True)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from alignkit_report.compare.table import show_comparison
 from alignkit_report.pages import (
     answers,
     charts,
@@ -120,6 +121,14 @@ def test_a_comparison_s_answer_claims_what_its_figures_support(found: dict[str, 
     assert said in " ".join(answers.of_comparison(found, []))
 
 
+def test_the_terminal_claims_what_the_report_does(capsys: pytest.CaptureFixture[str]) -> None:
+    worse = with_win(0.2, 0.3, 0.4)
+    show_comparison(worse)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(" ".join(answers.of_comparison(worse, [])))
+    assert "rating" in printed
+
+
 def test_alarms_are_said_before_what_was_measured() -> None:
     said = answers.of_comparison(comparison(), [("ppo, seed 0", "Too far."), ("ppo, seed 1", "Too far.")])
     assert said[-2] == "2 alarms fired: read below before you trust the figures."
@@ -137,6 +146,8 @@ def test_a_run_s_answer_says_by_whom_it_was_judged() -> None:
         "PPO's replies are preferred to SFT's in 85% of 512 comparisons [81, 87]; mean KL 0.12 nats;"
     )
     assert said[1].startswith("By the reward that it was trained on, which flatters it, on 9 prompts; one run")
+    still = run_answer([], **{"win_rate/reward": win, "policy": {"kl": estimate(0.00012, 0.0001, 0.0002)}})
+    assert still[0].endswith("; it hardly moved (mean KL 0.0001 nats): try a higher learning rate, or more steps.")
     assert run_answer([], learns=False, **{"win_rate/reward": win})[1].startswith("By the learned reward, on")
     both = {"win_rate/reward": win, "win_rate/rules": win, "win_rate/rules/policy, best of 4": win}
     assert run_answer([], **both)[1].startswith("By rules, on 9 prompts")
@@ -160,6 +171,7 @@ def test_figures_have_as_many_digits_as_their_interval_supports() -> None:
     assert numbers.digits_of([36058, None, "x"]) == 0
     assert numbers.digits_of([0.123456, 0.2]) == 3
     assert numbers.interval(estimate(0.84, -0.2, 1.19), 0, as_percent=True) == "[0, 100]"
+    assert [numbers.short(value) for value in (128.0, 0.3517, -3.8649, 0.0001)] == ["128", "0.35", "\u22123.86", "0.00"]
     assert [numbers.duration(seconds) for seconds in (3.42, 95.4, 130, 9000)] == ["3.4 s", "95 s", "2 min", "2.5 h"]
 
 

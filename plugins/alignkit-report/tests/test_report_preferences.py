@@ -32,6 +32,13 @@ def pair(prompt: str, responses: tuple[str, str] = ("good", "bad"), **said: Any)
     return with_annotations(Group(Prompt.of(prompt), responses, ranks=first, source="test"), annotations)
 
 
+def test_records_without_preferences_are_called_that() -> None:
+    lone = Group(Prompt.of("p", {"good": "x", "bad": "y"}), ("",))
+    said = "There are no preferences in it: no record is ranked, scored or labelled."
+    assert figures([lone])["opening"] == [f"{said} If good, bad should count, rename: --columns OLD=chosen."]
+    assert figures([lone, Group(Prompt.of("q"), ("x",), labels=(True,))])["opening"] == []
+
+
 def test_counts_of_annotators_and_of_ranks() -> None:
     groups = [pair("p", h=1, a=2), pair("q", h=0, a=None), pair("r", h=1, a=1), Group(Prompt.of("s"), ("x", "y"))]
     found = figures(groups)

@@ -41,8 +41,19 @@ def test_runs_are_listed_and_shown(runs: Path, capsys: pytest.CaptureFixture[str
     assert found[str(runs / "good")] == "align"
     assert found[str(runs / "deep" / "bad")].startswith("is damaged (JSONDecodeError")
     assert said(capsys, "show", str(runs / "good"))["align"] == {"seconds": 1.0, "steps": 3}
-    assert said(capsys, "show", str(runs), code=2)["error"]["what"] == "this directory holds no run"
+    error = said(capsys, "show", str(runs), code=2)["error"]
+    assert (error["what"], error["fix"]) == ("this directory holds no run", f"give {runs / 'good'}")
+    error = said(capsys, "show", str(runs / "god"), code=2)["error"]
+    assert (error["what"], error["fix"]) == ("no such directory", f"give {runs / 'good'}")
     assert said(capsys, "list", str(runs / "none"), code=2)["error"]["what"] == "no such folder"
+
+
+def test_a_list_tells_what_each_run_came_to(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "good" / "recipe.toml").write_text('[optimizer]\nplugin = "dpo"\n')
+    win = {"value": 0.556, "low": 0.441, "high": 0.679, "n": 25}
+    stages = {"align": {}, "eval": {"win_rate/gold": win, "win_rate/gold/policy, best of 4": win, "on": "prompts"}}
+    (runs / "good" / "run.json").write_text(json.dumps({"stages": stages}))
+    assert said(capsys, "list", str(runs))[str(runs / "good")] == "dpo: align, eval; wins 56% [44, 68] by gold"
 
 
 def test_damage_is_named_file_by_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,29 @@ def test_ratings_are_choix_s() -> None:
     assert found[2].low < found[2].value < found[2].high
 
 
+@pytest.mark.parametrize(
+    ("seeds", "of_seeds"),
+    [
+        (3, 0.3),
+        pytest.param(1, 0.0, marks=pytest.mark.slow),
+        pytest.param(5, 0.2, marks=pytest.mark.slow),
+    ],
+)
+def test_intervals_of_ratings_hold_the_truth_where_seeds_differ(seeds: int, of_seeds: float) -> None:
+    """Luce's choice by Gumbel noise, so that a win has odds exp(difference of the means): ratings of 400 / log(10)."""
+    draw = np.random.default_rng(seeds)
+    held = []
+    for _ in range(500):
+        shifts = of_seeds * draw.normal(size=(3, seeds, 1, 1))
+        scores = [mean + shift + draw.gumbel(size=(seeds, 48, 1)) for mean, shift in zip(MEANS, shifts, strict=True)]
+        found = ratings(wins_between(scores))
+        held += [one.low <= mean * 400 / log(10) <= one.high for one, mean in zip(found[1:], MEANS[1:], strict=True)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+MEANS = (0.0, 0.2, 0.6)
+
+
 def test_one_that_always_wins_has_a_finite_rating() -> None:
     found = strengths(np.array([[[0.0, 9.0], [0.0, 0.0]]]))[0]
     assert 5 < found[0] - found[1] < 50

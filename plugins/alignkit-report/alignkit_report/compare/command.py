@@ -43,6 +43,10 @@ Judge = Annotated[
         "--judge", metavar="NAME", help="The reward that decides duels. [default: gold, else the first of eval.rewards]"
     ),
 ]
+Beside = Annotated[
+    bool,
+    typer.Option("--side-by-side", help="The judge, a language model, compares replies in both orders; see --judge."),
+]
 BestOf = Annotated[
     int,
     typer.Option(
@@ -75,6 +79,7 @@ def compare(
     budget: BudgetText = "",
     gold: Gold = "",
     judge: Judge = "",
+    side_by_side: Beside = False,
     best_of: BestOf = 0,
     jobs: AtOnce = 1,
     on: On = "here",
@@ -106,7 +111,7 @@ def compare(
     if resources and on != "ray":
         raise InputError("has no effect without --on ray", where="--resources", fix="leave it out")
     place = partial(OnRay, *resources_of(resources)) if on == "ray" else None
-    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place, best_of)
+    comparison = Comparison(recipe, cells, out, given, judge, Budget.of(budget), jobs, place, best_of, side_by_side)
     with closing(make_reporter(quiet=quiet, json_lines=as_json)) as reporter:
         found = comparison.run(reporter)
     if as_json:

@@ -17,6 +17,7 @@ from alignkit.commands import read_recipe
 from alignkit_report.compare import RESULTS
 from alignkit_report.compare.budget import Spending, check_budget, keep_groups, mean_spent, spending, spent_in
 from alignkit_report.compare.jobs import Job, Jobs
+from alignkit_report.compare.ranked import SideBySide, figure_of, ranking
 from alignkit_report.compare.results import COST, Measured, duels, of_reward_models, of_start, of_variant
 from alignkit_report.compare.shared import in_levels, is_done, shared_stages, start_from
 from alignkit_report.overopt.best_of import check_best_of, pools_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from alignkit import Group
     from alignkit.commands import Reporter, Resolved
     from alignkit_report.compare.budget import Budget
     from alignkit_report.compare.cells import Cell
@@ -45,6 +47,7 @@ class Comparison:
         budget: what each run may spend; None for what the recipe says.
         place: makes the place where jobs run, once all recipes are checked; None: this machine.
         best_of: samples per prompt for the start's best of n along n; 0 for none.
+        side_by_side: whether the judge compares replies instead of scoring each.
     """
 
     recipe: Path | None
@@ -56,6 +59,7 @@ class Comparison:
     jobs: int = 1
     place: Callable[[], Place] | None = None
     best_of: int = 0
+    side_by_side: bool = False
     failed: dict[str, str] = field(default_factory=dict)
 
     def check(self) -> dict[Cell, Resolved]:
@@ -66,6 +70,7 @@ class Comparison:
         """
         resolved = {cell: self._resolved(cell) for cell in self.cells}
         for one in resolved.values():
+            one.part("policy")
             if "optimizer" not in one.names:
                 raise InputError("no algorithm to compare", where="--optimizers", fix="name some, separated by commas")
             check_best_of(one, self.best_of)
@@ -102,6 +107,8 @@ class Comparison:
         chosen = self.judge or ("gold" if "gold" in known else known[0])
         if chosen not in known:
             raise InputError(f"the recipe has no reward {chosen!r}", where="--judge", fix=f"one of {', '.join(known)}")
+        if self.side_by_side:
+            ranking(resolved, chosen)
         return chosen
 
     def _words(self, command: str, out: Path, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -174,21 +181,34 @@ class Comparison:
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
+    def _measured(
+        self, done: dict[str, list[tuple[int, Resolved, Path]]], resolved: Resolved
+    ) -> dict[str, list[Measured]]:
+        """Every variant's finished runs; with the judge's places where it compares replies side by side."""
+        samples: dict[tuple[str, int], list[Group]] = {}
+        judge = SideBySide(resolved, self.judge, self.folder / "shared") if self.side_by_side else None
+        for seed in {seed for of in done.values() for seed, *_ in of} if judge else ():
+            runs = {name: folder for name, of in done.items() for own, _, folder in of if own == seed}
+            samples |= {(name, seed): found for name, found in judge.of_seed(runs).items()} if judge else {}
+        return {
+            name: [Measured.read(folder, seed, samples.get((name, seed))) for seed, _, folder in of]
+            for name, of in done.items()
+        }
+
     def _results(self, resolved: dict[Cell, Resolved], spent: dict[Cell, Spending]) -> dict[str, Any]:
-        runs: dict[str, list[Measured]] = {}
         done: dict[str, list[tuple[int, Resolved, Path]]] = {}
         costs: dict[str, list[dict[str, float]]] = {}
         for cell in self.cells:
             folder = self.folder / "runs" / cell.folder
             if cell.name not in self.failed and is_done(folder, "eval"):
-                runs.setdefault(cell.variant.name, []).append(Measured.read(folder, cell.seed))
                 done.setdefault(cell.variant.name, []).append((cell.seed, resolved[cell], folder))
                 costs.setdefault(cell.variant.name, []).append(spent_in(folder, spent[cell]))
-        seeds = sorted({cell.seed for cell in self.cells})
+        one, seeds = next(iter(resolved.values())), sorted({cell.seed for cell in self.cells})
+        runs = self._measured(done, one)
         whole = {name: of for name, of in runs.items() if [run.seed for run in of] == seeds}
-        judge, budget = self.judge, self.budget.text if self.budget else None
+        judge = figure_of(self.judge) if self.side_by_side else self.judge
+        budget = self.budget.text if self.budget else None
         found: dict[str, Any] = {"judge": judge, "seeds": seeds, "budget": budget, "failed": self.failed}
-        one = next(iter(resolved.values()))
         found["rewards"] = [*(["reward"] if "reward" in one.names else []), *one.eval.rewards]
         found["variants"] = {
             name: {"spent": mean_spent(costs[name]), **of_variant(of, judge)} for name, of in whole.items()

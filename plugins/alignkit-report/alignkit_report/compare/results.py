@@ -63,10 +63,14 @@ class Measured:
     stopped: str
 
     @classmethod
-    def read(cls, folder: Path, seed: int) -> Measured:
-        """Reads a run directory whose evaluation is done."""
+    def read(cls, folder: Path, seed: int, samples: Sequence[Group] | None = None) -> Measured:
+        """Reads a run directory whose evaluation is done.
+
+        Args:
+            samples: its samples, if they have more figures than it keeps.
+        """
         run = Run.open(folder)
-        samples, summary = run.samples, run.summary
+        samples, summary = samples or run.samples, run.summary
         align, cost = summary["align"], folder / COST
         by_source = {name: [group for group in samples if group.source == name] for name in (START, POLICY)}
         values = {name: figures_of(groups) for name, groups in by_source.items()}

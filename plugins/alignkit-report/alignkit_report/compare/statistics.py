@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 LEVEL = 0.95
-RESAMPLES = 1000
 ELO = 400 / np.log(10)
 """Points of a rating for a log-odds of 1: 400 points are odds of 10 to 1."""
 RIDGE, TOLERANCE, MAX_STEPS = 1e-6, 1e-10, 100
@@ -121,24 +120,24 @@ def won(ours: Floats, theirs: Floats) -> Floats:
 
 
 def ratings(wins: Floats, *, anchor: int = 0) -> list[Estimate]:
-    """Bradley-Terry ratings in Elo points above the anchor's, with 95% intervals from resampled prompts.
+    """Bradley-Terry ratings in Elo points above the anchor's, with 95% intervals.
+
+    A rating is a smooth function of the duels, so to first order it is the mean of a figure of each seed and prompt:
+    the rating, and what their duels move it by (its influence function). Seeds and prompts are then both random, as
+    for any other figure. Resampling can't do that with three seeds: of prompts alone it holds the truth in half of the
+    cases once seeds differ.
 
     Args:
-        wins: [A, A, S, P], from `wins_between`.
+        wins: [A, A, S, P], from `wins_between`; at least two prompts.
     """
-    prompts = wins.shape[-1]
-    draw = np.random.default_rng(0)
-    counts = draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES).astype(np.float64)
-    of_prompts = wins.sum(axis=-2)
-    drawn = strengths(np.einsum("abp,rp->rab", of_prompts, counts))
-    found = strengths(of_prompts.sum(axis=-1)[None])[0]
-    points, spread = ELO * (found - found[anchor]), ELO * (drawn - drawn[:, [anchor]])
-    low, high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    count = prompts * wins.shape[-2]
-    return [
-        Estimate(float(value), float(least), float(most), count)
-        for value, least, most in zip(points, low, high, strict=True)
-    ]
+    total = wins.sum(axis=(-2, -1))
+    found = strengths(total[None])[0]
+    chance = 1 / (1 + np.exp(found[None, :] - found[:, None]))
+    surprise = (wins - (wins + wins.swapaxes(0, 1)) * chance[..., None, None]).sum(axis=1)
+    surprise -= surprise.mean(axis=(-2, -1), keepdims=True)
+    moves = np.linalg.solve(_information(total + total.T, chance), surprise.reshape(len(found), -1)) * surprise[0].size
+    points = ELO * (found[:, None, None] + moves.reshape(surprise.shape))
+    return [mean_of(one) for one in points - points[anchor]]
 
 
 def strengths(wins: Floats) -> Floats:
@@ -152,15 +151,24 @@ def strengths(wins: Floats) -> Floats:
     """
     games = wins + wins.swapaxes(-1, -2)
     found = np.zeros(wins.shape[:-1])
-    each = np.arange(wins.shape[-1])
     for _ in range(MAX_STEPS):
         chance = 1 / (1 + np.exp(found[:, None, :] - found[:, :, None]))
         gradient = (wins - games * chance).sum(axis=-1) - RIDGE * found
-        curvature = -games * chance * (1 - chance)
-        curvature[:, each, each] = 0.0
-        curvature[:, each, each] = RIDGE - curvature.sum(axis=-1)
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        step = np.linalg.solve(_information(games, chance), gradient[..., None])[..., 0]
         found += np.clip(step, -1.0, 1.0)
         if np.abs(step).max() < TOLERANCE:
             break
     return found
+
+
+def _information(games: Floats, chance: Floats) -> Floats:
+    """[..., A, A]: minus the second derivative of the log-likelihood, with the prior's.
+
+    Args:
+        games: [..., A, A] duels between row and column. chance: [..., A, A] that the row wins one.
+    """
+    each = np.arange(games.shape[-1])
+    curvature = -games * chance * (1 - chance)
+    curvature[..., each, each] = 0.0
+    curvature[..., each, each] = RIDGE - curvature.sum(axis=-1)
+    return curvature

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alignkit_report.compare.table import SURE, all_of, by_rating
 from alignkit_report.pages.numbers import interval, number, percent
 
 if TYPE_CHECKING:
@@ -12,10 +11,24 @@ if TYPE_CHECKING:
 
 FEW = 20
 """Comparisons below which nothing is claimed, whatever their interval."""
+STILL = 0.01
+"""KL, in nats per reply, below which a policy is hardly another one."""
+SURE = 0.05
+"""Largest corrected p of a difference that is called one."""
 GOLD, LEARNED = "gold", "reward"
 GOLD_ALARM = "alarm_gold"
 NO_SIGN = "no sign of over-optimisation"
 NO_GOLD = "without a gold reward, nobody can tell whether it over-optimised"
+
+
+def all_of(others: Sequence[str]) -> str:
+    """Other variants in a sentence: how many, or the name of a single one."""
+    return f"all {len(others)} others" if len(others) > 1 else others[0]
+
+
+def by_rating(found: Mapping[str, Any]) -> list[str]:
+    """The variants, best rating first."""
+    return sorted(found["variants"], key=lambda name: -found["variants"][name]["rating"]["value"])
 
 
 def listed(names: Sequence[str]) -> str:
@@ -67,8 +80,12 @@ def preferred(share: Mapping[str, Any], ours: str, theirs: str) -> str:
 
 
 def _kl(figures: Mapping[str, Any]) -> str:
-    kl = figures.get("kl")
-    return f"; mean KL {number(kl['value'], 1 if kl['value'] >= 1 else 2)} nats" if kl else ""
+    kl = figures["kl"]["value"] if figures.get("kl") else None
+    if kl is None:
+        return ""
+    if kl < STILL:
+        return f"; it hardly moved (mean KL {kl:.1g} nats): try a higher learning rate, or more steps"
+    return f"; mean KL {number(kl, 1 if kl >= 1 else 2)} nats"
 
 
 def of_run(
@@ -93,13 +110,14 @@ def of_run(
     if judge == LEARNED:
         by = "By the reward that it was trained on, which flatters it" if learns_from else "By the learned reward"
     seed = f"{by}, on {measured.get('on', 'prompts of unknown history')}; one run says nothing about other seeds."
-    shape = _enough(optimised(alarms, before, after), measured[f"win_rate/{judge}"])
+    shape = _enough(optimised(alarms, before, after), measured[f"win_rate/{judge}"], after)
     return [f"{first}{shape}.", *warned, seed]
 
 
-def _enough(shape: str, share: Mapping[str, Any]) -> str:
-    """What is said of over-optimisation; of a few comparisons no sign means nothing."""
-    return "" if share["n"] < FEW and shape == NO_SIGN else f"; {shape}"
+def _enough(shape: str, share: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """What is said of over-optimisation: no sign means nothing of a few comparisons, or of one that hardly moved."""
+    still = figures.get("kl", {"value": STILL})["value"] < STILL and shape in (NO_SIGN, NO_GOLD)
+    return "" if still or (share["n"] < FEW and shape == NO_SIGN) else f"; {shape}"
 
 
 def _unmeasured(stages: Mapping[str, Any]) -> list[str]:
@@ -128,7 +146,7 @@ def of_comparison(found: Mapping[str, Any], alarms: Sequence[tuple[str, str]]) -
     best = ranked[0]
     figures = found["variants"][best]
     return [
-        f"{_first(found, ranked)}{_kl(figures)}{_enough(_shape(found, best), figures['win_rate'])}.",
+        f"{_first(found, ranked)}{_kl(figures)}{_enough(_shape(found, best), figures['win_rate'], figures)}.",
         *_apart(found, ranked),
         *lost,
         *_warned(len(alarms)),

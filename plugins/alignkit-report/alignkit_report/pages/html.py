@@ -13,7 +13,7 @@ from alignkit_report.page import TEMPLATES, write_page
 from alignkit_report.pages import plain
 from alignkit_report.pages.charts import NARROW, WIDE
 from alignkit_report.pages.colours import DASHES, SHAPES, colour_of, mark_of
-from alignkit_report.pages.numbers import number
+from alignkit_report.pages.numbers import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ def _write(path: Path, document: Document, draw: Draw, hint: str = "") -> Path:
         swatch=lambda policy: Markup(_mark(policy)),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
-        number=number,
+        short=short,
         typeset=typeset,
         footer=f"Written by alignkit on {datetime.now(UTC):%-d %B %Y}.{hint}",
     )

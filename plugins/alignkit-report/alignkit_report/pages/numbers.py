@@ -54,6 +54,11 @@ def number(value: float, digits: int) -> str:
     return text.removeprefix("-") if not any(letter in "123456789" for letter in text) else text.replace("-", "\u2212")
 
 
+def short(value: float) -> str:
+    """A single figure: at most two digits after the point, none of a whole number."""
+    return number(value, min(digits_of([value]), 2))
+
+
 def percent(value: float) -> str:
     """`85%`."""
     return f"{number(100 * value, 0)}%"

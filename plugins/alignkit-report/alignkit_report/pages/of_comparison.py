@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignkit import Run
 from alignkit_report.compare.cells import Variant
-from alignkit_report.compare.table import SURE, by_rating
+from alignkit_report.compare.ranked import BESIDE
 from alignkit_report.pages import answers, charts, overopt, replies, reward_model, series
 from alignkit_report.pages.colours import START
 from alignkit_report.pages.document import (
@@ -66,7 +66,7 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
         found: what comparison.json says.
     """
     variants = found.get("variants", {})
-    ranked = by_rating(found) if variants else []
+    ranked = answers.by_rating(found) if variants else []
     numbers = {START_NAME: START} | {name: place for place, name in enumerate(variants, start=1)}
     runs = runs_of(folder, ranked)
     metrics = {name: [run.metrics for run in of_seeds.values()] for name, of_seeds in runs.items()}
@@ -78,7 +78,7 @@ def document_of(folder: Path, found: Mapping[str, Any]) -> Document:
     ]
     samples = _samples(runs)
     first = next((run for of_seeds in runs.values() for run in of_seeds.values()), None)
-    judge = found.get("judge", "")
+    judge = found.get("judge", "").removesuffix(BESIDE)  # its places stand in no run
     lead = f"The first seed's first reply to each prompt, first where the policies are furthest apart by {judge}."
     sections = (
         Section("Leaderboard", _legend(found), leaderboard(found, ranked, numbers) if ranked else ()),
@@ -160,7 +160,7 @@ def _legend(found: Mapping[str, Any]) -> str:
 def _pairs_lead(found: Mapping[str, Any]) -> str:
     return (
         f"How often the row's replies are preferred to the column's, by {found.get('judge')}. A star: they "
-        f"differ (p \u2264 {SURE} after correction for the number of pairs)."
+        f"differ (p \u2264 {answers.SURE} after correction for the number of pairs)."
     )
 
 
@@ -183,7 +183,7 @@ def _pairs(
         return [], plots
     shares: dict[tuple[str, str], str] = {}
     for pair in found["pairs"]:
-        star = "*" if pair["p_corrected"] <= SURE else ""
+        star = "*" if pair["p_corrected"] <= answers.SURE else ""
         value = pair["win_rate"]["value"]
         shares[pair["a"], pair["b"]] = percent(value) + star
         shares[pair["b"], pair["a"]] = percent(1 - value) + star

@@ -36,7 +36,7 @@ MAIN = ("kl", "kl_bound", "tokens", "finished")
 
 def document_of(run: Run) -> Document:
     """The report of a run, finished or not."""
-    stages, recipe = run.stages, _recipe(run)
+    stages, recipe = run.stages, recipe_of(run)
     ours, theirs = names_of(stages, recipe)
     measured = stages.get("eval", {})
     alarms, metrics = run.alarms, run.metrics
@@ -95,7 +95,8 @@ def names_of(stages: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[str,
     return ours or "the policy", "SFT" if "sft" in stages else "start"
 
 
-def _recipe(run: Run) -> dict[str, Any]:
+def recipe_of(run: Run) -> dict[str, Any]:
+    """The tables of its recipe; empty if it has none."""
     path = run.path / "recipe.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
