@@ -125,11 +125,9 @@ class Client:
         done = {"weight_version": version}
         self.ask(f"to finish the update to weights {version}", "/finish_weight_update", done, seconds=seconds)
         said = self.ask("to forget keys and values of old weights", "/reset_prefix_cache", seconds=seconds)
-        if isinstance(said, dict) and not said.get("success", True):
-            raise Trouble(f"{self.url} keeps keys and values of old weights: its prefix cache could not be reset")
+        forgot = not isinstance(said, dict) or bool(said.get("success", True))
+        require_updated(self.url, version, found=self.version(), forgot=forgot)
         self.ask("to resume", "/resume", seconds=seconds)
-        if (found := self.version()) != version:
-            raise Trouble(f"{self.url} has weights {found} after an update to {version}")
 
     def complete(
         self,
@@ -183,6 +181,18 @@ class Client:
         if not self._model:
             self._model = self.ask("for the name of its model", "/v1/models", get=True)["data"][0]["id"]
         return self._model
+
+
+def require_updated(url: str, version: str, *, found: str, forgot: bool) -> None:
+    """What must be true of an engine after an update: keys and values of old weights are gone, and it has the new ones.
+
+    Raises:
+        Trouble: one of them is not.
+    """
+    if not forgot:
+        raise Trouble(f"{url} keeps keys and values of old weights: its prefix cache could not be reset")
+    if found != version:
+        raise Trouble(f"{url} has weights {found} after an update to {version}")
 
 
 def _sampled(choice: Mapping[str, Any]) -> Sampled:

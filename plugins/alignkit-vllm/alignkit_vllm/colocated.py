@@ -13,9 +13,10 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from alignkit_vllm_worker import OWNER
 
 from alignkit import InputError, PluginError
-from alignkit_vllm.client import Sampled, Trouble
+from alignkit_vllm.client import Sampled, Trouble, require_updated
 from alignkit_vllm.server import BACKEND
 
 if TYPE_CHECKING:
@@ -70,10 +71,8 @@ class InProcess:
         self._ask("begin an update of its weights", lambda llm: llm.start_weight_update(), seconds)
         self._ask(f"load weights {version}", lambda llm: llm.update_weights(info), seconds)
         self._ask(f"finish the update to weights {version}", lambda llm: llm.finish_weight_update(version), seconds)
-        if not self._ask("forget keys and values of old weights", lambda llm: llm.reset_prefix_cache()):
-            raise Trouble(f"{self.url} keeps keys and values of old weights: its prefix cache could not be reset")
-        if (found := self.version()) != version:
-            raise Trouble(f"{self.url} has weights {found} after an update to {version}")
+        forgot = self._ask("forget keys and values of old weights", lambda llm: llm.reset_prefix_cache())
+        require_updated(self.url, version, found=self.version(), forgot=bool(forgot))
 
     def complete(
         self, prompt: Sequence[int], *, n: int, sampling: Sampling, seed: int, stop_ids: Sequence[int], seconds: float
@@ -177,7 +176,8 @@ def _answer(answer: Future[Any], call: Callable[[Any], Any], llm: Any) -> None:
 def _environment() -> Iterator[None]:
     """What vLLM and its child read from the environment; vLLM's own entries must not stay for what the run starts."""
     before = dict(os.environ)
-    os.environ.update({**_SWITCHES, **before, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"})  # else it seeds our generators
+    os.environ.update({**_SWITCHES, **before, OWNER: str(os.getpid())})
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"  # else it seeds our generators
     try:
         yield
     finally:

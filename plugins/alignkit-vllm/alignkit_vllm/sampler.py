@@ -257,7 +257,8 @@ class VLLMSampler(Sampler[VLLMOptions]):
             raise StoppedByCheck(f"{said}\n  fix: look at what vLLM wrote above, then --resume") from trouble
         if not self.tries:
             used = f"sampler.restarts = {self.config.restarts} tries are used up"
-            raise StoppedByCheck(f"{said}\n  fix: look at the server's log, then --resume; {used}") from trouble
+            look = "see that a server runs at each of sampler.urls" if self.config.urls else "look at the server's log"
+            raise StoppedByCheck(f"{said}\n  fix: {look}, then --resume; {used}") from trouble
         self.tries -= 1
         logger.warning("%s; trying again, %d more tries are left", said, self.tries)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignkit_vllm.options import ServerOptions
+
+logger = logging.getLogger(__name__)
 
 BACKEND = "alignkit-{}"
 """Of vLLM's weight transfer, by the name of the sampler's."""
@@ -88,18 +91,20 @@ class Server:
 
 
 def wait_until_ready(client: Client, seconds: float, server: Server | None) -> None:
-    """Returns when the server answers.
+    """Returns when the server answers; `server` is the one that this process started, if it is that.
 
     Raises:
         Trouble: it did not in time, or `server` ended meanwhile; shows the end of its log.
     """
+    if server is None and not client.is_healthy():
+        logger.warning("waiting for a vLLM server at %s, for at most %g s", client.url, seconds)
     end = time.monotonic() + seconds
     while not client.is_healthy():
         said = "" if server is None else server.last_words()
         if server is not None and not server.alive:
             raise Trouble(f"the vLLM server ended while it started{said}")
         if time.monotonic() > end:
-            raise Trouble(f"waited {seconds:g} s for {client.url} to start{said}")
+            raise Trouble(f"waited {seconds:g} s for {client.url} to {'start' if server else 'answer'}{said}")
         time.sleep(min(_FIND_SECONDS, seconds / 10))
 
 

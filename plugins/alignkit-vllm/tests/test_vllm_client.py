@@ -318,7 +318,7 @@ def test_no_server_is_said_so(options: dict[str, Any]) -> None:
     with ScriptedVLLM() as server:
         url = server.url
     sampler = VLLMSampler(VLLMOptions(urls=(url,), **options))
-    with pytest.raises(StoppedByCheck, match=rf"waited 0.3 s for {url} to start"):
+    with pytest.raises(StoppedByCheck, match=rf"waited 0.3 s for {url} to answer"):
         sampler.sync(policy(), 0)
     sampler.close()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from threading import Event
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import torch
 from alignkit_vllm import colocated
@@ -291,6 +293,7 @@ def test_the_environment_is_as_before_and_vllm_gets_what_it_needs(monkeypatch: p
     before = dict(os.environ)
     with colocated._environment():
         assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1", "the engine would seed our random numbers"
+        assert os.environ["ALIGNKIT_VLLM_OWNER"] == str(os.getpid())
         assert (os.environ["VLLM_LOGGING_LEVEL"], os.environ["VLLM_WORKER_MULTIPROC_METHOD"]) == ("DEBUG", "spawn")
         os.environ["LD_PRELOAD"] = "of-vllm.so"
     assert dict(os.environ) == before
@@ -325,3 +328,36 @@ def test_several_processes_and_a_missing_vllm_are_refused(llm: PlayedLLM, monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"colocated: vLLM is not installed[\s\S]*give sampler.python instead"):
         VLLMOptions(colocated=True)
+
+
+ENGINE = """
+import multiprocessing, os, sys, time
+from alignkit_vllm_worker import end_with_parent
+
+def engine():
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    os.environ.update({} if sys.argv[1] == "nobody" else {"ALIGNKIT_VLLM_OWNER": str(os.getpid())})
+    end_with_parent()
+    multiprocessing.get_context("spawn").Process(target=engine).start()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("owner", "left"), [("training", 0), ("nobody", 1)])
+def test_an_engine_of_a_training_that_is_killed_ends(owner: str, left: int, tmp_path: Path) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(ENGINE, encoding="utf-8")
+    training = subprocess.Popen([sys.executable, str(script), owner], stdout=subprocess.PIPE, text=True)
+    assert training.stdout is not None
+    engine = psutil.Process(int(training.stdout.readline()))
+    training.kill()
+    training.wait()
+    found = psutil.wait_procs([engine], timeout=1.0 if left else 30.0)[1]
+    for one in found:
+        one.kill()
+    training.stdout.close()
+    assert len(found) == left
