@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,7 +18,6 @@ from alignkit_hf.policy import HFPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from alignkit.commands import Resolved
     from alignkit_hf.modeling import PackedModel
@@ -46,6 +48,8 @@ def checkup(resolved: Resolved, out: Path) -> Iterator[Finding]:
     yield from guarded("model", load)
     for policy in found:
         yield from guarded("exactness", lambda policy=policy: exactness(policy))  # type: ignore[misc]
+        if "sampler" in resolved.names:
+            yield from guarded("sampler", lambda policy=policy: sampler(resolved, policy))  # type: ignore[misc]
 
 
 def tokenizer(tokenizer: Any) -> Iterator[Finding]:
@@ -113,28 +117,24 @@ def computing(model: PackedModel) -> str:
 
 def layouts(policy: HFPolicy) -> Finding:
     """Whether packed and padded are the same, as the probe measured it while loading."""
-    path = policy.raw.path
+    path, attention = policy.raw.path, policy.raw.lm.config._attn_implementation
     if path.packed:
         return Finding("layout", "ok", f"packed equals padded{f': {path.accuracy}' if path.accuracy else ''}")
     if path.reason:
-        return Finding("layout", "warn", f"padded, which is slower: {path.reason}", "none, unless the reason is a bug")
-    return Finding("layout", "ok", "padded, as the options ask")
+        said = f"padded with {attention}, which is slower: {path.reason}"
+        return Finding("layout", "warn", said, "none, unless the reason is a bug")
+    return Finding("layout", "ok", f"padded with {attention}, as the options ask")
 
 
 def exactness(policy: Policy[Any]) -> Iterator[Finding]:
     """Whether the sampler's log-probabilities are the trainer's, and the reference's are the policy's."""
-    prompts = [Prompt(text="Once upon a time"), Prompt(text="The answer is")]
-    if isinstance(policy, HFPolicy) and policy.encoder.use_template:
-        prompts = [Prompt.of(list(CHAT)), Prompt.of([{"role": "user", "content": "What is 2 + 2?"}])]
     with torch.no_grad():
-        batch = policy.generate(prompts, n=2, sampling=Sampling(max_tokens=16), seed=0)
+        batch = policy.generate(_prompts(policy), n=2, sampling=Sampling(max_tokens=16), seed=0)
         trained = policy.forward(batch).logprobs.float()
         reference = policy.reference().forward(batch).logprobs.float()
     assert batch.logprobs is not None
     apart, drift = float((trained - batch.logprobs).abs().max()), float((trained - reference).abs().max())
-    allowed = RATIO[torch.float32]
-    if isinstance(policy, HFPolicy):
-        allowed = RATIO.get(policy.raw.autocast or policy.raw.lm.dtype, RATIO[torch.bfloat16])
+    allowed = _rounding(policy)
     said = f"sampler and trainer differ by {apart:.1e} nats over {batch.num_tokens} tokens"
     if apart <= allowed:
         yield Finding("ratio", "ok", f"{said}: the ratio starts at 1")
@@ -148,3 +148,37 @@ def exactness(policy: Policy[Any]) -> Iterator[Finding]:
     else:
         fix = 'set policy.reference = "copy"; if it stays, report the model'
         yield Finding("kl", "fail", f"the reference differs from the policy by {drift:.1e} nats at the start", fix)
+
+
+def sampler(resolved: Resolved, policy: Policy[Any]) -> Iterator[Finding]:
+    """Whether an engine of its own, which the recipe names, gives the trainer's log-probabilities."""
+    with TemporaryDirectory(prefix="alignkit-doctor-") as folder, closing(resolved.sampler(Path(folder))) as engine:
+        engine.sync(policy, 0)
+        batch = engine.generate(_prompts(policy), n=2, sampling=Sampling(max_tokens=16), seed=0)
+        if batch.sampler_logprobs is None:
+            return
+        with torch.no_grad():
+            trained = policy.forward(batch).logprobs.float()
+    apart = float((trained - batch.sampler_logprobs.to(trained.device)).abs().max())
+    said = f"{resolved.names['sampler']} and the trainer differ by {apart:.1e} nats over {batch.num_tokens} tokens"
+    if apart <= _rounding(policy):
+        yield Finding("sampler", "ok", said)
+    elif apart <= RATIO[torch.bfloat16]:
+        fix = "none, if it computes in bfloat16: [sampler] mismatch weighs that"
+        yield Finding("sampler", "warn", f"{said}, as by coarser rounding", fix)
+    else:
+        fix = "let it start with the policy's own model, and give its log-probabilities after temperature"
+        yield Finding("sampler", "fail", f"{said}: it has other weights, or says something else", fix)
+
+
+def _prompts(policy: Policy[Any]) -> list[Prompt]:
+    if isinstance(policy, HFPolicy) and policy.encoder.use_template:
+        return [Prompt.of(list(CHAT)), Prompt.of([{"role": "user", "content": "What is 2 + 2?"}])]
+    return [Prompt(text="Once upon a time"), Prompt(text="The answer is")]
+
+
+def _rounding(policy: Policy[Any]) -> float:
+    """How far log-probabilities of the same weights may be apart."""
+    if isinstance(policy, HFPolicy):
+        return RATIO.get(policy.raw.autocast or policy.raw.lm.dtype, RATIO[torch.bfloat16])
+    return RATIO[torch.float32]

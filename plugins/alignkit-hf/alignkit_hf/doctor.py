@@ -44,11 +44,13 @@ def doctor(
         alignkit doctor recipe.toml
     """
     resolved = _resolved(target, policy, options or ()) if target or options else None
-    findings = list(findings_of(resolved, out))
+    findings = []
+    for one in findings_of(resolved, out):
+        findings.append(one)
+        if not as_json:
+            print(one, flush=True)
     if as_json:
         show({"findings": [dataclasses.asdict(one) for one in findings]}, as_json)
-    else:
-        print("\n".join(map(str, findings)))
     if any(one.state == "fail" for one in findings):
         raise typer.Exit(3)
 

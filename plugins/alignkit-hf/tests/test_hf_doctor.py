@@ -7,6 +7,8 @@ import json
 import shutil
 import tempfile
 from collections import namedtuple
+from math import nan
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from alignkit import AlignkitError, InputError, Prompt, registry
+from alignkit import AlignkitError, Config, InputError, OwnSampler, Prompt, Sampler, registry
 from alignkit.commands import read_recipe
 from alignkit.plugins import Broken
 from alignkit.testing import TinyPolicy
@@ -168,6 +170,45 @@ def test_a_run_must_start_with_ratio_1_and_kl_0(sampled: float, off: float, expe
     assert all(bool(one.fix) == (one.state == "fail") for one in found)
 
 
+class Elsewhere(Sampler[Config]):
+    """Says log-probabilities that are off by as much as the test says."""
+
+    off = 0.0
+    closed = False
+
+    def sync(self, policy: Policy[Any], version: int) -> None:
+        self.policy = policy
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, n: int, sampling: Sampling, seed: int, places: Sequence[int] | None = None
+    ) -> GroupBatch:
+        batch = self.policy.generate(prompts, n=n, sampling=sampling, seed=seed, places=places)
+        assert batch.logprobs is not None
+        return batch.replace(logprobs=None, sampler_logprobs=batch.logprobs + self.off)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("off", "expected"), [(0.0, "ok"), (0.1, "warn"), (-0.1, "warn"), (0.5, "fail"), (-0.5, "fail"), (nan, "fail")]
+)
+def test_an_engine_of_its_own_must_sample_what_is_trained(off: float, expected: str) -> None:
+    engine = Elsewhere()
+    engine.off = off
+    resolved: Any = SimpleNamespace(sampler=lambda folder: engine, names={"sampler": "elsewhere"})
+    [found] = checkup.sampler(resolved, TinyPolicy())
+    assert (found.name, found.state) == ("sampler", expected)
+    assert found.said.startswith("elsewhere and the trainer differ by ")
+    assert bool(found.fix) == (expected != "ok")
+    assert engine.closed
+
+
+def test_the_policy_itself_is_no_engine_of_its_own() -> None:
+    resolved: Any = SimpleNamespace(sampler=lambda folder: OwnSampler(), names={"sampler": "policy"})
+    assert not list(checkup.sampler(resolved, TinyPolicy()))
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [(InputError("odd", where="a.b", fix="mend it"), "a.b: odd"), (AlignkitError("odd"), "odd"),
@@ -193,6 +234,15 @@ def test_a_model_is_examined_from_its_folder(tmp_path: Path) -> None:
     assert {"versions", "plugins", "devices", "tokenizer", "model", "layout", "ratio", "kl", "memory"} <= {*by_name}
     assert by_name["layout"]["said"].startswith("packed equals padded: log-probabilities are ")
     assert by_name["model"]["said"].startswith("LlamaForCausalLM on cpu, computing in float32")
+    named = tmp_path / "recipe.toml"
+    named.write_text(f"[policy]\nmodel = {str(folder)!r}\n[sampler]\nplugin = 'vllm'\nurls = ['http://127.0.0.1:9']\n")
+    with named.open("a") as more:
+        more.write("start_seconds = 0.1\nrestarts = 0\n[run]\ndevice = 'cpu'\n")
+    done = CliRunner().invoke(app, [str(named), "--json", "--out", str(tmp_path)])
+    assert done.exit_code == 3
+    [failed] = [one for one in json.loads(done.stdout)["findings"] if one["name"] == "sampler"]
+    assert failed["state"] == "fail"
+    assert "waited 0.1 s for http://127.0.0.1:9 to answer" in failed["said"]
     said = CliRunner().invoke(app, []).stdout
     assert said.startswith("ok    versions: Python 3.")
     assert "ratio" not in said
