@@ -7,10 +7,12 @@ the exit code of the run.
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
 from signal import SIGTERM
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 from alignkit.errors import InputError, closest
@@ -41,6 +43,12 @@ def launches(given: Mapping[str, Any]) -> bool:
         raise InputError("is unknown", where=f"--launch {how}", fix=closest(how, ("torchrun", *SUBMIT)))
     if not given["processes"]:
         raise InputError("needs --processes", where=f"--launch {how}", fix="give the processes of a node, one per GPU")
+    if how in SUBMIT and given["rendezvous"]:
+        raise InputError(
+            "has no effect with a job file, which names the first node", where="--rendezvous", fix="omit it"
+        )
+    if given["recipe"] is not None and not given["recipe"].is_file():
+        raise InputError("no such recipe", where=str(given["recipe"]), fix="give the path of a TOML file")
     if how == "torchrun" and (given["nodes"] or 1) > 1 and not given["rendezvous"]:
         fix = "start the same command on every node, with --rendezvous HOST:PORT of one of them"
         raise InputError("needs a place to meet", where="--nodes", fix=fix)
@@ -48,11 +56,19 @@ def launches(given: Mapping[str, Any]) -> bool:
 
 
 def torchrun(command: Sequence[str], processes: int, nodes: int, rendezvous: str) -> int:
-    """Runs an alignkit command in `processes` processes on this node; returns the exit code of the run."""
+    """Runs an alignkit command in `processes` processes on this node; returns the exit code of the run.
+
+    Raises:
+        InputError: there are fewer GPUs, if any.
+    """
+    import torch
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
+    if 0 < (gpus := torch.cuda.device_count()) < processes:
+        fix = 'one per GPU; to train on the CPU, set CUDA_VISIBLE_DEVICES=""'
+        raise InputError(f"this machine has {gpus} GPUs", where=f"--processes {processes}", fix=fix)
     for name in ("torch.distributed.run", "torch.distributed.elastic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the processes tell of their failures themselves
     meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", "--rdzv-id=alignkit"]
@@ -75,17 +91,20 @@ def exit_code_of(codes: Sequence[int]) -> int:
     return max(128 - code if code < 0 else code for code in telling)
 
 
+class _JobTemplate(Template):
+    """Shell text has `$` of its own."""
+
+    delimiter = "@"
+
+
 def write_job(how: str, command: Sequence[str], out: Path, processes: int, nodes: int) -> Path:
     """Writes the job file of a scheduler beside the run directory `out`; returns its path."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent / "job_templates")
-    template = Environment(loader=folder, undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    template = Path(__file__).parent / "job_templates" / f"{how}.tmpl"
     python = sys.executable if how == "slurm" else "python"
     path = out.with_name(out.name + SUFFIXES[how])
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = template.get_template(f"{how}.tmpl").render(
-        name=out.name,
+    text = _JobTemplate(template.read_text(encoding="utf-8")).substitute(
+        name=re.sub(r"[^\w.-]", "-", out.name),
         folder=shlex.quote(str(Path.cwd())),
         command=shlex.join([python, "-m", "alignkit", *command]),
         processes=processes,
