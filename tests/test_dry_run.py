@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from alignkit import Config, Footprint, Group, Held, Load
+from alignkit import Config, Footprint, Group, Held, InputError, Load
 from alignkit.cli.app import build_app
 from alignkit.interfaces import Feed, Optimizer, RewardSource, Scorer
 from alignkit.plugins import Registration, registry
@@ -155,6 +155,11 @@ def test_the_command_shows_it_and_starts_nothing(tmp_path: Path) -> None:
         )
         assert list(json.loads(counted.stdout)["memory"]["align"]["peak_per_process"]["ddp"]) == ["6"]
     assert not out.exists()
+
+
+def test_a_device_without_an_estimate_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--on tpu: has no estimate\n  fix: choose one of: cpu, cuda"):
+        result(recipe(tmp_path), device="tpu")
 
 
 def test_sizes_are_read_by_people() -> None:

@@ -141,6 +141,8 @@ def add_commands(app: typer.Typer) -> None:
 def _add(app: typer.Typer, name: str) -> None:
     def command(**given: Any) -> None:
         every = {flag: given.get(flag, default) for flag, (_, default) in FLAGS.items()}
+        if every["on"] and not every["dry_run"]:
+            raise InputError("is for --dry-run", where="--on", fix="to train there: -o run.device=DEVICE")
         if not every["dry_run"] and launch.launches(every):
             _launch(name, every)
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alignkit.errors import InputError
 from alignkit.footprint import Footprint, Held, Load
 from alignkit.interfaces import SCORING_TOKENS, Feed
 from alignkit.options import IterationOptions, LoopOptions
@@ -43,7 +44,12 @@ def dry_run(
     Args:
         device: its type; empty: that of this run on this machine.
         processes: numbers of them to split the work over.
+
+    Raises:
+        InputError: there is no estimate for such a device.
     """
+    if device not in ("", *HIGHEST):
+        raise InputError("has no estimate", where=f"--on {device}", fix=f"choose one of: {', '.join(HIGHEST)}")
     chosen = plan(resolved) if stages is None else stages_alone(resolved, stages)
     names = [stage.name for stage in chosen]
     found = [name for name in TRAINING if name in names and TRAINING[name] in resolved]
