@@ -15,7 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +59,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "grpo-ahead-long": ("grpo", {**REUSED, "iterations": 8}),
 }
 SECOND_STEP = threading.Event()
+LIMIT = 8.0
 SMALL = {**OFFLINE, "learning_rate": 1e-4}
 MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "hf-sft": ("sft", SMALL),
@@ -69,11 +72,21 @@ MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "hf-grpo": ("grpo", REUSED),
     "hf-online-dpo": ("online-dpo", REUSED),
     "lora-sft": ("sft", SMALL),
+    "lora-bradley-terry": ("bradley-terry", SMALL),
     "lora-dpo": ("dpo", SMALL),
+    "lora-kto": ("kto", SMALL),
     "lora-ppo": ("ppo", {**REUSED, "critic": "policy"}),
+    "lora-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
+    "lora-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
+    "lora-online-dpo": ("online-dpo", REUSED),
     "lora-untied-grpo": ("grpo", REUSED),
     "untied-sft": ("sft", SMALL),
+    "untied-bradley-terry": ("bradley-terry", SMALL),
     "untied-dpo": ("dpo", SMALL),
+    "untied-kto": ("kto", SMALL),
+    "untied-ppo": ("ppo", {**REUSED, "critic": "policy"}),
+    "untied-ppo-branch": ("ppo", {**REUSED, "critic_layers": 1}),
+    "untied-online-dpo": ("online-dpo", REUSED),
     "untied-ppo-shared": ("ppo", {**REUSED, "critic": "shared"}),
 }
 MIXED: dict[str, tuple[str, Mapping[str, Any]]] = {
@@ -150,7 +163,7 @@ def started(
     """Trains the cases one after the other in several processes; returns their exit codes."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, __file__, str(folder), str(last), str(int(resume)), str(int(shard)), *cases]
-    return [process.wait(timeout=300) for process in processes_of(words, processes)]
+    return [process.wait(timeout=900) for process in processes_of(words, processes)]
 
 
 def killed(folder: Path, processes: int, case: str, steps: Sequence[int]) -> list[int]:
@@ -215,7 +228,30 @@ def hold_the_disk() -> None:
     filesystem._write_item = later  # type: ignore[assignment]
 
 
+def write_longer_than_anybody_waits() -> None:
+    """From now on processes wait for each other for `LIMIT` seconds, but for the first one's first file for longer."""
+    from torch.distributed.checkpoint import filesystem
+
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=LIMIT))
+    if process_index() > 0:
+        return
+    saves, delays = (torch.save, filesystem._write_item), [1.5 * LIMIT]
+
+    def slowly(save: Any) -> Any:
+        def late(*given: Any, **named: Any) -> Any:
+            if delays:
+                time.sleep(delays.pop())
+                Path(os.environ["SLOW_DISK"]).touch()
+            return save(*given, **named)
+
+        return late
+
+    torch.save, filesystem._write_item = map(slowly, saves)
+
+
 def main(folder: str, last: str, resume: str, shard: str, *cases: str) -> None:
+    if os.environ.get("SLOW_DISK"):
+        write_longer_than_anybody_waits()
     start_processes()
     torch.set_num_threads(1)
     if os.environ.get("FULL_DISK") == os.environ["RANK"]:

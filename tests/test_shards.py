@@ -11,9 +11,11 @@ from many_processes import MIXED, largest_difference, results, started, trained
 from safetensors.torch import load_file
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from alignkit import InputError, build_component
+from alignkit import AlignkitError, InputError, build_component
 from alignkit.testing import TinyPolicy, TinyReward
-from alignkit.training.shards import check_shardable, layers_of, precision_of
+from alignkit.training.layout import layout_of
+from alignkit.training.replicas import Replicas
+from alignkit.training.shards import Shards, check_shardable, layers_of, precision_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +80,18 @@ def test_a_checkpoint_of_shards_goes_on_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp2"])
+def test_a_save_that_takes_longer_than_processes_wait_for_each_other_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: bool
+) -> None:
+    slow = tmp_path / "slow"
+    monkeypatch.setenv("SLOW_DISK", str(slow))
+    assert started(tmp_path, 2, ["hf-sft"], resume=True, shard=shard) == [0, 0]
+    assert slow.exists(), "the disk was not slow"
+    assert list(tmp_path.glob("hf-sft/checkpoints/*/manifest.json"))
+
+
+@pytest.mark.slow
 def test_a_full_disk_of_one_process_is_told_by_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +114,25 @@ def test_what_cannot_be_split_is_refused() -> None:
         moving = {"plugin": "grpo", "reference_refresh_every": 1, "kl_coef": 0.1}
         optimizer = build_component("optimizer", moving, policy=TinyPolicy(), reward=TinyReward())
         check_shardable(optimizer, optimizer.companions((), 0))
+
+
+def test_what_does_not_fit_whole_names_another_sampler() -> None:
+    layout = object.__new__(Shards)
+    layout._roots = []
+    said = r"CUDA out of memory[\s\S]*fix: whole weights.*\(--sampler vllm\)"
+    with pytest.raises(AlignkitError, match=said), layout.whole():
+        raise torch.OutOfMemoryError("CUDA out of memory: 2 GiB")
+    with pytest.raises(KeyError, match="odd"), layout.whole():
+        raise KeyError("odd")
+
+
+def test_a_single_process_is_told_that_nothing_is_split() -> None:
+    optimizer, notices = build_component("optimizer", "sft", policy=TinyPolicy()), list[str]()
+    for shard in (False, True):
+        assert type(layout_of(optimizer, (), shard=shard, on_notice=notices.append)) is Replicas
+    assert notices == [
+        "run.shard splits nothing in a single process: start several with --launch torchrun --processes N"
+    ]
 
 
 def test_the_layers_are_the_outermost_lists() -> None:

@@ -95,7 +95,7 @@ def train(
         CheckpointError: checkpoints exist but none verifies or fits.
     """
     companions = optimizer.companions(texts, seed)
-    layout = layout_of(optimizer, companions, shard=shard)
+    layout = layout_of(optimizer, companions, shard=shard, on_notice=on_notice)
     checkpoints_of = folder / "checkpoints"
     engine = Engine(
         optimizer, feed, checkpoints_of, seed, on_step, on_notice, fingerprint, resumable, companions, layout

@@ -20,9 +20,10 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from alignkit.errors import InputError
+from alignkit.errors import AlignkitError, InputError, describe_error
 from alignkit.files import telling_when_full
 from alignkit.ops.distributed import from_all_processes, process_index
+from alignkit.ops.memory import is_out_of_memory
 from alignkit.training import checkpoint as checkpoints
 from alignkit.training import split
 from alignkit.training.adam import make_adam
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 WHERE = "run.shard"
 UNSHARDED = 'set run.shard = "none"'
 META = torch.device("meta")
+ROOM = (
+    "whole weights, and what is sampled and computed with them, must fit on each device: let other devices sample "
+    "(--sampler vllm), train with LoRA (no copy for the reference), or lower batch_size or sampling.max_tokens"
+)
 
 
 def check_shardable(optimizer: Optimizer[Any], companions: Sequence[Companion]) -> None:
@@ -87,11 +92,15 @@ class Shards(Replicas):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        for part in self._parts():
-            part.set_reshard_after_forward(False)
-            part.unshard()
         try:
+            for part in self._parts():
+                part.set_reshard_after_forward(False)
+                part.unshard()
             yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise AlignkitError(f"{describe_error(error)}\n  fix: {ROOM}") from error
         finally:
             for part in self._parts():
                 part.set_reshard_after_forward(id(part) not in map(id, self._roots))
