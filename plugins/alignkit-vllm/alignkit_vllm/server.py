@@ -50,6 +50,7 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, guard.__file__, str(os.getpid()), *_command(options, model, self.url, transfer)]
         with self.log.open("ab") as log:
+            self._said_before = log.tell()
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -75,8 +76,9 @@ class Server:
         return not self.alive
 
     def last_words(self) -> str:
-        """The end of its log, for a message."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        """The end of its part of the log, for a message."""
+        said = self.log.read_bytes()[self._said_before :]
+        lines = said.decode("utf-8", errors="replace").splitlines()[-_LAST_LINES:]
         return "\n".join([f"; the end of {self.log}:", *(f"  | {line}" for line in lines)])
 
     def stop(self) -> None:
