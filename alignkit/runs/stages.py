@@ -370,7 +370,7 @@ class Stages:
             for name, said in (("spent", spent), ("stopped", result.stopped), ("alarms", alarms), ("worth", worth))
             if said
         }
-        return {**summary, **told, "metrics": {name: float(f"{value:.4g}") for name, value in result.metrics.items()}}
+        return {**summary, **told, "metrics": {name: float(f"{value:.6g}") for name, value in result.metrics.items()}}
 
 
 def described(groups: Sequence[Group]) -> str:
