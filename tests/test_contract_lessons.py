@@ -13,6 +13,7 @@ import pytest
 from test_contract_mutants import Rankings, Reinforce
 
 from alignkit import Config, Group, MetricSink, registry
+from alignkit.algorithms import PreferenceLoss, PreferenceOptions
 from alignkit.testing import (
     MetricSinkContract,
     OptimizerContract,
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from alignkit import Ask, GroupBatch, Metrics
+    from alignkit.algorithms import ResponseLogprobs
     from alignkit.testing import ComponentContract
+
+
+LOSS = "loss_is_a_finite_scalar_with_detached_metrics"
 
 
 class Counts(Reinforce):
@@ -121,6 +126,55 @@ def test_a_reward_of_another_shape_is_told_which_one_is_wanted(tmp_path: Path) -
     said = "score() must give a list for each group, with a score for each response: lists of [2, 3, 2, 4, 2], not ["
     assert found["one_float_or_none_for_each_response"].startswith(f"{said}'float ")
     assert all(message.startswith("score() must give a list for each group") for message in found.values())
+
+
+class Rows(Rankings):
+    """Rows of a file instead of groups."""
+
+    def preferences(self, ask: Ask) -> Iterator[Any]:
+        yield {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+class LossAlone(Reinforce):
+    """Gives no metrics."""
+
+    def loss(self, batch: GroupBatch) -> Any:
+        return super().loss(batch)[0]
+
+
+class LossOfEach(Reinforce):
+    """Forgets to average."""
+
+    def loss(self, batch: GroupBatch) -> tuple[Tensor, Metrics]:
+        loss, metrics = super().loss(batch)
+        return loss.expand(2), metrics
+
+
+class MeanOfPairs(PreferenceLoss[PreferenceOptions]):
+    """Averages where the base does."""
+
+    def pair_losses(self, chosen: ResponseLogprobs, rejected: ResponseLogprobs) -> Tensor:
+        return self.leads(chosen, rejected).mean()
+
+
+@pytest.mark.parametrize(
+    ("contract", "component", "test", "said"),
+    [
+        (PreferenceSourceContract, Rows, "it_yields_groups", "preferences() must yield alignkit.Group, not dict"),
+        (OptimizerContract, LossAlone, LOSS, "loss() must give (loss, metrics), not a Tensor"),
+        (
+            OptimizerContract,
+            LossOfEach,
+            LOSS,
+            "the loss must be one figure, not of shape (2,): see GroupBatch.token_mean",
+        ),
+        (OptimizerContract, MeanOfPairs, LOSS, "pair_losses must give a loss for each pair, of shape (11,), not ()"),
+    ],
+)
+def test_what_a_method_gives_wrongly_is_told(
+    contract: type[ComponentContract], component: Any, test: str, said: str, tmp_path: Path
+) -> None:
+    assert failures(contract_of(contract, component), tmp_path, test)[test].startswith(said)
 
 
 class Undecided(Rankings):

@@ -158,4 +158,8 @@ class PreferenceLoss(RankingLoss[OptionsT]):
         return self.implicit_rewards(chosen) - self.implicit_rewards(rejected)
 
     def group_losses(self, responses: ResponseLogprobs, rankings: Rankings) -> Tensor:
-        return rankings.mean_by_group(self.pair_losses(responses.at(rankings.better), responses.at(rankings.worse)))
+        losses = self.pair_losses(responses.at(rankings.better), responses.at(rankings.worse))
+        if losses.shape != rankings.better.shape:
+            wanted, found = (*rankings.better.shape,), (*losses.shape,)
+            raise ValueError(f"pair_losses must give a loss for each pair, of shape {wanted}, not {found}")
+        return rankings.mean_by_group(losses)

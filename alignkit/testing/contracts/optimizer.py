@@ -77,9 +77,13 @@ class OptimizerContract(ComponentContract):
 
     def test_loss_is_a_finite_scalar_with_detached_metrics(self) -> None:
         optimizer, batch = self._ready(moved=False)
-        loss, metrics = optimizer.loss(batch)
-        assert loss.shape == ()
-        assert bool(loss.isfinite())
+        said = optimizer.loss(batch)
+        assert isinstance(said, tuple), f"loss() must give (loss, metrics), not a {type(said).__name__}"
+        loss, metrics = said
+        assert loss.shape == (), (
+            f"the loss must be one figure, not of shape {(*loss.shape,)}: see GroupBatch.token_mean"
+        )
+        assert bool(loss.isfinite()), f"the loss is {loss.item()}"
         for name, value in metrics.items():
             figure = torch.as_tensor(value)
             assert figure.shape == (), f"the metric {name} is not a single figure"

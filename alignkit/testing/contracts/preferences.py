@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from alignkit.interfaces import PreferenceSource
 from alignkit.records import Group
@@ -17,15 +18,16 @@ class PreferenceSourceContract(ComponentContract):
         """The sampler for labellers of fresh responses."""
         return FixedSampler()
 
-    def _groups(self) -> list[Group]:
-        source = self.make()
+    def _groups(self, source: Any = None) -> list[Group]:
+        source = source or self.make()
         assert isinstance(source, PreferenceSource)
-        return list(source.preferences(self.sampler()))
+        found = list(source.preferences(self.sampler()))
+        others = {type(one).__name__ for one in found if not isinstance(one, Group)}
+        assert not others, f"preferences() must yield alignkit.Group, not {', '.join(sorted(others))}"
+        return found
 
     def test_it_yields_groups(self) -> None:
-        found = self._groups()
-        assert found, "it yields nothing: give options, or override sampler, so that it has something to judge"
-        assert all(isinstance(group, Group) for group in found)
+        assert self._groups(), "it yields nothing: give options, or override sampler, so that it has something to judge"
 
     def test_it_does_not_abstain_from_everything(self) -> None:
         found = self._groups()
@@ -45,7 +47,7 @@ class PreferenceSourceContract(ComponentContract):
 
     def test_groups_survive_the_file_between_stages(self) -> None:
         source = self.make()
-        for group in source.preferences(self.sampler()):
+        for group in self._groups(source):
             assert Group.from_json(json.loads(json.dumps(group.to_json()))) == group
         json.dumps(source.figures())
 

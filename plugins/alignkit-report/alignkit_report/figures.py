@@ -16,6 +16,7 @@ from alignkit.preferences import (
     SHARE_OF_FIRST,
     TIE,
     Share,
+    annotations_of,
     intransitive_cycles,
     normalized,
     wins_of,
@@ -67,7 +68,7 @@ def figures(groups: Sequence[Group], held_out: Sequence[Group] = (), audit: Sequ
 
 def _without_preferences(groups: Sequence[Group]) -> list[str]:
     """What to say of records that hold nothing to learn from: other names of columns may be why."""
-    if not groups or any(group.ranks or group.labels or group.scores for group in groups):
+    if not groups or any(group.ranks or group.labels or group.scores or annotations_of(group) for group in groups):
         return []
     names = ", ".join(groups[0].prompt.meta)
     renamed = f" If {names} should count, rename: --columns OLD=chosen." if names else ""

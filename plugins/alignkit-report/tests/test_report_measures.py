@@ -228,6 +228,13 @@ def measured(seed: int, shift: float, draw: np.random.Generator, **models: Any) 
     return Measured(seed, "30 prompts", values, tables, models, 1.0, 5, None, "")
 
 
+def test_what_is_never_negative_has_an_interval_without_negative_values() -> None:
+    apart = np.array([[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]])
+    found = told({"kl": apart, "kl_sampled": apart})
+    assert found["kl"] == {**found["kl_sampled"], "low": 0.0}
+    assert found["kl_sampled"]["low"] < -10  # Student's t of two seeds
+
+
 def test_every_measure_is_told_and_tested() -> None:
     draw = np.random.default_rng(0)
     runs = {name: [measured(seed, shift, draw) for seed in range(3)] for name, shift in (("a", 0.0), ("b", 1.0))}

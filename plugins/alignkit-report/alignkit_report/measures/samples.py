@@ -27,6 +27,8 @@ OF_MODELS = ("kl", "kl_bound", "kl_sampled", "tokens", "cut_off", "entropy")
 START = "start"
 SCALES: dict[str, Any] = {"perplexity": np.exp, "win_rate_same_length": expit}
 """Measure -> from the scale on which it is averaged and compared to that on which it is told."""
+POSITIVE = ("kl", "tokens", "words", "entropy")
+"""Measures that are never negative, however wide their interval."""
 SHARES = ("cut_off", "distinct_", "pass@", "repetition", "self_bleu", "win_rate/")
 """How the names of measures begin that lie between 0 and 1."""
 
@@ -94,7 +96,7 @@ def told(measures: Mapping[str, Floats]) -> dict[str, dict[str, float]]:
             if scale:
                 value, low, high = (float(scale(x)) for x in (estimate.value, estimate.low, estimate.high))
                 estimate = Estimate(value, low, high, estimate.count)
-            found[name] = estimate.to_json()
+            found[name] = {**estimate.to_json(), **({"low": 0.0} if name in POSITIVE and estimate.low < 0 else {})}
     return found
 
 
