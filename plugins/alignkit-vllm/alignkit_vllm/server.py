@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,6 +32,8 @@ BACKEND = "alignkit-{}"
 """Of vLLM's weight transfer, by the name of the sampler's."""
 SERVED_AS = "policy"
 _LAST_LINES = 15
+_FIRST_ERRORS = 3
+_NAMES_AN_ERROR = re.compile(r"\w(Error|Exception): ")
 _FIND_SECONDS = 0.5
 _OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -76,10 +79,12 @@ class Server:
         return not self.alive
 
     def last_words(self) -> str:
-        """The end of its part of the log, for a message."""
+        """The first errors in its part of the log, which vLLM buries, and the end of it, for a message."""
         said = self.log.read_bytes()[self._said_before :]
-        lines = said.decode("utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-        return "\n".join([f"; the end of {self.log}:", *(f"  | {line}" for line in lines)])
+        lines = said.decode("utf-8", errors="replace").splitlines()
+        errors = [line for line in lines[:-_LAST_LINES] if _NAMES_AN_ERROR.search(line)][:_FIRST_ERRORS]
+        lines = [*errors, *lines[-_LAST_LINES:]]
+        return "\n".join([f"; of {self.log}:", *(f"  | {line}" for line in lines)])
 
     def stop(self) -> None:
         """Ends the whole group: in order if it can, else by force."""

@@ -109,10 +109,13 @@ def test_a_server_that_dies_in_an_update_is_started_again_until_the_tries_are_us
 
 
 def test_a_server_that_can_not_start_says_why(sampler: Any) -> None:
-    broken = (sys.executable, "-c", "raise SystemExit('heads of 7, which no kernel serves')")
+    noise = "print('RuntimeError: heads of 7, which no kernel serves', *map(str, range(40)), sep=chr(10), flush=True)"
+    broken = (sys.executable, "-c", f"{noise}; raise SystemExit(1)")
     with pytest.raises(StoppedByCheck, match=r"ended while it started[\s\S]*heads of 7, which") as raised:
         sampler(command=broken, restarts=1).sync(TinyPolicy(), 0)
     assert str(raised.value).count("heads of 7, which no kernel serves") == 1, "the first start's words again"
+    assert "| 39\n" in str(raised.value)
+    assert "| 19\n" not in str(raised.value)
     silent = (sys.executable, "-c", "import time; time.sleep(60)")
     with pytest.raises(StoppedByCheck, match=r"waited 0.5 s for http://127.0.0.1:\d+ to start"):
         sampler(command=silent, restarts=0, start_seconds=0.5).sync(TinyPolicy(), 0)
