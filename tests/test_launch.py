@@ -44,8 +44,9 @@ def test_a_job_file_starts_the_same_command(capsys: pytest.CaptureFixture[str], 
     assert not Path("runs/big").exists()
 
 
-def test_the_slurm_file_is_a_shell_script(tmp_path: Path) -> None:
+def test_the_slurm_file_is_a_shell_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sft", "my recipe.toml", "--launch", "slurm", "--processes", "4", "--quiet"]) == 0
+    assert "sbatch 'runs/my recipe.slurm'" in said(capsys)
     path = tmp_path / "runs" / "my recipe.slurm"
     subprocess.run(["bash", "-n", str(path)], check=True)
     settings = [line.removeprefix("#SBATCH ") for line in path.read_text().splitlines() if line.startswith("#SBATCH")]

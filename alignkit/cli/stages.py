@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _launch(name: str, given: Mapping[str, Any]) -> None:
         raise typer.Exit(launch.torchrun(command, processes, nodes, given["rendezvous"]))
     out = given["out"] or default_folder(given["recipe"])
     path = launch.write_job(how, command, out, processes, nodes)
-    show({"job": str(path), "submit": f"{launch.SUBMIT[how]} {path}"}, given["as_json"])
+    show({"job": str(path), "submit": f"{launch.SUBMIT[how]} {shlex.quote(str(path))}"}, given["as_json"])
 
 
 def _words(given: Mapping[str, Any]) -> list[str]:
