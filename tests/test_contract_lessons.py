@@ -162,12 +162,7 @@ class MeanOfPairs(PreferenceLoss[PreferenceOptions]):
     [
         (PreferenceSourceContract, Rows, "it_yields_groups", "preferences() must yield alignkit.Group, not dict"),
         (OptimizerContract, LossAlone, LOSS, "loss() must give (loss, metrics), not a Tensor"),
-        (
-            OptimizerContract,
-            LossOfEach,
-            LOSS,
-            "the loss must be one figure, not of shape (2,): see GroupBatch.token_mean",
-        ),
+        (OptimizerContract, LossOfEach, LOSS, "the loss must be one figure, not of shape (2,): see GroupBatch."),
         (OptimizerContract, MeanOfPairs, LOSS, "pair_losses must give a loss for each pair, of shape (11,), not ()"),
     ],
 )
