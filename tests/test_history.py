@@ -196,7 +196,7 @@ def test_another_seed_or_share_for_the_evaluation_hides_nothing(
     assert none["on"].startswith(f"20 prompts, {20 - first['prompts']} of them trained on")
     assert f"eval: on {none['on']}" in recorder.notes
     assert cli.run(["runs", "list", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.split()[1:] == ["align,", "eval"]
+    assert capsys.readouterr().out.split()[1:4] == ["reinforce:", "align,", "eval;"]
 
 
 def test_what_earlier_runs_trained_on_comes_with_their_models(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_training_of_a_reward_is_checked_and_built(resolve: Resolve, refusal
 def test_a_table_that_is_needed_and_not_there(resolve: Resolve) -> None:
     with pytest.raises(InputError, match="this needs a policy") as raised:
         resolve(None).build("policy")
-    assert raised.value.fix == "add a table [policy], or -o policy.plugin=NAME"
+    assert raised.value.fix == "add a table [policy], or an option of it: -o policy.OPTION=VALUE"
 
 
 def test_a_component_that_fails_to_start_names_its_plugin(resolve: Resolve) -> None:
