@@ -40,6 +40,8 @@ def test_sub_tables_are_joined_key_by_key(recipe_file: Path, resolve: Resolve) -
     limits = resolve(recipe_file, ["optimizer.limits.high=5"]).config("optimizer").limits
     assert (limits.low, limits.high) == (2, 5)
     assert merged({"a": {"plugin": "x", "n": 1}}, {"a": {"plugin": "y"}}) == {"a": {"plugin": "y"}}
+    assert merged({"a": {"x": 1}}, {"a": {}}) == {"a": {}}, "-o eval.rewards={} leaves no reward"
+    assert merged({"a": {"x": 1}}, {}) == {"a": {"x": 1}}
 
 
 def test_one_recipe_serves_another_plugin_by_flag(recipe_file: Path, resolve: Resolve) -> None:

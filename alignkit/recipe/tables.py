@@ -174,13 +174,13 @@ ALTERNATIVES = "for"
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merges tables; later ones win, sub-tables merge key by key. A sub-table with a plugin replaces the earlier
-    one."""
+    """Merges tables; later ones win, sub-tables merge key by key. An empty sub-table, or one with a plugin, replaces
+    the earlier one."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             below = result.get(key)
-            joins = isinstance(value, Mapping) and isinstance(below, Mapping) and "plugin" not in value
+            joins = isinstance(value, Mapping) and value and isinstance(below, Mapping) and "plugin" not in value
             result[key] = merged(below, value) if joins else value  # type: ignore[arg-type]
     return result
 
