@@ -47,8 +47,10 @@ def launches(given: Mapping[str, Any]) -> bool:
         raise InputError(
             "has no effect with a job file, which names the first node", where="--rendezvous", fix="omit it"
         )
-    if given["recipe"] is not None and not given["recipe"].is_file():
-        raise InputError("no such recipe", where=str(given["recipe"]), fix="give the path of a TOML file")
+    if given["recipe"] is not None:
+        from alignkit.recipe.recipe import read_tables
+
+        read_tables(given["recipe"])
     if how == "torchrun" and (given["nodes"] or 1) > 1 and not given["rendezvous"]:
         fix = "start the same command on every node, with --rendezvous HOST:PORT of one of them"
         raise InputError("needs a place to meet", where="--nodes", fix=fix)

@@ -156,7 +156,7 @@ def _checked(
         tables = {str(table): _plain(value, str(table)) for table, value in source.items()}
         recipe = Recipe(None, tables, {}, flags, overrides, spelling)
     else:
-        recipe = Recipe(source, *(_read_file(source) if source else ({}, {})), flags, overrides, spelling)
+        recipe = Recipe(source, *(read_tables(source) if source else ({}, {})), flags, overrides, spelling)
     try:
         check_storable(json.dumps([recipe.tables, recipe.flags, recipe.overrides], ensure_ascii=False, default=str))
     except ValueError as error:
@@ -186,7 +186,12 @@ def _checked(
     return recipe
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+def read_tables(path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """The tables of a recipe file, and the lines of their keys.
+
+    Raises:
+        InputError: it is missing or not TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), key_lines(text)

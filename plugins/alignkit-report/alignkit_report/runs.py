@@ -54,6 +54,7 @@ def verify(run: OneRun, as_json: AsJson = False) -> None:
 
 def _done(run: Run) -> str:
     """`dpo: reward, align, eval; wins 56% [44, 68] by reward`"""
+    from alignkit_report.compare.table import percent
     from alignkit_report.pages.of_run import recipe_of
 
     try:
@@ -61,7 +62,7 @@ def _done(run: Run) -> str:
     except InputError as error:
         return error.what
     wins = [
-        f"; wins {said['value']:.0%} [{100 * said['low']:.0f}, {100 * said['high']:.0f}] by {name.partition('/')[2]}"
+        f"; wins {percent(said)} by {name.partition('/')[2]}"
         for name, said in stages.get("eval", {}).items()
         if name.startswith("win_rate/") and name.count("/") == 1
     ]

@@ -80,10 +80,9 @@ def preferred(share: Mapping[str, Any], ours: str, theirs: str) -> str:
 
 
 def _kl(figures: Mapping[str, Any]) -> str:
-    kl = figures["kl"]["value"] if figures.get("kl") else None
-    if kl is None:
+    if not figures.get("kl"):
         return ""
-    if kl < STILL:
+    if (kl := figures["kl"]["value"]) < STILL:
         return f"; it hardly moved (mean KL {kl:.1g} nats): try a higher learning rate, or more steps"
     return f"; mean KL {number(kl, 1 if kl >= 1 else 2)} nats"
 
